@@ -1,0 +1,89 @@
+"""The few functions that most users need: save, load, and the coders on bare integer arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metaq.container import Reader, read_bytes, write_atomically
+from metaq.container import encode as encode_model
+from metaq.errors import InputError
+from metaq.pipeline import CompressedModel, keep
+
+DEFAULT_CODER = "mixing"
+
+
+def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFAULT_CODER) -> int:
+    """Write a compressed model as a `.mtq` file, whole or not at all; returns its size in bytes.
+
+    Raises:
+        InputError: an unknown coder, or a path that cannot be written.
+    """
+    data = encode_model(model, coder)
+    write_atomically(path, data)
+    return len(data)
+
+
+def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Every tensor of a `.mtq` file, by name, in the file's order and with its dtypes, on the CPU.
+
+    Raises:
+        InputError: the file cannot be read.
+        FormatError: it is not a whole and unchanged `.mtq` file.
+    """
+    return Reader(read_bytes(path), str(path)).load()
+
+
+def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load a `.mtq` file into a model, which must have exactly its tensors.
+
+    Raises:
+        InputError: the file cannot be read, or its names or shapes are not the model's.
+        FormatError: it is not a whole and unchanged `.mtq` file.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise InputError(f"{path}: expected the tensors of {type(model).__name__}, found others: {details}") from None
+
+
+def encode(arrays: Mapping[str, np.ndarray], coder: str = DEFAULT_CODER) -> bytes:
+    """Integer arrays as the bytes of a `.mtq` file: names, shapes, dtypes, checksums and all.
+
+    Args:
+        arrays: of dtype bool, uint8, int8, int16, int32 or int64, of any shape, by name; may be empty. Values beyond
+            ±(2^30 - 1) are stored in byte planes.
+
+    Raises:
+        InputError: an unknown coder or dtype.
+    """
+    tensors = {}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biu":
+            found = getattr(array, "dtype", type(array).__name__)
+            raise InputError(f"array {name!r}: expected a NumPy array of integers, found {found}")
+        try:
+            tensors[name] = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+        except TypeError:
+            raise InputError(f"array {name!r}: expected bool, uint8 or int8 to int64, found {array.dtype}") from None
+    return encode_model(CompressedModel(keep(tensors) if tensors else {}), coder)
+
+
+def decode(data: bytes | memoryview) -> dict[str, np.ndarray]:
+    """Inverse of `encode`: NumPy arrays by name, of the dtypes that went in.
+
+    Raises:
+        FormatError: the bytes are not a whole and unchanged `.mtq` file.
+        InputError: they hold tensors of floating point; `load_file` reads those.
+    """
+    arrays = {}
+    for name, tensor in Reader(data).load().items():
+        if tensor.dtype.is_floating_point:
+            raise InputError(f"tensor {name!r}: expected integers, found {tensor.dtype}; use load_file")
+        arrays[name] = tensor.numpy()
+    return arrays

@@ -1,0 +1,95 @@
+"""Codebooks: the values that quantized weights may take.
+
+A codebook maps integer *symbols* to levels. Symbol 0 is the level at the codebook's origin (the level 0.0 where there is one),
+so that coders, which know nothing of levels, find small numbers where weights are small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaq.errors import InputError
+
+SYMBOL_LIMIT = 1 << 30  # symbols lie strictly between -SYMBOL_LIMIT and SYMBOL_LIMIT
+
+
+@dataclass(frozen=True)
+class UniformCodebook:
+    """Every multiple of ``step``: symbol q stands for float32(step) * q, rounded to float32.
+
+    Raises:
+        InputError: the step is not a positive finite float32.
+    """
+
+    step: float
+
+    def __post_init__(self) -> None:
+        step = float(np.float32(self.step))
+        if not (np.isfinite(step) and step > 0):
+            raise InputError(f"codebook step: expected a positive finite float32, found {self.step!r}")
+        object.__setattr__(self, "step", step)
+
+    def values(self, symbols: Tensor) -> Tensor:
+        """Levels (float32) of ``symbols`` (any integer dtype), same shape."""
+        return symbols.to(torch.float32) * self.step
+
+
+@dataclass(frozen=True)
+class TableCodebook:
+    """Any strictly increasing float32 ``levels``; symbol q stands for ``levels[q + origin]``.
+
+    Raises:
+        InputError: no levels, levels not finite or not strictly increasing, or an origin outside them.
+    """
+
+    levels: tuple[float, ...]
+    origin: int
+
+    def __post_init__(self) -> None:
+        levels = np.asarray(self.levels, dtype=np.float32)
+        if levels.ndim != 1 or not 1 <= levels.size <= 1 << 20:
+            raise InputError(f"codebook levels: expected 1 to 2^20 of them, found shape {levels.shape}")
+        if not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
+            raise InputError("codebook levels: expected finite and strictly increasing, found otherwise")
+        if not 0 <= self.origin < levels.size:
+            raise InputError(f"codebook origin: expected 0 to {levels.size - 1}, found {self.origin}")
+        object.__setattr__(self, "levels", tuple(levels.tolist()))
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The levels as a float32 tensor of shape (C,)."""
+        return torch.tensor(self.levels, dtype=torch.float32)
+
+    @classmethod
+    def around_zero(cls, levels: list[float] | Tensor) -> TableCodebook:
+        """A table whose origin is the level nearest to zero."""
+        table = torch.as_tensor(levels, dtype=torch.float32)
+        return cls(tuple(table.tolist()), int(table.abs().argmin()))
+
+    def values(self, symbols: Tensor) -> Tensor:
+        """Levels (float32) of ``symbols`` (any integer dtype), same shape.
+
+        Raises:
+            InputError: a symbol outside the table.
+        """
+        positions = symbols.to(torch.int64) + self.origin
+        if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < len(self.levels):
+            raise InputError(f"symbols: expected {-self.origin} to {len(self.levels) - 1 - self.origin}, found others")
+        return self.table[positions]
+
+
+@dataclass(frozen=True)
+class IntegerCodebook:
+    """The integers themselves, for tensors that were integers to begin with."""
+
+    def values(self, symbols: Tensor) -> Tensor:
+        """The symbols unchanged."""
+        return symbols
+
+
+Codebook = UniformCodebook | TableCodebook | IntegerCodebook

@@ -1,0 +1,32 @@
+"""Coders: blocks of integer symbols to bytes and back. Adding one is one file and one line in `coders`."""
+
+from difflib import get_close_matches
+
+from metaq.coding.base import SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder
+from metaq.coding.generic import Gzip, Lzma, Stored, Zstd
+from metaq.coding.huffman import Huffman
+from metaq.coding.mixing import Mixing
+from metaq.coding.range import Range
+from metaq.errors import FormatError, InputError
+
+__all__ = ["SYMBOLS_PER_BYTE", "SYMBOL_LIMIT", "Coder", "by_identifier", "by_name", "coders"]
+
+coders: dict[str, Coder] = {
+    coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma())
+}
+_by_identifier = {coder.identifier: coder for coder in coders.values()}
+
+
+def by_name(name: str) -> Coder:
+    """The coder of that name. Raises InputError, naming the nearest, if there is none."""
+    if name in coders:
+        return coders[name]
+    nearest = get_close_matches(name, coders, n=1, cutoff=0.0)
+    raise InputError(f"coder: expected one of {', '.join(coders)}, found {name!r}; did you mean {nearest[0]!r}?")
+
+
+def by_identifier(identifier: int) -> Coder:
+    """The coder with that byte in the file. Raises FormatError if there is none."""
+    if identifier not in _by_identifier:
+        raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {identifier}")
+    return _by_identifier[identifier]

@@ -1,0 +1,81 @@
+"""What every coder is: a name, its byte in the file, and symbols to bytes and back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import prod
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metaq.errors import FormatError, InputError
+
+Symbols = NDArray[np.int32]
+Shape = tuple[int, int, int]
+
+# Symbols lie strictly between -SYMBOL_LIMIT and SYMBOL_LIMIT.
+SYMBOL_LIMIT = 1 << 30
+# No stream stands for more, so a small file cannot ask for unbounded memory.
+SYMBOLS_PER_BYTE = 1 << 19
+
+
+class Coder(ABC):
+    """Codes blocks of integers, each an array of rows x channels x kernel, without loss.
+
+    A subclass sets `name`, what users type, and `identifier`, the byte in the file, and implements `_encode` and
+    `_decode`; what goes in and out of them is checked here.
+    """
+
+    name: ClassVar[str]
+    identifier: ClassVar[int]
+
+    def encode(self, blocks: Sequence[Symbols]) -> bytes:
+        """Encodes blocks: int32 arrays of three dimensions, their values strictly between -2^30 and 2^30.
+
+        The same blocks always give the same bytes. Shapes are not part of them.
+        Raises InputError for an array of another dtype, dimension or range.
+        """
+        return self._encode([_checked(block, index) for index, block in enumerate(blocks)])
+
+    def decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
+        """Decodes what `encode` made of blocks of these shapes, exactly; returns new int32 arrays.
+
+        Raises FormatError if the data is truncated, has bytes left over, holds what no encoder writes, or is too short
+        to stand for blocks of these shapes. A damaged stream may also decode to other symbols: checksums are the
+        container's.
+        """
+        count = sum(prod(shape) for shape in shapes)
+        if count > len(data) * SYMBOLS_PER_BYTE:
+            raise FormatError(f"{self.name} stream: expected {count} symbols, found only {len(data)} bytes")
+        return self._decode(data, shapes)
+
+    @abstractmethod
+    def _encode(self, blocks: Sequence[Symbols]) -> bytes: ...
+
+    @abstractmethod
+    def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]: ...
+
+
+class NativeCoder(Coder):
+    """A coder whose kernels are C++; they report a bad stream as a ValueError of one word."""
+
+    def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
+        try:
+            return self._decode_native(data, shapes)
+        except ValueError as error:
+            raise FormatError(f"{self.name} stream: expected symbols of {len(shapes)} blocks, found it {error}") from error
+
+    @abstractmethod
+    def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]: ...
+
+
+def _checked(block: Symbols, index: int) -> Symbols:
+    if block.dtype != np.int32 or block.ndim != 3:
+        raise InputError(
+            f"block {index}: expected int32 of three dimensions, found {block.dtype} of shape {block.shape}"
+        )
+    if block.size and not (-SYMBOL_LIMIT < block.min() and block.max() < SYMBOL_LIMIT):
+        raise InputError(
+            f"block {index}: expected symbols strictly between -2^30 and 2^30, found {block.min()} to {block.max()}"
+        )
+    return np.ascontiguousarray(block)

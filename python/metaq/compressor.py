@@ -1,0 +1,86 @@
+"""Compressor: what a training loop holds. It binds a model to a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from metaq.errors import InputError
+from metaq.methods.base import Method
+from metaq.pipeline import CodedTensor, CompressedModel, keep
+
+
+class Compressor:
+    """Trains a model towards a small file, from inside any training loop::
+
+        compressor = metaq.Compressor(model, metaq.METaQ(strength=3e-5))
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss(model(images), labels).backward()
+            compressor.regularize()
+            optimizer.step()
+        metaq.save(compressor.compress(), "model.mtq")
+
+    From its making on, the model's forward passes see the quantized weights, in training and in evaluation; `regularize` gives
+    the optimizer back the ones it updates. So call it once between every ``backward()`` and ``optimizer.step()``.
+
+    Args:
+        model: on its device, in float32. All its trainable parameters are compressed, its buffers are kept exactly.
+        method: what to do, and how strongly.
+
+    Raises:
+        InputError: a model without trainable parameters, or one whose parameters are not finite float32.
+    """
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
+        if not parameters:
+            raise InputError("model: expected trainable parameters, found none")
+        for name, parameter in parameters.items():
+            if parameter.dtype != torch.float32:
+                raise InputError(f"parameter {name!r}: expected float32, found {parameter.dtype}")
+            if not bool(torch.isfinite(parameter).all()):
+                raise InputError(f"parameter {name!r}: expected finite weights, found NaN or infinity")
+        self.model = model
+        self.bound = method.bind(parameters)
+        self._handle = model.register_forward_pre_hook(lambda *_: self.bound.on_forward())
+
+    def regularize(self) -> None:
+        """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``."""
+        self.bound.on_gradients()
+
+    def begin_last_phase(self) -> None:
+        """From here on the zero pattern stays as it is, and training only tunes what is left."""
+        self.bound.on_last_phase()
+
+    def compress(self) -> CompressedModel:
+        """The model as it stands, quantized: exactly the weights that its forward pass sees.
+
+        Raises:
+            InputError: a weight has become NaN or infinite.
+        """
+        self.bound.on_forward()
+        tensors = keep(self.model.state_dict())
+        for name, parameter in self.bound.parameters.items():
+            try:
+                codebook, symbols = self.bound.quantize(name, parameter.detach())
+            except InputError as error:
+                raise InputError(f"parameter {name!r}: {error}") from None
+            tensors[name] = CodedTensor(symbols, codebook, parameter.dtype)
+        return CompressedModel(tensors)
+
+    def detach(self) -> None:
+        """Leave the model with its quantized weights, and touch it no more."""
+        self.bound.on_forward()
+        self._handle.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs, besides those of model and optimizer."""
+        return self.bound.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.bound.load_state_dict(state)

@@ -1,0 +1,26 @@
+"""The data sets of the papers: small loaders that never need torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metaq.data.base import Dataset, Split
+from metaq.data.digits import load_digits
+from metaq.data.mnist import load_mnist
+from metaq.errors import InputError, nearest_name
+
+datasets: dict[str, Callable[[int], Dataset]] = {"mnist": load_mnist, "digits": load_digits}
+
+
+def by_name(name: str) -> Callable[[int], Dataset]:
+    """A data set's loader, which takes the number of training images to hold out.
+
+    Raises:
+        InputError: no data set has that name.
+    """
+    if name not in datasets:
+        raise InputError(f"data set: expected one of {', '.join(datasets)}, found {name!r}{nearest_name(name, datasets)}")
+    return datasets[name]
+
+
+__all__ = ["Dataset", "Split", "by_name", "datasets"]

@@ -1,0 +1,31 @@
+"""scikit-learn's handwritten digits: 1,797 images of 8x8, inside the package, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from metaq.data.base import Dataset, Split, hold_out
+from metaq.errors import DataError
+
+_TEST_IMAGES = 360
+
+
+def load_digits(held_out: int) -> Dataset:
+    """The digits, resized to 28x28 and normalised; the last 360 (other writers than the first) are the test set.
+
+    Raises:
+        DataError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits as load
+    except ImportError:
+        raise DataError("digits: expected scikit-learn, which holds them; pip install 'metaq[train]'") from None
+    images, labels = load(return_X_y=True)
+    pixels = torch.from_numpy(images).to(torch.float32).reshape(-1, 1, 8, 8) / 16
+    pixels = functional.interpolate(pixels, size=28, mode="bilinear", align_corners=False)
+    pixels = (pixels - pixels.mean()) / pixels.std()
+    everything = Split(pixels, torch.from_numpy(labels).to(torch.int64))
+    first, last = slice(None, -_TEST_IMAGES), slice(-_TEST_IMAGES, None)
+    train = Split(everything.images[first], everything.labels[first])
+    return hold_out(train, Split(everything.images[last], everything.labels[last]), held_out)

@@ -1,0 +1,81 @@
+"""Where data files come from: ``$METAQ_DATA``, then the user's cache, then the mirrors; each checked before it is used."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from metaq.container import write_atomically
+from metaq.errors import DataError, InputError
+
+_TIMEOUT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A published gzip file: its name, the SHA-256 of its unpacked content, and the URLs of the folders that hold it."""
+
+    name: str
+    sha256: str
+    mirrors: tuple[str, ...]
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/metaq``, or ``~/.cache/metaq``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metaq"
+
+
+def fetch(dataset: str, file: PublishedFile) -> bytes:
+    """The unpacked content of a local copy, or of one downloaded into the cache; never of a file that is not the published one.
+
+    Raises:
+        DataError: a local copy is another file, or there is none and no mirror could be reached.
+    """
+    local = os.environ.get("METAQ_DATA")
+    folders = ([Path(local)] if local else []) + [cache_folder()]
+    places = [folder / dataset / file.name for folder in folders]
+    for path in places:
+        if path.is_file():
+            return _unpack(path.read_bytes(), file, str(path))
+    reasons = []
+    for mirror in file.mirrors:
+        try:
+            packed = _download(mirror + file.name)
+            content = _unpack(packed, file, mirror + file.name)
+            places[-1].parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(places[-1], packed)
+            return content
+        except (OSError, DataError, InputError) as error:
+            reasons.append(str(error))
+    raise DataError(
+        f"{dataset}: expected {file.name} at {' or '.join(map(str, places))}, found none, and no mirror served it "
+        f"({reasons[0]}); put the file there, or set METAQ_DATA to the folder that holds {dataset}/"
+    )
+
+
+def _download(url: str) -> bytes:
+    data = bytearray()
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, Progress(transient=True) as progress:
+        bar = progress.add_task(f"downloading {url.rsplit('/', 1)[-1]}", total=response.length)
+        while part := response.read(1 << 16):
+            data += part
+            progress.update(bar, completed=len(data))
+    return bytes(data)
+
+
+def _unpack(packed: bytes, file: PublishedFile, where: str) -> bytes:
+    try:
+        content = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{where}: expected a gzip file, found {error}; remove it to have it fetched again") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != file.sha256:
+        raise DataError(f"{where}: expected content of SHA-256 {file.sha256}, found {digest}; remove it to have it fetched again")
+    return content

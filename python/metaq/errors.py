@@ -1,0 +1,32 @@
+"""What metaq raises. A message says where, what was expected and what was found."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetaqError(Exception):
+    """Any error that metaq raises itself."""
+
+
+class FormatError(MetaqError):
+    """A file or stream is not what its format says: 'where: expected X, found Y'."""
+
+
+class InputError(MetaqError):
+    """An argument or an array cannot be used: wrong shape, dtype, range or name."""
+
+
+class DataError(MetaqError):
+    """A data set is missing, cannot be fetched or has the wrong checksum."""
+
+
+class RecipeError(MetaqError):
+    """A recipe file has an unknown key, a missing one or a value out of its range."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'x'?", or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

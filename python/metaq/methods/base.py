@@ -1,0 +1,51 @@
+"""What a method is: a frozen configuration that binds to a model's parameters and then acts at fixed points of training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaq.codebook import Codebook
+
+
+class BoundMethod(ABC):
+    """A method's state for one model. Its hooks do nothing unless a method overrides them.
+
+    Args:
+        parameters: the parameters to compress, by name; trained in place by somebody else's optimizer.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        self.parameters = dict(parameters)
+
+    def on_forward(self) -> None:
+        """Before the model's forward pass: may show it other weights than those the optimizer holds."""
+
+    def on_gradients(self) -> None:
+        """Between ``backward()`` and ``optimizer.step()``: takes back what `on_forward` did, adds the regulariser's gradient."""
+
+    def on_last_phase(self) -> None:
+        """When the last phase of training begins, in which the zero pattern stays as it is."""
+
+    @abstractmethod
+    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
+        """The final codebook of a parameter, and int32 symbols in its shape."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly as before, besides parameters and optimizer."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+
+
+class Method(ABC):
+    """A method's configuration: a frozen dataclass, checked when it is made."""
+
+    @abstractmethod
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundMethod:
+        """The method at work on these parameters."""

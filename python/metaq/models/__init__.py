@@ -1,0 +1,21 @@
+"""The networks of the papers, by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from metaq.errors import InputError, nearest_name
+from metaq.models.lenet import LeNet5
+
+models: dict[str, type[nn.Module]] = {"lenet5": LeNet5}
+
+
+def by_name(name: str) -> type[nn.Module]:
+    """A network's class.
+
+    Raises:
+        InputError: no network has that name.
+    """
+    if name not in models:
+        raise InputError(f"network: expected one of {', '.join(models)}, found {name!r}{nearest_name(name, models)}")
+    return models[name]

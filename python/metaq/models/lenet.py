@@ -1,0 +1,28 @@
+"""The LeNets of the MNIST literature."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 as in the METaQ thesis: 44,426 parameters, ReLU, average pooling.
+
+    Input: float32 images (batch, 1, 28, 28), normalised. Output: float32 logits (batch, 10).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(256, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of a batch of images."""
+        hidden = functional.avg_pool2d(functional.relu(self.conv1(images)), 2)
+        hidden = functional.avg_pool2d(functional.relu(self.conv2(hidden)), 2).flatten(1)
+        logits: Tensor = self.fc3(functional.relu(self.fc2(functional.relu(self.fc1(hidden)))))
+        return logits

@@ -1,0 +1,1 @@
+"""Training by recipe: one loop, which names no method."""

@@ -1,0 +1,215 @@
+"""Recipes: one TOML file for each experiment, checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from metaq import data, methods, models
+from metaq.errors import InputError, RecipeError, nearest_name
+from metaq.methods import Method
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class NetworkSection:
+    """Which network: a name from `metaq.models`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Which data set, a name from `metaq.data`, and how many training images to hold out for choices."""
+
+    name: str
+    held_out: int
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """One stage of training: Adam, its learning rate following half a cosine from ``learning_rate`` to 0.
+
+    ``last_phase_epochs`` are the last of ``epochs``, in which the zero pattern is frozen.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    last_phase_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
+            raise RecipeError("expected epochs, batch_size and learning_rate above 0")
+        if not 0 <= self.last_phase_epochs <= self.epochs:
+            raise RecipeError(f"last_phase_epochs: expected 0 to {self.epochs}, found {self.last_phase_epochs}")
+
+
+@dataclass(frozen=True)
+class MethodSection:
+    """Which method, and its configuration's entries."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def configure(self) -> Method:
+        """The method's configuration."""
+        return methods.by_name(self.name)(**self.options)
+
+
+@dataclass(frozen=True)
+class FileSection:
+    """How the file is written."""
+
+    coder: str = "mixing"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment: train a network, train it on with a method, write the file."""
+
+    name: str
+    seed: int
+    threads: int
+    network: NetworkSection
+    data: DataSection
+    float_training: StageSection
+    method: MethodSection
+    training: StageSection
+    file: FileSection = FileSection()
+
+
+def known_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("metaq") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name, or from a file whose path ends in ``.toml``, and apply ``section.key=value`` overrides.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown or missing key, a value of the wrong type or range.
+    """
+    if name_or_path.endswith(".toml"):
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{name_or_path}: expected a readable recipe, found {error}") from None
+        name = Path(name_or_path).stem
+    else:
+        known = known_recipes()
+        if name_or_path not in known:
+            hint = nearest_name(name_or_path, known)
+            raise RecipeError(f"recipe: expected one of {', '.join(known)}, or a path ending in .toml, found {name_or_path!r}{hint}")
+        text = (resources.files("metaq") / "recipes" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        name = name_or_path
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name_or_path}: expected TOML, found {error}") from None
+    for override in overrides:
+        _override(tree, override)
+    return recipe_from(name, tree)
+
+
+def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
+    """A checked recipe from parsed TOML, or from a run's ``config.json``.
+
+    Raises:
+        RecipeError: an unknown or missing key, a value of the wrong type or range.
+    """
+    recipe = _section(Recipe, {"name": name, **tree}, "")
+    try:
+        recipe.method.configure()
+        models.by_name(recipe.network.name)
+        data.by_name(recipe.data.name)
+    except InputError as error:
+        raise RecipeError(f"recipe {name}: {error}") from None
+    if recipe.threads < 1:
+        raise RecipeError(f"recipe {name}, threads: expected at least 1, found {recipe.threads}")
+    return recipe
+
+
+def as_tree(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain dictionaries, in the layout of its TOML file."""
+    tree = dataclasses.asdict(recipe)
+    tree["method"] = {"name": recipe.method.name, **recipe.method.options}
+    del tree["name"]
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set: expected key=value, found {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    here = tree
+    for section in sections:
+        here = here.setdefault(section, {})
+        if not isinstance(here, dict):
+            raise RecipeError(f"--set {key}: expected a section named {section!r}, found a value")
+    here[last] = value
+
+
+def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
+    """A dataclass from a dictionary, every key known and of the right type, every required key there."""
+    if kind is MethodSection:
+        return typing.cast(Section, _method_section(tree, where))
+    types = typing.get_type_hints(kind)
+    _check_keys(tree, list(types), where)
+    values = {}
+    for key, value in tree.items():
+        path = f"{where}{key}"
+        if dataclasses.is_dataclass(types[key]):
+            if not isinstance(value, dict):
+                raise RecipeError(f"recipe key {path!r}: expected a section, found {value!r}")
+            values[key] = _section(types[key], value, f"{path}.")
+        else:
+            values[key] = _typed(value, types[key], path)
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
+    missing = [key for key in required if key not in values]
+    if missing:
+        raise RecipeError(f"recipe key {where + missing[0]!r}: expected a value, found none")
+    try:
+        return kind(**values)
+    except RecipeError as error:
+        raise RecipeError(f"recipe section {where.rstrip('.')!r}: {error}") from None
+
+
+def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
+    if "name" not in tree:
+        raise RecipeError(f"recipe key {where + 'name'!r}: expected a method, found none")
+    try:
+        types = typing.get_type_hints(methods.by_name(tree["name"]))
+    except InputError as error:
+        raise RecipeError(f"recipe key {where + 'name'!r}: {error}") from None
+    _check_keys(tree, ["name", *types], where)
+    options = {key: _typed(value, types[key], where + key) for key, value in tree.items() if key != "name"}
+    return MethodSection(tree["name"], options)
+
+
+def _check_keys(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
+    for key in tree:
+        if key not in known:
+            hint = nearest_name(key, known)
+            raise RecipeError(f"recipe key {where + key!r}: expected one of {', '.join(known)}, found an unknown one{hint}")
+
+
+def _typed(value: Any, kind: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {value!r}")
+    return value

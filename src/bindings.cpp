@@ -1,0 +1,144 @@
+// The Python module metaq._native: checks what comes in, copies symbols in and out, releases the GIL in between.
+// The only file that knows Python.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include "metaq/huffman.hpp"
+#include "metaq/mixing.hpp"
+#include "metaq/range.hpp"
+#include "metaq/symbols.hpp"
+#include "metaq/text.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using SymbolArray = nb::ndarray<const std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using DecodedArray = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<3>, nb::c_contig>;
+using Shape = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+
+using Bytes = std::vector<std::uint8_t>;
+using Encode = void (*)(std::span<const metaq::ConstBlock>, Bytes&);
+using Decode = metaq::Status (*)(std::span<const std::uint8_t>, std::span<const metaq::Block>);
+
+void check_status(metaq::Status status) {
+    if (status == metaq::Status::truncated) throw std::invalid_argument("truncated");
+    if (status == metaq::Status::corrupt) throw std::invalid_argument("corrupt");
+}
+
+nb::bytes to_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
+
+std::span<const std::uint8_t> view(const ByteArray& data) { return {data.data(), data.size()}; }
+
+// A block with memory of its own, which a NumPy array can take over.
+struct OwnedBlock {
+    std::unique_ptr<std::int32_t[]> symbols;
+    metaq::Block block;
+};
+
+OwnedBlock allocate_block(const Shape& shape) {
+    const auto [rows, channels, kernel] = shape;
+    std::size_t size = 1;
+    for (const std::int64_t side : {rows, channels, kernel}) {
+        if (side < 0) throw std::invalid_argument("a side of a shape is negative");
+        // The sides themselves as well, so that strides do not overflow where another side is zero.
+        const std::size_t limit = std::numeric_limits<std::ptrdiff_t>::max() / sizeof(std::int32_t);
+        const auto positive = static_cast<std::size_t>(std::max<std::int64_t>(side, 1));
+        if (size > limit / positive) throw std::invalid_argument("a shape is too large");
+        size *= positive;
+    }
+    if (rows == 0 || channels == 0 || kernel == 0) size = 0;
+    OwnedBlock owned{std::make_unique_for_overwrite<std::int32_t[]>(size), {}};
+    owned.block = {owned.symbols.get(), static_cast<std::size_t>(rows), static_cast<std::size_t>(channels),
+                   static_cast<std::size_t>(kernel)};
+    return owned;
+}
+
+DecodedArray to_python(OwnedBlock& owned) {
+    const metaq::Block& block = owned.block;
+    nb::capsule owner(owned.symbols.get(), [](void* symbols) noexcept { delete[] static_cast<std::int32_t*>(symbols); });
+    return DecodedArray(owned.symbols.release(), {block.rows, block.channels, block.kernel}, owner);
+}
+
+template <Encode encode>
+nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
+    std::vector<metaq::ConstBlock> blocks;
+    for (const SymbolArray& array : arrays) {
+        blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
+    }
+    Bytes out;
+    {
+        nb::gil_scoped_release release;
+        encode(blocks, out);
+    }
+    return to_python(out);
+}
+
+template <Decode decode>
+std::vector<DecodedArray> decode_blocks(const ByteArray& data, const std::vector<Shape>& shapes) {
+    std::vector<OwnedBlock> owned;
+    std::vector<metaq::Block> blocks;
+    for (const Shape& shape : shapes) {
+        owned.push_back(allocate_block(shape));
+        blocks.push_back(owned.back().block);
+    }
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        status = decode(view(data), blocks);
+    }
+    check_status(status);
+    std::vector<DecodedArray> result;
+    for (OwnedBlock& block : owned) result.push_back(to_python(block));
+    return result;
+}
+
+template <Encode encode, Decode decode>
+void bind_coder(nb::module_& module, const char* encode_name, const char* decode_name) {
+    module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks"));
+    module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
+}
+
+nb::bytes encode_text(const ByteArray& bytes) {
+    Bytes out;
+    {
+        nb::gil_scoped_release release;
+        metaq::text::encode(view(bytes), out);
+    }
+    return to_python(out);
+}
+
+nb::bytes decode_text(const ByteArray& data, std::size_t size) {
+    Bytes bytes(size);
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        status = metaq::text::decode(view(data), bytes);
+    }
+    check_status(status);
+    return to_python(bytes);
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+    module.doc() = "Coders of integer symbols; metaq.coding is their interface.";
+    bind_coder<metaq::huffman::encode, metaq::huffman::decode>(module, "huffman_encode", "huffman_decode");
+    bind_coder<metaq::range::encode, metaq::range::decode>(module, "range_encode", "range_decode");
+    bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
+    module.def("text_encode", &encode_text, nb::arg("bytes"));
+    module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
+}

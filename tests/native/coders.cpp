@@ -1,0 +1,28 @@
+// The shared suite over every coder of blocks.
+#include "coder_suite.hpp"
+#include "metaq/huffman.hpp"
+#include "metaq/mixing.hpp"
+#include "metaq/range.hpp"
+
+namespace {
+
+constexpr suite::Coder huffman{&metaq::huffman::encode, &metaq::huffman::decode};
+constexpr suite::Coder mixing{&metaq::mixing::encode, &metaq::mixing::decode};
+constexpr suite::Coder range{&metaq::range::encode, &metaq::range::decode};
+
+}  // namespace
+
+TEST(huffman_round_trips) { suite::round_trips(huffman); }
+TEST(huffman_appends) { suite::appends(huffman); }
+TEST(huffman_survives_damage) { suite::survives_damage(huffman); }
+TEST(huffman_stays_in_range) { suite::stays_in_range(huffman); }
+
+TEST(range_round_trips) { suite::round_trips(range); }
+TEST(range_appends) { suite::appends(range); }
+TEST(range_survives_damage) { suite::survives_damage(range); }
+TEST(range_stays_in_range) { suite::stays_in_range(range); }
+
+TEST(mixing_round_trips) { suite::round_trips(mixing); }
+TEST(mixing_appends) { suite::appends(mixing); }
+TEST(mixing_survives_damage) { suite::survives_damage(mixing); }
+TEST(mixing_stays_in_range) { suite::stays_in_range(mixing); }
