@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -19,3 +22,12 @@ def relative_squared_error(weights: Tensor, reconstructed: Tensor) -> float:
     exact = weights.to(torch.float64)
     error = float((exact - reconstructed.to(torch.float64)).square().sum())
     return error / float(exact.square().sum()) if error else 0.0
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of every tensor's name, dtype, shape and bytes: equal exactly when all of them are."""
+    sha = hashlib.sha256()
+    for name, tensor in state.items():
+        sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

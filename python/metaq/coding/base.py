@@ -63,7 +63,9 @@ class NativeCoder(Coder):
         try:
             return self._decode_native(data, shapes)
         except ValueError as error:
-            raise FormatError(f"{self.name} stream: expected symbols of {len(shapes)} blocks, found it {error}") from error
+            raise FormatError(
+                f"{self.name} stream: expected symbols of {len(shapes)} blocks, found it {error}"
+            ) from error
 
     @abstractmethod
     def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]: ...
@@ -74,7 +76,7 @@ def _checked(block: Symbols, index: int) -> Symbols:
         raise InputError(
             f"block {index}: expected int32 of three dimensions, found {block.dtype} of shape {block.shape}"
         )
-    if block.size and not (-SYMBOL_LIMIT < block.min() and block.max() < SYMBOL_LIMIT):
+    if block.size and not (block.min() > -SYMBOL_LIMIT and block.max() < SYMBOL_LIMIT):
         raise InputError(
             f"block {index}: expected symbols strictly between -2^30 and 2^30, found {block.min()} to {block.max()}"
         )

@@ -17,7 +17,7 @@ from metaq.coding.base import SYMBOL_LIMIT, Coder, Shape, Symbols
 from metaq.errors import FormatError
 
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
-_LZMA_DICTIONARY_BYTES = 1 << 26
+_LZMA_MAX_DICTIONARY_BYTES = 1 << 26
 
 
 class Stored(Coder):
@@ -44,8 +44,10 @@ class Stored(Coder):
             plain = np.frombuffer(data, f"<i{width}", count=prod(shape), offset=offset)
             offset += plain.nbytes
             blocks.append(plain.astype(np.int32).reshape(shape))
-            if plain.size and not (-SYMBOL_LIMIT < plain.min() and plain.max() < SYMBOL_LIMIT):
-                raise FormatError(f"{self.name} stream: expected symbols below 2^30, found {plain.min()}, {plain.max()}")
+            if plain.size and not (plain.min() > -SYMBOL_LIMIT and plain.max() < SYMBOL_LIMIT):
+                raise FormatError(
+                    f"{self.name} stream: expected symbols below 2^30, found {plain.min()}, {plain.max()}"
+                )
         return blocks
 
 
@@ -105,6 +107,10 @@ class Zstd(_Compressed):
             size = zstandard.get_frame_parameters(data).content_size
             if size > limit_bytes:
                 raise self._error(f"more than {limit_bytes} bytes in it")
+            if size == 0:  # where zstandard does not look further
+                if data != self._compress(b""):
+                    raise self._error("something behind an empty one")
+                return b""
             return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise self._error(error) from error
@@ -117,12 +123,10 @@ class Lzma(_Compressed):
     identifier = 6
 
     def _compress(self, plain: bytes) -> bytes:
-        # A dictionary no larger than the data: the same bytes, but the encoder's memory is tenfold the dictionary.
-        dictionary_bytes = min(max(4096, len(plain)), _LZMA_DICTIONARY_BYTES)
-        return lzma.compress(plain, lzma.FORMAT_RAW, filters=_lzma_filters(dictionary_bytes))
+        return lzma.compress(plain, lzma.FORMAT_RAW, filters=_lzma_filters(len(plain)))
 
     def _decompress(self, data: bytes | memoryview, limit_bytes: int) -> bytes:
-        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_lzma_filters(_LZMA_DICTIONARY_BYTES))
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_lzma_filters(limit_bytes))
         try:
             plain = decompressor.decompress(data, limit_bytes + 1)
         except lzma.LZMAError as error:
@@ -138,7 +142,9 @@ def _width(block: Symbols) -> int:
     return next(width for width in (1, 2, 4) if -(1 << 8 * width - 1) <= least and greatest < 1 << 8 * width - 1)
 
 
-def _lzma_filters(dictionary_bytes: int) -> list[dict[str, Any]]:
+def _lzma_filters(plain_bytes: int) -> list[dict[str, Any]]:
+    """For at most that many bytes: a larger dictionary gives the same bytes, and takes memory on both sides."""
+    dictionary_bytes = min(max(4096, plain_bytes), _LZMA_MAX_DICTIONARY_BYTES)
     return [{"id": lzma.FILTER_LZMA2, "preset": _LZMA_PRESET, "dict_size": dictionary_bytes}]
 
 

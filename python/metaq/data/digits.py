@@ -9,10 +9,11 @@ from metaq.data.base import Dataset, Split, hold_out
 from metaq.errors import DataError
 
 _TEST_IMAGES = 360
+_SPLIT_SEED = 1797
 
 
 def load_digits(held_out: int) -> Dataset:
-    """The digits, resized to 28x28 and normalised; the last 360 (other writers than the first) are the test set.
+    """The digits, resized to 28x28 and normalised; 360 of them, always the same, are the test set.
 
     Raises:
         DataError: scikit-learn is not installed.
@@ -25,7 +26,7 @@ def load_digits(held_out: int) -> Dataset:
     pixels = torch.from_numpy(images).to(torch.float32).reshape(-1, 1, 8, 8) / 16
     pixels = functional.interpolate(pixels, size=28, mode="bilinear", align_corners=False)
     pixels = (pixels - pixels.mean()) / pixels.std()
-    everything = Split(pixels, torch.from_numpy(labels).to(torch.int64))
-    first, last = slice(None, -_TEST_IMAGES), slice(-_TEST_IMAGES, None)
-    train = Split(everything.images[first], everything.labels[first])
-    return hold_out(train, Split(everything.images[last], everything.labels[last]), held_out)
+    targets = torch.from_numpy(labels).to(torch.int64)
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    rest, test = order[:-_TEST_IMAGES], order[-_TEST_IMAGES:]
+    return hold_out(Split(pixels[rest], targets[rest]), Split(pixels[test], targets[test]), held_out)

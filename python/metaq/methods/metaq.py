@@ -155,8 +155,8 @@ class BoundMETaQ(BoundMethod):
         self.training_step = state["training_step"]
 
     def _symbols(self, latent: Tensor) -> Tensor:
-        """Float symbols: the nearest multiples, ties to even as in `metaq.assign.nearest`."""
-        return (latent / self.step_of_weight).round_().clamp_(-self.config.radius, self.config.radius)
+        """Float symbols: the nearest multiples, ties to even as in `metaq.assign.nearest`, and no negative zero."""
+        return (latent / self.step_of_weight).round_().clamp_(-self.config.radius, self.config.radius).add_(0.0)
 
     def _show(self, weights: Tensor) -> None:
         """Put flat weights into the parameters."""

@@ -19,13 +19,17 @@ FLOAT, COMPRESS = "float", "compress"
 
 @dataclass
 class Progress:
-    """How far a run has come: its stage, the epochs done in it, and the best file so far with its score."""
+    """How far a run has come: its stage, the epochs done in it, and the best file so far with its score.
+
+    ``best_weights`` is the digest of the weights that the model itself had when that file was made of it.
+    """
 
     stage: str = FLOAT
     epochs_done: int = 0
     best_file: bytes = b""
     best_accuracy: float = -1.0
     best_epoch: int = -1
+    best_weights: str = ""
 
 
 def save(path: Path, progress: Progress, stage: Stage, recipe: dict[str, Any]) -> None:

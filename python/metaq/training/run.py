@@ -19,6 +19,7 @@ from metaq import container, data, models
 from metaq.compressor import Compressor
 from metaq.data import Dataset
 from metaq.errors import InputError
+from metaq.metrics import digest
 from metaq.pipeline import CompressedModel
 from metaq.training import checkpoint
 from metaq.training.checkpoint import COMPRESS, FLOAT, Progress
@@ -130,6 +131,7 @@ class Run:
             if stage.is_last_phase(epoch) and validation.accuracy >= self.progress.best_accuracy:
                 self.progress.best_file = file
                 self.progress.best_accuracy, self.progress.best_epoch = validation.accuracy, epoch
+                self.progress.best_weights = digest(stage.model.state_dict())
         self.progress.epochs_done = epoch + 1
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(line) + "\n")
@@ -152,6 +154,7 @@ class Run:
             "ratio": float_bytes / len(self.progress.best_file),
             "epoch": self.progress.best_epoch,
             "validation_accuracy": self.progress.best_accuracy,
+            "weights_sha256": self.progress.best_weights,
             "test_before": asdict(evaluate(before, self.dataset.test)),
             "test_after": asdict(evaluate(after, self.dataset.test)),
             "seconds": sum(json.loads(line)["seconds"] for line in (self.folder / METRICS).read_text().splitlines()),

@@ -1,0 +1,5 @@
+"""`python -m metaq`."""
+
+from metaq.cli import main
+
+main()

@@ -1,0 +1,223 @@
+"""The command line. Every failure is one line on standard error and exit code 2; Ctrl-C exits with 130."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typer.exceptions import TyperException
+
+from metaq.errors import MetaqError
+
+app = typer.Typer(
+    help="Neural networks, small on disk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Add --debug to any command to see where an error comes from.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CoderName = Annotated[str, typer.Option(help="mixing, range, huffman, zstd, lzma, gzip or stored.")]
+MtqFile = Annotated[Path, typer.Argument(help="A .mtq file.", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point of the `metaq` command."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    is_debug = len(arguments) < len(sys.argv) - 1
+    try:
+        code = app(arguments, prog_name="metaq", standalone_mode=False)
+    except (MetaqError, TyperException, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()  # nobody reads on; Python's own flush would complain
+            sys.exit(1)
+        if is_debug:
+            traceback.print_exc()
+        message = _usage(error) if isinstance(error, TyperException) else str(error) or type(error).__name__
+        print("metaq: " + " ".join(message.split()), file=sys.stderr)
+        code = 2
+    if code == 130:
+        print("metaq: stopped", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return error.format_message() + (f" See {context.command_path} --help." if context else "")
+
+
+@app.command()
+def compress(
+    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt or .pth state dict.", show_default=False)],
+    output: Output,
+    bits: Annotated[float | None, typer.Option(help="Bits per quantized weight (zero-order entropy).")] = None,
+    step: Annotated[float | None, typer.Option(help="Distance between levels, instead of --bits.")] = None,
+    coder: CoderName = "mixing",
+    as_json: AsJson = False,
+) -> None:
+    """Quantize a checkpoint uniformly and write it as a .mtq file; 4 bits unless told otherwise."""
+    from metaq import api, coding, pipeline
+    from metaq.io import read_state
+
+    coding.by_name(coder)
+    if bits is None and step is None:
+        bits = 4.0
+    state, metadata = read_state(source)
+    with _working(f"compressing {source.name}"):
+        model = pipeline.compress(state, step=step, bits=bits)
+        size_bytes = api.save(pipeline.CompressedModel(model.tensors, metadata), output, coder)
+    before = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
+    result = {"file": str(output), "tensors": len(state), "bytes_before": before, "bytes": size_bytes, "ratio": before / size_bytes}
+    _print(result, as_json)
+
+
+@app.command()
+def decompress(source: MtqFile, output: Output) -> None:
+    """Write a .mtq file's tensors as a .safetensors, .pt or .pth state dict."""
+    from metaq.container import Reader, read_bytes
+    from metaq.io import check_suffix, write_state
+
+    check_suffix(output)
+    reader = Reader(read_bytes(source), str(source))
+    with _working(f"decompressing {source.name}"):
+        write_state(output, reader.load(), reader.header.metadata)
+
+
+@app.command()
+def inspect(source: MtqFile, as_json: AsJson = False) -> None:
+    """Show what a .mtq file holds, tensor by tensor, and what each costs."""
+    from metaq.container import Reader, read_bytes
+    from metaq.report.tables import show, show_entries, tensor_rows
+
+    reader = Reader(read_bytes(source), str(source))
+    with _working(f"reading {source.name}"):
+        rows = tensor_rows(reader)
+    coded_bytes = sum(chunk.payload_bytes for chunk in reader.header.chunks)
+    summary = {"file_bytes": len(reader.data), "header_and_checksum_bytes": len(reader.data) - coded_bytes}
+    if as_json:
+        print(json.dumps({**summary, "metadata": reader.header.metadata, "tensors": rows}, indent=2))
+        return
+    show(rows, title=str(source))
+    show_entries(summary | {f"metadata {key}": value for key, value in reader.header.metadata.items()})
+
+
+@app.command()
+def verify(source: MtqFile, as_json: AsJson = False) -> None:
+    """Check every byte of a .mtq file: checksums, limits, and that all of it decodes."""
+    from metaq.container import Reader, read_bytes
+    from metaq.metrics import digest
+
+    reader = Reader(read_bytes(source), str(source))
+    with _working(f"verifying {source.name}"):
+        tensors = reader.load()
+    result = {"file": str(source), "verdict": "whole and unchanged", "tensors": len(tensors), "file_bytes": len(reader.data)}
+    _print({**result, "weights_sha256": digest(tensors)}, as_json)
+
+
+@app.command()
+def evaluate(
+    source: MtqFile,
+    recipe: Annotated[str | None, typer.Option(help="Recipe, if the file names none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the accuracy of the network that a .mtq file holds, on its recipe's test set."""
+    from metaq.training.evaluation import evaluate_file
+
+    with _working(f"evaluating {source.name}"):
+        result = evaluate_file(source, recipe)
+    _print(result, as_json)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a .toml file.", show_default=False)],
+    folder: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    override: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe entry: section.key=value.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a network by recipe: float first, then towards a small file; write the file and a report."""
+    from metaq.training.recipe import load_recipe
+
+    loaded = load_recipe(recipe, override or [])
+    result = _run(loaded, folder or Path("runs") / loaded.name, resume)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    from metaq.report.tables import result_entries, show_entries
+
+    show_entries(result_entries(result))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="The folder to write.")] = Path("demo"),
+    as_json: AsJson = False,
+) -> None:
+    """Train LeNet-5 on scikit-learn's digits towards a small file, read it back, and show what it came to. No download."""
+    from metaq.report.demo import check_in_new_process, demo_entries, forget_last_demo
+    from metaq.report.tables import show_entries
+    from metaq.training.recipe import load_recipe
+
+    forget_last_demo(folder)
+    result = _run(load_recipe("lenet5-digits"), folder, resume=False)
+    with _working("reading the file back in a new process"):
+        check_in_new_process(folder, result)
+        entries = demo_entries(folder, result)
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return
+    show_entries(entries)
+    Console().print(f"Every weight read back bit-identical, accuracy the same. Look at {folder / 'report.html'}.")
+
+
+def _run(recipe: Any, folder: Path, resume: bool) -> dict[str, Any]:
+    """A run under a progress bar for each of its stages, and its report."""
+    from metaq.report.page import write_report
+    from metaq.training.run import Run
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bars: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(f"training, {stage}", total=total)
+            progress.update(bars[stage], completed=done)
+
+        try:
+            result = Run(recipe, folder, resume, advance).train()
+        except KeyboardInterrupt:
+            progress.console.print(f"The epochs done are kept: metaq train {recipe.name} --folder {folder} --resume goes on.")
+            raise
+    with _working("writing the report"):
+        write_report(folder)
+    return result
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """One result, as JSON or as a line for each of its entries."""
+    from metaq.report.tables import show_entries
+
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        show_entries(result)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A spinner with the elapsed time, for whatever may take over two seconds."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield

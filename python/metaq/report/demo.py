@@ -1,0 +1,45 @@
+"""What `metaq demo` shows after its run: the file read back by a new process, and every number in one table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from metaq.container import Reader, read_bytes
+from metaq.errors import FormatError
+from metaq.report.tables import coder_rows, result_entries
+from metaq.training import run
+
+
+def forget_last_demo(folder: Path) -> None:
+    """Remove the files of an earlier demo, and nothing else, so that the demo starts anew."""
+    for name in (run.CONFIG, run.METRICS, run.CHECKPOINT, run.FLOAT_NETWORK, run.FILE, run.RESULT, "report.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def check_in_new_process(folder: Path, result: dict[str, Any]) -> None:
+    """Have another process decode the file and measure it; its weights and accuracy must be the trained network's.
+
+    Raises:
+        FormatError: they are not.
+    """
+    path = folder / run.FILE
+    command = [sys.executable, "-m", "metaq", "evaluate", str(path), "--json"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise FormatError(f"{path}: expected a new process to read it, found {finished.stderr.strip()}")
+    found = json.loads(finished.stdout)
+    if found["weights_sha256"] != result["weights_sha256"]:
+        raise FormatError(f"{path}: expected the trained network's weights bit for bit, found others")
+    if found["test_accuracy"] != result["test_after"]["accuracy"]:
+        raise FormatError(f"{path}: expected accuracy {result['test_after']['accuracy']}, found {found['test_accuracy']}")
+
+
+def demo_entries(folder: Path, result: dict[str, Any]) -> dict[str, str]:
+    """The run's result, and the same network's size under every coder."""
+    model = Reader(read_bytes(folder / run.FILE)).model()
+    others = {f"file with {row['coder']}": f"{row['bytes']:,} bytes" for row in coder_rows(model)}
+    return result_entries(result) | others

@@ -1,0 +1,140 @@
+"""One self-contained HTML page for a run: what came out, how it went, and where the bytes are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from metaq.codebook import IntegerCodebook
+from metaq.container import Reader, read_bytes, write_atomically
+from metaq.errors import FormatError, InputError
+from metaq.io.safetensors import read_safetensors
+from metaq.pipeline import CodedTensor, CompressedModel
+from metaq.report.tables import Row, coder_rows, tensor_rows, text
+from metaq.training import run
+from metaq.training.checkpoint import COMPRESS
+
+try:  # here and not in write_report, so that a run lacks them before its training and not after
+    import jinja2
+
+    from metaq.report import plots
+except ModuleNotFoundError as error:
+    raise InputError(f"report: expected jinja2 and matplotlib, found no {error.name}; pip install 'metaq[train]'") from None
+
+REPORT = "report.html"
+MOST_HISTOGRAMS = 100  # about 8 kilobytes each
+_RESULT_KEYS = "recipe", "float32_bytes", "file_bytes", "ratio", "epoch", "test_before", "test_after", "seconds", "machine", "weights_sha256"
+_EPOCH_KEYS = "stage", "epoch", "loss", "validation_loss", "validation_accuracy"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a run's folder holds; ``chosen`` is the position among ``epochs`` of the one whose weights are the file's."""
+
+    config: Row
+    result: Row
+    epochs: list[Row]
+    chosen: int
+    before: dict[str, Tensor]
+    reader: Reader
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run's folder, whole or not at all; returns its path.
+
+    Raises:
+        InputError: the folder or one of its files is missing or cannot be read, or the page cannot be written.
+        FormatError: one of its files is not what a run writes.
+    """
+    content = _read(folder)
+    model = content.reader.model()
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["text"] = text
+    template = environment.from_string((resources.files("metaq.report") / "page.html.j2").read_text(encoding="utf-8"))
+    page = template.render(
+        result=content.result,
+        config=_flat(content.config),
+        file_coder=content.config["file"]["coder"],
+        curves=_curves(content),
+        histograms=_histograms(content.before, model, folder),
+        coders=coder_rows(model),
+        tensors=tensor_rows(content.reader),
+    )
+    path = folder / REPORT
+    write_atomically(path, page.encode())
+    return path
+
+
+def _read(folder: Path) -> _Content:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a run's folder, found none")
+    result = _object(read_bytes(folder / run.RESULT), _RESULT_KEYS, str(folder / run.RESULT))
+    for key in ("test_before", "test_after"):
+        _check_keys(result[key], ("accuracy",), f"{folder / run.RESULT}, {key}")
+    config = _object(read_bytes(folder / run.CONFIG), ("file",), str(folder / run.CONFIG))
+    _check_keys(config["file"], ("coder",), f"{folder / run.CONFIG}, file")
+    metrics = folder / run.METRICS
+    lines = read_bytes(metrics).splitlines()
+    epochs = [_object(line, _EPOCH_KEYS, f"{metrics}, line {number}") for number, line in enumerate(lines, 1)]
+    chosen = [n for n, epoch in enumerate(epochs) if (epoch["stage"], epoch["epoch"]) == (COMPRESS, result["epoch"])]
+    if len(chosen) != 1 or "file_bytes" not in epochs[chosen[0]]:
+        raise FormatError(f"{metrics}: expected one line with file_bytes for epoch {result['epoch']} of stage compress, found otherwise")
+    reader = Reader(read_bytes(folder / run.FILE), str(folder / run.FILE))
+    return _Content(config, result, epochs, chosen[0], read_safetensors(folder / run.FLOAT_NETWORK)[0], reader)
+
+
+def _object(data: bytes, keys: Sequence[str], where: str) -> Row:
+    """A JSON object with at least these keys."""
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise FormatError(f"{where}: expected JSON, found otherwise ({error})") from None
+    return _check_keys(found, keys, where)
+
+
+def _check_keys(found: Any, keys: Sequence[str], where: str) -> Row:
+    if not isinstance(found, dict):
+        raise FormatError(f"{where}: expected a JSON object, found {type(found).__name__}")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise FormatError(f"{where}: expected the key {missing[0]!r}, found none")
+    return found
+
+
+def _curves(content: _Content) -> dict[str, str]:
+    """Titles and SVG."""
+    epochs, chosen = content.epochs, content.chosen
+    return {
+        "Loss": plots.loss_curves(epochs),
+        "Accuracy": plots.accuracy_curve(epochs, chosen),
+        "File size": plots.size_curve(epochs, chosen, content.result["float32_bytes"]),
+    }
+
+
+def _histograms(before: dict[str, Tensor], model: CompressedModel, folder: Path) -> dict[str, str]:
+    """Names and SVG for the quantized tensors, in the file's order; of too many, the largest."""
+    quantized = {
+        name: tensor
+        for name, tensor in model.tensors.items()
+        if isinstance(tensor, CodedTensor) and tensor.symbols.numel() and not isinstance(tensor.codebook, IntegerCodebook)
+    }
+    for name, tensor in quantized.items():
+        found = tuple(before[name].shape) if name in before else "none"
+        if found != tuple(tensor.symbols.shape):
+            raise FormatError(f"{folder / run.FLOAT_NETWORK}, tensor {name!r}: expected {tuple(tensor.symbols.shape)}, found {found}")
+    largest = sorted(quantized, key=lambda name: -quantized[name].symbols.numel())[:MOST_HISTOGRAMS]
+    return {name: plots.weight_histogram(name, before[name], quantized[name].decompress()) for name in quantized if name in largest}
+
+
+def _flat(tree: Row, prefix: str = "") -> Row:
+    """The entries of a configuration under the keys that `--set` takes, as JSON."""
+    flat: Row = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: json.dumps(value)}
+    return flat

@@ -1,0 +1,180 @@
+"""The page's plots, each one an inline SVG whose colours are the page's CSS variables, the same bytes for the same data."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
+from torch import Tensor
+
+Epoch = Mapping[str, Any]
+"""One line of ``metrics.jsonl``."""
+
+# What matplotlib draws with, and the variables of page.html.j2 that take their place.
+_INK, _MUTED, _GRID, _BEFORE, _AFTER, _SECOND = "#1d2430", "#5f6a7a", "#dfe3e9", "#aab4c2", "#1f5fd0", "#c2570c"
+_VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _BEFORE: "before", _AFTER: "after", _SECOND: "second"}
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": _MUTED,
+    "axes.labelcolor": _MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+}
+_CURVE_INCHES, _HISTOGRAM_INCHES = (5.0, 3.0), (3.4, 2.1)
+_BINS = 61  # odd, so that one bin lies around the middle
+_MOST_STEMS = 64  # levels up to which each is drawn on its own
+_FLOOR = 0.5  # lower end of the counts' logarithmic axis: a single weight still shows
+_FEW_EPOCHS = 30  # up to which each has a mark of its own
+
+
+def loss_curves(epochs: Sequence[Epoch]) -> str:
+    """Training and validation loss in nats over the epochs of both stages, on a logarithmic axis."""
+
+    def draw(axes: Axes) -> None:
+        axes.set_yscale("log")
+        _plot(axes, [epoch["loss"] for epoch in epochs], _AFTER, "training")
+        _plot(axes, [epoch["validation_loss"] for epoch in epochs], _SECOND, "validation")
+        _label_sizes(axes, lambda value: f"{value:.3g}")
+        axes.set_ylabel("cross-entropy (nats, log scale)")
+        axes.legend()
+        _mark_stages(axes, epochs)
+
+    first, last = epochs[0]["validation_loss"], epochs[-1]["validation_loss"]
+    return _render(draw, _CURVE_INCHES, f"Loss over the epochs; the validation loss goes from {first:.3g} to {last:.3g} nats.")
+
+
+def accuracy_curve(epochs: Sequence[Epoch], chosen: int) -> str:
+    """Top-1 accuracy on the validation split over the epochs; ``chosen`` is the position of the file's epoch."""
+    accuracies = [epoch["validation_accuracy"] for epoch in epochs]
+
+    def draw(axes: Axes) -> None:
+        _plot(axes, accuracies, _SECOND)
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.set_ylabel("validation top-1 (%)")
+        _mark_chosen(axes, chosen, accuracies[chosen], f"{accuracies[chosen]:.2%}")
+        _mark_stages(axes, epochs)
+
+    return _render(draw, _CURVE_INCHES, f"Validation accuracy over the epochs; {accuracies[chosen]:.2%} in the file's epoch.")
+
+
+def size_curve(epochs: Sequence[Epoch], chosen: int, float_bytes: int) -> str:
+    """Size of the file that each epoch would give, in bytes on a logarithmic axis, beside the float32 weights' size."""
+    sizes = [epoch.get("file_bytes", np.nan) for epoch in epochs]
+
+    def draw(axes: Axes) -> None:
+        axes.set_yscale("log")
+        axes.axhline(float_bytes, color=_MUTED, linestyle="--", linewidth=1)
+        axes.annotate(f"float32: {float_bytes:,}", (1, float_bytes), (0, -3), ("axes fraction", "data"), "offset points", ha="right", va="top")
+        _plot(axes, sizes, _AFTER)
+        _label_sizes(axes, lambda value: f"{value:,.0f}")
+        axes.set_ylabel("file size (bytes, log scale)")
+        _mark_chosen(axes, chosen, sizes[chosen], f"{sizes[chosen]:,}")
+        _mark_stages(axes, epochs)
+
+    return _render(draw, _CURVE_INCHES, f"File size over the epochs: {sizes[chosen]:,} bytes in the file's, {float_bytes:,} as float32.")
+
+
+def weight_histogram(name: str, before: Tensor, after: Tensor) -> str:
+    """One tensor's weights: the float network's in bins, and the file's level by level, on a logarithmic axis of counts.
+
+    Args:
+        before, after: floating point, any shape, the same number of weights, at least one.
+    """
+    levels, counts = (part.numpy() for part in torch.unique(after.to(torch.float64), return_counts=True))
+    weights = before.to(torch.float64).reshape(-1).numpy()
+    edges = np.histogram_bin_edges(np.concatenate([weights, levels]), _BINS)
+    binned = np.histogram(weights, edges)[0]
+
+    def draw(axes: Axes) -> None:
+        axes.set_yscale("log")
+        axes.stairs(np.maximum(binned, _FLOOR), edges, baseline=_FLOOR, fill=True, color=_BEFORE)
+        if levels.size <= _MOST_STEMS:
+            # One line with gaps, since a line for each level would make the page large.
+            gaps = np.full_like(levels, np.nan)
+            heights = np.stack([np.full_like(levels, _FLOOR), counts, gaps], axis=1)
+            axes.plot(np.stack([levels, levels, gaps], axis=1).ravel(), heights.ravel(), color=_AFTER, linewidth=2)
+            axes.plot(levels, counts, "o", color=_AFTER, markersize=3)
+        else:
+            axes.stairs(np.maximum(np.histogram(after.numpy(), edges)[0], _FLOOR), edges, baseline=None, color=_AFTER, linewidth=1.5)
+        axes.set_ylim(_FLOOR, max(10, 2 * binned.max(), 2 * counts.max()))
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel("weight")
+        axes.set_ylabel("count (log scale)")
+
+    label = f"Weights of {name}: before {weights.min():.3g} to {weights.max():.3g}, after {levels.size} levels, {levels[0]:.3g} to {levels[-1]:.3g}."
+    return _render(draw, _HISTOGRAM_INCHES, label)
+
+
+def _plot(axes: Axes, values: Sequence[float], color: str, label: str | None = None) -> None:
+    """A curve over epochs counted from 1."""
+    marker = "o" if len(values) <= _FEW_EPOCHS else None
+    axes.plot(range(1, len(values) + 1), values, color=color, label=label, marker=marker, markersize=3, linewidth=1.5)
+
+
+def _mark_chosen(axes: Axes, chosen: int, value: float, text: str) -> None:
+    """A ring around the epoch whose weights are the file's, with its value."""
+    axes.plot([chosen + 1], [value], "o", markersize=8, markerfacecolor="none", markeredgecolor=_INK)
+    axes.annotate(text, (chosen + 1, value), (0, 9), textcoords="offset points", ha="right", va="bottom")
+
+
+def _mark_stages(axes: Axes, epochs: Sequence[Epoch]) -> None:
+    """The line between the float stage and the compressing one, and the axis that both share."""
+    boundary = sum(epoch["stage"] == "float" for epoch in epochs) + 0.5
+    axes.set_xlim(0.5, len(epochs) + 0.5)
+    axes.margins(y=0.1)
+    axes.axvline(boundary, color=_MUTED, linewidth=1)
+    for text, side, shift in (("float", "right", -4), ("compress", "left", 4)):
+        axes.annotate(
+            text, (boundary, 1), (shift, 2), ("data", "axes fraction"), "offset points", color=_MUTED, ha=side, va="bottom"
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch, both stages counted")
+
+
+def _label_sizes(axes: Axes, text: Callable[[float], str]) -> None:
+    """Ticks at 1, 2 and 5 times the powers of ten, written out."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+
+
+def _render(draw: Callable[[Axes], None], inches: tuple[float, float], label: str) -> str:
+    """An ``<svg>`` element with ``label`` as its accessible name."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
+        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": label})
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the plots of one page would share them
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var(--{variable})")
+    return svg

@@ -1,0 +1,55 @@
+"""The accuracy of a `.mtq` file: its network and data set are those of the recipe that its metadata names."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metaq import data, models
+from metaq.container import Reader, read_bytes
+from metaq.errors import InputError
+from metaq.metrics import digest
+from metaq.training.loop import evaluate
+from metaq.training.recipe import load_recipe
+
+
+def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
+    """Decode a file, load it into its recipe's network, and measure it on the test set.
+
+    Args:
+        recipe_name: a recipe's name or path, where the file does not name one.
+
+    Raises:
+        InputError: the file cannot be read, names no recipe, or holds another network than its recipe's.
+        FormatError: it is not a whole and unchanged `.mtq` file.
+        DataError: the data set is not to be had.
+    """
+    content = read_bytes(path)
+    started = time.perf_counter()
+    reader = Reader(content, str(path))
+    weights = reader.load()
+    decoding_seconds = time.perf_counter() - started
+    name = recipe_name or reader.header.metadata.get("recipe")
+    if name is None:
+        raise InputError(f"{path}: expected the name of a recipe in its metadata, found none; add --recipe NAME")
+    recipe = load_recipe(name)
+    model = models.by_name(recipe.network.name)()
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise InputError(f"{path}: expected the tensors of {recipe.network.name}, found others: {details}") from None
+    result = evaluate(model, data.by_name(recipe.data.name)(recipe.data.held_out).test)
+    float_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "file": str(path),
+        "network": recipe.network.name,
+        "data": recipe.data.name,
+        "file_bytes": len(content),
+        "ratio": float_bytes / len(content),
+        "decoding_seconds": decoding_seconds,
+        **{f"test_{key}": value for key, value in asdict(result).items()},
+        "weights_sha256": digest(model.state_dict()),
+    }
