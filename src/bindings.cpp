@@ -69,7 +69,8 @@ OwnedBlock allocate_block(const Shape& shape) {
 
 DecodedArray to_python(OwnedBlock& owned) {
     const metaq::Block& block = owned.block;
-    nb::capsule owner(owned.symbols.get(), [](void* symbols) noexcept { delete[] static_cast<std::int32_t*>(symbols); });
+    const auto free = [](void* symbols) noexcept { delete[] static_cast<std::int32_t*>(symbols); };
+    nb::capsule owner(owned.symbols.get(), free);
     return DecodedArray(owned.symbols.release(), {block.rows, block.channels, block.kernel}, owner);
 }
 
@@ -108,7 +109,8 @@ std::vector<DecodedArray> decode_blocks(const ByteArray& data, const std::vector
 
 template <Encode encode, Decode decode>
 void bind_coder(nb::module_& module, const char* encode_name, const char* decode_name) {
-    module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks"));
+    // Without conversion: it would truncate other types to int32, silently.
+    module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks").noconvert());
     module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
 }
 

@@ -21,7 +21,7 @@ def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFA
     """Write a compressed model as a `.mtq` file, whole or not at all; returns its size in bytes.
 
     Raises:
-        InputError: an unknown coder, or a path that cannot be written.
+        InputError: an unknown coder, a tensor that no file can hold, or a path that cannot be written.
     """
     data = encode_model(model, coder)
     write_atomically(path, data)
@@ -39,17 +39,23 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load a `.mtq` file into a model, which must have exactly its tensors.
+    """Load a `.mtq` file into a model, which must have exactly its tensors; otherwise the model stays as it was.
 
     Raises:
         InputError: the file cannot be read, or its names or shapes are not the model's.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        details = " ".join(str(error).split())
-        raise InputError(f"{path}: expected the tensors of {type(model).__name__}, found others: {details}") from None
+    tensors = load_file(path)
+    found = {name: f"shape {tuple(tensor.shape)}" for name, tensor in tensors.items()}
+    for name, tensor in model.state_dict().items():
+        expected = f"shape {tuple(tensor.shape)}"
+        if found.pop(name, None) != expected:
+            other = f"shape {tuple(tensors[name].shape)}" if name in tensors else "no such tensor"
+            raise InputError(f"{path}, tensor {name!r} of {type(model).__name__}: expected {expected}, found {other}")
+    if found:
+        extra = next(iter(found))
+        raise InputError(f"{path}: expected only the tensors of {type(model).__name__}, found {extra!r} too")
+    model.load_state_dict(tensors)
 
 
 def encode(arrays: Mapping[str, np.ndarray], coder: str = DEFAULT_CODER) -> bytes:
@@ -60,7 +66,7 @@ def encode(arrays: Mapping[str, np.ndarray], coder: str = DEFAULT_CODER) -> byte
             ±(2^30 - 1) are stored in byte planes.
 
     Raises:
-        InputError: an unknown coder or dtype.
+        InputError: an unknown coder or dtype, or more than 32 dimensions.
     """
     tensors = {}
     for name, array in arrays.items():

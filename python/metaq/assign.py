@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metaq.codebook import SYMBOL_LIMIT, Codebook, IntegerCodebook, UniformCodebook
+from metaq.codebook import SYMBOL_LIMIT, Codebook, TableCodebook, UniformCodebook
 from metaq.errors import InputError
 
 
@@ -14,7 +14,8 @@ def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
 
     Args:
         weights: any real dtype, any shape, finite.
-        codebook: where two levels of a table are equally near, the lower is taken; on a uniform grid, the even one.
+        codebook: where two levels of a table are equally near, the lower is taken; on a uniform grid or among integers,
+            the even one.
 
     Returns:
         int32 symbols of the same shape.
@@ -22,21 +23,42 @@ def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
     Raises:
         InputError: a weight is NaN or infinite, or so many steps from zero that no symbol stands for it.
     """
-    if isinstance(codebook, IntegerCodebook):
-        return weights.to(torch.int32)
     values = weights.detach().to(torch.float64)
     if not bool(torch.isfinite(values).all()):
         raise InputError("weights: expected finite values, found NaN or infinity")
-    if isinstance(codebook, UniformCodebook):
-        symbols = torch.round(values / codebook.step)
-        if symbols.numel() and float(symbols.abs().max()) >= SYMBOL_LIMIT:
-            raise InputError(f"weights: expected less than 2^30 steps of {codebook.step:g} from zero, found more; take a larger step")
-        return symbols.to(torch.int32)
-    table = codebook.table.to(values)
-    middles = (table[1:] + table[:-1]) / 2
-    return (torch.searchsorted(middles, values) - codebook.origin).to(torch.int32)
+    if isinstance(codebook, TableCodebook):
+        table = codebook.table.to(values)
+        middles = (table[1:] + table[:-1]) / 2
+        return (torch.searchsorted(middles, values.contiguous()) - codebook.origin).to(torch.int32)
+    step = codebook.step if isinstance(codebook, UniformCodebook) else 1.0
+    symbols = torch.round(values / step)
+    if symbols.numel() and float(symbols.abs().max()) >= SYMBOL_LIMIT:
+        raise InputError(f"weights: expected less than 2^30 steps of {step:g} from zero, found more; use a larger step")
+    return symbols.to(torch.int32)
 
 
 def reconstruct(symbols: Tensor, codebook: Codebook, dtype: torch.dtype) -> Tensor:
     """The weights that ``symbols`` stand for, in ``dtype``: exactly what a decoded file holds."""
     return codebook.values(symbols).to(dtype)
+
+
+def symbol_range(codebook: Codebook, dtype: torch.dtype) -> tuple[int, int]:
+    """The least and the greatest symbol that a tensor of ``dtype`` may have."""
+    if isinstance(codebook, TableCodebook):
+        return -codebook.origin, len(codebook.levels) - 1 - codebook.origin
+    least, greatest = 1 - SYMBOL_LIMIT, SYMBOL_LIMIT - 1
+    if isinstance(codebook, UniformCodebook):
+        return least, greatest
+    if dtype == torch.bool:
+        return 0, 1
+    return max(least, torch.iinfo(dtype).min), min(greatest, torch.iinfo(dtype).max)
+
+
+def check_symbols(symbols: Tensor, codebook: Codebook, dtype: torch.dtype) -> None:
+    """Raise an InputError unless every symbol stands for a value of ``dtype``."""
+    if symbols.numel() == 0:
+        return
+    least, greatest = map(int, symbols.aminmax())
+    lowest, highest = symbol_range(codebook, dtype)
+    if least < lowest or greatest > highest:
+        raise InputError(f"symbols: expected {lowest} to {highest}, found {least} to {greatest}")

@@ -12,7 +12,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from typer.exceptions import TyperException
 
 from metaq.errors import MetaqError
@@ -31,12 +39,21 @@ MtqFile = Annotated[Path, typer.Argument(help="A .mtq file.", show_default=False
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
 
+class _StoppedError(Exception):
+    """Ctrl-C, with what there is to say of it."""
+
+
 def main() -> None:
     """Entry point of the `metaq` command."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(arguments, prog_name="metaq", standalone_mode=False)
+        if code == 130:
+            raise _StoppedError("stopped")
+    except (_StoppedError, KeyboardInterrupt) as stop:
+        print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr)
+        code = 130
     except (MetaqError, TyperException, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()  # nobody reads on; Python's own flush would complain
@@ -44,16 +61,15 @@ def main() -> None:
         if is_debug:
             traceback.print_exc()
         message = _usage(error) if isinstance(error, TyperException) else str(error) or type(error).__name__
-        print("metaq: " + " ".join(message.split()), file=sys.stderr)
+        if message:
+            print("metaq: " + " ".join(message.split()), file=sys.stderr)
         code = 2
-    if code == 130:
-        print("metaq: stopped", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _usage(error: TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    return error.format_message() + (f" See {context.command_path} --help." if context else "")
+    context, message = getattr(error, "ctx", None), error.format_message()
+    return message and message + (f" See {context.command_path} --help." if context else "")
 
 
 @app.command()
@@ -77,8 +93,8 @@ def compress(
         model = pipeline.compress(state, step=step, bits=bits)
         size_bytes = api.save(pipeline.CompressedModel(model.tensors, metadata), output, coder)
     before = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
-    result = {"file": str(output), "tensors": len(state), "bytes_before": before, "bytes": size_bytes, "ratio": before / size_bytes}
-    _print(result, as_json)
+    result = {"file": str(output), "tensors": len(state), "bytes_before": before, "bytes": size_bytes}
+    _print({**result, "ratio": before / size_bytes}, as_json)
 
 
 @app.command()
@@ -120,8 +136,8 @@ def verify(source: MtqFile, as_json: AsJson = False) -> None:
     reader = Reader(read_bytes(source), str(source))
     with _working(f"verifying {source.name}"):
         tensors = reader.load()
-    result = {"file": str(source), "verdict": "whole and unchanged", "tensors": len(tensors), "file_bytes": len(reader.data)}
-    _print({**result, "weights_sha256": digest(tensors)}, as_json)
+    result = {"file": str(source), "verdict": "whole and unchanged", "tensors": len(tensors)}
+    _print({**result, "file_bytes": len(reader.data), "weights_sha256": digest(tensors)}, as_json)
 
 
 @app.command()
@@ -143,14 +159,14 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or the path of a .toml file.", show_default=False)],
     folder: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
-    override: Annotated[list[str] | None, typer.Option("--set", help="Override a recipe entry: section.key=value.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="Override an entry: section.key=value.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a network by recipe: float first, then towards a small file; write the file and a report."""
     from metaq.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, override or [])
-    result = _run(loaded, folder or Path("runs") / loaded.name, resume)
+    result = _run(loaded, folder or Path("runs") / loaded.name, resume, "the same command with --resume")
     if as_json:
         print(json.dumps(result, indent=2))
         return
@@ -164,13 +180,15 @@ def demo(
     folder: Annotated[Path, typer.Option(help="The folder to write.")] = Path("demo"),
     as_json: AsJson = False,
 ) -> None:
-    """Train LeNet-5 on scikit-learn's digits towards a small file, read it back, and show what it came to. No download."""
+    """Train LeNet-5 on scikit-learn's digits towards a small file, read it back, show what it came to. No download."""
     from metaq.report.demo import check_in_new_process, demo_entries, forget_last_demo
     from metaq.report.tables import show_entries
     from metaq.training.recipe import load_recipe
+    from metaq.training.run import REPORT
 
     forget_last_demo(folder)
-    result = _run(load_recipe("lenet5-digits"), folder, resume=False)
+    again = f"metaq train lenet5-digits --folder {folder} --resume"
+    result = _run(load_recipe("lenet5-digits"), folder, False, again)
     with _working("reading the file back in a new process"):
         check_in_new_process(folder, result)
         entries = demo_entries(folder, result)
@@ -178,16 +196,15 @@ def demo(
         print(json.dumps(entries, indent=2))
         return
     show_entries(entries)
-    Console().print(f"Every weight read back bit-identical, accuracy the same. Look at {folder / 'report.html'}.")
+    print(f"Every weight read back bit-identical, accuracy the same. Look at {folder / REPORT}.")
 
 
-def _run(recipe: Any, folder: Path, resume: bool) -> dict[str, Any]:
-    """A run under a progress bar for each of its stages, and its report."""
+def _run(recipe: Any, folder: Path, resume: bool, again: str) -> dict[str, Any]:
+    """A run under a progress bar for each of its stages, and its report; ``again`` is how to go on after Ctrl-C."""
     from metaq.report.page import write_report
     from metaq.training.run import Run
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with _progress(MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         bars: dict[str, Any] = {}
 
         def advance(stage: str, done: int, total: int) -> None:
@@ -198,8 +215,7 @@ def _run(recipe: Any, folder: Path, resume: bool) -> dict[str, Any]:
         try:
             result = Run(recipe, folder, resume, advance).train()
         except KeyboardInterrupt:
-            progress.console.print(f"The epochs done are kept: metaq train {recipe.name} --folder {folder} --resume goes on.")
-            raise
+            raise _StoppedError(f"stopped; the epochs done are kept: {again} goes on from there") from None
     with _working("writing the report"):
         write_report(folder)
     return result
@@ -218,6 +234,13 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 @contextmanager
 def _working(what: str) -> Iterator[None]:
     """A spinner with the elapsed time, for whatever may take over two seconds."""
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+    with _progress(TimeElapsedColumn(), transient=True) as bar:
         bar.add_task(what, total=None)
         yield
+
+
+def _progress(*columns: ProgressColumn, transient: bool = False) -> Progress:
+    """A bar on standard error with a description and these columns; nothing where that is not a terminal."""
+    console = Console(stderr=True)
+    first = (TextColumn("{task.description}", markup=False), BarColumn())
+    return Progress(*first, *columns, console=console, transient=transient, disable=not console.is_terminal)

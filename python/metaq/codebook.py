@@ -1,7 +1,7 @@
 """Codebooks: the values that quantized weights may take.
 
-A codebook maps integer *symbols* to levels. Symbol 0 is the level at the codebook's origin (the level 0.0 where there is one),
-so that coders, which know nothing of levels, find small numbers where weights are small.
+A codebook maps integer *symbols* to levels. Symbol 0 is the level at the codebook's origin (the level 0.0 where there
+is one), so that coders, which know nothing of levels, find small numbers where weights are small.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class UniformCodebook:
     step: float
 
     def __post_init__(self) -> None:
-        step = float(np.float32(self.step))
+        with np.errstate(over="ignore"):  # infinity is refused below
+            step = float(np.float32(self.step))
         if not (np.isfinite(step) and step > 0):
-            raise InputError(f"codebook step: expected a positive finite float32, found {self.step!r}")
+            raise InputError(f"codebook step: expected a positive finite float32, found {self.step:g}")
         object.__setattr__(self, "step", step)
 
     def values(self, symbols: Tensor) -> Tensor:
@@ -51,7 +52,8 @@ class TableCodebook:
     origin: int
 
     def __post_init__(self) -> None:
-        levels = np.asarray(self.levels, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            levels = np.asarray(self.levels, dtype=np.float32)
         if levels.ndim != 1 or not 1 <= levels.size <= 1 << 20:
             raise InputError(f"codebook levels: expected 1 to 2^20 of them, found shape {levels.shape}")
         if not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
@@ -69,7 +71,7 @@ class TableCodebook:
     def around_zero(cls, levels: list[float] | Tensor) -> TableCodebook:
         """A table whose origin is the level nearest to zero."""
         table = torch.as_tensor(levels, dtype=torch.float32)
-        return cls(tuple(table.tolist()), int(table.abs().argmin()))
+        return cls(tuple(table.tolist()), int(table.abs().argmin()) if table.numel() else 0)
 
     def values(self, symbols: Tensor) -> Tensor:
         """Levels (float32) of ``symbols`` (any integer dtype), same shape.

@@ -24,8 +24,9 @@ class Compressor:
             optimizer.step()
         metaq.save(compressor.compress(), "model.mtq")
 
-    From its making on, the model's forward passes see the quantized weights, in training and in evaluation; `regularize` gives
-    the optimizer back the ones it updates. So call it once between every ``backward()`` and ``optimizer.step()``.
+    From its making on, the model's forward passes see the quantized weights, in training and in evaluation;
+    `regularize` gives the optimizer back the ones it updates. So call it once between every ``backward()`` and
+    ``optimizer.step()``.
 
     Args:
         model: on its device, in float32. All its trainable parameters are compressed, its buffers are kept exactly.
@@ -42,8 +43,7 @@ class Compressor:
         for name, parameter in parameters.items():
             if parameter.dtype != torch.float32:
                 raise InputError(f"parameter {name!r}: expected float32, found {parameter.dtype}")
-            if not bool(torch.isfinite(parameter).all()):
-                raise InputError(f"parameter {name!r}: expected finite weights, found NaN or infinity")
+            _check_finite(name, parameter)
         self.model = model
         self.bound = method.bind(parameters)
         self._handle = model.register_forward_pre_hook(lambda *_: self.bound.on_forward())
@@ -62,13 +62,12 @@ class Compressor:
         Raises:
             InputError: a weight has become NaN or infinite.
         """
+        for name, parameter in self.bound.parameters.items():
+            _check_finite(name, parameter)
         self.bound.on_forward()
         tensors = keep(self.model.state_dict())
         for name, parameter in self.bound.parameters.items():
-            try:
-                codebook, symbols = self.bound.quantize(name, parameter.detach())
-            except InputError as error:
-                raise InputError(f"parameter {name!r}: {error}") from None
+            codebook, symbols = self.bound.quantize(name, parameter.detach())
             tensors[name] = CodedTensor(symbols, codebook, parameter.dtype)
         return CompressedModel(tensors)
 
@@ -84,3 +83,8 @@ class Compressor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.bound.load_state_dict(state)
+
+
+def _check_finite(name: str, parameter: nn.Parameter) -> None:
+    if not bool(torch.isfinite(parameter).all()):
+        raise InputError(f"parameter {name!r}: expected finite weights, found NaN or infinity")

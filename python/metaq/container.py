@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,8 +20,7 @@ import torch
 from torch import Tensor
 
 from metaq import _native, coding, planes
-from metaq.assign import reconstruct
-from metaq.codebook import SYMBOL_LIMIT, IntegerCodebook
+from metaq.assign import check_symbols, reconstruct
 from metaq.errors import FormatError, InputError
 from metaq.header import (
     MAX_HEADER_BYTES,
@@ -31,11 +33,12 @@ from metaq.header import (
     pack,
     varint,
 )
-from metaq.pipeline import Alias, CodedTensor, CompressedModel
+from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
 
 MAGIC = b"MTQ"
 VERSION = 1
 CHUNK_SYMBOLS = 1 << 22  # large enough for adaptive coders to have learned, small enough to spread over threads
+PIECE_SYMBOLS = 1 << 18  # turned into values at a time, so that temporary tensors stay small
 
 Blocks = list[np.ndarray]
 Item = TypeVar("Item")
@@ -71,23 +74,26 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
         coder: name of the coder for symbols; a chunk that it would not make smaller is stored.
 
     Raises:
-        InputError: an unknown coder, or a tensor that no file can hold.
+        InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
     """
     chosen, stored = coding.by_name(coder), coding.by_name("stored")
+    check_model(model)
     entries, symbols = _entries(model)
 
     def encode_chunk(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
         blocks = [_rows(symbols(run), run) for run in chunk]
         is_noise = chunk[0].plane is not None and chunk[0].plane > 0 and _looks_random(blocks)
         candidates = [stored] if is_noise or chosen is stored else [chosen, stored]
+        size = sum(block.size for block in blocks)
         payloads = [(candidate.encode(blocks), candidate.identifier) for candidate in candidates]
-        payload, identifier = min(payloads, key=lambda item: len(item[0]))
-        return ChunkEntry(identifier, sum(block.size for block in blocks), len(payload)), payload
+        readable = [item for item in payloads if size <= MAX_SYMBOLS_PER_BYTE * len(item[0])]
+        payload, identifier = min(readable, key=lambda item: len(item[0]))
+        return ChunkEntry(identifier, size, len(payload)), payload
 
     encoded = _in_threads(encode_chunk, list(_cut(runs(entries))))
     header = pack(Header(model.metadata, entries, [entry for entry, _ in encoded]))
     if len(header) > MAX_HEADER_BYTES:
-        raise InputError(f"header: expected at most {MAX_HEADER_BYTES} bytes of names and metadata, found {len(header)}")
+        raise InputError(f"header: expected at most {MAX_HEADER_BYTES} bytes in all, found {len(header)}")
     coded_header = _native.text_encode(header)
     out = bytearray(MAGIC + bytes([VERSION]) + varint(len(header)) + varint(len(coded_header)) + coded_header)
     out += struct.pack("<I", zlib.crc32(out))
@@ -110,15 +116,19 @@ def _entries(model: CompressedModel) -> tuple[list[TensorEntry], Callable[[Run],
         else:
             entries.append(TensorEntry(name, source.dtype, tuple(source.shape)))
     split: dict[int, np.ndarray] = {}
+    splitting = threading.Lock()
 
     def symbols(run: Run) -> np.ndarray:
         source = sources[run.tensor]
         if isinstance(source, CodedTensor):
-            return source.symbols.contiguous().numpy().reshape(block_shape(entries[run.tensor].shape))
-        assert isinstance(source, Tensor) and run.plane is not None
-        if run.tensor not in split:
-            split[run.tensor] = planes.split(source)
-        return split[run.tensor][run.plane].reshape(block_shape(entries[run.tensor].shape))
+            return source.symbols.cpu().contiguous().numpy().reshape(block_shape(entries[run.tensor].shape))
+        assert isinstance(source, Tensor)
+        assert run.plane is not None
+        with splitting:
+            if run.tensor not in split:
+                split[run.tensor] = planes.split(source)
+        plane: np.ndarray = split[run.tensor][run.plane]
+        return plane.reshape(block_shape(entries[run.tensor].shape))
 
     return entries, symbols
 
@@ -148,17 +158,18 @@ def _cut(sequence: Iterator[Run]) -> Iterator[list[Run]]:
 
 def _looks_random(blocks: Blocks) -> bool:
     """Whether byte symbols hold so little redundancy that coding them would be time for nothing."""
-    counts = sum(np.bincount(block.reshape(-1) + 128, minlength=256) for block in blocks)
+    counts = np.sum([np.bincount(block.reshape(-1) + 128, minlength=256) for block in blocks], axis=0)
     shares = counts[counts > 0] / np.sum(counts)
     # The empirical entropy of few random bytes falls below 8 bits by about (256 - 1) / (2 n ln 2) bits.
     return float(-(shares * np.log2(shares)).sum()) > 7.9 - 184 / float(np.sum(counts))
 
 
-def _in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`work` on every item, in order, on as many threads as there are cores."""
-    if len(items) < 2:
+def _in_threads(work: Callable[[Item], Result], items: Sequence[Item], at_most: int | None = None) -> list[Result]:
+    """`work` on every item, in order, on as many threads as there are cores, or fewer."""
+    threads = min(len(items), os.cpu_count() or 1, at_most or len(items))
+    if threads < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, items))
 
 
@@ -174,12 +185,13 @@ class Reader:
     """
 
     def __init__(self, data: bytes | memoryview, name: str = "data") -> None:
-        self.data = memoryview(data)
+        self.data = memoryview(data).cast("B")
         self.name = name
         self.header, offset = self._read_header()
         self.payload_offsets: list[int] = []
         for chunk in self.header.chunks:
-            coding.by_identifier(chunk.coder)
+            with self._named():
+                coding.by_identifier(chunk.coder)
             self.payload_offsets.append(offset)
             offset += chunk.payload_bytes + 4
         self.expect(offset == len(self.data), f"{offset} bytes", f"{len(self.data)}")
@@ -189,6 +201,14 @@ class Reader:
         if not holds:
             raise FormatError(f"{self.name}: expected {expected}, found {found}")
 
+    @contextmanager
+    def _named(self, part: str = "") -> Iterator[None]:
+        """Errors within say which file, and which part of it, they are about."""
+        try:
+            yield
+        except (FormatError, InputError) as error:
+            raise FormatError(f"{self.name}{part}: {error}") from None
+
     def _read_header(self) -> tuple[Header, int]:
         start = bytes(self.data[:32])
         self.expect(start[:3] == MAGIC, f"a .mtq file, which starts with {MAGIC!r}", f"{start[:3]!r}")
@@ -196,21 +216,21 @@ class Reader:
         self.expect(start[3] == VERSION, f"format version {VERSION}", f"version {start[3]}; a newer metaq may read it")
         sizes = HeaderParser(start)
         sizes.offset = 4
-        size, coded_size = sizes.varint(), sizes.varint()
+        with self._named():
+            size, coded_size = sizes.varint(), sizes.varint()
         self.expect(0 < size <= MAX_HEADER_BYTES, f"a header of 1 to {MAX_HEADER_BYTES} bytes", f"{size}")
         end = sizes.offset + coded_size
         self.expect(end + 4 <= len(self.data), f"at least {end + 4} bytes", f"{len(self.data)}; the file is truncated")
         (checksum,) = struct.unpack_from("<I", self.data, end)
         self.expect(zlib.crc32(self.data[:end]) == checksum, "a header that matches its checksum", "one that does not")
-        self.expect(size <= MAX_SYMBOLS_PER_BYTE * coded_size, f"a header that {coded_size} bytes can hold", f"{size} bytes")
+        fits = size <= MAX_SYMBOLS_PER_BYTE * coded_size
+        self.expect(fits, f"a header that {coded_size} bytes can hold", f"{size} bytes")
         try:
             header = _native.text_decode(bytes(self.data[sizes.offset : end]), size)
         except ValueError as error:
             raise FormatError(f"{self.name}: expected a text-coded header, found it {error}") from None
-        try:
+        with self._named():
             return HeaderParser(header).parse(), end + 4
-        except FormatError as error:
-            raise FormatError(f"{self.name}: {error}") from None
 
     def decode_chunk(self, index: int, shapes: Sequence[tuple[int, int, int]]) -> Blocks:
         """A chunk's blocks as int32 arrays.
@@ -222,10 +242,8 @@ class Reader:
         payload = self.data[offset : offset + entry.payload_bytes]
         (checksum,) = struct.unpack_from("<I", self.data, offset + entry.payload_bytes)
         self.expect(zlib.crc32(payload) == checksum, f"chunk {index} to match its checksum", "one that does not")
-        try:
+        with self._named(f", chunk {index}"):
             return coding.by_identifier(entry.coder).decode(payload, shapes)
-        except FormatError as error:
-            raise FormatError(f"{self.name}, chunk {index}: {error}") from None
 
     def chunk_runs(self) -> list[list[Run]]:
         """The runs that each chunk covers.
@@ -253,13 +271,11 @@ class Reader:
 
     def load(self) -> dict[str, Tensor]:
         """Every tensor under its name, in the file's order; aliases are the same tensor object."""
-        return self._assemble(lambda entry: torch.empty(entry.shape, dtype=entry.dtype), values)
+        return self._assemble(as_symbols=False)
 
     def model(self) -> CompressedModel:
         """The file's content still quantized: symbols and codebooks."""
-        symbols = self._assemble(
-            lambda entry: torch.empty(entry.shape, dtype=torch.int32), lambda _, decoded, __: decoded
-        )
+        symbols = self._assemble(as_symbols=True)
         tensors: dict[str, CodedTensor | Tensor | Alias] = {}
         for entry in self.header.tensors:
             if entry.target is not None:
@@ -270,58 +286,58 @@ class Reader:
                 tensors[entry.name] = symbols[entry.name]
         return CompressedModel(tensors, self.header.metadata)
 
-    def _assemble(
-        self,
-        allocate: Callable[[TensorEntry], Tensor],
-        convert: Callable[[TensorEntry, Tensor, str], Tensor],
-    ) -> dict[str, Tensor]:
-        """Decode every chunk and put its rows where they belong."""
-        entries = self.header.tensors
-        coded = {i: allocate(e) for i, e in enumerate(entries) if e.target is None and e.codebook is not None}
-        kept = {
-            i: np.empty((e.dtype.itemsize, e.size), np.int8)
-            for i, e in enumerate(entries)
-            if e.target is None and e.codebook is None
-        }
+    def _assemble(self, as_symbols: bool) -> dict[str, Tensor]:
+        """Decode every chunk and put its rows where they belong; coded tensors as int32 symbols or as their values."""
+        owned = [(index, entry) for index, entry in enumerate(self.header.tensors) if entry.target is None]
+        parts: dict[int, Tensor] = {}
+        for index, entry in owned:
+            shape = (entry.size,) if entry.codebook is not None else (entry.size, entry.dtype.itemsize)
+            dtype = torch.uint8 if entry.codebook is None else torch.int32 if as_symbols else entry.dtype
+            parts[index] = self._allocated(shape, dtype)
 
         def fill(index_and_runs: tuple[int, list[Run]]) -> None:
             index, chunk = index_and_runs
             for run, block in zip(chunk, self.decode_chunk(index, [run.shape for run in chunk]), strict=True):
-                row_size = run.shape[1] * run.shape[2]
-                part = slice(run.first_row * row_size, run.first_row * row_size + block.size)
-                where = f"{self.name}, tensor {entries[run.tensor].name!r}"
-                flat = block.reshape(-1)
-                if run.plane is not None:
-                    self.expect(-128 <= flat.min() and flat.max() < 128, "bytes in planes", f"larger symbols in {where}")
-                    kept[run.tensor][run.plane, part] = flat
-                else:
-                    coded[run.tensor].view(-1)[part] = convert(entries[run.tensor], torch.from_numpy(flat), where)
+                with self._named(f", tensor {self.header.tensors[run.tensor].name!r}"):
+                    _put(block.reshape(-1), run, self.header.tensors[run.tensor], parts[run.tensor])
 
-        _in_threads(fill, list(enumerate(self.chunk_runs())))
+        # Blocks being decoded, of 4 bytes a symbol, take no more memory in all than what they decode to.
+        decoded_bytes = sum(entry.size * entry.dtype.itemsize for _, entry in owned)
+        largest = max((chunk.symbols for chunk in self.header.chunks), default=1)
+        _in_threads(fill, list(enumerate(self.chunk_runs())), at_most=max(1, decoded_bytes // (4 * largest)))
         out: dict[str, Tensor] = {}
-        for index, entry in enumerate(entries):
+        for index, entry in enumerate(self.header.tensors):
             if entry.target is not None:
-                out[entry.name] = out[entries[entry.target].name]
+                out[entry.name] = out[self.header.tensors[entry.target].name]
             elif entry.codebook is not None:
-                out[entry.name] = coded[index]
+                out[entry.name] = parts[index].reshape(entry.shape)
             else:
-                out[entry.name] = planes.join(kept.pop(index), entry.dtype, entry.shape)
+                out[entry.name] = planes.join(parts[index].numpy(), entry.dtype, entry.shape)
         return out
 
+    def _allocated(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        try:
+            return torch.empty(shape, dtype=dtype)
+        except RuntimeError:
+            size_bytes = math.prod(shape) * dtype.itemsize
+            raise MemoryError(f"{self.name}: expected memory for a tensor of {size_bytes} bytes, found less") from None
 
-def values(entry: TensorEntry, symbols: Tensor, where: str) -> Tensor:
-    """Symbols to values of the entry's dtype, checked against its codebook and dtype."""
+
+def _put(symbols: np.ndarray, run: Run, entry: TensorEntry, whole: Tensor) -> None:
+    """A run's symbols to where they belong in its tensor: as octets, as values, or as they are if that is int32."""
+    start = run.first_row * run.shape[1] * run.shape[2]
+    if run.plane is not None:
+        if symbols.min() < -128 or symbols.max() > 127:
+            raise FormatError("expected symbols of bytes, -128 to 127, found others")
+        planes.place(whole.numpy(), run.plane, start, symbols)
+        return
     assert entry.codebook is not None
-    if symbols.numel() and int(symbols.abs().max()) >= SYMBOL_LIMIT:
-        raise FormatError(f"{where}: expected symbols below 2^30, found {int(symbols.abs().max())}")
-    if isinstance(entry.codebook, IntegerCodebook):
-        limits = (0, 1) if entry.dtype == torch.bool else (torch.iinfo(entry.dtype).min, torch.iinfo(entry.dtype).max)
-        if symbols.numel() and not limits[0] <= int(symbols.min()) <= int(symbols.max()) <= limits[1]:
-            raise FormatError(f"{where}: expected integers within {limits[0]} ... {limits[1]}, found others")
-    try:
-        return reconstruct(symbols, entry.codebook, entry.dtype)
-    except InputError as error:
-        raise FormatError(f"{where}: {error}") from None
+    check_symbols(torch.from_numpy(symbols), entry.codebook, entry.dtype)
+    for first in range(0, symbols.size, PIECE_SYMBOLS):
+        piece = torch.from_numpy(symbols[first : first + PIECE_SYMBOLS])
+        if whole.dtype != torch.int32:
+            piece = reconstruct(piece, entry.codebook, entry.dtype)
+        whole[start + first : start + first + piece.numel()] = piece
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -330,12 +346,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         InputError: the folder is missing or not writable, or the disk is full.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"{target}: expected a file to write, found a directory")
+    target = Path(os.path.realpath(path))  # a link stays, what it points to is written
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        if target.exists() and not target.is_file():
+            found = "a directory" if target.is_dir() else "a device or pipe"
+            raise InputError(f"{path}: expected a file to write, found {found}")
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".metaq-", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -343,7 +360,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"{target}: expected a writable place, found {error.strerror}") from None
+        raise InputError(f"{path}: expected a writable place, found {error.strerror}") from None
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +40,7 @@ DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 CODED_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One tensor: coded if it has a codebook, an alias of the entry at ``target`` if it has one, kept otherwise."""
 
@@ -58,7 +56,7 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChunkEntry:
     """One chunk: the coder's identifier, the number of symbols, the payload's size in bytes without its checksum."""
 
@@ -83,6 +81,17 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return math.prod(shape), 1, 1
 
 
+def fits_limits(shape: tuple[int, ...]) -> bool:
+    """Whether a file may hold a tensor of this shape."""
+    # Every dimension counts as at least one, so that no huge dimension hides behind a zero.
+    return len(shape) <= MAX_DIMENSIONS and math.prod(max(length, 1) for length in shape) < MAX_ELEMENTS
+
+
+def fits_dtype(codebook: Codebook, dtype: torch.dtype) -> bool:
+    """Whether a codebook may belong to a tensor of this dtype."""
+    return not dtype.is_floating_point if isinstance(codebook, IntegerCodebook) else dtype in CODED_FLOATS
+
+
 def varint(value: int) -> bytes:
     """Unsigned LEB128."""
     out = bytearray()
@@ -100,7 +109,7 @@ def pack(header: Header) -> bytes:
     for key, value in header.metadata.items():
         out += _string(key) + _string(value)
     out += varint(len(header.tensors))
-    codebooks: dict[Codebook, int] = {}
+    codebooks: dict[bytes, int] = {}  # by their bytes, which tell -0.0 from 0.0
     for entry in header.tensors:
         out += _string(entry.name) + bytes([DTYPE_CODES[entry.dtype]])
         if entry.target is not None:
@@ -109,9 +118,9 @@ def pack(header: Header) -> bytes:
         out += bytes([KEPT if entry.codebook is None else CODED, len(entry.shape)])
         out += b"".join(map(varint, entry.shape))
         if entry.codebook is not None:
-            known = codebooks.get(entry.codebook)
-            out += b"\0" + _pack_codebook(entry.codebook) if known is None else varint(known)
-            codebooks.setdefault(entry.codebook, len(codebooks) + 1)
+            definition = _pack_codebook(entry.codebook)
+            out += varint(codebooks[definition]) if definition in codebooks else b"\0" + definition
+            codebooks.setdefault(definition, len(codebooks) + 1)
     out += varint(len(header.chunks))
     for position, chunk in enumerate(header.chunks):
         is_last = position == len(header.chunks) - 1
@@ -133,8 +142,6 @@ def _pack_codebook(codebook: Codebook) -> bytes:
     return bytes([TABLE]) + sizes + np.asarray(codebook.levels, dtype="<f4").tobytes()
 
 
-Item = TypeVar("Item")
-
 
 class HeaderParser:
     """Reads a header's bytes; every failed expectation is a FormatError that names the offset within the header."""
@@ -147,24 +154,20 @@ class HeaderParser:
     def parse(self) -> Header:
         """The whole header, used up to its last byte."""
         self.expect(self.byte() == 0, "reserved flags 0", "other bits")
-        metadata = dict(self.listed("metadata entries", 2, lambda: (self.string(), self.string()), key=lambda item: item[0]))
+        keys: set[str] = set()
+        entries = range(self.count("metadata entries", 2))
+        metadata = {self.new_string("metadata keys", keys): self.string() for _ in entries}
+        names: set[str] = set()
         tensors: list[TensorEntry] = []
-        for _ in range(self.count("tensors", 3)):
-            tensors.append(self.tensor(tensors))
-        self.expect(len({entry.name for entry in tensors}) == len(tensors), "distinct tensor names", "a name twice")
+        for _ in range(self.count("tensors", 4)):
+            tensors.append(self.tensor(self.new_string("tensor names", names), tensors))
         chunks = [self.chunk() for _ in range(self.count("chunks", 3))]
-        self.expect(self.offset == len(self.data), "the end of the header", f"{len(self.data) - self.offset} more bytes")
+        left = len(self.data) - self.offset
+        self.expect(left == 0, "the end of the header", f"{left} more bytes")
         return Header(metadata, tensors, _fill_last_count(tensors, chunks))
 
-    def listed(self, what: str, least_bytes: int, read: Callable[[], Item], key: Callable[[Item], str]) -> list[Item]:
-        """A counted list whose keys are distinct."""
-        items = [read() for _ in range(self.count(what, least_bytes))]
-        self.expect(len(set(map(key, items))) == len(items), f"distinct {what}", "one twice")
-        return items
-
-    def tensor(self, before: list[TensorEntry]) -> TensorEntry:
-        """One tensor entry."""
-        name = self.string()
+    def tensor(self, name: str, before: list[TensorEntry]) -> TensorEntry:
+        """One tensor entry behind its name."""
         code = self.byte()
         self.expect(code in DTYPES, "a known dtype", f"{code} for tensor {name!r}")
         dtype = DTYPES[code]
@@ -176,11 +179,10 @@ class HeaderParser:
             self.expect(known, "an earlier tensor of the same dtype", f"alias {name!r} of entry {target}")
             return TensorEntry(name, dtype, before[target].shape, target=target)
         dimensions = self.byte()
-        self.expect(dimensions <= MAX_DIMENSIONS, f"at most {MAX_DIMENSIONS} dimensions", f"{dimensions} for tensor {name!r}")
+        found = f"{dimensions} for tensor {name!r}"
+        self.expect(dimensions <= MAX_DIMENSIONS, f"at most {MAX_DIMENSIONS} dimensions", found)
         shape = tuple(self.varint() for _ in range(dimensions))
-        # Every dimension counts as at least one here, so that no huge dimension hides behind a zero.
-        elements = math.prod(max(length, 1) for length in shape)
-        self.expect(elements < MAX_ELEMENTS, "fewer than 2^40 elements", f"{elements} for tensor {name!r}")
+        self.expect(fits_limits(shape), "fewer than 2^40 elements", f"shape {shape} for tensor {name!r}")
         codebook = self.codebook_reference(name, dtype) if kind == CODED else None
         return TensorEntry(name, dtype, shape, codebook)
 
@@ -190,10 +192,11 @@ class HeaderParser:
         if reference == 0:
             self.codebooks.append(self.codebook())
             reference = len(self.codebooks)
-        self.expect(reference <= len(self.codebooks), "a codebook defined before", f"reference {reference} for tensor {name!r}")
+        found = f"reference {reference} for tensor {name!r}"
+        self.expect(reference <= len(self.codebooks), "a codebook defined before", found)
         codebook = self.codebooks[reference - 1]
-        fits = not dtype.is_floating_point if isinstance(codebook, IntegerCodebook) else dtype in CODED_FLOATS
-        self.expect(fits, f"a codebook for {dtype}", f"a {type(codebook).__name__} for tensor {name!r}")
+        found = f"a {type(codebook).__name__} for tensor {name!r}"
+        self.expect(fits_dtype(codebook, dtype), f"a codebook for {dtype}", found)
         return codebook
 
     def codebook(self) -> Codebook:
@@ -221,6 +224,13 @@ class HeaderParser:
         room = (len(self.data) - self.offset) // least_bytes
         self.expect(number <= room, f"at most {room} {what}", str(number))
         return number
+
+    def new_string(self, what: str, known: set[str]) -> str:
+        """A string that is not among the ``known`` ones yet, and now is."""
+        text = self.string()
+        self.expect(text not in known, f"distinct {what}", f"{text!r} twice")
+        known.add(text)
+        return text
 
     def string(self) -> str:
         """A length-prefixed UTF-8 string."""
@@ -255,7 +265,7 @@ class HeaderParser:
     def expect(self, holds: bool, expected: str, found: str) -> None:
         """Raise a FormatError unless ``holds``."""
         if not holds:
-            raise FormatError(f"header byte {self.offset}: expected {expected}, found {found}")
+            raise FormatError(f"header byte {self.offset}: expected {expected}, found {found[:200]}")
 
 
 def symbol_count(tensors: list[TensorEntry]) -> int:

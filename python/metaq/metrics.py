@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,16 +19,18 @@ def entropy_bits(symbols: Tensor) -> float:
 
 
 def relative_squared_error(weights: Tensor, reconstructed: Tensor) -> float:
-    """``‖w - ŵ‖² / ‖w‖²`` over all entries; 0 where both are zero."""
+    """``‖w - ŵ‖² / ‖w‖²`` over all entries; 0 where the error is, infinite where only the weights are."""
     exact = weights.to(torch.float64)
     error = float((exact - reconstructed.to(torch.float64)).square().sum())
-    return error / float(exact.square().sum()) if error else 0.0
+    weight = float(exact.square().sum())
+    return error / weight if weight else math.inf if error else 0.0
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256, in hexadecimal, of every tensor's name, dtype, shape and bytes: equal exactly when all of them are."""
     sha = hashlib.sha256()
     for name, tensor in state.items():
-        sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        # Escaped, so that no name holds the separator.
+        sha.update(name.encode("unicode_escape") + f"\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()

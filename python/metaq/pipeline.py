@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metaq import metrics
-from metaq.assign import nearest, reconstruct
+from metaq.assign import check_symbols, nearest, reconstruct
 from metaq.codebook import SYMBOL_LIMIT, Codebook, IntegerCodebook, UniformCodebook
 from metaq.errors import InputError
-from metaq.header import CODED_FLOATS, DTYPE_CODES
+from metaq.header import CODED_FLOATS, DTYPE_CODES, fits_dtype, fits_limits
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,47 @@ def check_state(state: Mapping[str, Tensor]) -> None:
         if not isinstance(tensor, Tensor):
             raise InputError(f"tensor {name!r}: expected a torch.Tensor, found {type(tensor).__name__}")
         if tensor.layout != torch.strided or tensor.is_quantized:
-            raise InputError(f"tensor {name!r}: expected a dense tensor, found {tensor.layout}; call .to_dense() or .dequantize()")
+            found = f"{tensor.layout}; call .to_dense() or .dequantize()"
+            raise InputError(f"tensor {name!r}: expected a dense tensor, found {found}")
         if tensor.is_meta:
             raise InputError(f"tensor {name!r}: expected a tensor with data, found one on the meta device")
         if tensor.dtype not in DTYPE_CODES:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPE_CODES)
             raise InputError(f"tensor {name!r}: expected one of {known}, found {tensor.dtype}")
+        if not fits_limits(tuple(tensor.shape)):
+            found = f"shape {tuple(tensor.shape)}"
+            raise InputError(f"tensor {name!r}: expected at most 32 dimensions and 2^40 elements, found {found}")
+
+
+def check_model(model: CompressedModel) -> None:
+    """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
+    for text in (*model.metadata.keys(), *model.metadata.values(), *model.tensors):
+        try:
+            text.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError):
+            raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
+    earlier: set[str] = set()
+    for name, entry in model.tensors.items():
+        if isinstance(entry, Alias):
+            if entry.name not in earlier:
+                raise InputError(f"tensor {name!r}: expected an alias of one before it, found one of {entry.name!r}")
+            continue
+        earlier.add(name)
+        check_state({name: entry.symbols if isinstance(entry, CodedTensor) else entry})
+        if isinstance(entry, CodedTensor):
+            _check_coded(name, entry)
+
+
+def _check_coded(name: str, entry: CodedTensor) -> None:
+    if entry.dtype not in DTYPE_CODES or not fits_dtype(entry.codebook, entry.dtype):
+        kind = type(entry.codebook).__name__
+        raise InputError(f"tensor {name!r}: expected a dtype that a {kind} is for, found {entry.dtype}")
+    if entry.symbols.dtype.is_floating_point or entry.symbols.dtype == torch.bool:
+        raise InputError(f"tensor {name!r}: expected symbols of an integer dtype, found {entry.symbols.dtype}")
+    try:
+        check_symbols(entry.symbols, entry.codebook, entry.dtype)
+    except InputError as error:
+        raise InputError(f"tensor {name!r}: {error}") from None
 
 
 def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]:
@@ -76,7 +111,7 @@ def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]
     tensors: dict[str, CodedTensor | Tensor | Alias] = {}
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in state.items():
-        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
         first = seen.setdefault(identity, name) if tensor.numel() else name
         tensors[name] = Alias(first) if first != name else code_integers(tensor)
     return tensors
@@ -102,8 +137,8 @@ def compress(state: Mapping[str, Tensor], step: float | None = None, bits: float
         bits: instead of ``step``, the zero-order entropy to meet, in bits per quantized weight; the step follows.
 
     Raises:
-        InputError: neither or both of ``step`` and ``bits``, an empty state, NaN or infinite weights, a tensor that a
-            file cannot hold.
+        InputError: neither or both of ``step`` and ``bits``, one out of its range, an empty state, NaN or infinite
+            weights, a tensor that a file cannot hold.
     """
     if (step is None) == (bits is None):
         raise InputError("compress: expected one of step and bits, found " + ("none" if step is None else "both"))
@@ -112,12 +147,29 @@ def compress(state: Mapping[str, Tensor], step: float | None = None, bits: float
     for name, tensor in chosen.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"tensor {name!r}: expected finite weights, found NaN or infinity")
-    if chosen and bits is not None:
+    if bits is not None:
         step = step_for_bits(list(chosen.values()), bits)
+    codebook = UniformCodebook(float(step or 0))
     for name, tensor in chosen.items():
-        codebook = UniformCodebook(float(step or 0))
-        tensors[name] = CodedTensor(nearest(tensor.cpu(), codebook), codebook, tensor.dtype)
+        try:
+            tensors[name] = quantize(tensor, codebook)
+        except InputError as error:
+            raise InputError(f"tensor {name!r}: {error}") from None
     return CompressedModel(tensors)
+
+
+def quantize(weights: Tensor, codebook: UniformCodebook) -> CodedTensor:
+    """Weights on the nearest multiples of a step.
+
+    Raises:
+        InputError: the step is so small that there are too many, or so large that one leaves the weights' dtype.
+    """
+    coded = CodedTensor(nearest(weights.cpu(), codebook), codebook, weights.dtype)
+    extremes = reconstruct(torch.stack(coded.symbols.aminmax()), codebook, weights.dtype)
+    if not bool(torch.isfinite(extremes).all()):
+        found = f"{codebook.step:g}, which takes the largest of them to infinity"
+        raise InputError(f"step: expected one that keeps weights within {weights.dtype}, found {found}")
+    return coded
 
 
 def is_quantizable(tensor: Tensor) -> bool:
@@ -133,11 +185,11 @@ def step_for_bits(weights: list[Tensor], bits: float) -> float:
     """
     if not 0 < bits <= 24:
         raise InputError(f"bits: expected more than 0 and at most 24 bits per weight, found {bits:g}")
-    highest = max(float(tensor.abs().max()) for tensor in weights)
+    highest = max((float(tensor.abs().max()) for tensor in weights), default=0.0)
     if highest == 0:
         return 1.0
     count = sum(tensor.numel() for tensor in weights)
-    fine, coarse = np.log2(highest) - 26, np.log2(highest) + 2
+    fine, coarse = np.clip([np.log2(highest) - 26, np.log2(highest) + 2], -149, 127)  # the float32 powers of two
     while coarse - fine > 1e-3:
         middle = (fine + coarse) / 2
         codebook = UniformCodebook(2.0**middle)

@@ -12,23 +12,37 @@ from torch import Tensor
 
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _CENTRE = np.uint8(128)  # flipping the highest bit subtracts 128 from a byte read as signed
+_PIECE = 1 << 16  # elements rotated at a time, so that temporary arrays stay small
 
 
 def split(tensor: Tensor) -> np.ndarray:
-    """Byte planes of a tensor of ``n`` elements of ``b`` bytes: int8 (the bytes minus 128), shape (b, n), the exponents' plane first."""
+    """Byte planes of a tensor of ``n`` elements of ``b`` bytes, the exponents' plane first.
+
+    Returns:
+        The bytes minus 128: int8, shape (b, n).
+    """
     width = tensor.dtype.itemsize
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    raw = tensor.detach().cpu().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
     words = raw.view(_WORDS[width])
     if tensor.dtype.is_floating_point:
         words = (words << np.uint8(1)) | (words >> np.uint8(8 * width - 1))
     return np.ascontiguousarray((words.view(np.uint8) ^ _CENTRE).view(np.int8).reshape(-1, width)[:, ::-1].T)
 
 
-def join(planes: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Inverse of `split`."""
-    width = dtype.itemsize
-    octets = np.ascontiguousarray(planes[::-1].T).view(np.uint8) ^ _CENTRE
-    words = octets.view(_WORDS[width]).reshape(-1)
+def place(octets: np.ndarray, plane: int, first: int, symbols: np.ndarray) -> None:
+    """Put ``symbols`` (-128 to 127) of a plane, from element ``first`` on, into ``octets``: uint8, shape (n, b)."""
+    column = octets.shape[1] - 1 - plane
+    octets[first : first + symbols.size, column] = symbols.astype(np.int8).view(np.uint8) ^ _CENTRE
+
+
+def join(octets: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The tensor whose planes were all put into ``octets``, in the same memory: the inverse of `split`."""
+    flat = octets.reshape(-1)
     if dtype.is_floating_point:
-        words = (words >> np.uint8(1)) | (words << np.uint8(8 * width - 1))
-    return torch.from_numpy(words.view(np.uint8).copy()).view(dtype).reshape(shape)
+        words = flat.view(_WORDS[dtype.itemsize])
+        for start in range(0, words.size, _PIECE):
+            piece = words[start : start + _PIECE]
+            signs = piece << np.uint8(8 * dtype.itemsize - 1)
+            piece >>= np.uint8(1)
+            piece |= signs
+    return torch.from_numpy(flat).view(dtype).reshape(shape)

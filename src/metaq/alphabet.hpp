@@ -5,8 +5,6 @@
 // what it would cost raw, and tables stay bounded whatever the data.
 #pragma once
 
-#include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -16,8 +14,8 @@
 
 namespace metaq {
 
-inline constexpr std::uint32_t kListedLimit = 4096;           // listed symbols in an alphabet
-inline constexpr std::size_t kSymbolsPerByte = 1u << 19;      // no stream stands for more than this
+inline constexpr std::uint32_t kListedLimit = 4096;       // listed symbols in an alphabet
+inline constexpr std::size_t kSymbolsPerByte = 1u << 19;  // no stream stands for more than this
 
 struct Alphabet {
     std::vector<std::int32_t> listed;  // increasing
@@ -29,8 +27,8 @@ struct Alphabet {
     bool is_single() const { return listed.size() == 1 && !has_escape(); }
 };
 
-// The bytes of zeros behind the table of a block of `size` equal symbols, which cost nothing themselves. Its table takes
-// a byte or more, and a symbol of any other block 2^-19 bytes or more.
+// The bytes of zeros behind the table of a block of `size` equal symbols, which cost nothing themselves. Its table
+// takes a byte or more, and a symbol of any other block 2^-19 bytes or more.
 inline std::size_t filler_bytes(std::size_t size) { return size == 0 ? 0 : (size - 1) / kSymbolsPerByte; }
 
 namespace alphabet_code {

@@ -56,6 +56,8 @@ public:
         return bit;
     }
 
+    bool truncated() const { return false; }
+
     void finish() {
         const std::size_t settled = out_.size();
         const FinalBytes last = shortest_in_range(low_, range_);

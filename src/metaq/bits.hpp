@@ -93,6 +93,21 @@ private:
     std::uint64_t position_ = 0;  // in bits
 };
 
+// 2^16 log2(value) of a positive value, rounded down to within a few units; in integers, so that every machine chooses
+// the same tables.
+inline std::uint64_t fixed_log2(std::uint64_t value) {
+    const unsigned whole = static_cast<unsigned>(std::bit_width(value)) - 1;
+    std::uint64_t mantissa = (value << (63 - whole)) >> 32;  // value / 2^whole in [1, 2), times 2^31
+    std::uint64_t result = whole;
+    for (unsigned bit = 0; bit < 16; ++bit) {
+        mantissa = mantissa * mantissa >> 31;
+        const std::uint64_t is_two = mantissa >> 32;
+        mantissa >>= is_two;
+        result = result << 1 | is_two;
+    }
+    return result;
+}
+
 // Signed to unsigned, the small ones first: 0, -1, 1, -2, 2, ...
 inline std::uint32_t to_zigzag(std::int32_t value) {
     return static_cast<std::uint32_t>(value) << 1 ^ static_cast<std::uint32_t>(value >> 31);

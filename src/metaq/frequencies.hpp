@@ -35,7 +35,7 @@ void write_frequencies(Sink& sink, const Frequencies& table) {
     sink.put(table.precision, 5);
     int previous = static_cast<int>(table.precision);
     for (std::size_t i = 0; i + 1 < table.frequencies.size(); ++i) {
-        const int width = std::bit_width(table.frequencies[i]);
+        const int width = static_cast<int>(std::bit_width(table.frequencies[i]));
         put_golomb(sink, to_zigzag(width - previous), 0);
         const unsigned tail = static_cast<unsigned>(width) - 1;
         sink.put(table.frequencies[i] - (1u << tail), tail);
@@ -62,20 +62,6 @@ bool read_frequencies(Source& source, Frequencies& table) {
     }
     table.frequencies.back() = left;
     return true;
-}
-
-// log2(value) 2^16, rounded down to within a few units; integers, so that every machine chooses the same table.
-inline std::uint64_t log2_fixed(std::uint32_t value) {
-    const unsigned whole = static_cast<unsigned>(std::bit_width(value)) - 1;
-    std::uint64_t mantissa = (std::uint64_t{value} << 31) >> whole;  // value / 2^whole in [1, 2), times 2^31
-    std::uint64_t result = whole;
-    for (unsigned bit = 0; bit < 16; ++bit) {
-        mantissa = mantissa * mantissa >> 31;
-        const std::uint64_t is_two = mantissa >> 32;
-        mantissa >>= is_two;
-        result = result << 1 | is_two;
-    }
-    return result;
 }
 
 // Frequencies proportional to the counts, none zero, that sum to 2^precision; there are at most that many counts.
@@ -117,7 +103,7 @@ inline Frequencies choose_frequencies(std::span<const std::uint64_t> counts) {
         write_frequencies(counter, table);
         std::uint64_t cost = counter.bits() << 16;
         for (std::size_t i = 0; i < counts.size(); ++i) {
-            cost += counts[i] * ((std::uint64_t{precision} << 16) - log2_fixed(table.frequencies[i]));
+            cost += counts[i] * ((std::uint64_t{precision} << 16) - fixed_log2(table.frequencies[i]));
         }
         if (cost < best_cost) {
             best = std::move(table);

@@ -5,9 +5,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "metaq/alphabet.hpp"
@@ -52,7 +50,6 @@ private:
     struct Occurrence {
         std::int32_t symbol;
         std::uint64_t count;
-        bool is_listed;
     };
 
     std::size_t offset(std::int32_t symbol) const {
@@ -63,7 +60,8 @@ private:
         std::vector<std::uint64_t> counts(static_cast<std::size_t>(span_));
         for (const std::int32_t symbol : symbols) ++counts[offset(symbol)];
         for (std::size_t i = 0; i < counts.size(); ++i) {
-            if (counts[i] > 0) occurrences_.push_back({static_cast<std::int32_t>(least_ + static_cast<std::int64_t>(i)), counts[i], false});
+            if (counts[i] == 0) continue;
+            occurrences_.push_back({static_cast<std::int32_t>(least_ + static_cast<std::int64_t>(i)), counts[i]});
         }
     }
 
@@ -71,42 +69,60 @@ private:
         std::vector<std::int32_t> sorted(symbols.begin(), symbols.end());
         std::sort(sorted.begin(), sorted.end());
         for (const std::int32_t symbol : sorted) {
-            if (occurrences_.empty() || occurrences_.back().symbol != symbol) occurrences_.push_back({symbol, 0, false});
+            if (occurrences_.empty() || occurrences_.back().symbol != symbol) occurrences_.push_back({symbol, 0});
             ++occurrences_.back().count;
         }
     }
 
-    // Lists a symbol where its line in the table costs less than escaping its occurrences would: a frequency takes some
-    // bits, and in an Exp-Golomb code the first symbol 2 log2 of its magnitude, the others 2 log2 of the gap.
-    void mark_listed() {
-        const auto escape_bits = static_cast<std::uint64_t>(std::bit_width(span_ - 1));
-        std::int64_t previous = 0;
-        std::vector<std::pair<std::uint64_t, std::size_t>> candidates;
-        for (std::size_t i = 0; i < occurrences_.size(); ++i) {
-            const auto gap = static_cast<std::uint64_t>(std::abs(occurrences_[i].symbol - previous));
-            const auto table_bits = 2 * static_cast<std::uint64_t>(std::bit_width(gap)) + 3;
-            if (occurrences_[i].count * escape_bits >= table_bits) candidates.emplace_back(occurrences_[i].count, i);
-            previous = occurrences_[i].symbol;
+    // About 2^16 times the bits of table and data if just the symbols that occur `threshold` times or more are listed.
+    std::uint64_t estimated_cost(std::uint64_t threshold) const {
+        constexpr std::uint64_t kFrequencyBits = 4;
+        constexpr std::uint64_t kGapOverheadBits = 2;  // of an Exp-Golomb code of a suitable order
+        std::uint64_t listed = 0;
+        std::uint64_t total = 0;
+        std::uint64_t escaped = 0;
+        std::uint64_t saved = 0;
+        for (const Occurrence& occurrence : occurrences_) {
+            total += occurrence.count;
+            if (occurrence.count < threshold) {
+                escaped += occurrence.count;
+                continue;
+            }
+            ++listed;
+            saved += occurrence.count * fixed_log2(occurrence.count);
         }
-        if (occurrences_.size() == 1) candidates = {{occurrences_[0].count, 0}};
-        if (candidates.size() > kListedLimit) {
-            // Ties by position, so that every implementation of sorting gives the same bytes.
-            std::sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) {
-                return a.first != b.first ? a.first > b.first : a.second < b.second;
-            });
-            candidates.resize(kListedLimit);
+        if (escaped > 0) saved += escaped * fixed_log2(escaped);
+        const std::uint64_t escape_bits = escaped * static_cast<std::uint64_t>(std::bit_width(span_ - 1));
+        const std::uint64_t gap_bits = listed > 0 ? fixed_log2(span_ / listed) : 0;
+        const std::uint64_t table = listed * (gap_bits + ((kFrequencyBits + kGapOverheadBits) << 16));
+        return total * fixed_log2(total) - saved + (escape_bits << 16) + table;
+    }
+
+    // Listed are all symbols that occur often enough; the only one of a block always is.
+    std::uint64_t best_threshold() const {
+        if (occurrences_.size() == 1) return 0;
+        std::uint64_t most = 0;
+        for (const Occurrence& occurrence : occurrences_) most = std::max(most, occurrence.count);
+        std::uint64_t best = most + 1;
+        std::uint64_t best_cost = estimated_cost(best);
+        for (std::uint64_t threshold = 1; threshold <= most; threshold += (threshold + 1) / 2) {
+            const auto is_listed = [&](const Occurrence& occurrence) { return occurrence.count >= threshold; };
+            if (std::count_if(occurrences_.begin(), occurrences_.end(), is_listed) > kListedLimit) continue;
+            const std::uint64_t cost = estimated_cost(threshold);
+            if (cost < best_cost) {
+                best = threshold;
+                best_cost = cost;
+            }
         }
-        for (const auto& candidate : candidates) occurrences_[candidate.second].is_listed = true;
+        return best;
     }
 
     void choose_listed() {
-        mark_listed();
+        const std::uint64_t threshold = best_threshold();
         std::uint64_t escaped = 0;
-        std::int64_t greatest_escaped = 0;
-        if (is_dense_) entry_of_.resize(static_cast<std::size_t>(span_));
+        std::int32_t greatest_escaped = 0;
         for (const Occurrence& occurrence : occurrences_) {
-            if (occurrence.is_listed) {
-                if (is_dense_) entry_of_[offset(occurrence.symbol)] = static_cast<std::uint16_t>(counts_.size());
+            if (occurrence.count >= threshold) {
                 alphabet_.listed.push_back(occurrence.symbol);
                 counts_.push_back(occurrence.count);
                 continue;
@@ -115,19 +131,25 @@ private:
             greatest_escaped = occurrence.symbol;
             escaped += occurrence.count;
         }
-        if (escaped == 0) return;
-        const auto distance = static_cast<std::uint64_t>(greatest_escaped - alphabet_.escape_base);
-        alphabet_.escape_width = std::max(1u, static_cast<unsigned>(std::bit_width(distance)));
-        for (const Occurrence& occurrence : occurrences_) {
-            if (is_dense_ && !occurrence.is_listed) entry_of_[offset(occurrence.symbol)] = static_cast<std::uint16_t>(counts_.size());
+        if (escaped > 0) {
+            const auto distance = static_cast<std::uint64_t>(std::int64_t{greatest_escaped} - alphabet_.escape_base);
+            alphabet_.escape_width = std::max(1u, static_cast<unsigned>(std::bit_width(distance)));
+            counts_.push_back(escaped);
         }
-        counts_.push_back(escaped);
+        if (is_dense_) index_entries();
+    }
+
+    void index_entries() {
+        entry_of_.assign(static_cast<std::size_t>(span_), static_cast<std::uint16_t>(alphabet_.listed.size()));
+        for (std::size_t i = 0; i < alphabet_.listed.size(); ++i) {
+            entry_of_[offset(alphabet_.listed[i])] = static_cast<std::uint16_t>(i);
+        }
     }
 
     std::int32_t least_ = 0;
     std::uint64_t span_ = 0;  // greatest - least + 1
     bool is_dense_ = false;
-    std::vector<Occurrence> occurrences_;
+    std::vector<Occurrence> occurrences_;  // by increasing symbol
     Alphabet alphabet_;
     std::vector<std::uint64_t> counts_;
     std::vector<std::uint16_t> entry_of_;  // by distance from the least symbol, if dense

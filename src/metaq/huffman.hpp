@@ -1,9 +1,9 @@
 // Canonical Huffman coding, one code per block.
 //
 // A block that is not empty: its alphabet, the lengths of its codewords (each as the difference from the one before, in
-// an Exp-Golomb code), then the codewords, the escape's followed by the raw symbol. Codewords of a length are consecutive
-// numbers in the order of the entries, and shorter ones come first. An alphabet of one entry has no lengths and codewords
-// of no bits. Blocks follow each other bit by bit; zeros fill the last byte.
+// an Exp-Golomb code), then the codewords, the escape's followed by the raw symbol. Codewords of a length are
+// consecutive numbers in the order of the entries, and shorter ones come first. An alphabet of one entry has no lengths
+// and codewords of no bits. Blocks follow each other bit by bit; zeros fill the last byte.
 #pragma once
 
 #include <algorithm>
@@ -98,7 +98,7 @@ private:
 };
 
 inline void write_lengths(BitWriter& writer, const Lengths& lengths) {
-    int previous = std::bit_width(lengths.size());
+    int previous = static_cast<int>(std::bit_width(lengths.size()));
     for (const std::uint8_t length : lengths) {
         put_golomb(writer, to_zigzag(length - previous), 0);
         previous = length;
@@ -107,7 +107,7 @@ inline void write_lengths(BitWriter& writer, const Lengths& lengths) {
 
 // False unless the lengths are in bounds and complete.
 inline bool read_lengths(BitReader& reader, Lengths& lengths) {
-    std::int64_t length = std::bit_width(lengths.size());
+    auto length = static_cast<std::int64_t>(std::bit_width(lengths.size()));
     std::uint64_t covered = 0;  // in units of 2^-kLengthLimit
     for (std::uint8_t& result : lengths) {
         std::uint32_t difference = 0;

@@ -118,24 +118,34 @@ inline constexpr std::int32_t kWeightOne = 1 << 20;
 inline constexpr std::int32_t kWeightLimit = (1 << 23) - 1;
 
 template <std::size_t inputs>
-struct MixerWeights {
-    alignas(16) std::array<std::int32_t, inputs> weight;
+struct Mixer {
+    std::array<std::int32_t, inputs> weight;
     std::int32_t count;
 
-    int dot(const std::array<std::int16_t, inputs>& input) const {
-        std::int32_t sum = 0;
-        for (std::size_t i = 0; i < inputs; ++i) sum += std::int32_t{input[i]} * static_cast<std::int16_t>(weight[i] >> 8);
-        return sum >> 12;
+    void reset(std::int32_t first_weight) {
+        weight.fill(first_weight);
+        count = 0;
     }
 
-    // `step` is the coding error times the learning rate, in 16 bits.
-    void update(const std::array<std::int16_t, inputs>& input, std::int32_t step) {
-        const auto factor = static_cast<std::int16_t>(step);
+    int logit(const std::array<std::int16_t, inputs>& input) const {
+        std::int32_t sum = 0;
+        for (std::size_t i = 0; i < inputs; ++i) sum += std::int32_t{input[i]} * static_cast<std::int16_t>(weight[i] >> 8);
+        return std::clamp(sum >> 12, -kLogitLimit, kLogitLimit);
+    }
+
+    // Learns that `bit` followed the `logit` given for `input`; `rate` is below 2^16, and 2^16 stands for a rate of 1/64.
+    void update(const std::array<std::int16_t, inputs>& input, int logit, bool bit, int rate) {
+        const int error = ((static_cast<int>(bit) << 16) - static_cast<int>(squash(logit))) >> 1;
+        const auto factor = static_cast<std::int16_t>(std::int64_t{error} * rate >> 16);
         for (std::size_t i = 0; i < inputs; ++i) {
             const std::int32_t moved = weight[i] + ((std::int32_t{input[i]} * factor + 256) >> 9);
             weight[i] = std::clamp(moved, -kWeightLimit, kWeightLimit);
         }
+        count = std::min(count + 1, kCountLimit);
     }
+
+private:
+    static constexpr std::int32_t kCountLimit = 65535;
 };
 
 // ---- Refinement: a final probability as a function of the mixed one, learned per context, straight between 33 knots.

@@ -27,17 +27,20 @@ inline std::vector<std::uint8_t> package_merge(std::span<const std::uint64_t> co
         for (const std::size_t i : order) row.push_back({counts[i], true});
         if (depth == 0) continue;
         const std::vector<Coin>& below = rows[depth - 1];
-        for (std::size_t i = 0; i + 1 < below.size(); i += 2) row.push_back({below[i].weight + below[i + 1].weight, false});
+        for (std::size_t i = 0; i + 1 < below.size(); i += 2) {
+            row.push_back({below[i].weight + below[i + 1].weight, false});
+        }
         std::inplace_merge(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(order.size()), row.end(),
                            [](const Coin& a, const Coin& b) { return a.weight < b.weight; });
     }
 
-    // The first 2n - 2 coins of the last row pay for the code; each time a leaf is among them, its codeword grows a bit.
+    // The first 2n - 2 coins of the last row pay for the code: for each leaf among them, its codeword grows by a bit.
     std::vector<std::uint8_t> lengths(counts.size(), 0);
     std::size_t taken = 2 * counts.size() - 2;
     for (unsigned depth = limit; depth-- > 0;) {
         const auto end = rows[depth].begin() + static_cast<std::ptrdiff_t>(taken);
-        const auto leaves = static_cast<std::size_t>(std::count_if(rows[depth].begin(), end, [](const Coin& coin) { return coin.is_leaf; }));
+        const auto is_leaf = [](const Coin& coin) { return coin.is_leaf; };
+        const auto leaves = static_cast<std::size_t>(std::count_if(rows[depth].begin(), end, is_leaf));
         for (std::size_t i = 0; i < leaves; ++i) ++lengths[order[i]];
         taken = 2 * (taken - leaves);
     }

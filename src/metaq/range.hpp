@@ -1,8 +1,8 @@
 // Static range coding, one table of frequencies per block: the zero-order entropy, a small table and two bytes.
 //
-// A block that is not empty: its alphabet, the frequencies of its entries, which sum to a power of two, then the entries,
-// the escape followed by the raw symbol. Everything, tables included, is one run of the coder below; bits of the tables
-// and raw symbols are equally likely intervals. Blocks that are all empty take no bytes at all.
+// A block that is not empty: its alphabet, the frequencies of its entries, which sum to a power of two, then the
+// entries, the escape followed by the raw symbol. Everything, tables included, is one run of the coder below; bits of
+// the tables and raw symbols are equally likely intervals. Blocks that are all empty take no bytes at all.
 #pragma once
 
 #include <algorithm>
@@ -149,7 +149,8 @@ inline void encode_block(RangeEncoder& encoder, const ConstBlock& block) {
     }
 }
 
-inline Status decode_symbols(RangeDecoder& decoder, const Alphabet& alphabet, const Frequencies& table, const Block& block) {
+inline Status decode_symbols(RangeDecoder& decoder, const Alphabet& alphabet, const Frequencies& table,
+                             const Block& block) {
     const std::vector<std::uint32_t> starts = interval_starts(table);
     std::vector<std::uint16_t> entry_at(std::size_t{1} << table.precision);
     for (std::size_t i = 0; i < starts.size(); ++i) {

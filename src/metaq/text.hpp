@@ -5,7 +5,9 @@
 // The model first learns the priming text as if it had coded it, so that names and shapes like those cost little.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -18,29 +20,29 @@
 #include "metaq/text_priming.hpp"
 
 namespace metaq::text {
-inline constexpr int tLrMin = 12288;
-inline constexpr int tLrStart = 1600;
-inline constexpr int tLrDecay = 256;
-inline constexpr int tSlow = 250;
-inline constexpr int tFast = 10;
-inline constexpr int tInit = 112;
-inline constexpr int tMiss = 8;
 
 inline constexpr std::size_t kOrders = 6;                  // bytes before: 0 to 4; then the word so far
-inline constexpr std::size_t kInputs = 2 * (kOrders + 2);  // two rates of each, and of the match, twice
+inline constexpr std::size_t kInputs = 2 * (kOrders + 2);  // two rates of each, and of the match, alone and with the path
 inline constexpr std::size_t kTableBits = 16;
-inline constexpr std::size_t kMixers = 16;        // one per length of the match
-inline constexpr std::size_t kMatchMinimum = 3;   // bytes that must agree before a match is followed
+inline constexpr std::size_t kMatchStates = 384;
+inline constexpr std::size_t kMixers = kMatchStates / 32;  // one for each class of the match's length
+inline constexpr std::size_t kMatchMinimum = 3;            // bytes that must agree before a match is followed
+inline constexpr std::size_t kMatchEnough = 16;            // no longer one is looked for beyond
 inline constexpr std::size_t kMatchTableBits = 14;
-inline constexpr int kRecentMisses = 8;           // a match is left when this many of its last predictions failed
-inline constexpr logistic::CounterRates kRates{250, 6};
+inline constexpr std::uint32_t kMatchSalt = 77777;
+inline constexpr logistic::CounterRates kRates{250, 10};
+inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 112;
+inline constexpr int kRateLast = 12288;  // learning rate: kRateLast + kRateFirst * kRateHalf / (kRateHalf + n)
+inline constexpr int kRateFirst = 1600;
+inline constexpr int kRateHalf = 256;
 
 inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) {
     value = (value + salt * 0x9e3779b1u) * 0x85ebca6bu;
     return (value ^ value >> 15) * 0xc2b2ae35u;
 }
 
-// A byte of the past that follows the same bytes as the one to come.
+// A byte of the past that follows the same bytes as the one to come. A match is followed beyond a byte that differs (a header
+// goes on as the last one did after a number of its own), until another agrees on more bytes.
 class Match {
 public:
     // After a byte was appended to `history`: follow it, or look for a longer match.
@@ -50,19 +52,21 @@ public:
             length_ = hit ? length_ + 1 : 0;
             misses_ = (misses_ << 1 | static_cast<std::uint32_t>(!hit)) & 255u;
             ++at_;
-            if (std::popcount(misses_) >= tMiss) at_ = 0;
         }
         if (history.size() < kMatchMinimum) return;
         std::uint32_t last = 0;
         for (std::size_t i = history.size() - kMatchMinimum; i < history.size(); ++i) last = last << 8 | history[i];
         std::uint32_t& slot = table_[hashed(last, 0) >> (32 - kMatchTableBits)];
-        if ((at_ == 0 || length_ < 16) && slot > 0) consider(history, slot);
+        if (length_ < kMatchEnough && slot > 0) consider(history, slot);
         slot = static_cast<std::uint32_t>(history.size());
     }
 
     bool following() const { return at_ > 0; }
     std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
-    std::uint32_t length_class() const { return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10; }
+    // 0 ... 10.
+    std::uint32_t length_class() const {
+        return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
+    }
     std::uint32_t misses() const { return misses_; }
 
 private:
@@ -89,12 +93,11 @@ struct Listener {
 class Model {
 public:
     Model() {
-        for (auto& table : counters_) for (auto& counter : table) logistic::set_probability(counter, 32768, 0);
-        for (auto& counter : match_counters_) logistic::set_probability(counter, 32768, 0);
-        for (auto& mixer : mixers_) {
-            mixer.weight.fill(logistic::kWeightOne / 1000 * tInit);
-            mixer.count = 0;
+        for (auto& table : counters_) {
+            for (auto& counter : table) logistic::set_probability(counter, 32768, 0);
         }
+        for (auto& counter : match_counters_) logistic::set_probability(counter, 32768, 0);
+        for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
         Listener listener;
         for (const char c : kPriming) code(listener, static_cast<std::uint8_t>(c));
     }
@@ -103,7 +106,7 @@ public:
     std::uint8_t code(Coder& coder, std::uint8_t byte) {
         std::uint32_t path = 1;
         while (path < 256) {
-            const int shift = 7 - (std::bit_width(path) - 1);
+            const int shift = 8 - static_cast<int>(std::bit_width(path));
             path = path << 1 | static_cast<std::uint32_t>(code_bit(coder, byte >> shift & 1, path));
         }
         append(static_cast<std::uint8_t>(path));
@@ -117,21 +120,17 @@ private:
         for (std::size_t i = 0; i < kOrders; ++i) used[i] = &counters_[i][hashed(context_[i], path) >> (32 - kTableBits)];
         const std::uint32_t state = match_state(path);
         used[kOrders] = &match_counters_[state];
-        used[kOrders + 1] = &counters_[0][hashed(state+77777, path) >> (32 - kTableBits)];
+        used[kOrders + 1] = &counters_[0][hashed(state + kMatchSalt, path) >> (32 - kTableBits)];
         std::array<std::int16_t, kInputs> input;
         for (std::size_t i = 0; i < used.size(); ++i) {
             input[2 * i] = logistic::kStretch[used[i]->slow >> 20];
             input[2 * i + 1] = logistic::kStretch[used[i]->fast >> 20];
         }
-        auto& mixer = mixers_[state / 32 ];
-        const int logit = std::clamp(mixer.dot(input), -logistic::kLogitLimit, logistic::kLogitLimit);
-        const std::uint32_t probability = std::clamp<std::uint32_t>(logistic::squash(logit), 16, 65536 - 16);
-        bit = coder.code(bit, probability);
-        for (auto* counter : used) logistic::update(*counter, bit, {std::uint32_t(tSlow), std::uint32_t(tFast)});
-        const int error = ((bit << 16) - static_cast<int>(probability)) >> 1;
-        const int rate = tLrMin + tLrStart * tLrDecay / (tLrDecay + mixer.count);
-        ++mixer.count;
-        mixer.update(input, static_cast<std::int32_t>(std::int64_t{error} * rate >> 16));
+        auto& mixer = mixers_[state / 32];
+        const int logit = mixer.logit(input);
+        bit = coder.code(bit, std::clamp<std::uint32_t>(logistic::squash(logit), 16, 65536 - 16));
+        for (auto* counter : used) logistic::update(*counter, bit, kRates);
+        mixer.update(input, logit, bit, kRateLast + kRateFirst * kRateHalf / (kRateHalf + mixer.count));
         return bit;
     }
 
@@ -139,7 +138,7 @@ private:
     std::uint32_t match_state(std::uint32_t path) const {
         if (!match_.following()) return 0;
         const std::uint32_t expected = match_.predicted(history_) | 256u;
-        const int known = std::bit_width(path) - 1;
+        const int known = static_cast<int>(std::bit_width(path)) - 1;
         if (expected >> (8 - known) != path) return 1;
         const std::uint32_t bit = expected >> (7 - known) & 1;
         const auto recent = std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(match_.misses())), 7);
@@ -161,8 +160,8 @@ private:
     }
 
     std::array<std::array<logistic::Counter, 1 << kTableBits>, kOrders> counters_;
-    std::array<logistic::Counter, 512> match_counters_;
-    std::array<logistic::MixerWeights<kInputs>, kMixers> mixers_;
+    std::array<logistic::Counter, kMatchStates> match_counters_;
+    std::array<logistic::Mixer<kInputs>, kMixers> mixers_;
     std::array<std::uint32_t, kOrders> context_{};
     std::vector<std::uint8_t> history_;
     Match match_;

@@ -28,13 +28,16 @@ using Tensors = std::vector<Tensor>;
 template <class Symbol>
 Tensor tensor(std::size_t rows, std::size_t channels, std::size_t kernel, Symbol symbol) {
     Tensor result{{}, rows, channels, kernel};
-    for (std::size_t i = 0; i < rows * channels * kernel; ++i) result.symbols.push_back(static_cast<std::int32_t>(symbol(i)));
+    const std::size_t size = rows * channels * kernel;
+    for (std::size_t i = 0; i < size; ++i) result.symbols.push_back(static_cast<std::int32_t>(symbol(i)));
     return result;
 }
 
 struct Coder {
     Encode encode;
     Decode decode;
+    bool detects_cuts;  // what is left of a stream never is one; arithmetic codes, read with zeros behind, may be
+    int repeats;        // of damage to a stream
 
     Bytes encoded(const Tensors& tensors) const {
         std::vector<metaq::ConstBlock> blocks;
@@ -129,30 +132,32 @@ inline void survives_damage(const Coder& coder) {
         const Bytes data = coder.encoded(tensors);
         if (data.empty()) continue;
         Tensors result = blank(tensors);
-        for (int repeat = 0; repeat < 30; ++repeat) {
+        for (int repeat = 0; repeat < coder.repeats; ++repeat) {
             Bytes damaged = data;
             for (std::uint64_t i = random.below(4); i < 4; ++i) {
                 // Mostly at the start, where the tables are.
-                const std::uint64_t place = random.below(2) == 0 ? random.below(damaged.size()) : random.below(40) % damaged.size();
+                const std::uint64_t any = random.below(damaged.size());
+                const std::uint64_t place = random.below(2) == 0 ? any : any % 40;
                 damaged[place] ^= static_cast<std::uint8_t>(1u << random.below(8));
             }
             (void)coder.decoded(damaged, result);
             for (std::uint8_t& byte : damaged) byte = static_cast<std::uint8_t>(random.next());
             (void)coder.decoded(damaged, result);
             const std::span cut(data.data(), random.below(data.size()));
-            CHECK(coder.decoded(cut, result) != Status::ok);
+            const Status status = coder.decoded(cut, result);
+            CHECK(status != Status::ok || !coder.detects_cuts);
         }
-        CHECK(coder.decoded({}, result) != Status::ok);
     }
 }
 
 // Symbols from any accepted stream are symbols.
 inline void stays_in_range(const Coder& coder) {
     check::Random random(3);
-    for (int repeat = 0; repeat < 20000; ++repeat) {
+    for (int repeat = 0; repeat < 500 * coder.repeats; ++repeat) {
         Bytes data(1 + random.below(24));
         for (std::uint8_t& byte : data) byte = static_cast<std::uint8_t>(random.next() & random.next());
-        Tensors result = {tensor(1 + random.below(4), 1 + random.below(4), 1 + random.below(3), [](std::size_t) { return 0; })};
+        const auto side = [&] { return static_cast<std::size_t>(1 + random.below(4)); };
+        Tensors result = {tensor(side(), side(), side(), [](std::size_t) { return 0; })};
         if (coder.decoded(data, result) != Status::ok) continue;
         for (const std::int32_t symbol : result[0].symbols) {
             CHECK(-metaq::kSymbolLimit < symbol && symbol < metaq::kSymbolLimit);

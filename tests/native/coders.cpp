@@ -6,9 +6,9 @@
 
 namespace {
 
-constexpr suite::Coder huffman{&metaq::huffman::encode, &metaq::huffman::decode};
-constexpr suite::Coder mixing{&metaq::mixing::encode, &metaq::mixing::decode};
-constexpr suite::Coder range{&metaq::range::encode, &metaq::range::decode};
+constexpr suite::Coder huffman{&metaq::huffman::encode, &metaq::huffman::decode, true, 40};
+constexpr suite::Coder range{&metaq::range::encode, &metaq::range::decode, false, 40};
+constexpr suite::Coder mixing{&metaq::mixing::encode, &metaq::mixing::decode, false, 2};
 
 }  // namespace
 

@@ -40,7 +40,8 @@ static bool is_complete(const std::vector<std::uint8_t>& lengths) {
 }
 
 TEST(golomb_codes_every_order) {
-    const std::vector<std::uint32_t> values = {0, 1, 2, 3, 7, 8, 1000, 65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff};
+    const std::vector<std::uint32_t> values = {0,     1,     2,          3,          7,         8, 1000,
+                                               65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff};
     for (unsigned order = 0; order < 32; ++order) {
         std::vector<std::uint8_t> bytes;
         metaq::BitWriter writer(bytes);
@@ -133,9 +134,9 @@ TEST(frequencies_round_trip) {
     }
 }
 
-TEST(log2_fixed_is_close) {
+TEST(fixed_log2_is_close) {
     for (std::uint32_t value = 1; value <= 65536; ++value) {
-        const double difference = static_cast<double>(metaq::range::log2_fixed(value)) / 65536 - std::log2(value);
+        const double difference = static_cast<double>(metaq::fixed_log2(value)) / 65536 - std::log2(value);
         CHECK(difference <= 0 && difference > -1e-4);
     }
 }
@@ -147,8 +148,24 @@ TEST(alphabet_bounds_its_tables) {
     CHECK(distinct.alphabet().listed.empty());
     CHECK(distinct.alphabet().escape_width == 30);
 
-    for (std::size_t i = 0; i < symbols.size(); ++i) symbols[i] = static_cast<std::int32_t>(i % 10000) - 700;
+    for (std::size_t i = 0; i < symbols.size(); ++i) {
+        symbols[i] = static_cast<std::int32_t>(i % 5 == 0 ? 900 + i * 7 : i % 801);
+    }
     const metaq::Histogram wide({symbols.data(), symbols.size(), 1, 1});
-    CHECK(wide.alphabet().listed.size() == metaq::kListedLimit);
-    CHECK(wide.counts().back() == 10 * (10000 - metaq::kListedLimit));
+    CHECK(wide.alphabet().listed.size() == 801);
+    CHECK(wide.alphabet().has_escape());
+    CHECK(std::accumulate(wide.counts().begin(), wide.counts().end(), std::uint64_t{0}) == symbols.size());
+}
+
+TEST(alphabet_lists_few_symbols_and_lets_outliers_escape) {
+    std::vector<std::int32_t> symbols(10000);
+    for (std::size_t i = 0; i < symbols.size(); ++i) symbols[i] = static_cast<std::int32_t>(i % 7) - 3;
+    const metaq::Histogram few({symbols.data(), 100, 10, 10});
+    CHECK((few.alphabet().listed == std::vector<std::int32_t>{-3, -2, -1, 0, 1, 2, 3}));
+    CHECK(!few.alphabet().has_escape());
+
+    for (std::size_t i = 0; i < 100; ++i) symbols[100 * i] = static_cast<std::int32_t>(i * i * 50021) + 1000;
+    const metaq::Histogram outliers({symbols.data(), 100, 10, 10});
+    CHECK(outliers.alphabet().listed == few.alphabet().listed);
+    CHECK(outliers.alphabet().has_escape());
 }

@@ -19,7 +19,9 @@ def by_name(name: str) -> Callable[[int], Dataset]:
         InputError: no data set has that name.
     """
     if name not in datasets:
-        raise InputError(f"data set: expected one of {', '.join(datasets)}, found {name!r}{nearest_name(name, datasets)}")
+        raise InputError(
+            f"data set: expected one of {', '.join(datasets)}, found {name!r}{nearest_name(name, datasets)}"
+        )
     return datasets[name]
 
 

@@ -1,4 +1,4 @@
-"""Where data files come from: ``$METAQ_DATA``, then the user's cache, then the mirrors; each checked before it is used."""
+"""Where data files come from: ``$METAQ_DATA``, then the user's cache, then the mirrors; each is checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TIMEOUT_SECONDS = 20
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published gzip file: its name, the SHA-256 of its unpacked content, and the URLs of the folders that hold it."""
+    """A published gzip file: its name, the SHA-256 of its unpacked content, the URLs of folders that hold it."""
 
     name: str
     sha256: str
@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 def fetch(dataset: str, file: PublishedFile) -> bytes:
-    """The unpacked content of a local copy, or of one downloaded into the cache; never of a file that is not the published one.
+    """The unpacked content of a local copy, or of one downloaded into the cache, once it is checked.
 
     Raises:
         DataError: a local copy is another file, or there is none and no mirror could be reached.
@@ -77,5 +77,7 @@ def _unpack(packed: bytes, file: PublishedFile, where: str) -> bytes:
         raise DataError(f"{where}: expected a gzip file, found {error}; remove it to have it fetched again") from None
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
-        raise DataError(f"{where}: expected content of SHA-256 {file.sha256}, found {digest}; remove it to have it fetched again")
+        raise DataError(
+            f"{where}: expected content of SHA-256 {file.sha256}, found {digest}; remove it to have it fetched again"
+        )
     return content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,8 +22,12 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         InputError: not a readable file of torch.save, or one that holds anything but named tensors.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its message is how to run what is in the file
+        raise InputError(f"{path}: expected a state dict as torch.save writes it, found other content in it") from None
+    except Exception as error:  # on a damaged file, anything from IndexError to AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected a state dict as torch.save writes it, found otherwise ({reason})") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):

@@ -1,4 +1,4 @@
-"""What a method is: a frozen configuration that binds to a model's parameters and then acts at fixed points of training."""
+"""What a method is: a frozen configuration that binds to parameters and then acts at fixed points of training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BoundMethod(ABC):
         """Before the model's forward pass: may show it other weights than those the optimizer holds."""
 
     def on_gradients(self) -> None:
-        """Between ``backward()`` and ``optimizer.step()``: takes back what `on_forward` did, adds the regulariser's gradient."""
+        """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
 
     def on_last_phase(self) -> None:
         """When the last phase of training begins, in which the zero pattern stays as it is."""

@@ -16,7 +16,7 @@ from metaq.training import run
 
 def forget_last_demo(folder: Path) -> None:
     """Remove the files of an earlier demo, and nothing else, so that the demo starts anew."""
-    for name in (run.CONFIG, run.METRICS, run.CHECKPOINT, run.FLOAT_NETWORK, run.FILE, run.RESULT, "report.html"):
+    for name in (run.CONFIG, run.METRICS, run.CHECKPOINT, run.FLOAT_NETWORK, run.FILE, run.RESULT, run.REPORT):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -35,7 +35,9 @@ def check_in_new_process(folder: Path, result: dict[str, Any]) -> None:
     if found["weights_sha256"] != result["weights_sha256"]:
         raise FormatError(f"{path}: expected the trained network's weights bit for bit, found others")
     if found["test_accuracy"] != result["test_after"]["accuracy"]:
-        raise FormatError(f"{path}: expected accuracy {result['test_after']['accuracy']}, found {found['test_accuracy']}")
+        raise FormatError(
+            f"{path}: expected accuracy {result['test_after']['accuracy']}, found {found['test_accuracy']}"
+        )
 
 
 def demo_entries(folder: Path, result: dict[str, Any]) -> dict[str, str]:

@@ -25,18 +25,21 @@ try:  # here and not in write_report, so that a run lacks them before its traini
 
     from metaq.report import plots
 except ModuleNotFoundError as error:
-    raise InputError(f"report: expected jinja2 and matplotlib, found no {error.name}; pip install 'metaq[train]'") from None
+    raise InputError(f"report: expected module {error.name!r}, found none; pip install 'metaq[train]'") from None
 
-REPORT = "report.html"
-MOST_HISTOGRAMS = 100  # about 8 kilobytes each
-_RESULT_KEYS = "recipe", "float32_bytes", "file_bytes", "ratio", "epoch", "test_before", "test_after", "seconds", "machine", "weights_sha256"
+MOST_HISTOGRAMS = 100  # about 10 kilobytes each
+_RESULT_KEYS = (
+    *("recipe", "float32_bytes", "file_bytes", "ratio", "epoch"),
+    *("test_before", "test_after", "seconds", "machine", "weights_sha256"),
+)
 _EPOCH_KEYS = "stage", "epoch", "loss", "validation_loss", "validation_accuracy"
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What a run's folder holds; ``chosen`` is the position among ``epochs`` of the one whose weights are the file's."""
+    """What a run's folder holds; ``chosen`` is the position in ``epochs`` of the one whose weights are the file's."""
 
+    folder: Path
     config: Row
     result: Row
     epochs: list[Row]
@@ -54,7 +57,8 @@ def write_report(folder: Path) -> Path:
     """
     content = _read(folder)
     model = content.reader.model()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    quantized = _quantized(content, model)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["text"] = text
     template = environment.from_string((resources.files("metaq.report") / "page.html.j2").read_text(encoding="utf-8"))
     page = template.render(
@@ -62,11 +66,12 @@ def write_report(folder: Path) -> Path:
         config=_flat(content.config),
         file_coder=content.config["file"]["coder"],
         curves=_curves(content),
-        histograms=_histograms(content.before, model, folder),
+        histograms=_histograms(content.before, quantized),
+        left_out=max(0, len(quantized) - MOST_HISTOGRAMS),
         coders=coder_rows(model),
         tensors=tensor_rows(content.reader),
     )
-    path = folder / REPORT
+    path = folder / run.REPORT
     write_atomically(path, page.encode())
     return path
 
@@ -84,9 +89,10 @@ def _read(folder: Path) -> _Content:
     epochs = [_object(line, _EPOCH_KEYS, f"{metrics}, line {number}") for number, line in enumerate(lines, 1)]
     chosen = [n for n, epoch in enumerate(epochs) if (epoch["stage"], epoch["epoch"]) == (COMPRESS, result["epoch"])]
     if len(chosen) != 1 or "file_bytes" not in epochs[chosen[0]]:
-        raise FormatError(f"{metrics}: expected one line with file_bytes for epoch {result['epoch']} of stage compress, found otherwise")
+        where = f"{metrics}, epoch {result['epoch']} of stage compress"
+        raise FormatError(f"{where}: expected one line with file_bytes, found {len(chosen)} lines")
     reader = Reader(read_bytes(folder / run.FILE), str(folder / run.FILE))
-    return _Content(config, result, epochs, chosen[0], read_safetensors(folder / run.FLOAT_NETWORK)[0], reader)
+    return _Content(folder, config, result, epochs, chosen[0], read_safetensors(folder / run.FLOAT_NETWORK)[0], reader)
 
 
 def _object(data: bytes, keys: Sequence[str], where: str) -> Row:
@@ -117,19 +123,31 @@ def _curves(content: _Content) -> dict[str, str]:
     }
 
 
-def _histograms(before: dict[str, Tensor], model: CompressedModel, folder: Path) -> dict[str, str]:
-    """Names and SVG for the quantized tensors, in the file's order; of too many, the largest."""
-    quantized = {
-        name: tensor
-        for name, tensor in model.tensors.items()
-        if isinstance(tensor, CodedTensor) and tensor.symbols.numel() and not isinstance(tensor.codebook, IntegerCodebook)
+def _quantized(content: _Content, model: CompressedModel) -> dict[str, CodedTensor]:
+    """The tensors whose histograms there are: quantized, not empty, and in the float network too."""
+    quantized: dict[str, CodedTensor] = {}
+    for name, tensor in model.tensors.items():
+        if not isinstance(tensor, CodedTensor) or isinstance(tensor.codebook, IntegerCodebook):
+            continue
+        expected = list(tensor.symbols.shape)
+        found = list(content.before[name].shape) if name in content.before else "no such tensor"
+        if found != expected:
+            where = f"{content.folder / run.FLOAT_NETWORK}, tensor {name!r}"
+            raise FormatError(f"{where}: expected shape {expected} as in {run.FILE}, found {found}")
+        if tensor.symbols.numel():
+            quantized[name] = tensor
+    return quantized
+
+
+def _histograms(before: dict[str, Tensor], quantized: dict[str, CodedTensor]) -> dict[str, str]:
+    """Names and SVG in the file's order; of too many tensors, the largest."""
+    by_size = sorted(quantized, key=lambda name: -quantized[name].symbols.numel())
+    drawn = set(by_size[:MOST_HISTOGRAMS])
+    return {
+        name: plots.weight_histogram(name, before[name], tensor.decompress())
+        for name, tensor in quantized.items()
+        if name in drawn
     }
-    for name, tensor in quantized.items():
-        found = tuple(before[name].shape) if name in before else "none"
-        if found != tuple(tensor.symbols.shape):
-            raise FormatError(f"{folder / run.FLOAT_NETWORK}, tensor {name!r}: expected {tuple(tensor.symbols.shape)}, found {found}")
-    largest = sorted(quantized, key=lambda name: -quantized[name].symbols.numel())[:MOST_HISTOGRAMS]
-    return {name: plots.weight_histogram(name, before[name], quantized[name].decompress()) for name in quantized if name in largest}
 
 
 def _flat(tree: Row, prefix: str = "") -> Row:

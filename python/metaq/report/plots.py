@@ -1,4 +1,4 @@
-"""The page's plots, each one an inline SVG whose colours are the page's CSS variables, the same bytes for the same data."""
+"""The page's plots: inline SVG in the colours of the page's CSS variables, the same bytes for the same data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from torch import Tensor
 
 Epoch = Mapping[str, Any]
@@ -23,7 +23,7 @@ Epoch = Mapping[str, Any]
 _INK, _MUTED, _GRID, _BEFORE, _AFTER, _SECOND = "#1d2430", "#5f6a7a", "#dfe3e9", "#aab4c2", "#1f5fd0", "#c2570c"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _BEFORE: "before", _AFTER: "after", _SECOND: "second"}
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -39,11 +39,9 @@ _STYLE: dict[str, Any] = {
     "text.color": _INK,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
     "legend.frameon": False,
 }
-_CURVE_INCHES, _HISTOGRAM_INCHES = (5.0, 3.0), (3.4, 2.1)
+_CURVE_INCHES, _HISTOGRAM_INCHES = (4.2, 2.8), (3.4, 2.1)
 _BINS = 61  # odd, so that one bin lies around the middle
 _MOST_STEMS = 64  # levels up to which each is drawn on its own
 _FLOOR = 0.5  # lower end of the counts' logarithmic axis: a single weight still shows
@@ -55,15 +53,16 @@ def loss_curves(epochs: Sequence[Epoch]) -> str:
 
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
-        _plot(axes, [epoch["loss"] for epoch in epochs], _AFTER, "training")
-        _plot(axes, [epoch["validation_loss"] for epoch in epochs], _SECOND, "validation")
-        _label_sizes(axes, lambda value: f"{value:.3g}")
+        for key, color, label in (("loss", _AFTER, "training"), ("validation_loss", _SECOND, "validation")):
+            losses = np.array([epoch[key] for epoch in epochs], np.float64)
+            _plot(axes, np.where(losses > 0, losses, np.nan), color, label)  # what has no logarithm leaves a gap
+        _label_powers(axes, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:.3g}")
         axes.set_ylabel("cross-entropy (nats, log scale)")
         axes.legend()
         _mark_stages(axes, epochs)
 
     first, last = epochs[0]["validation_loss"], epochs[-1]["validation_loss"]
-    return _render(draw, _CURVE_INCHES, f"Loss over the epochs; the validation loss goes from {first:.3g} to {last:.3g} nats.")
+    return _render(draw, _CURVE_INCHES, f"Loss over the epochs: validation from {first:.3g} to {last:.3g} nats.")
 
 
 def accuracy_curve(epochs: Sequence[Epoch], chosen: int) -> str:
@@ -77,7 +76,7 @@ def accuracy_curve(epochs: Sequence[Epoch], chosen: int) -> str:
         _mark_chosen(axes, chosen, accuracies[chosen], f"{accuracies[chosen]:.2%}")
         _mark_stages(axes, epochs)
 
-    return _render(draw, _CURVE_INCHES, f"Validation accuracy over the epochs; {accuracies[chosen]:.2%} in the file's epoch.")
+    return _render(draw, _CURVE_INCHES, f"Validation accuracy over the epochs: {accuracies[chosen]:.2%} in the file's.")
 
 
 def size_curve(epochs: Sequence[Epoch], chosen: int, float_bytes: int) -> str:
@@ -87,24 +86,25 @@ def size_curve(epochs: Sequence[Epoch], chosen: int, float_bytes: int) -> str:
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
         axes.axhline(float_bytes, color=_MUTED, linestyle="--", linewidth=1)
-        axes.annotate(f"float32: {float_bytes:,}", (1, float_bytes), (0, -3), ("axes fraction", "data"), "offset points", ha="right", va="top")
+        where = axes.get_yaxis_transform()  # from the left edge to the right, and bytes
+        axes.text(1, float_bytes / 1.1, f"float32: {float_bytes:,}", ha="right", va="top", transform=where)
         _plot(axes, sizes, _AFTER)
-        _label_sizes(axes, lambda value: f"{value:,.0f}")
+        _label_powers(axes, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
         axes.set_ylabel("file size (bytes, log scale)")
         _mark_chosen(axes, chosen, sizes[chosen], f"{sizes[chosen]:,}")
         _mark_stages(axes, epochs)
 
-    return _render(draw, _CURVE_INCHES, f"File size over the epochs: {sizes[chosen]:,} bytes in the file's, {float_bytes:,} as float32.")
+    return _render(draw, _CURVE_INCHES, f"File size over the epochs: {sizes[chosen]:,} bytes in the file's.")
 
 
 def weight_histogram(name: str, before: Tensor, after: Tensor) -> str:
-    """One tensor's weights: the float network's in bins, and the file's level by level, on a logarithmic axis of counts.
+    """One tensor's weights: the float network's in bins, the file's level by level, on a logarithmic axis of counts.
 
     Args:
         before, after: floating point, any shape, the same number of weights, at least one.
     """
-    levels, counts = (part.numpy() for part in torch.unique(after.to(torch.float64), return_counts=True))
-    weights = before.to(torch.float64).reshape(-1).numpy()
+    weights, quantized = (part.to(torch.float64).reshape(-1).numpy() for part in (before, after))
+    levels, counts = np.unique(quantized, return_counts=True)
     edges = np.histogram_bin_edges(np.concatenate([weights, levels]), _BINS)
     binned = np.histogram(weights, edges)[0]
 
@@ -115,22 +115,23 @@ def weight_histogram(name: str, before: Tensor, after: Tensor) -> str:
             # One line with gaps, since a line for each level would make the page large.
             gaps = np.full_like(levels, np.nan)
             heights = np.stack([np.full_like(levels, _FLOOR), counts, gaps], axis=1)
-            axes.plot(np.stack([levels, levels, gaps], axis=1).ravel(), heights.ravel(), color=_AFTER, linewidth=2)
-            axes.plot(levels, counts, "o", color=_AFTER, markersize=3)
+            positions = np.stack([levels, levels, gaps], axis=1)
+            axes.plot(positions.ravel(), heights.ravel(), color=_AFTER, linewidth=2, solid_capstyle="butt")
         else:
-            axes.stairs(np.maximum(np.histogram(after.numpy(), edges)[0], _FLOOR), edges, baseline=None, color=_AFTER, linewidth=1.5)
+            heights = np.maximum(np.histogram(quantized, edges)[0], _FLOOR)
+            axes.stairs(heights, edges, baseline=None, color=_AFTER, linewidth=1.5)
         axes.set_ylim(_FLOOR, max(10, 2 * binned.max(), 2 * counts.max()))
-        axes.yaxis.set_major_locator(LogLocator(numticks=5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        _label_powers(axes, LogLocator(numticks=5), lambda value: f"{value:,.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("weight")
         axes.set_ylabel("count (log scale)")
 
-    label = f"Weights of {name}: before {weights.min():.3g} to {weights.max():.3g}, after {levels.size} levels, {levels[0]:.3g} to {levels[-1]:.3g}."
+    label = f"Weights of {name}: before, from {weights.min():.3g} to {weights.max():.3g};"
+    label += f" after, on {levels.size} levels from {levels[0]:.3g} to {levels[-1]:.3g}."
     return _render(draw, _HISTOGRAM_INCHES, label)
 
 
-def _plot(axes: Axes, values: Sequence[float], color: str, label: str | None = None) -> None:
+def _plot(axes: Axes, values: Sequence[float] | np.ndarray, color: str, label: str | None = None) -> None:
     """A curve over epochs counted from 1."""
     marker = "o" if len(values) <= _FEW_EPOCHS else None
     axes.plot(range(1, len(values) + 1), values, color=color, label=label, marker=marker, markersize=3, linewidth=1.5)
@@ -148,19 +149,18 @@ def _mark_stages(axes: Axes, epochs: Sequence[Epoch]) -> None:
     axes.set_xlim(0.5, len(epochs) + 0.5)
     axes.margins(y=0.1)
     axes.axvline(boundary, color=_MUTED, linewidth=1)
-    for text, side, shift in (("float", "right", -4), ("compress", "left", 4)):
-        axes.annotate(
-            text, (boundary, 1), (shift, 2), ("data", "axes fraction"), "offset points", color=_MUTED, ha=side, va="bottom"
-        )
+    where = axes.get_xaxis_transform()  # epochs, and from the bottom to the top
+    axes.text(boundary, 1.01, "float\N{NO-BREAK SPACE}", color=_MUTED, ha="right", va="bottom", transform=where)
+    axes.text(boundary, 1.01, "\N{NO-BREAK SPACE}compress", color=_MUTED, ha="left", va="bottom", transform=where)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch, both stages counted")
 
 
-def _label_sizes(axes: Axes, text: Callable[[float], str]) -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten, written out."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def _label_powers(axes: Axes, locator: LogLocator, text: Callable[[float], str]) -> None:
+    """Ticks on a logarithmic axis, their values written out."""
+    axes.yaxis.set_major_locator(locator)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-    axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _render(draw: Callable[[Axes], None], inches: tuple[float, float], label: str) -> str:
@@ -171,10 +171,16 @@ def _render(draw: Callable[[Axes], None], inches: tuple[float, float], label: st
         figure = Figure(figsize=inches, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the plots of one page would share them
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _inline(buffer.getvalue(), label)
+
+
+def _inline(document: str, label: str) -> str:
+    """What a page needs of an SVG document: no prologue, its own font and colours, positions to 0.01 points."""
+    svg = document[document.index("<svg") :]
+    svg = re.sub(r'<style.*?</style>|font-family: [^;]*; | id="[\w.]*_\d+"|<g/>', "", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag.group()), svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return svg
+    svg = re.sub(r"\n\s*", "\n", svg)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

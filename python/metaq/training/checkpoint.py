@@ -36,7 +36,8 @@ def save(path: Path, progress: Progress, stage: Stage, recipe: dict[str, Any]) -
     """Write a checkpoint, whole or not at all."""
     state = {
         "recipe": recipe,
-        "progress": vars(progress) | {"best_file": torch.frombuffer(bytearray(progress.best_file or b"\0"), dtype=torch.uint8)},
+        "progress": vars(progress)
+        | {"best_file": torch.frombuffer(bytearray(progress.best_file or b"\0"), dtype=torch.uint8)},
         "model": stage.model.state_dict(),
         "optimizer": stage.optimizer.state_dict(),
         "generator": stage.generator.get_state(),

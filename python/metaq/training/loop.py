@@ -37,9 +37,11 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
 
 
 class Stage:
-    """One stage of training at work: a model, Adam on its parameters, a shuffling generator and, in the second, a compressor."""
+    """One stage of training at work: a model, Adam on its parameters, a shuffling generator, perhaps a compressor."""
 
-    def __init__(self, model: nn.Module, section: StageSection, split: Split, seed: int, compressor: Compressor | None) -> None:
+    def __init__(
+        self, model: nn.Module, section: StageSection, split: Split, seed: int, compressor: Compressor | None
+    ) -> None:
         self.model = model
         self.section = section
         self.split = split
@@ -58,7 +60,7 @@ class Stage:
             self._set_learning_rate((epoch + batch / self.steps_per_epoch) / self.section.epochs)
             self.optimizer.zero_grad()
             loss = functional.cross_entropy(self.model(images), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if self.compressor is not None:
                 self.compressor.regularize()
             self.optimizer.step()
@@ -67,7 +69,7 @@ class Stage:
         return total / self.steps_per_epoch
 
     def is_last_phase(self, epoch: int) -> bool:
-        """Whether an epoch's weights may become the file: in the last phase, or the last epoch if there is no such phase."""
+        """Whether an epoch's weights may become the file: in the last phase or, if there is none, the last epoch."""
         return epoch >= self.section.epochs - max(1, self.section.last_phase_epochs)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:

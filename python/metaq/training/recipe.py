@@ -6,7 +6,8 @@ import dataclasses
 import tomllib
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,14 +55,10 @@ class StageSection:
 
 @dataclass(frozen=True)
 class MethodSection:
-    """Which method, and its configuration's entries."""
+    """Which method, and its configuration."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def configure(self) -> Method:
-        """The method's configuration."""
-        return methods.by_name(self.name)(**self.options)
+    configuration: Method
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         known = known_recipes()
         if name_or_path not in known:
             hint = nearest_name(name_or_path, known)
-            raise RecipeError(f"recipe: expected one of {', '.join(known)}, or a path ending in .toml, found {name_or_path!r}{hint}")
+            raise RecipeError(
+                f"recipe: expected one of {', '.join(known)}, or a path ending in .toml, found {name_or_path!r}{hint}"
+            )
         text = (resources.files("metaq") / "recipes" / f"{name_or_path}.toml").read_text(encoding="utf-8")
         name = name_or_path
     try:
@@ -128,7 +127,6 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
     """
     recipe = _section(Recipe, {"name": name, **tree}, "")
     try:
-        recipe.method.configure()
         models.by_name(recipe.network.name)
         data.by_name(recipe.data.name)
     except InputError as error:
@@ -139,9 +137,11 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
 
 
 def as_tree(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain dictionaries, in the layout of its TOML file."""
+    """The recipe as plain dictionaries, in the layout of its TOML file, with every default of the method's spelt out."""
     tree = dataclasses.asdict(recipe)
-    tree["method"] = {"name": recipe.method.name, **recipe.method.options}
+    options = vars(recipe.method.configuration)
+    plain = {key: value.value if isinstance(value, Enum) else value for key, value in options.items()}
+    tree["method"] = {"name": recipe.method.name, **plain}
     del tree["name"]
     return tree
 
@@ -197,19 +197,29 @@ def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
         raise RecipeError(f"recipe key {where + 'name'!r}: {error}") from None
     _check_keys(tree, ["name", *types], where)
     options = {key: _typed(value, types[key], where + key) for key, value in tree.items() if key != "name"}
-    return MethodSection(tree["name"], options)
+    try:
+        return MethodSection(tree["name"], methods.by_name(tree["name"])(**options))
+    except InputError as error:
+        raise RecipeError(f"recipe section {where.rstrip('.')!r}: {error}") from None
 
 
 def _check_keys(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
     for key in tree:
         if key not in known:
             hint = nearest_name(key, known)
-            raise RecipeError(f"recipe key {where + key!r}: expected one of {', '.join(known)}, found an unknown one{hint}")
+            raise RecipeError(
+                f"recipe key {where + key!r}: expected one of {', '.join(known)}, found an unknown one{hint}"
+            )
 
 
 def _typed(value: Any, kind: Any, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choices = [choice.value for choice in kind]
+        if value not in choices:
+            raise RecipeError(f"recipe key {path!r}: expected one of {', '.join(choices)}, found {value!r}")
+        return kind(value)
     if type(value) is not kind:
         raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {value!r}")
     return value

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -19,6 +18,7 @@ from metaq import container, data, models
 from metaq.compressor import Compressor
 from metaq.data import Dataset
 from metaq.errors import InputError
+from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.metrics import digest
 from metaq.pipeline import CompressedModel
 from metaq.training import checkpoint
@@ -27,7 +27,7 @@ from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Recipe, as_tree
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
-FLOAT_NETWORK, FILE, RESULT = "float.safetensors", "model.mtq", "result.json"
+FLOAT_NETWORK, FILE, RESULT, REPORT = "float.safetensors", "model.mtq", "result.json", "report.html"
 
 Advance = Callable[[str, int, int], None]
 """Told the stage, the training steps done in it and their number in all."""
@@ -55,7 +55,9 @@ class Run:
         torch.set_num_threads(recipe.threads)
         self.state = self._resumed_state() if resume else None
         if not resume and (folder / CHECKPOINT).exists():
-            raise InputError(f"{folder}: expected a new run, found a checkpoint; add --resume to go on, or name another folder")
+            raise InputError(
+                f"{folder}: expected a new run, found a checkpoint; add --resume to go on, or name another folder"
+            )
         self.progress: Progress = self.state["progress"] if self.state else Progress()
         self.dataset: Dataset = data.by_name(recipe.data.name)(recipe.data.held_out)
         try:
@@ -72,7 +74,9 @@ class Run:
         state = checkpoint.load(path)
         if state["recipe"] != self.tree:
             changed = [key for key in self.tree if self.tree[key] != state["recipe"].get(key)]
-            raise InputError(f"{path}: expected the same recipe, found another {', '.join(changed)}; name another folder")
+            raise InputError(
+                f"{path}: expected the same recipe, found another {', '.join(changed)}; name another folder"
+            )
         return state
 
     def _forget_later_metrics(self) -> None:
@@ -87,12 +91,12 @@ class Run:
         model = self._new_network()
         if self.progress.stage == FLOAT:
             self._run_stage(model, None)
-            safetensors.torch.save_file(model.state_dict(), self.folder / FLOAT_NETWORK)
+            write_safetensors(self.folder / FLOAT_NETWORK, model.state_dict(), {})
             self.progress = Progress(stage=COMPRESS)
             self.state = None
         else:
-            model.load_state_dict(safetensors.torch.load_file(self.folder / FLOAT_NETWORK))
-        self._run_stage(model, Compressor(model, self.recipe.method.configure()))
+            model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
+        self._run_stage(model, Compressor(model, self.recipe.method.configuration))
         container.write_atomically(self.folder / FILE, self.progress.best_file)
         return self._finish()
 
@@ -144,7 +148,7 @@ class Run:
     def _finish(self) -> dict[str, Any]:
         """The test set, once: the float network, and the network that the file holds."""
         before, after = self._new_network(), self._new_network()
-        before.load_state_dict(safetensors.torch.load_file(self.folder / FLOAT_NETWORK))
+        before.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         after.load_state_dict(container.Reader(self.progress.best_file).load())
         float_bytes = 4 * sum(parameter.numel() for parameter in before.parameters())
         result = {

@@ -1,0 +1,88 @@
+"""The simil-knapsack against a linear-programming solver, the definition of a hull, and finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from metaq.errors import InputError
+from metaq.solvers.knapsack import hull, solve
+
+
+def random_instance(seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    levels = torch.rand(count, generator=generator, dtype=torch.float64).add(0.05).cumsum(0) - 1
+    xi = torch.randn(count, generator=generator, dtype=torch.float64) * 5
+    weights = levels[0] + torch.rand(7, generator=generator, dtype=torch.float64) * (levels[-1] - levels[0])
+    return xi, levels, weights
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 40))
+@settings(max_examples=60, deadline=None)
+def test_agrees_with_a_general_solver(seed, count):
+    xi, levels, weights = random_instance(seed, count)
+    solution = solve(xi, levels, weights)
+    constraints = np.stack([levels.numpy(), np.ones(count)])
+    for index, weight in enumerate(weights.tolist()):
+        optimum = linprog(xi.numpy(), A_eq=constraints, b_eq=[weight, 1.0], bounds=(0, None))
+        assert optimum.status == 0
+        assert float(solution.value[index]) == pytest.approx(optimum.fun, rel=1e-7, abs=1e-7)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 64))
+@settings(max_examples=60, deadline=None)
+def test_solution_is_feasible_and_its_multiplier_is_a_supporting_slope(seed, count):
+    xi, levels, weights = random_instance(seed, count)
+    found = solve(xi, levels, weights)
+    assert bool(((found.mass >= 0) & (found.mass <= 1)).all())
+    torch.testing.assert_close(found.mass * levels[found.left] + (1 - found.mass) * levels[found.right], weights)
+    # The line through (w, value) with the multiplier's slope lies on or below every point: optimality by duality.
+    line = found.value[:, None] + found.multiplier[:, None] * (levels[None] - weights[:, None])
+    assert bool((line <= xi[None] + 1e-9).all())
+
+
+def test_multiplier_is_the_derivative_of_the_value():
+    xi, levels, weights = random_instance(3, 12)
+    found, small = solve(xi, levels, weights), 1e-7
+    difference = (solve(xi, levels, weights + small).value - solve(xi, levels, weights - small).value) / (2 * small)
+    torch.testing.assert_close(found.multiplier, difference, rtol=1e-5, atol=1e-5)
+
+
+def test_outside_the_levels_the_weight_is_clipped_and_the_multiplier_is_zero():
+    xi, levels = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0])
+    found = solve(xi, levels, torch.tensor([-5.0, 7.0, -1.0, 1.0]))
+    assert found.value.tolist() == [3.0, 2.0, 3.0, 2.0]
+    assert found.multiplier.tolist() == [0.0, 0.0, -2.0, 1.0]
+
+
+def test_expensive_levels_are_jumped_over():
+    found = solve(torch.tensor([0.0, 9.0, 9.0, 3.0]), torch.arange(4.0), torch.tensor([1.5]))
+    assert (int(found.left), int(found.right), float(found.mass)) == (0, 3, 0.5)
+    assert float(found.multiplier) == 1.0
+
+
+def test_a_batch_is_its_rows():
+    xi = torch.randn(9, 33, generator=torch.Generator().manual_seed(0))
+    levels = torch.rand(9, 33, generator=torch.Generator().manual_seed(1)).add(0.1).cumsum(1)
+    together = hull(xi, levels)
+    for row in range(9):
+        alone = hull(xi[row : row + 1], levels[row])
+        assert torch.equal(together.slope[row], alone.slope[0])
+        assert torch.equal(together.left[row], alone.left[0])
+        assert torch.equal(together.right[row], alone.right[0])
+
+
+def test_slopes_never_fall_along_a_hull():
+    edges = hull(torch.randn(50, 64, generator=torch.Generator().manual_seed(2)), torch.arange(64.0))
+    assert bool((edges.slope.diff(dim=1) >= -1e-12).all())
+
+
+@pytest.mark.parametrize(
+    ("xi", "levels"),
+    [(torch.zeros(1), torch.zeros(1)), (torch.zeros(3), torch.zeros(2)), (torch.zeros(2), torch.zeros(2))],
+)
+def test_refuses_what_has_no_hull(xi, levels):
+    with pytest.raises(InputError, match="levels"):
+        solve(xi, levels, torch.zeros(1))
