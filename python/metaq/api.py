@@ -45,16 +45,15 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
         InputError: the file cannot be read, or its names or shapes are not the model's.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    tensors = load_file(path)
-    found = {name: f"shape {tuple(tensor.shape)}" for name, tensor in tensors.items()}
-    for name, tensor in model.state_dict().items():
+    tensors, state = load_file(path), model.state_dict()
+    for name, tensor in state.items():
         expected = f"shape {tuple(tensor.shape)}"
-        if found.pop(name, None) != expected:
-            other = f"shape {tuple(tensors[name].shape)}" if name in tensors else "no such tensor"
-            raise InputError(f"{path}, tensor {name!r} of {type(model).__name__}: expected {expected}, found {other}")
-    if found:
-        extra = next(iter(found))
-        raise InputError(f"{path}: expected only the tensors of {type(model).__name__}, found {extra!r} too")
+        found = f"shape {tuple(tensors[name].shape)}" if name in tensors else "no such tensor"
+        if found != expected:
+            raise InputError(f"{path}, tensor {name!r} of {type(model).__name__}: expected {expected}, found {found}")
+    for name in tensors:
+        if name not in state:
+            raise InputError(f"{path}: expected only the tensors of {type(model).__name__}, found {name!r} too")
     model.load_state_dict(tensors)
 
 

@@ -114,7 +114,7 @@ public:
                           leaning(expected) * 64 + scale * 2,
                           source_bin() * kScales + bin_of(expected.row, 2, kScales),
                           exact(near.left, near.above),
-                          bin_of(expected.row, 3, 64) * 20 + static_cast<std::size_t>(std::clamp(((expected.column - expected.all) >> 6) + 10, 0, 19))};
+                          bin_of(expected.row, 3, 64) * 20 + static_cast<std::size_t>(std::clamp((((spatial_ ? expected.channel : expected.column) - expected.all) >> 6) + 10, 0, 19))};
         return contexts;
     }
 

@@ -19,3 +19,6 @@ def by_name(name: str) -> type[nn.Module]:
     if name not in models:
         raise InputError(f"network: expected one of {', '.join(models)}, found {name!r}{nearest_name(name, models)}")
     return models[name]
+
+
+__all__ = ["LeNet5", "by_name", "models"]
