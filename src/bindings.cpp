@@ -17,6 +17,7 @@
 
 #include "metaq/huffman.hpp"
 #include "metaq/mixing.hpp"
+#include "metaq/quantized_view.hpp"
 #include "metaq/range.hpp"
 #include "metaq/symbols.hpp"
 #include "metaq/text.hpp"
@@ -134,6 +135,34 @@ nb::bytes decode_text(const ByteArray& data, std::size_t size) {
     return to_python(bytes);
 }
 
+// Addresses of float32 arrays that the caller keeps alive, contiguous and on the CPU, and has checked.
+using Addresses = std::vector<std::uintptr_t>;
+
+float* floats(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
+
+void show_quantized(const Addresses& weights, const Addresses& latents, const std::vector<std::size_t>& sizes,
+                    const std::vector<float>& steps, int radius, std::uintptr_t counts) {
+    nb::gil_scoped_release release;
+    auto* const first = reinterpret_cast<std::int64_t*>(counts);
+    const std::size_t levels = 2 * static_cast<std::size_t>(radius) + 1;
+    for (std::size_t t = 0; t < sizes.size(); ++t) {
+        const metaq::quantized_view::Parameter parameter{floats(weights[t]), floats(latents[t]), nullptr, sizes[t], steps[t]};
+        metaq::quantized_view::show(parameter, radius, first == nullptr ? nullptr : first + t * levels);
+    }
+}
+
+void take_back_latent(const Addresses& weights, const Addresses& latents, const Addresses& gradients,
+                      const std::vector<std::size_t>& sizes, const std::vector<float>& steps, int radius,
+                      std::uintptr_t slopes, float strength) {
+    nb::gil_scoped_release release;
+    const std::size_t stride = 2 * (2 * static_cast<std::size_t>(radius) + 1);
+    for (std::size_t t = 0; t < sizes.size(); ++t) {
+        const metaq::quantized_view::Parameter parameter{floats(weights[t]), floats(latents[t]), floats(gradients[t]),
+                                                         sizes[t], steps[t]};
+        metaq::quantized_view::take_back(parameter, radius, floats(slopes) + t * stride, strength);
+    }
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -141,6 +170,8 @@ NB_MODULE(_native, module) {
     bind_coder<metaq::huffman::encode, metaq::huffman::decode>(module, "huffman_encode", "huffman_decode");
     bind_coder<metaq::range::encode, metaq::range::decode>(module, "range_encode", "range_decode");
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
+    module.def("show_quantized", &show_quantized);
+    module.def("take_back_latent", &take_back_latent);
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
 }

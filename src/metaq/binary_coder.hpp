@@ -92,12 +92,9 @@ public:
     bool code(bool, std::uint32_t probability) {
         const auto bound = static_cast<std::uint32_t>((std::uint64_t{range_} * probability) >> 16);
         const bool bit = code_ < bound;
-        if (bit) {
-            range_ = bound;
-        } else {
-            code_ -= bound;
-            range_ -= bound;
-        }
+        const std::uint32_t unset = static_cast<std::uint32_t>(bit) - 1;  // all ones or zero: a branch would often be guessed wrong
+        code_ -= bound & unset;
+        range_ = bound + ((range_ - 2 * bound) & unset);
         while (range_ < kRangeMinimum) {
             const std::uint32_t byte = next();
             code_ = code_ << 8 | byte;

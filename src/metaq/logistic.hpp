@@ -101,7 +101,7 @@ inline void set_probability(Counter& counter, std::uint32_t probability, std::ui
 
 inline std::uint32_t moved(std::uint32_t state, bool bit, std::uint32_t rate) {
     const auto now = static_cast<std::int64_t>(state >> 10);
-    const std::int64_t target = bit ? (1 << 22) - 1 : 0;
+    const std::int64_t target = -std::int64_t{bit} & ((1 << 22) - 1);
     return static_cast<std::uint32_t>(now + ((target - now) * rate >> 16)) << 10;
 }
 
@@ -120,12 +120,8 @@ inline constexpr std::int32_t kWeightLimit = (1 << 23) - 1;
 template <std::size_t inputs>
 struct Mixer {
     std::array<std::int32_t, inputs> weight;
-    std::int32_t count;
 
-    void reset(std::int32_t first_weight) {
-        weight.fill(first_weight);
-        count = 0;
-    }
+    void reset(std::int32_t first_weight) { weight.fill(first_weight); }
 
     int logit(const std::array<std::int16_t, inputs>& input) const {
         std::int32_t sum = 0;
@@ -141,11 +137,7 @@ struct Mixer {
             const std::int32_t moved = weight[i] + ((std::int32_t{input[i]} * factor + 256) >> 9);
             weight[i] = std::clamp(moved, -kWeightLimit, kWeightLimit);
         }
-        count = std::min(count + 1, kCountLimit);
     }
-
-private:
-    static constexpr std::int32_t kCountLimit = 65535;
 };
 
 // ---- Refinement: a final probability as a function of the mixed one, learned per context, straight between 33 knots.
@@ -166,7 +158,7 @@ struct Refinement {
     void update(int logit, bool bit, int shift) {
         const int at = std::clamp(logit, -kLogitLimit, kLogitLimit - 1) + kLogitLimit;
         std::uint16_t& nearest = knot[(at + kKnotStep / 2) / kKnotStep];
-        const int target = bit ? 65535 : 0;
+        const int target = -int{bit} & 65535;
         nearest = static_cast<std::uint16_t>(nearest + ((target - nearest) >> shift));
     }
 };

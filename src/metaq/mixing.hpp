@@ -43,7 +43,8 @@ inline std::size_t kernel_width(std::size_t kernel) {
 }
 
 template <class Coder>
-Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expectation& expected, const Neighbours& near, const Position& at) {
+Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expectation& expected, const Neighbours& near,
+                  const Position& at) {
     Model& model = state.model;
     Contexts contexts = state.history.zero_contexts(expected, near);
     if (!model.code(coder, symbol.magnitude > 0, kNotZero, contexts)) return {0, false};

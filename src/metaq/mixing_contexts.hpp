@@ -19,7 +19,7 @@ namespace metaq::mixing {
 inline constexpr std::int64_t kMeanOne = 1 << 20;
 inline constexpr std::int64_t kMagnitudeLimit = 1 << 20;  // larger ones count as this in the means
 
-// Steps of 2^-9 octaves up from 2^-11: the bin of a logarithm of a mean.
+// The bin of a logarithm of a mean, which is in units of 2^-20: bin 0 is a mean of 2^-11 and below.
 inline std::size_t bin_of(int level, int steps_an_octave, std::size_t bins) {
     return static_cast<std::size_t>(std::clamp((level - 9 * 256) * steps_an_octave >> 8, 0, static_cast<int>(bins) - 1));
 }
@@ -109,12 +109,13 @@ public:
     Contexts zero_contexts(const Expectation& expected, const Neighbours& near) const {
         Contexts contexts = shared(expected);
         const std::size_t scale = contexts.scale;
+        const int input = spatial_ ? expected.channel : expected.column;
         contexts.value = {bin_of(expected.magnitude, 4, kEstimateBins),
                           (size_class(near.left) * 6 + size_class(near.up)) * kScales + scale,
                           leaning(expected) * 64 + scale * 2,
                           source_bin() * kScales + bin_of(expected.row, 2, kScales),
                           exact(near.left, near.above),
-                          bin_of(expected.row, 3, 64) * 20 + static_cast<std::size_t>(std::clamp((((spatial_ ? expected.channel : expected.column) - expected.all) >> 6) + 10, 0, 19))};
+                          bin_of(expected.row, 3, 64) * 20 + static_cast<std::size_t>(std::clamp(((input - expected.all) >> 6) + 10, 0, 19))};
         return contexts;
     }
 
@@ -174,6 +175,7 @@ private:
     static constexpr int kColumnPower = 128;
     static constexpr int kPositionPower = 50;
     static constexpr int kChannelPower = 90;
+    static constexpr std::int64_t kGuessLimit = 64 << 16;  // no channel starts at more than 64 times the row's mean
     static constexpr int kFilledMargin = 410;
     static constexpr std::size_t kFilledContexts = 3000;
     static constexpr std::size_t kNoLean = 10;
@@ -185,7 +187,7 @@ private:
     // In the first row: means start at the row's, scaled by what the block before says of the channel.
     void guess_means(const Position& at) {
         std::int64_t guess = row_mean_.mean;
-        if (group_) guess = guess * (source_ + 64) / (before_mean_ + 64);
+        if (group_) guess = guess * std::min<std::int64_t>(((source_ + 64) << 16) / (before_mean_ + 64), kGuessLimit) >> 16;
         column(at) = {{guess, 8}, {0, 8}};
         if (at.kernel == 0) channel(at) = {guess, 0};
         if (at.channel == 0) position(at) = {guess, 8};
@@ -209,7 +211,7 @@ private:
 
     std::size_t source_bin() const {
         if (!group_) return 0;
-        const int ratio = logistic::log2_fixed(static_cast<std::uint64_t>(source_ + 64)) - logistic::log2_fixed(static_cast<std::uint64_t>(before_mean_ + 64));
+        const int ratio = RunningMean{source_, 0}.level() - RunningMean{before_mean_, 0}.level();
         return static_cast<std::size_t>(1 + std::clamp((ratio >> 8) + 6, 0, 12));
     }
 

@@ -36,9 +36,7 @@ inline constexpr std::uint32_t kPriorCount = 3;   // what that knowledge counts 
 inline constexpr logistic::CounterRates kRates{1000, 22};
 inline constexpr logistic::CounterRates kPlainRates{255, 30};
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 67;
-inline constexpr int kRateLast = 10470;  // learning rate of the mixers: kRateLast + kRateFirst * kRateHalf / (kRateHalf + n)
-inline constexpr int kRateFirst = 4800;
-inline constexpr int kRateHalf = 274;
+inline constexpr int kMixerRate = 10000;
 inline constexpr int kRefinementShift = 6;
 
 inline constexpr std::size_t kPlainBits = 64;  // counters of a plain number
@@ -85,8 +83,8 @@ public:
         const std::uint32_t mixed = (3 * logistic::squash(mean) + refinement.refined(mean)) >> 2;
         bit = coder.code(bit, std::clamp<std::uint32_t>(mixed, 1, kProbabilityLast));
         for (auto* counter : used) logistic::update(*counter, bit, kRates);
-        learn(mixer, input, logit, bit);
-        learn(scale_mixer, input, scale_logit, bit);
+        mixer.update(input, logit, bit, kMixerRate);
+        scale_mixer.update(input, scale_logit, bit, kMixerRate);
         refinement.update(mean, bit, kRefinementShift);
         return bit;
     }
@@ -147,10 +145,6 @@ private:
             input[2 * i] = logistic::kStretch[counter.slow >> 20];
             input[2 * i + 1] = logistic::kStretch[counter.fast >> 20];
         }
-    }
-
-    static void learn(logistic::Mixer<kInputs>& mixer, const std::array<std::int16_t, kInputs>& input, int logit, bool bit) {
-        mixer.update(input, logit, bit, kRateLast + kRateFirst * kRateHalf / (kRateHalf + mixer.count));
     }
 
     template <class Coder>

@@ -32,9 +32,7 @@ inline constexpr std::size_t kMatchTableBits = 14;
 inline constexpr std::uint32_t kMatchSalt = 77777;
 inline constexpr logistic::CounterRates kRates{250, 10};
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 112;
-inline constexpr int kRateLast = 12288;  // learning rate: kRateLast + kRateFirst * kRateHalf / (kRateHalf + n)
-inline constexpr int kRateFirst = 1600;
-inline constexpr int kRateHalf = 256;
+inline constexpr int kMixerRate = 13000;
 
 inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) {
     value = (value + salt * 0x9e3779b1u) * 0x85ebca6bu;
@@ -130,7 +128,7 @@ private:
         const int logit = mixer.logit(input);
         bit = coder.code(bit, std::clamp<std::uint32_t>(logistic::squash(logit), 16, 65536 - 16));
         for (auto* counter : used) logistic::update(*counter, bit, kRates);
-        mixer.update(input, logit, bit, kRateLast + kRateFirst * kRateHalf / (kRateHalf + mixer.count));
+        mixer.update(input, logit, bit, kMixerRate);
         return bit;
     }
 

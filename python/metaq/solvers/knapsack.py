@@ -17,6 +17,9 @@ from torch import Tensor
 
 from metaq.errors import InputError
 
+_UNEVEN = 1e-6  # in steps, how far equally spaced levels may be off their places
+_PIECE = 1 << 20  # weights at a time where the whole would take much memory
+
 
 @dataclass(frozen=True)
 class Hull:
@@ -98,16 +101,83 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
     Raises:
         InputError: fewer than two levels, levels not strictly increasing, or shapes that do not match.
     """
-    points = levels.to(torch.float64)
+    points = _checked(levels)
+    edges = hull(xi[None], points)
+    left, right = edges.left[0], edges.right[0]
+    costs = xi.to(torch.float64)
+    # Per cell first, so that a weight only reads: the right vertex's position, the run, its cost, the fall to it.
+    tops, runs = points[right], points[right] - points[left]
+    bottoms, falls = costs[right], costs[left] - costs[right]
+    flat = weights.to(torch.float64).reshape(-1)
+    inside = flat.clamp(points[0], points[-1])
+    cell = _cells(points, inside)
+    mass = tops.index_select(0, cell).sub_(inside).div_(runs.index_select(0, cell))
+    value = torch.addcmul(bottoms.index_select(0, cell), mass, falls.index_select(0, cell))
+    multiplier = edges.slope[0].index_select(0, cell).masked_fill_(inside != flat, 0.0)
+    found = left.index_select(0, cell), right.index_select(0, cell), mass, multiplier, value
+    return Solution(*(part.view(weights.shape) for part in found))
+
+
+def multipliers(xi: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
+    """Only the multipliers of `solve`, in the weights' shape and dtype, in pieces: for tensors of any size.
+
+    Raises:
+        InputError: as `solve`.
+    """
+    points = _checked(levels)
+    slope = hull(xi[None], points).slope[0]
+    result = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    for part, out in zip(_pieces(weights), _pieces(result), strict=True):
+        inside = part.to(torch.float64).clamp(points[0], points[-1])
+        out.copy_(slope.index_select(0, _cells(points, inside)).masked_fill_(inside != part, 0.0))
+    return result
+
+
+def masses(levels: Tensor, weights: Tensor) -> Tensor:
+    """Masses a_b on the levels, (C,) float64, when every weight is split between its two neighbouring levels.
+
+    The split keeps the weight: ``Σ_b a_b v_b = Σ_i w_i`` and ``Σ_b a_b = n``, weights clipped to the levels' range.
+    Any hull is linear between neighbours, so ``Σ_i hull(w_i) = Σ_b a_b hull(v_b)``. Two scatter-adds, in pieces.
+
+    Raises:
+        InputError: fewer than two levels, or levels not strictly increasing.
+    """
+    points = _checked(levels)
+    whole, on_left = torch.zeros_like(points), torch.zeros_like(points)
+    for part in _pieces(weights):
+        inside = part.to(torch.float64).clamp(points[0], points[-1])
+        cell = _cells(points, inside)
+        share = points[1:].index_select(0, cell).sub_(inside).div_(points.diff().index_select(0, cell))
+        whole += torch.bincount(cell, minlength=len(points))
+        on_left.scatter_add_(0, cell, share)
+    return on_left + (whole - on_left).roll(1)
+
+
+def _checked(levels: Tensor) -> Tensor:
+    """The levels as float64, (C,), strictly increasing, at least two."""
+    points = levels.detach().to(torch.float64)
+    if points.ndim != 1 or len(points) < 2:
+        raise InputError(f"levels: expected at least two in one dimension, found shape {tuple(levels.shape)}")
     if not bool((points.diff() > 0).all()):
         raise InputError("levels: expected strictly increasing values, found others")
-    edges = hull(xi[None], points)
-    inside = weights.to(torch.float64).clamp(points[0], points[-1])
-    cell = (torch.searchsorted(points, inside, right=True) - 1).clamp(0, len(points) - 2)
-    left, right = edges.left[0][cell], edges.right[0][cell]
-    mass = (points[right] - inside) / (points[right] - points[left])
-    costs = xi.to(torch.float64)
-    value = mass * costs[left] + (1 - mass) * costs[right]
-    is_outside = (weights < points[0]) | (weights > points[-1])
-    multiplier = torch.where(is_outside, 0.0, edges.slope[0][cell])
-    return Solution(left, right, mass, multiplier, value)
+    return points
+
+
+def _cells(points: Tensor, inside: Tensor) -> Tensor:
+    """The cell j of every weight, ``v_j <= w < v_(j+1)``, the last level in the last cell; both (n,), cells int64.
+
+    By arithmetic where the levels are equally spaced: an estimate that is right or one too high, then one comparison.
+    """
+    cells = len(points) - 1
+    first, last = points[[0, -1]].tolist()
+    step = (last - first) / cells
+    even = torch.arange(cells + 1, dtype=torch.float64, device=points.device).mul_(step).add_(first)
+    if float((points - even).abs().max()) > _UNEVEN * step:
+        return (torch.searchsorted(points, inside, right=True) - 1).clamp_(0, cells - 1)
+    cell = (inside - first).mul_(1 / step).add_(2 * _UNEVEN).to(torch.int64).clamp_(max=cells - 1)
+    return cell.sub_((inside < points.index_select(0, cell)).to(torch.int64))
+
+
+def _pieces(weights: Tensor) -> tuple[Tensor, ...]:
+    """The weights, flat, a piece at a time; views where they are contiguous."""
+    return weights.detach().reshape(-1).split(_PIECE)

@@ -1,0 +1,141 @@
+"""Straight-through training: a network's forward passes see quantized weights, its optimizer trains latent ones.
+
+In place, without copies of the network: `show` puts the quantized values into the parameters and keeps the latent ones
+aside, `take_back` undoes it once the gradients are there. On the CPU each is one pass of a native kernel, elsewhere a few
+tensor operations that never wait for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metaq import _native
+
+
+class QuantizedView:
+    """The two faces of some parameters, each on its own equally spaced levels ``step * (-radius ... radius)``.
+
+    Args:
+        parameters: float32, all on one device.
+        steps: distance between levels, one for each parameter.
+        radius: levels on either side of zero; weights beyond are shown as the last.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], steps: Sequence[float], radius: int) -> None:
+        self.parameters = list(parameters)
+        self.steps = list(steps)
+        self.radius = radius
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.latents: list[Tensor] | None = None  # the optimizer's weights, while the network is shown others
+        self.pinned: list[Tensor] | None = None  # True where a weight stays at `pinned_values` of its parameter
+        self.pinned_values: list[float] = []
+        self._buffers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters]
+
+    @torch.no_grad()
+    def show(self, count: bool = False) -> Tensor | None:
+        """Put the quantized values into the parameters; if they are there already, only count.
+
+        Returns:
+            with ``count``, how often each parameter has each symbol: int64 (T, 2 * radius + 1).
+        """
+        if self.latents is not None:
+            self.hide()
+        if self.pinned is not None:
+            for parameter, pinned, value in zip(self.parameters, self.pinned, self.pinned_values, strict=True):
+                parameter.masked_fill_(pinned, value)
+        self.latents = self._buffers
+        levels = 2 * self.radius + 1
+        device = self.parameters[0].device
+        counts = torch.zeros(len(self.sizes), levels, dtype=torch.int64, device=device) if count else None
+        if self._is_native():
+            weights, latents = _addresses(self.parameters), _addresses(self.latents)
+            address = counts.data_ptr() if counts is not None else 0
+            _native.show_quantized(weights, latents, self.sizes, self.steps, self.radius, address)
+            return counts
+        for index, (parameter, latent, step) in enumerate(zip(self.parameters, self.latents, self.steps, strict=True)):
+            latent.copy_(parameter)
+            symbols = self._symbols(latent, step)
+            if counts is not None:
+                positions = symbols.to(torch.int64).add_(self.radius).reshape(-1)
+                counts[index].scatter_add_(0, positions, torch.ones_like(positions))
+            torch.mul(symbols, step, out=parameter)
+        return counts
+
+    @torch.no_grad()
+    def hide(self) -> None:
+        """Put the latent weights back, and leave the gradients alone."""
+        if self.latents is not None:
+            torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.latents)
+            self.latents = None
+
+    def restore(self, latents: Sequence[Tensor] | None) -> None:
+        """Go back to a saved state: the parameters are shown quantized and these are their latent weights, or they are not."""
+        self.latents = None
+        if latents is not None:
+            torch._foreach_copy_(self._buffers, list(latents))
+            self.latents = self._buffers
+
+    @torch.no_grad()
+    def take_back(self, slopes: Tensor, strength: float) -> None:
+        """Put the latent weights back and add ``strength * slope`` to their gradients.
+
+        Args:
+            slopes: float32 (T, 2 * radius + 1, 2), contiguous: for every level, the slope below it and the one above.
+        """
+        if self.latents is None:
+            self.show()
+        assert self.latents is not None
+        gradients = [_gradient(parameter) for parameter in self.parameters]
+        if self._is_native() and all(map(_is_plain, gradients)):
+            weights, latents = _addresses(self.parameters), _addresses(self.latents)
+            columns = (weights, latents, _addresses(gradients), self.sizes, self.steps)
+            _native.take_back_latent(*columns, self.radius, slopes.data_ptr(), strength)
+        else:
+            for index, (latent, gradient) in enumerate(zip(self.latents, gradients, strict=True)):
+                scaled = latent / self.steps[index]
+                symbols = self._symbols(latent, self.steps[index])
+                side = symbols.to(torch.int64).add_(self.radius).mul_(2).add_(scaled > symbols)
+                beta = slopes[index].view(-1)[side].mul_(scaled.abs_() <= self.radius)
+                gradient.add_(beta, alpha=strength)
+            self.hide()
+        self.latents = None
+        if self.pinned is not None:
+            for gradient, pinned in zip(gradients, self.pinned, strict=True):
+                gradient.masked_fill_(pinned, 0.0)
+
+    @torch.no_grad()
+    def pin_commonest(self) -> None:
+        """From now on, weights at their parameter's commonest level stay there."""
+        counts = self.show(count=True)
+        assert counts is not None
+        self.hide()
+        commonest = (counts.argmax(dim=1) - self.radius).tolist()
+        self.pinned_values = [level * step for level, step in zip(commonest, self.steps, strict=True)]
+        columns = zip(self.parameters, self.steps, commonest, strict=True)
+        self.pinned = [self._symbols(parameter, step) == level for parameter, step, level in columns]
+
+    def _symbols(self, weights: Tensor, step: float) -> Tensor:
+        """Float symbols: the nearest multiples within the radius, ties to even, no negative zero."""
+        return (weights / step).clamp_(-self.radius, self.radius).round_().add_(0.0)
+
+    def _is_native(self) -> bool:
+        return all(map(_is_plain, self.parameters))
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a native kernel can take a tensor by its address."""
+    return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The parameter's gradient, made zero where no backward pass has reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -1,0 +1,90 @@
+"""The golden files' models, and `python tests/golden/make.py`, which writes every golden file anew."""
+
+from pathlib import Path
+
+import torch
+
+from metaq import container
+from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.pipeline import Alias, CodedTensor, CompressedModel
+
+FOLDER = Path(__file__).parent
+CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma"]
+KEPT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
+INTEGER_DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+
+
+def hashed(*shape: int, seed: int) -> torch.Tensor:
+    """Integers from 0 to 2^32 - 1, the same on every machine and with every version of everything."""
+    count = int(torch.tensor(shape, dtype=torch.int64).prod()) if shape else 1
+    values = (torch.arange(count, dtype=torch.int64) + 1 + 1000 * seed) * 2654435761 % 2**32
+    values = (values ^ values >> 15) * 739982445 % 2**32
+    return ((values ^ values >> 12) % 2**32).reshape(shape)
+
+
+def skewed(*shape: int, seed: int) -> torch.Tensor:
+    """Symbols as quantized weights have them: mostly 0, falling off on both sides."""
+    values = hashed(*shape, seed=seed)
+    size = sum((values % 1021 < limit).to(torch.int32) for limit in (400, 120, 40, 12, 3))
+    return torch.where(values >> 20 & 1 == 1, size, -size).to(torch.int32)
+
+
+def network() -> CompressedModel:
+    """A small network: filters and matrices on one step, biases kept, one table, one tied tensor, metadata."""
+    step, table = UniformCodebook(0.03125), TableCodebook((-1.5, -0.25, 0.0, 0.1, 0.5, 2.0), 2)
+    return CompressedModel(
+        {
+            "features.0.weight": CodedTensor(skewed(6, 1, 5, 5, seed=1), step, torch.float32),
+            "features.0.bias": hashed(6, seed=2).to(torch.float32) / 2.0**33,
+            "features.1.running_mean": hashed(6, seed=3).to(torch.float32) / 2.0**34 - 0.1,
+            "features.1.num_batches_tracked": CodedTensor(torch.tensor(960).int(), IntegerCodebook(), torch.int64),
+            "classifier.weight": CodedTensor(skewed(10, 84, seed=4), step, torch.bfloat16),
+            "classifier.table": CodedTensor(skewed(8, 9, seed=5).clamp(-2, 3), table, torch.float16),
+            "decoder.weight": Alias("classifier.weight"),
+        },
+        {"recipe": "golden", "naïve": "✓\n"},
+    )
+
+
+def every_dtype() -> CompressedModel:
+    """Every dtype kept, with every kind of bit pattern, and every integer one coded."""
+    tensors: dict[str, CodedTensor | torch.Tensor | Alias] = {}
+    for seed, dtype in enumerate(KEPT_DTYPES + INTEGER_DTYPES):
+        octets = hashed(3 * 4 * dtype.itemsize, seed=10 + seed).to(torch.uint8)
+        tensors[f"kept {dtype}"] = octets.view(dtype).reshape(3, 4)
+    for seed, dtype in enumerate([*INTEGER_DTYPES, torch.bool]):
+        symbols = hashed(5, 3, seed=30 + seed).to(torch.int32) % 2
+        tensors[f"coded {dtype}"] = CodedTensor(symbols, IntegerCodebook(), dtype)
+    limits = torch.tensor([1 - 2**30, 0, 2**30 - 1], dtype=torch.int32)
+    tensors["limits"] = CodedTensor(limits, IntegerCodebook(), torch.int64)
+    special = [0.0, -0.0, float("inf"), -float("inf"), float("nan"), 2.0**-149, -3.4028234663852886e38]
+    return CompressedModel({**tensors, "special": torch.tensor(special)})
+
+
+def shapes() -> CompressedModel:
+    """Shapes at their edges: scalars, nothing, 32 dimensions, and names at theirs."""
+    step = UniformCodebook(2.0**-149)
+    tensors: dict[str, CodedTensor | torch.Tensor | Alias] = {"": torch.tensor(1.5), "\0": torch.empty(0)}
+    for shape in [(), (0,), (1,), (3, 0, 2), (0, 2**39), (1,) * 32, (2, 1, 1, 3)]:
+        tensors[f"coded {len(tensors)}"] = CodedTensor(skewed(*shape, seed=40), step, torch.float32)
+        tensors[f"kept {len(tensors)}"] = hashed(*shape, seed=41).to(torch.float16)
+    return CompressedModel(tensors)
+
+
+MODELS = {"every-dtype": every_dtype, "shapes": shapes, "nothing": lambda: CompressedModel({})}
+
+
+def files() -> dict[str, tuple[CompressedModel, str]]:
+    """Each golden file's model and coder."""
+    golden = {f"network-{coder}.mtq": (network(), coder) for coder in CODERS}
+    return golden | {f"{name}.mtq": (make(), "mixing") for name, make in MODELS.items()}
+
+
+def main() -> None:
+    """Write them all."""
+    for name, (model, coder) in files().items():
+        (FOLDER / name).write_bytes(container.encode(model, coder))
+
+
+if __name__ == "__main__":
+    main()
