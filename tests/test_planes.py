@@ -75,3 +75,9 @@ def test_lazily_negated_views():
     lazy = torch.complex(torch.ones(5), torch.arange(5.0)).conj().imag
     assert lazy.is_neg()
     assert torch.equal(joined(planes.split(lazy), torch.float32, (5,)), -torch.arange(5.0))
+
+
+@pytest.mark.parametrize("view", [torch.ones(3)[::3], torch.ones(3)[:0:2], torch.ones(4, 4)[::4, ::4]], ids=str)
+def test_views_of_one_element_or_none_whatever_their_stride(view):
+    assert planes.octets_of(view).tobytes() == view.numpy().tobytes()
+    assert torch.equal(joined(planes.split(view), torch.float32, view.shape), view)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from metaq.planes import octets_of
+
 
 def entropy_bits(symbols: Tensor) -> float:
     """Zero-order empirical entropy of a whole tensor of integers, in bits: ``n log2 n - Σ_b c_b log2 c_b``."""
@@ -32,5 +34,5 @@ def digest(state: Mapping[str, Tensor]) -> str:
     for name, tensor in state.items():
         # Escaped, so that no name holds the separator.
         sha.update(name.encode("unicode_escape") + f"\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        sha.update(octets_of(tensor).data)
     return sha.hexdigest()

@@ -15,6 +15,14 @@ _CENTRE = np.uint8(128)  # flipping the highest bit subtracts 128 from a byte re
 _PIECE = 1 << 16  # elements rotated at a time, so that temporary arrays stay small
 
 
+def octets_of(tensor: Tensor) -> np.ndarray:
+    """The bytes of a tensor's elements, row-major: uint8, in one dimension. Shares memory where it can."""
+    dense = tensor.detach().cpu().resolve_neg().contiguous()
+    # A tensor of one element counts as contiguous with any stride, but only a stride of one can be viewed as bytes.
+    octets: np.ndarray = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
+    return octets
+
+
 def split(tensor: Tensor) -> np.ndarray:
     """Byte planes of a tensor of ``n`` elements of ``b`` bytes, the exponents' plane first.
 
@@ -22,8 +30,7 @@ def split(tensor: Tensor) -> np.ndarray:
         The bytes minus 128: int8, shape (b, n).
     """
     width = tensor.dtype.itemsize
-    raw = tensor.detach().cpu().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy()
-    words = raw.view(_WORDS[width])
+    words = octets_of(tensor).view(_WORDS[width])
     if tensor.dtype.is_floating_point:
         words = (words << np.uint8(1)) | (words >> np.uint8(8 * width - 1))
     return np.ascontiguousarray((words.view(np.uint8) ^ _CENTRE).view(np.int8).reshape(-1, width)[:, ::-1].T)

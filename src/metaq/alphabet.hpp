@@ -15,7 +15,6 @@
 namespace metaq {
 
 inline constexpr std::uint32_t kListedLimit = 4096;       // listed symbols in an alphabet
-inline constexpr std::size_t kSymbolsPerByte = 1u << 19;  // no stream stands for more than this
 
 struct Alphabet {
     std::vector<std::int32_t> listed;  // increasing

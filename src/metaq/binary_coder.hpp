@@ -58,13 +58,15 @@ public:
 
     bool truncated() const { return false; }
 
-    void finish() {
+    // Settles the last bytes. At least `least_bytes` are written, so that no small stream stands for a huge one.
+    void finish(std::size_t least_bytes) {
         const std::size_t settled = out_.size();
         const FinalBytes last = shortest_in_range(low_, range_);
         if (last.value >> 32) carry();
         for (std::size_t i = 0; i < last.count; ++i) out_.push_back(static_cast<std::uint8_t>(last.value >> (24 - 8 * i)));
         const std::size_t read = settled + kWindowBytes;
         while (out_.size() > start_ && out_.back() == 0 && read - out_.size() < kBytesPastEnd) out_.pop_back();
+        if (out_.size() < start_ + least_bytes) out_.resize(start_ + least_bytes, 0);
     }
 
 private:
@@ -107,13 +109,16 @@ public:
     // True once more zeros were read than any encoder leaves out: what is decoded from here on means nothing.
     bool truncated() const { return position_ > data_.size() + kBytesPastEnd; }
 
-    // Whether the data is exactly what an encoder writes for the decisions decoded.
-    Status finish() const {
-        if (truncated()) return Status::truncated;
-        if (data_.size() > position_) return Status::corrupt;
+    // Whether the data is exactly what an encoder writes for the decisions decoded, given the same `least_bytes`.
+    Status finish(std::size_t least_bytes) const {
+        if (truncated() || data_.size() < least_bytes) return Status::truncated;
+        const bool padded = data_.size() == least_bytes;
+        for (std::size_t i = position_; i < data_.size(); ++i) {
+            if (!padded || data_[i] != 0) return Status::corrupt;
+        }
         const std::uint32_t low = window_ - code_;
         const auto value = static_cast<std::uint32_t>(shortest_in_range(low, range_).value);
-        const bool trimmed = data_.empty() || data_.back() != 0 || position_ == data_.size() + kBytesPastEnd;
+        const bool trimmed = padded || data_.empty() || data_.back() != 0 || position_ == data_.size() + kBytesPastEnd;
         return code_ < range_ && value == window_ && trimmed ? Status::ok : Status::corrupt;
     }
 

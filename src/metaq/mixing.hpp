@@ -123,6 +123,14 @@ inline BlockHeader make_header(const ConstBlock& block) {
     return header;
 }
 
+// The least size of a stream: one byte for every 2^19 symbols.
+template <class SomeBlock>
+std::size_t least_bytes(std::span<const SomeBlock> blocks) {
+    std::size_t symbols = 0;
+    for (const SomeBlock& block : blocks) symbols += block.size();
+    return symbols / kSymbolsPerByte + (symbols % kSymbolsPerByte != 0);
+}
+
 // Appends the code of `blocks` to `out`.
 inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
     const auto state = std::make_unique<State>();
@@ -133,7 +141,7 @@ inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>
         code_header(state->model, coder, header);
         if (!header.constant) code_block(*state, coder, block, header.centre);
     }
-    coder.finish();
+    coder.finish(least_bytes(blocks));
 }
 
 // Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 16 MB at most.
@@ -151,7 +159,7 @@ inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> 
         }
         if (coder.truncated()) return Status::truncated;
     }
-    return coder.finish();
+    return coder.finish(least_bytes(blocks));
 }
 
 }  // namespace metaq::mixing

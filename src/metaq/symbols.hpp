@@ -25,6 +25,8 @@ using ConstBlock = BasicBlock<const std::int32_t>;  // read by encoding
 // Symbols lie strictly between -kSymbolLimit and kSymbolLimit; whatever decodes to another is corrupt.
 inline constexpr std::int32_t kSymbolLimit = 1 << 30;
 
+inline constexpr std::size_t kSymbolsPerByte = 1u << 19;  // no stream stands for more than this
+
 enum class Status {
     ok,
     truncated,  // the data ended before the last symbol

@@ -171,7 +171,7 @@ inline void encode(std::span<const std::uint8_t> bytes, std::vector<std::uint8_t
     const auto model = std::make_unique<Model>();
     BinaryEncoder coder(out);
     for (const std::uint8_t byte : bytes) model->code(coder, byte);
-    coder.finish();
+    coder.finish(0);
 }
 
 inline Status decode(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
@@ -181,7 +181,7 @@ inline Status decode(std::span<const std::uint8_t> data, std::span<std::uint8_t>
         byte = model->code(coder, 0);
         if (coder.truncated()) return Status::truncated;
     }
-    return coder.finish();
+    return coder.finish(0);
 }
 
 }  // namespace metaq::text
