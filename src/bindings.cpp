@@ -2,6 +2,7 @@
 // The only file that knows Python.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <tuple>
@@ -19,6 +21,7 @@
 #include "metaq/mixing.hpp"
 #include "metaq/quantized_view.hpp"
 #include "metaq/range.hpp"
+#include "metaq/rans.hpp"
 #include "metaq/symbols.hpp"
 #include "metaq/text.hpp"
 
@@ -115,6 +118,57 @@ void bind_coder(nb::module_& module, const char* encode_name, const char* decode
     module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
 }
 
+using ValueArray = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using LevelArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codebook = std::tuple<float, std::optional<LevelArray>, std::int32_t>;
+
+metaq::rans::Form form_of(nb::dlpack::dtype dtype) {
+    using metaq::rans::Form;
+    if (dtype == nb::dtype<std::int32_t>()) return Form::int32;
+    if (dtype == nb::dtype<std::int8_t>()) return Form::int8;
+    if (dtype == nb::dtype<float>()) return Form::float32;
+    if (dtype == nb::dtype<std::uint16_t>()) return Form::bfloat16;
+    throw std::invalid_argument("an output is not int32, int8, float32 or uint16 (the bits of bfloat16)");
+}
+
+metaq::rans::ValueBlock value_block(const ValueArray& output, const Shape& shape, const Codebook& codebook) {
+    const auto [rows, channels, kernel] = shape;
+    std::size_t left = output.size();
+    for (const std::int64_t side : {rows, channels, kernel}) {
+        if (side < 0) throw std::invalid_argument("a side of a shape is negative");
+        left = side == 0 ? 0 : left / static_cast<std::size_t>(side);
+    }
+    metaq::rans::ValueBlock block{static_cast<std::uint8_t*>(output.data()), static_cast<std::size_t>(rows),
+                                  static_cast<std::size_t>(channels), static_cast<std::size_t>(kernel),
+                                  form_of(output.dtype()), {}};
+    // The quotient first, so that the product does not overflow.
+    if ((output.size() > 0 && left != 1) || block.size() != output.size()) {
+        throw std::invalid_argument("an output has not as many elements as its shape");
+    }
+    const auto& [step, levels, origin] = codebook;
+    block.codebook = {step, {}, origin};
+    if (levels) block.codebook.levels = {levels->data(), levels->size()};
+    if (levels && levels->size() == 0) throw std::invalid_argument("a codebook has no levels");
+    return block;
+}
+
+// Fills the outputs. A uniform codebook is (step, None, 0), a table (any number, levels, origin).
+void rans_decode_values(const ByteArray& data, const std::vector<Shape>& shapes, const std::vector<ValueArray>& outputs,
+                        const std::vector<Codebook>& codebooks, bool portable) {
+    if (shapes.size() != outputs.size() || shapes.size() != codebooks.size()) {
+        throw std::invalid_argument("shapes, outputs and codebooks differ in number");
+    }
+    std::vector<metaq::rans::ValueBlock> blocks;
+    for (std::size_t i = 0; i < shapes.size(); ++i) blocks.push_back(value_block(outputs[i], shapes[i], codebooks[i]));
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        const auto path = portable ? metaq::rans::Path::portable : metaq::rans::Path::best;
+        status = metaq::rans::decode_values(view(data), blocks, path);
+    }
+    check_status(status);
+}
+
 nb::bytes encode_text(const ByteArray& bytes) {
     Bytes out;
     {
@@ -169,6 +223,10 @@ NB_MODULE(_native, module) {
     module.doc() = "Coders of integer symbols; metaq.coding is their interface.";
     bind_coder<metaq::huffman::encode, metaq::huffman::decode>(module, "huffman_encode", "huffman_decode");
     bind_coder<metaq::range::encode, metaq::range::decode>(module, "range_encode", "range_decode");
+    bind_coder<metaq::rans::encode, metaq::rans::decode>(module, "rans_encode", "rans_decode");
+    // Without conversion: it would fill a copy.
+    module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
+               nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
     module.def("show_quantized", &show_quantized);
     module.def("take_back_latent", &take_back_latent);

@@ -24,7 +24,7 @@ def assert_same(decoded, expected):
         np.testing.assert_array_equal(decoded[name], array, strict=True)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(state=st.dictionaries(names, arrays, max_size=4), coder=st.sampled_from(list(coding.coders)))
 def test_any_arrays_survive(state, coder):
     data = metaq.encode(state, coder)

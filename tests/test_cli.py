@@ -157,7 +157,6 @@ def test_names_like_markup_are_no_markup(succeeds, tmp_path):
     succeeds("decompress", path, "-o", folder / "x.pt")
 
 
-@pytest.mark.xfail(reason="report/tables.py reads names as rich markup", strict=False)
 def test_tensors_named_like_markup_are_shown(succeeds, tmp_path):
     metaq.save(CompressedModel({"a[/b]": torch.ones(2)}, {"[/x]": "[/y]"}), tmp_path / "x.mtq")
     shown = succeeds("inspect", tmp_path / "x.mtq")

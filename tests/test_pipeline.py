@@ -47,7 +47,7 @@ def tensors(draw):
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(state=st.dictionaries(names, tensors(), min_size=1, max_size=5), coder=st.sampled_from(list(coding.coders)))
 def test_any_state_survives_bit_for_bit(state, coder):
     loaded = through_a_file(CompressedModel(keep(state)), coder)

@@ -1,10 +1,16 @@
 """metaq: neural networks, small on disk."""
 
-from metaq.api import decode, encode, load_file, load_into, save
-from metaq.compressor import Compressor
-from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-from metaq.methods import METaQ
-from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaq.api import decode, encode, load_file, load_into, save
+    from metaq.compressor import Compressor
+    from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
+    from metaq.methods import METaQ
+    from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
 __version__ = "0.1.0"
 
@@ -26,3 +32,17 @@ __all__ = [
     "load_into",
     "save",
 ]
+
+_MODULES = ("api", "compressor", "errors", "methods", "pipeline")
+
+
+def __getattr__(name: str) -> Any:
+    """Public names and submodules on first use: importing torch takes a second, which `metaq --help` need not wait for."""
+    if name in __all__:
+        for module in map(importlib.import_module, (f"metaq.{module}" for module in _MODULES)):
+            if hasattr(module, name):
+                return getattr(module, name)
+    try:
+        return importlib.import_module(f"metaq.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"module 'metaq' has no attribute {name!r}") from error

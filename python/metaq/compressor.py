@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from metaq.container import encode
 from metaq.errors import InputError
 from metaq.methods.base import Method
 from metaq.pipeline import CodedTensor, CompressedModel, keep
@@ -46,10 +47,14 @@ class Compressor:
             _check_finite(name, parameter)
         self.model = model
         self.bound = method.bind(parameters)
+        self.training_step = 0
         self._handle = model.register_forward_pre_hook(lambda *_: self.bound.on_forward())
 
     def regularize(self) -> None:
         """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``."""
+        self.training_step += 1
+        if self.bound.measure_every and self.training_step % self.bound.measure_every == 0:
+            self.bound.on_size(len(encode(self.compress())))
         self.bound.on_gradients()
 
     def begin_last_phase(self) -> None:
@@ -78,11 +83,12 @@ class Compressor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs, besides those of model and optimizer."""
-        return self.bound.state_dict()
+        return {"training_step": self.training_step, "method": self.bound.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.bound.load_state_dict(state)
+        self.training_step = state["training_step"]
+        self.bound.load_state_dict(state["method"])
 
 
 def _check_finite(name: str, parameter: nn.Parameter) -> None:

@@ -16,6 +16,7 @@ MAX_HEADER_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 40
 MAX_DIMENSIONS = 32
 MAX_LEVELS = 1 << 20
+MAX_TENSORS = 1 << 20
 MAX_CHUNK_SYMBOLS = 1 << 26
 MAX_SYMBOLS_PER_BYTE = 1 << 19
 
@@ -159,7 +160,9 @@ class HeaderParser:
         metadata = {self.new_string("metadata keys", keys): self.string() for _ in entries}
         names: set[str] = set()
         tensors: list[TensorEntry] = []
-        for _ in range(self.count("tensors", 4)):
+        count = self.count("tensors", 4)
+        self.expect(count <= MAX_TENSORS, f"at most {MAX_TENSORS} tensors", str(count))
+        for _ in range(count):
             tensors.append(self.tensor(self.new_string("tensor names", names), tensors))
         chunks = [self.chunk() for _ in range(self.count("chunks", 3))]
         left = len(self.data) - self.offset
@@ -173,6 +176,7 @@ class HeaderParser:
         dtype = DTYPES[code]
         kind = self.byte()
         self.expect(kind in (CODED, KEPT, ALIAS), "kind 0, 1 or 2", f"{kind} for tensor {name!r}")
+        self.expect(kind != KEPT or dtype != torch.bool, "bool tensors to be coded", f"a kept one, {name!r}")
         if kind == ALIAS:
             target = self.varint()
             known = target < len(before) and before[target].target is None and before[target].dtype == dtype

@@ -8,7 +8,16 @@ from metaq.errors import FormatError, InputError
 
 def test_names_and_identifiers_are_the_formats():
     identifiers = {name: coder.identifier for name, coder in coders.items()}
-    assert identifiers == {"stored": 0, "huffman": 1, "range": 2, "mixing": 3, "gzip": 4, "zstd": 5, "lzma": 6}
+    assert identifiers == {
+        "stored": 0,
+        "huffman": 1,
+        "range": 2,
+        "mixing": 3,
+        "gzip": 4,
+        "zstd": 5,
+        "lzma": 6,
+        "rans": 7,
+    }
 
 
 def test_found_by_either():

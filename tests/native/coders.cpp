@@ -3,11 +3,13 @@
 #include "metaq/huffman.hpp"
 #include "metaq/mixing.hpp"
 #include "metaq/range.hpp"
+#include "metaq/rans.hpp"
 
 namespace {
 
 constexpr suite::Coder huffman{&metaq::huffman::encode, &metaq::huffman::decode, true, 40};
 constexpr suite::Coder range{&metaq::range::encode, &metaq::range::decode, false, 40};
+constexpr suite::Coder rans{&metaq::rans::encode, &metaq::rans::decode, true, 40};
 constexpr suite::Coder mixing{&metaq::mixing::encode, &metaq::mixing::decode, false, 2};
 
 }  // namespace
@@ -21,6 +23,11 @@ TEST(range_round_trips) { suite::round_trips(range); }
 TEST(range_appends) { suite::appends(range); }
 TEST(range_survives_damage) { suite::survives_damage(range); }
 TEST(range_stays_in_range) { suite::stays_in_range(range); }
+
+TEST(rans_round_trips) { suite::round_trips(rans); }
+TEST(rans_appends) { suite::appends(rans); }
+TEST(rans_survives_damage) { suite::survives_damage(rans); }
+TEST(rans_stays_in_range) { suite::stays_in_range(rans); }
 
 TEST(mixing_round_trips) { suite::round_trips(mixing); }
 TEST(mixing_appends) { suite::appends(mixing); }

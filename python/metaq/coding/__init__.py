@@ -7,12 +7,13 @@ from metaq.coding.generic import Gzip, Lzma, Stored, Zstd
 from metaq.coding.huffman import Huffman
 from metaq.coding.mixing import Mixing
 from metaq.coding.range import Range
+from metaq.coding.rans import Rans
 from metaq.errors import FormatError, InputError
 
 __all__ = ["SYMBOLS_PER_BYTE", "SYMBOL_LIMIT", "Coder", "by_identifier", "by_name", "coders"]
 
 coders: dict[str, Coder] = {
-    coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma())
+    coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma(), Rans())
 }
 _by_identifier = {coder.identifier: coder for coder in coders.values()}
 

@@ -21,12 +21,16 @@ class BoundMethod(ABC):
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         self.parameters = dict(parameters)
+        self.measure_every = 0  # training steps between two calls of `on_size`; 0 for none
 
     def on_forward(self) -> None:
         """Before the model's forward pass: may show it other weights than those the optimizer holds."""
 
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
+
+    def on_size(self, size_bytes: int) -> None:
+        """Every `measure_every` training steps: the size of the whole file, were it written now."""
 
     def on_last_phase(self) -> None:
         """When the last phase of training begins, in which the zero pattern stays as it is."""

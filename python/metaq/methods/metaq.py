@@ -30,6 +30,8 @@ from metaq.methods.quantized_view import QuantizedView
 from metaq.solvers import knapsack
 
 _PSEUDO_COUNT = 0.1  # what an empty level counts as: its code is long, not infinite
+_MEASURE_EVERY = 50  # training steps between two measurements of the file
+_STEERING_GAIN = 0.1  # the strength follows this power of the ratio of sizes, at every measurement
 _STEP_BITS = 4  # significant bits of a step: costs nothing in accuracy, and a byte or two less in the file
 
 
@@ -55,6 +57,8 @@ class METaQ(Method):
         refresh_every: training steps between two histograms.
         warmup_steps: training steps over which the strength rises linearly from 0.
         slopes: how β is read off the code lengths.
+        target_bytes: size of the whole file to end at; the strength, which then only is where to begin, is steered there.
+        target_steps: training steps in which the size comes down to the target, by equal ratios; then it is held.
     """
 
     strength: float = 3e-5
@@ -63,6 +67,8 @@ class METaQ(Method):
     refresh_every: int = 10
     warmup_steps: int = 0
     slopes: Slopes = Slopes.HULL
+    target_bytes: int = 0
+    target_steps: int = 0
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
@@ -71,6 +77,8 @@ class METaQ(Method):
             ("radius", 1 <= self.radius <= 2048, "1 to 2048"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
             ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
+            ("target_bytes", self.target_bytes >= 0, "at least 0, which is for none"),
+            ("target_steps", self.target_steps >= 1 or not self.target_bytes, "at least 1 where target_bytes is given"),
         ):
             if not holds:
                 raise InputError(f"METaQ {name}: expected {expected}, found {getattr(self, name)!r}")
@@ -87,6 +95,9 @@ class BoundMETaQ(BoundMethod):
         super().__init__(parameters)
         self.config = config
         self.training_step = 0
+        self.strength = config.strength
+        self.first_bytes = 0
+        self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
         tensors = list(self.parameters.values())
         steps = [_short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
         self.view = QuantizedView(tensors, steps, config.radius)
@@ -105,6 +116,13 @@ class BoundMETaQ(BoundMethod):
         self.view.take_back(self.slopes, self._present_strength())
         self.training_step += 1
 
+    def on_size(self, size_bytes: int) -> None:
+        """Steer the strength: up where the file is larger than it should be by now, down where it is smaller."""
+        self.first_bytes = self.first_bytes or size_bytes
+        way = min(1.0, self.training_step / self.config.target_steps)
+        wanted = self.first_bytes * (self.config.target_bytes / self.first_bytes) ** way
+        self.strength *= (size_bytes / wanted) ** _STEERING_GAIN
+
     def on_last_phase(self) -> None:
         """Weights at their tensor's commonest level, nearly always zero, stay there; the others train on."""
         self.view.pin_commonest()
@@ -118,6 +136,8 @@ class BoundMETaQ(BoundMethod):
         """What cannot be had from parameters and optimizer; between two training steps there is no more."""
         return {
             "training_step": self.training_step,
+            "strength": self.strength,
+            "first_bytes": self.first_bytes,
             "steps": self.view.steps,
             "slopes": self.slopes,
             "latents": self.view.latents,
@@ -128,6 +148,7 @@ class BoundMETaQ(BoundMethod):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.training_step = state["training_step"]
+        self.strength, self.first_bytes = state["strength"], state["first_bytes"]
         self.slopes = state["slopes"]
         self.view.steps = list(state["steps"])
         self.view.pinned, self.view.pinned_values = state["pinned"], state["pinned_values"]
@@ -143,7 +164,7 @@ class BoundMETaQ(BoundMethod):
 
     def _present_strength(self) -> float:
         warmed = self.training_step / self.config.warmup_steps if self.config.warmup_steps else 1.0
-        return self.config.strength * min(1.0, warmed)
+        return self.strength * min(1.0, warmed)
 
 
 def _from_cells(cells: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from metaq.errors import InputError, nearest_name
-from metaq.models.lenet import LeNet5
+from metaq.models.lenet import LeNet5, LeNet5Caffe, LeNet300
 
-models: dict[str, type[nn.Module]] = {"lenet5": LeNet5}
+models: dict[str, type[nn.Module]] = {"lenet5": LeNet5, "lenet5-caffe": LeNet5Caffe, "lenet300": LeNet300}
 
 
 def by_name(name: str) -> type[nn.Module]:
@@ -21,4 +21,4 @@ def by_name(name: str) -> type[nn.Module]:
     return models[name]
 
 
-__all__ = ["LeNet5", "by_name", "models"]
+__all__ = ["LeNet5", "LeNet5Caffe", "LeNet300", "by_name", "models"]

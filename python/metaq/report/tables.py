@@ -10,6 +10,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from metaq import coding
 from metaq.container import Reader, encode
@@ -72,12 +73,12 @@ def coder_rows(model: CompressedModel) -> list[Row]:
 def show(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Print rows as a table, with the keys of all of them as its columns; nothing where a row lacks a key."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in columns:
         is_number = any(isinstance(row.get(column), int | float) for row in rows)
         table.add_column(_HEADINGS.get(column, column), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(text(row.get(column, "")) for column in columns))
+        table.add_row(*(Text(text(row.get(column, ""))) for column in columns))
     _console().print(table)
 
 
@@ -87,7 +88,7 @@ def show_entries(entries: Mapping[str, Any]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in entries.items():
-        table.add_row(key.replace("_", " "), text(value))
+        table.add_row(Text(key.replace("_", " ")), Text(text(value)))
     _console().print(table)
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_ROUNDING = 1e-12  # relative size below which a kink or a derivative is rounding
+_ROUNDING = 1e-12  # relative size below which a move or a derivative is rounding
+_FLAT = 1e-9  # relative size below which a kink of the start is not worth a knot; one that matters comes back
 _PIVOTS_PER_LEVEL = 8  # far more than ever seen; beyond it the feasible sequence at hand is returned
 
 
@@ -37,19 +38,18 @@ def project(target: Array, weights: Array, points: Array, start: Array) -> Array
     """
     xi = start.copy()
     rises = kinks(xi, points)
-    slope_scale = _largest(np.diff(target) / np.diff(points))
-    knots = {int(j) + 1 for j in np.flatnonzero(rises > _ROUNDING * max(slope_scale, _largest(np.diff(xi))))}
-    takes_one = False
+    knots = {int(j) + 1 for j in np.flatnonzero(rises > _FLAT * _largest(np.diff(xi) / np.diff(points)))}
+    is_stalled = False
     for _ in range(_PIVOTS_PER_LEVEL * len(points)):
         fitted = _descend(xi, target, weights, points, knots)
-        if takes_one and not np.any(np.abs(fitted - xi) > _ROUNDING * _largest(fitted)):
-            return fitted
-        takes_one = not np.any(np.abs(fitted - xi) > _ROUNDING * _largest(fitted)) and takes_one is False and bool(_)
+        has_moved = _largest(fitted - xi) > _ROUNDING * _largest(fitted)
         xi = fitted
         entering = _entering(xi, target, weights, points, knots)
-        if not len(entering):
-            return xi
-        knots.update(int(j) for j in (entering[:1] if takes_one else entering))
+        if not len(entering) or (is_stalled and not has_moved):
+            break
+        # Several knots at once may only get in each other's way; the best one alone always leads downwards.
+        is_stalled = not has_moved
+        knots.update(int(j) for j in (entering[:1] if is_stalled else entering))
     return xi
 
 
@@ -58,26 +58,23 @@ def _largest(values: Array) -> float:
 
 
 def _entering(xi: Array, target: Array, weights: Array, points: Array, knots: set[int]) -> NDArray[np.int64]:
-    """Where a knot pays, the best of every negative run of d, the best of all first; empty at the optimum."""
+    """Where a knot pays: the best of every negative run of d, the best of all first; none at the optimum."""
     pull = weights * (xi - target)
-    # d_j by two suffix sums: Σ_{b > j} pull_b v_b - v_j Σ_{b > j} pull_b, with positions from v_j on for accuracy.
-    right = np.cumsum(pull[::-1])[::-1]
-    derivative = np.zeros(len(points))
-    derivative[:-1] = np.cumsum((right[1:] * np.diff(points))[::-1])[::-1]
-    floor = -1e-11 * np.cumsum((np.cumsum(np.abs(pull)[::-1])[::-1][1:] * np.diff(points))[::-1])[::-1]
-    inner = derivative[1:-1]
-    inner[np.array(sorted(knots), dtype=np.int64) - 1] = 0.0
-    negative = inner < np.minimum(floor[1:], -1e-300)
-    if not negative.any():
-        return np.empty(0, np.int64)
-    run = np.cumsum(np.diff(negative, prepend=False) & negative)
-    best: dict[int, int] = {}
-    for j in np.flatnonzero(negative):
-        r = int(run[j])
-        if r not in best or inner[j] < inner[best[r]]:
-            best[r] = int(j)
-    found = np.array(list(best.values()))
-    return found[np.argsort(inner[found])] + 1
+    derivative = _beyond(pull, points)[1:-1]
+    derivative[np.array(sorted(knots), dtype=np.int64) - 1] = 0.0
+    negative = derivative < -_ROUNDING * _beyond(np.abs(pull), points)[1:-1]
+    starts = np.flatnonzero(negative & ~np.append(False, negative[:-1]))
+    if not len(starts):
+        return starts
+    depths = np.where(negative, derivative, 0.0)
+    best = [start + int(np.argmin(run)) for start, run in zip(starts, np.split(depths, starts)[1:], strict=True)]
+    return np.array(sorted(best, key=lambda j: float(depths[j]))) + 1
+
+
+def _beyond(pull: Array, points: Array) -> Array:
+    """Σ_b pull_b (v_b - v_j)⁺ at every j, (C,), by two suffix sums."""
+    after = np.cumsum(pull[:0:-1])[::-1]
+    return np.append(np.cumsum((after * np.diff(points))[::-1])[::-1], 0.0)
 
 
 def _descend(xi: Array, target: Array, weights: Array, points: Array, knots: set[int]) -> Array:
@@ -90,19 +87,19 @@ def _descend(xi: Array, target: Array, weights: Array, points: Array, knots: set
         falling = after < 0
         if not falling.any():
             return fitted
-        share = np.where(falling, np.maximum(before, 0.0) / np.where(falling, np.maximum(before, 0.0) - after, 1.0), np.inf)
-        step = share.min()
-        xi = xi + step * (fitted - xi)
-        knots.difference_update(int(j) for j in order[1:-1][share <= step])
+        present = np.maximum(before, 0.0)
+        share = np.full(len(inner), np.inf)
+        share[falling] = present[falling] / (present[falling] - after[falling])
+        xi = xi + float(share.min()) * (fitted - xi)
+        knots.difference_update(int(j) for j in order[1:-1][share <= share.min()])
 
 
 def _fit(target: Array, weights: Array, points: Array, order: NDArray[np.int64]) -> Array:
     """Weighted least squares by the broken lines with knots ``order``, in the basis of their values at the knots."""
-    piece = np.repeat(np.arange(len(order) - 1), np.diff(order))
-    piece = np.append(piece, len(order) - 2)
+    pieces = len(order) - 1
+    piece = np.append(np.repeat(np.arange(pieces), np.diff(order)), pieces - 1)
     left, right = points[order[piece]], points[order[piece + 1]]
     share = (right - points) / (right - left)
-    pieces = len(order) - 1
     diagonal, side = np.zeros(len(order)), np.zeros(len(order))
     diagonal[:-1] += np.bincount(piece, weights * share * share, pieces)
     diagonal[1:] += np.bincount(piece, weights * (1 - share) ** 2, pieces)

@@ -41,6 +41,23 @@ _HALVINGS = 40
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """The dual at one ξ.
+
+    Attributes:
+        value: φ_w(ξ).
+        assigned: (C,) the masses Σ_i x*_ib of an optimal assignment; less ``counts`` they are a supergradient.
+        counts: (C,) c*(ξ).
+        hull: (C,) the lower convex hull of ξ at the levels.
+    """
+
+    value: float
+    assigned: Array
+    counts: Array
+    hull: Array
+
+
+@dataclass(frozen=True)
 class Problem:
     """One dual problem.
 
@@ -71,19 +88,24 @@ class Problem:
         counts = self.counts(xi)
         return float(counts @ np.log2(counts) + xi @ (self.masses - counts))
 
-    def evaluate(self, xi: Array) -> tuple[float, Array, Array]:
-        """(value of φ_w, one supergradient Σ_i x*_i - c*, hull of ξ at the levels)."""
+    def evaluate(self, xi: Array) -> Evaluation:
+        """φ_w(ξ), its hull and what the weights and the counts ask for."""
         edges = knapsack.hull(torch.from_numpy(xi)[None], torch.from_numpy(self.points))
         left, right = edges.left[0].numpy(), edges.right[0].numpy()
-        left, right = np.append(left, right[-1]), np.append(right, right[-1])  # the cell of the last level is itself
+        last = len(xi) - 1
         run = self.points[right] - self.points[left]
-        share = np.divide(self.points[right] - self.points, run, out=np.ones_like(run), where=run > 0)
-        hull = share * xi[left] + (1 - share) * xi[right]
-        count = len(xi)
-        assigned = np.bincount(left, self.masses * share, count) + np.bincount(right, self.masses * (1 - share), count)
+        share = (self.points[right] - self.points[:-1]) / run
+        hull = np.append(share * xi[left] + (1 - share) * xi[right], xi[last])
+        mass = self.masses[:-1]
+        assigned = np.bincount(left, mass * share, last + 1) + np.bincount(right, mass * (1 - share), last + 1)
+        assigned[last] += self.masses[last]
         counts = self.counts(xi)
         value = float(counts @ np.log2(counts) - xi @ counts + self.masses @ hull)
-        return value, assigned - counts, hull
+        return Evaluation(value, assigned, counts, hull)
+
+    def regular(self, xi: Array) -> Array:
+        """The hull of ξ, balanced: a convex sequence where φ_w is no lower."""
+        return self.balance(self.evaluate(xi).hull)
 
     def balance(self, xi: Array) -> Array:
         """ξ plus the line λ + μ v that maximises φ_w: the counts then have the mass and the mean of the weights.
@@ -105,13 +127,13 @@ class Problem:
             move = np.linalg.solve(curvature, gradient)
             line = move[0] + move[1] * offset
             line *= min(1.0, _LARGEST_MOVE / float(np.abs(line).max()))
-            xi, risen = self._climb(xi, line, value)
+            xi, risen = self.climb(xi, line, value)
             if risen <= value:
                 break
             value = risen
         return xi
 
-    def _climb(self, xi: Array, move: Array, value: float) -> tuple[Array, float]:
+    def climb(self, xi: Array, move: Array, value: float) -> tuple[Array, float]:
         """The first of ξ + move, ξ + move/2, ... where f is higher than ``value``; ξ itself when none is."""
         for halvings in range(_HALVINGS):
             trial = xi + move / 2**halvings

@@ -56,8 +56,8 @@ class Solution:
 def hull(xi: Tensor, levels: Tensor) -> Hull:
     """Lower convex hulls of the points ``(levels[t, b], xi[t, b])``, for all t at once.
 
-    Every vertex's successor on a hull that starts there is the vertex of least slope to its right; the hull itself is what the
-    successors reach from level 0. That is O(C^2) work for a set, in O(log C) tensor operations without a host synchronisation.
+    A level on the straight line between its neighbours is a vertex too. On the CPU a monotone chain, O(C) a set; elsewhere
+    O(C^2) work a set, in O(log C) tensor operations without a host synchronisation.
 
     Args:
         xi: (T, C) costs, finite.
@@ -71,19 +71,57 @@ def hull(xi: Tensor, levels: Tensor) -> Hull:
         raise InputError(f"hull: expected at least two levels, as many as costs, found {levels.shape[-1]} and {count}")
     points = levels.to(torch.float64).expand(sets, count)
     costs = xi.to(torch.float64)
+    return _hulls_in_sequence(costs, points) if xi.device.type == "cpu" else _hulls_in_parallel(costs, points)
+
+
+def _hulls_in_sequence(costs: Tensor, points: Tensor) -> Hull:
+    """Monotone chains, point by point, on plain numbers: no tensor operation is as cheap as the few steps of one point."""
+    lefts: list[int] = []
+    rights: list[int] = []
+    slopes: list[float] = []
+    for heights, places in zip(costs.tolist(), points.tolist(), strict=True):
+        vertices = [0]
+        edges: list[float] = []
+        for here in range(1, len(places)):
+            height, place = heights[here], places[here]
+            slope = (height - heights[vertices[-1]]) / (place - places[vertices[-1]])
+            while edges and edges[-1] > slope:
+                vertices.pop()
+                edges.pop()
+                slope = (height - heights[vertices[-1]]) / (place - places[vertices[-1]])
+            vertices.append(here)
+            edges.append(slope)
+        for left, right, slope in zip(vertices, vertices[1:], edges, strict=False):
+            lefts += [left] * (right - left)
+            rights += [right] * (right - left)
+            slopes += [slope] * (right - left)
+    shape = len(costs), costs.shape[1] - 1
+    return Hull(
+        torch.tensor(lefts, dtype=torch.int64).view(shape),
+        torch.tensor(rights, dtype=torch.int64).view(shape),
+        torch.tensor(slopes, dtype=torch.float64).view(shape),
+    )
+
+
+def _hulls_in_parallel(costs: Tensor, points: Tensor) -> Hull:
+    """Every vertex's successor on a hull that starts there is the vertex of least slope to its right.
+
+    The hull itself is what the successors reach from level 0.
+    """
+    sets, count = costs.shape
     rise = costs[:, None, :] - costs[:, :, None]
     run = points[:, None, :] - points[:, :, None]
     slope = torch.where(run > 0, rise / torch.where(run > 0, run, 1.0), torch.inf)
     successor = slope.argmin(dim=2)
     successor[:, -1] = count - 1
-    reached = torch.zeros(sets, count, dtype=torch.bool, device=xi.device)
+    reached = torch.zeros(sets, count, dtype=torch.bool, device=costs.device)
     reached[:, 0] = True
     jump = successor
     for _ in range(max(1, (count - 1).bit_length())):
         # Whatever 2^k steps lead to from a reached vertex is reached; then double the stride.
         reached = reached | torch.zeros_like(costs).scatter_add(1, jump, reached.to(torch.float64)).gt(0)
         jump = jump.gather(1, jump)
-    here = torch.arange(count, device=xi.device)
+    here = torch.arange(count, device=costs.device)
     left = torch.where(reached, here, -1).cummax(dim=1).values[:, :-1]
     right = successor.gather(1, left)
     edges = slope.reshape(sets, count * count).gather(1, left * count + right)

@@ -1,0 +1,1050 @@
+"""A decoder of `.mtq` files in plain Python, written from docs/format.md alone: slow, short, and an oracle for the others.
+
+    python tests/reference_decoder.py FILE.mtq        prints each tensor's name, dtype, shape and CRC
+
+Names follow the document. Every rule of it is checked; breaking one is a `MalformedError`.
+"""
+
+import copy
+import lzma
+import math
+import struct
+import sys
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PRIMING = bytes.fromhex((Path(__file__).parents[1] / "docs" / "format_priming.hex").read_text())
+LIMIT = 1 << 30  # symbols lie strictly between -LIMIT and LIMIT
+SYMBOLS_PER_BYTE = 1 << 19
+
+# By code: name, bytes, and for integers the least and the greatest value.
+DTYPES: dict[int, tuple[str, int, tuple[int, int] | None]] = {
+    0: ("float32", 4, None),
+    1: ("float16", 2, None),
+    2: ("bfloat16", 2, None),
+    3: ("float64", 8, None),
+    4: ("float8_e4m3fn", 1, None),
+    5: ("float8_e5m2", 1, None),
+    16: ("uint8", 1, (0, 255)),
+    17: ("int8", 1, (-128, 127)),
+    18: ("int16", 2, (-(1 << 15), (1 << 15) - 1)),
+    19: ("int32", 4, (-(1 << 31), (1 << 31) - 1)),
+    20: ("int64", 8, (-(1 << 63), (1 << 63) - 1)),
+    21: ("bool", 1, (0, 1)),
+}
+CODED_FLOATS = ("float32", "float16", "bfloat16", "float64")
+UNIFORM, TABLE, INTEGER = 0, 1, 2
+
+
+class MalformedError(Exception):
+    """A file that breaks a rule of docs/format.md."""
+
+
+class UnsupportedError(Exception):
+    """A file that needs a library which is not here."""
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise MalformedError(what)
+
+
+def clamp(a: int, low: int, high: int) -> int:
+    return low if a < low else high if a > high else a
+
+
+def toward_zero(a: int, b: int) -> int:
+    return a // b if a >= 0 else -(-a // b)
+
+
+def is_symbol(value: int) -> bool:
+    return -LIMIT < value < LIMIT
+
+
+# ---- File and header ----
+
+
+@dataclass
+class Codebook:
+    kind: int
+    step: float = 0.0
+    levels: tuple[float, ...] = ()
+    origin: int = 0
+
+
+@dataclass
+class Entry:
+    name: str
+    dtype: int
+    shape: tuple[int, ...] = ()
+    codebook: Codebook | None = None
+    target: int | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes_each(self) -> int:
+        return DTYPES[self.dtype][1]
+
+
+@dataclass
+class Bytes:
+    data: bytes
+    at: int = 0
+
+    def take(self, size: int) -> bytes:
+        require(self.at + size <= len(self.data), "truncated")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        value = 0
+        for i in range(10):
+            byte = self.byte()
+            value |= (byte & 127) << 7 * i
+            if byte < 128:
+                require(value < 1 << 63 and (byte > 0 or i == 0), "varint")
+                return value
+        raise MalformedError("varint")
+
+    def string(self) -> str:
+        try:
+            return self.take(self.varint()).decode("utf-8")
+        except UnicodeDecodeError:
+            raise MalformedError("UTF-8") from None
+
+
+def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[list[int]]]:
+    source = Bytes(data)
+    require(source.byte() == 0, "flags")
+    metadata = [(source.string(), source.string()) for _ in range(source.varint())]
+    require(len({key for key, _ in metadata}) == len(metadata), "metadata keys")
+    entries: list[Entry] = []
+    codebooks: list[Codebook] = []
+    for _ in range(source.varint()):
+        entries.append(read_entry(source, entries, codebooks))
+    require(len({entry.name for entry in entries}) == len(entries), "tensor names")
+    chunks = [[source.byte(), source.varint(), source.varint()] for _ in range(source.varint())]
+    require(source.at == len(data), "bytes behind the header")
+    return metadata, entries, chunks
+
+
+def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) -> Entry:
+    entry = Entry(source.string(), source.byte())
+    require(entry.dtype in DTYPES, "dtype")
+    kind = source.byte()
+    require(kind <= 2, "kind")
+    if kind == 2:
+        target = source.varint()
+        require(target < len(before), "alias")
+        require(before[target].target is None and before[target].dtype == entry.dtype, "alias")
+        entry.target, entry.shape = target, before[target].shape
+        return entry
+    dimensions = source.byte()
+    require(dimensions <= 32, "dimensions")
+    entry.shape = tuple(source.varint() for _ in range(dimensions))
+    require(math.prod(max(1, d) for d in entry.shape) < 1 << 40, "elements")
+    if kind == 0:
+        reference = source.varint()
+        if reference == 0:
+            codebooks.append(read_codebook(source))
+            reference = len(codebooks)
+        require(reference <= len(codebooks), "codebook reference")
+        entry.codebook = codebooks[reference - 1]
+        is_integer = DTYPES[entry.dtype][2] is not None
+        fits = is_integer if entry.codebook.kind == INTEGER else DTYPES[entry.dtype][0] in CODED_FLOATS
+        require(fits, "codebook and dtype")
+    return entry
+
+
+def read_codebook(source: Bytes) -> Codebook:
+    kind = source.byte()
+    require(kind <= 2, "codebook kind")
+    if kind == INTEGER:
+        return Codebook(kind)
+    if kind == UNIFORM:
+        (step,) = struct.unpack("<f", source.take(4))
+        require(math.isfinite(step) and step > 0, "step")
+        return Codebook(kind, step)
+    count, origin = source.varint(), source.varint()
+    require(1 <= count <= 1 << 20 and origin < count, "levels")
+    levels = struct.unpack(f"<{count}f", source.take(4 * count))
+    require(all(map(math.isfinite, levels)), "levels")
+    require(all(a < b for a, b in zip(levels, levels[1:], strict=False)), "levels")
+    return Codebook(kind, levels=levels, origin=origin)
+
+
+def block_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) >= 2 and math.prod(shape[1:]) <= 1 << 20:
+        return shape[0], shape[1], math.prod(shape[2:])
+    return math.prod(shape), 1, 1
+
+
+def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Every tensor of a file: its dtype's name, its shape and its elements' bytes, row-major and little-endian."""
+    source = Bytes(data)
+    require(source.take(3) == b"MTQ", "magic")
+    require(source.byte() == 1, "version")
+    size, coded_size = source.varint(), source.varint()
+    require(1 <= size <= 1 << 26 and size <= SYMBOLS_PER_BYTE * coded_size, "header size")
+    coded = source.take(coded_size)
+    check_crc(source, data[: source.at])
+    _, entries, chunks = read_header(decode_text(coded, size))
+
+    runs = [(i, None, block_of(e.shape)) for i, e in enumerate(entries) if e.codebook and e.size]
+    kept = [(i, e) for i, e in enumerate(entries) if e.codebook is None and e.target is None and e.size]
+    runs += [(i, p, block_of(e.shape)) for p in range(8) for i, e in kept if p < e.bytes_each]
+    symbols: dict[tuple[int, int | None], list[int]] = {(i, p): [] for i, p, _ in runs}
+    left = sum(math.prod(shape) for _, _, shape in runs)
+    number, first = 0, 0  # the run and the row that come next
+    for coder, count, payload_size in chunks:
+        count = count or left
+        require(1 <= count <= min(left, 1 << 26, SYMBOLS_PER_BYTE * payload_size), "symbols of a chunk")
+        left -= count
+        payload = source.take(payload_size)
+        check_crc(source, payload)
+        blocks, places = [], []
+        while count > 0:
+            tensor, plane, (rows, channels, kernel) = runs[number]
+            taken = min(rows - first, count // (channels * kernel))
+            require(taken > 0, "chunk ends inside a row")
+            blocks.append((taken, channels, kernel))
+            places.append((tensor, plane))
+            count -= taken * channels * kernel
+            first += taken
+            if first == rows:
+                number, first = number + 1, 0
+        require(coder in CODERS, "coder")
+        for place, decoded in zip(places, CODERS[coder](payload, blocks), strict=True):
+            require(all(map(is_symbol, decoded)), "symbol")
+            symbols[place] += decoded
+    require(left == 0, "symbols in all")
+    require(source.at == len(data), "bytes behind the file")
+    return assemble(entries, symbols)
+
+
+def check_crc(source: Bytes, covered: bytes) -> None:
+    require(struct.unpack("<I", source.take(4))[0] == zlib.crc32(covered), "CRC")
+
+
+# ---- Values ----
+
+
+def assemble(entries: list[Entry], symbols: dict[tuple[int, int | None], list[int]]) -> dict[str, Any]:
+    content: list[bytes] = []
+    for i, entry in enumerate(entries):
+        if entry.target is not None:
+            content.append(content[entry.target])
+        elif entry.codebook is not None:
+            content.append(b"".join(value(q, entry.codebook, entry.dtype) for q in symbols.get((i, None), [])))
+        else:
+            content.append(join([symbols.get((i, p), []) for p in range(entry.bytes_each)], entry.dtype))
+    return {e.name: (DTYPES[e.dtype][0], e.shape, raw) for e, raw in zip(entries, content, strict=True)}
+
+
+def value(q: int, codebook: Codebook, dtype: int) -> bytes:
+    name, bytes_each, bounds = DTYPES[dtype]
+    if bounds is not None:
+        require(bounds[0] <= q <= bounds[1], "value")
+        return q.to_bytes(bytes_each, "little", signed=bounds[0] < 0)
+    if codebook.kind == TABLE:
+        require(0 <= q + codebook.origin < len(codebook.levels), "level")
+        level = codebook.levels[q + codebook.origin]
+    else:
+        # Both factors have 24 bits: their product in float64 is exact.
+        level = rounded(codebook.step * rounded(float(q), "f"), "f")
+    if name == "bfloat16":
+        (bits,) = struct.unpack("<I", struct.pack("<f", level))
+        return struct.pack("<H", (bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
+    letter = {"float32": "f", "float16": "e", "float64": "d"}[name]
+    return struct.pack("<" + letter, rounded(level, letter))
+
+
+def rounded(a: float, letter: str) -> float:
+    """To the nearest of a struct format's floats, ties to even; to infinity beyond them."""
+    try:
+        return float(struct.unpack("<" + letter, struct.pack("<" + letter, a))[0])
+    except OverflowError:
+        return math.copysign(math.inf, a)
+
+
+def join(planes: list[list[int]], dtype: int) -> bytes:
+    _, bytes_each, bounds = DTYPES[dtype]
+    bits = 8 * bytes_each
+    out = bytearray()
+    for octets in zip(*planes, strict=True):
+        require(all(-128 <= q <= 127 for q in octets), "plane symbol")
+        word = int.from_bytes(bytes(q + 128 for q in octets), "big")
+        if bounds is None:
+            word = word >> 1 | (word & 1) << bits - 1
+        out += word.to_bytes(bytes_each, "little")
+    return bytes(out)
+
+
+# ---- Coders 0 and 4 to 6 ----
+
+Shape = tuple[int, int, int]
+
+
+def decode_stored(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    source = Bytes(payload)
+    widths = source.take(len(blocks))
+    decoded = []
+    for width, block in zip(widths, blocks, strict=True):
+        require(width in (1, 2, 4), "width")
+        size = math.prod(block)
+        decoded.append(list(struct.unpack(f"<{size}{ {1: 'b', 2: 'h', 4: 'i'}[width]}", source.take(width * size))))
+    require(source.at == len(payload), "bytes behind the symbols")
+    return decoded
+
+
+def plain_limit(blocks: list[Shape]) -> int:
+    return len(blocks) + 4 * sum(map(math.prod, blocks))
+
+
+def whole(decompressor: Any, payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    try:
+        plain = decompressor.decompress(payload, plain_limit(blocks) + 1)
+    except (zlib.error, lzma.LZMAError):
+        raise MalformedError("compressed stream") from None
+    require(len(plain) <= plain_limit(blocks) and decompressor.eof, "compressed stream")
+    require(decompressor.unused_data == b"", "bytes behind the compressed stream")
+    return decode_stored(plain, blocks)
+
+
+def decode_gzip(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    return whole(zlib.decompressobj(wbits=-15), payload, blocks)
+
+
+def decode_lzma(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    dictionary = min(max(4096, plain_limit(blocks)), 1 << 26)
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": dictionary, "lc": 3, "lp": 0, "pb": 2}]
+    return whole(lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters), payload, blocks)
+
+
+def decode_zstd(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    try:
+        import zstandard
+    except ImportError:
+        raise UnsupportedError("zstandard is not installed") from None
+    try:
+        # A content size that is not given reads as 2^64 - 1.
+        require(zstandard.get_frame_parameters(payload).content_size <= plain_limit(blocks), "content size")
+        plain = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise MalformedError("zstd frame") from None
+    return decode_stored(plain, blocks)
+
+
+# ---- Numbers and alphabets of the static coders ----
+
+
+class BitSource:
+    def get(self, width: int) -> int:
+        raise NotImplementedError
+
+    def golomb(self, order: int) -> int:
+        tail = order
+        while self.get(1) == 1:
+            tail += 1
+            require(tail <= 32, "golomb")
+        v = (1 << tail) + self.get(tail) - (1 << order)
+        require(v < 1 << 32, "golomb")
+        return v
+
+    def signed(self, order: int) -> int:
+        v = self.golomb(order)
+        return v // 2 if v % 2 == 0 else -((v + 1) // 2)
+
+
+class Alphabet:
+    def __init__(self, source: BitSource) -> None:
+        self.source = source
+        self.listed: list[int] = []
+        count = source.golomb(4)
+        require(count <= 4096, "listed symbols")
+        self.has_escape = source.get(1) == 1
+        require(count > 0 or self.has_escape, "no entries")
+        order = 0
+        for i in range(count):
+            if i == 1:
+                order = source.get(4)
+            self.listed.append(source.signed(3) if i == 0 else self.listed[-1] + 1 + source.golomb(order))
+            require(is_symbol(self.listed[-1]), "listed symbol")
+        if self.has_escape:
+            self.base, self.width = source.signed(3), source.get(5) + 1
+
+    @property
+    def entries(self) -> int:
+        return len(self.listed) + self.has_escape
+
+    @property
+    def is_single(self) -> bool:
+        return len(self.listed) == 1 and not self.has_escape
+
+    def filled(self, size: int) -> list[int]:
+        for _ in range((size - 1) >> 19):
+            require(self.source.get(8) == 0, "filler")
+        return self.listed * size
+
+    def symbol(self, entry: int) -> int:
+        if entry < len(self.listed):
+            return self.listed[entry]
+        symbol = self.base + self.source.get(self.width)
+        require(is_symbol(symbol), "escaped symbol")
+        return symbol
+
+
+# ---- Coder 1 ----
+
+
+class Bits(BitSource):
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.position = 0
+
+    def get(self, width: int) -> int:
+        v = 0
+        for _ in range(width):
+            require(self.position < 8 * len(self.payload), "truncated")
+            v = v << 1 | self.payload[self.position >> 3] >> (7 - self.position % 8) & 1
+            self.position += 1
+        return v
+
+    def finish(self) -> None:
+        require(self.get(-self.position % 8) == 0, "padding")
+        require(self.position == 8 * len(self.payload), "bytes left over")
+
+
+def decode_huffman(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    source = Bits(payload)
+    decoded = [huffman_block(source, math.prod(block)) for block in blocks]
+    source.finish()
+    return decoded
+
+
+def huffman_block(source: Bits, size: int) -> list[int]:
+    alphabet = Alphabet(source)
+    if alphabet.is_single:
+        return alphabet.filled(size)
+    if alphabet.entries == 1:
+        return [alphabet.symbol(0) for _ in range(size)]
+    length, covered = alphabet.entries.bit_length(), 0
+    of_length: dict[int, list[int]] = defaultdict(list)
+    for entry in range(alphabet.entries):
+        length += source.signed(0)
+        require(1 <= length <= 24, "length")
+        of_length[length].append(entry)
+        covered += 1 << (24 - length)
+    require(covered == 1 << 24, "lengths")
+
+    def entry_() -> int:
+        word = first = length = 0
+        while True:
+            length += 1
+            word, first = 2 * word + source.get(1), 2 * first
+            here = of_length.get(length, [])
+            if word - first < len(here):
+                return here[word - first]
+            first += len(here)
+
+    return [alphabet.symbol(entry_()) for _ in range(size)]
+
+
+# ---- Coder 2 ----
+
+
+class RangeDecoder(BitSource):
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.range = 1 << 56
+        self.code = int.from_bytes(payload[:7].ljust(7, b"\0"), "big")
+        self.position = 7
+
+    def locate(self, precision: int) -> int:
+        self.range >>= precision
+        v = self.code // self.range
+        require(v < 1 << precision, "outside the interval")
+        return v
+
+    def take(self, start: int, frequency: int) -> None:
+        self.code -= start * self.range
+        self.range *= frequency
+        while self.range < 1 << 48:
+            byte = self.payload[self.position] if self.position < len(self.payload) else 0
+            self.code = self.code << 8 | byte
+            self.position += 1
+            self.range <<= 8
+        require(self.position - 6 <= len(self.payload), "truncated")
+
+    def get(self, width: int) -> int:
+        if width > 16:
+            high = self.get(16)
+            return high << (width - 16) | self.get(width - 16)
+        v = self.locate(width)
+        self.take(v, 1)
+        return v
+
+
+def decode_range(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    source = RangeDecoder(payload)
+    decoded = [range_block(source, math.prod(block)) for block in blocks]
+    require(source.position - 6 == len(payload), "bytes left over")
+    return decoded
+
+
+def range_block(source: RangeDecoder, size: int) -> list[int]:
+    alphabet = Alphabet(source)
+    if alphabet.is_single:
+        return alphabet.filled(size)
+    precision = source.get(5)
+    require(precision <= 16, "precision")
+    left, length = 1 << precision, precision
+    frequencies = []
+    for _ in range(alphabet.entries - 1):
+        length += source.signed(0)
+        require(1 <= length <= 16, "frequency")
+        frequencies.append((1 << (length - 1)) + source.get(length - 1))
+        require(frequencies[-1] < left, "frequency")
+        left -= frequencies[-1]
+    frequencies.append(left)
+    starts = [sum(frequencies[:i]) for i in range(len(frequencies))]
+    entry_at = [entry for entry, frequency in enumerate(frequencies) for _ in range(frequency)]
+    decoded = []
+    for _ in range(size):
+        entry = entry_at[source.locate(precision)]
+        source.take(starts[entry], frequencies[entry])
+        decoded.append(alphabet.symbol(entry))
+    return decoded
+
+
+# ---- Adaptive binary decisions ----
+
+
+class Decisions:
+    """The arithmetic decoder."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.code = self.window = self.position = 0
+        self.range = (1 << 32) - 1
+        for _ in range(4):
+            self.shift()
+
+    def shift(self) -> None:
+        byte = self.payload[self.position] if self.position < len(self.payload) else 0
+        self.position += 1
+        require(self.position <= len(self.payload) + 8, "truncated")
+        self.code = (self.code << 8 | byte) & 0xFFFFFFFF
+        self.window = (self.window << 8 | byte) & 0xFFFFFFFF
+
+    def __call__(self, p: int) -> int:
+        bound = self.range * p >> 16
+        bit = int(self.code < bound)
+        if bit:
+            self.range = bound
+        else:
+            self.code -= bound
+            self.range -= bound
+        while self.range < 1 << 24:
+            self.shift()
+            self.range <<= 8
+        return bit
+
+    def finish(self, least: int) -> None:
+        size = len(self.payload)
+        require(size >= least, "truncated")
+        padded = size == least
+        rest = self.payload[self.position :]
+        require(not rest or (padded and not any(rest)), "bytes left over")
+        low = (self.window - self.code) % (1 << 32)
+        value = 0
+        for n in range(5):
+            unit = 1 << 32 - 8 * n
+            value = -(-low // unit) * unit
+            if value - low < self.range:
+                break
+        require(self.code < self.range and value % (1 << 32) == self.window, "last bytes")
+        trimmed = size == 0 or self.payload[-1] != 0 or self.position == size + 8
+        require(padded or trimmed, "zeros at the end")
+
+
+def make_squash() -> dict[int, int]:
+    table = {}
+    power = 1 << 39
+    for x in range(2881):
+        low = max(1, (power << 16) // ((1 << 39) + power))
+        table[-x] = low
+        table[x] = (1 << 16) - low
+        power = power * 16711808 >> 24
+    return table
+
+
+def make_stretch() -> list[int]:
+    table, x = [], -2880
+    for i in range(4096):
+        while SQUASH[x] < 16 * i + 8:
+            x += 1
+        table.append(x)
+    return table
+
+
+def make_log2() -> list[int]:
+    table = []
+    for i in range(256):
+        x, digits = (256 + i) << 22, 0
+        for _ in range(8):
+            x = x * x >> 30
+            b = x >> 31
+            digits = 2 * digits + b
+            x >>= b
+        table.append(digits)
+    return table
+
+
+SQUASH = make_squash()
+STRETCH = make_stretch()
+RECIPROCAL = [131072 // (2 * i + 3) for i in range(1024)]
+LOG2 = make_log2()
+
+
+def squash(x: int) -> int:
+    return SQUASH[clamp(x, -2880, 2880)]
+
+
+def log2(v: int) -> int:
+    t = v.bit_length() - 1
+    return 256 * t + LOG2[(v << 8 >> t) % 256]
+
+
+class Counter:
+    __slots__ = ("count", "fast", "slow")
+
+    def __init__(self, p: int, count: int) -> None:
+        self.slow = self.fast = 64 * p
+        self.count = count
+
+    def update(self, bit: int, limits: tuple[int, int]) -> None:
+        target = (1 << 22) - 1 if bit else 0
+        self.slow += (target - self.slow) * RECIPROCAL[self.count] >> 16
+        self.fast += (target - self.fast) * RECIPROCAL[min(self.count, limits[1])] >> 16
+        self.count = min(self.count + 1, limits[0])
+
+
+def inputs(counters: list[Counter]) -> list[int]:
+    return [STRETCH[state >> 10] for counter in counters for state in (counter.slow, counter.fast)]
+
+
+def mix(weights: list[int], x: list[int]) -> int:
+    return clamp(sum(a * (w >> 8) for a, w in zip(x, weights, strict=True)) >> 12, -2880, 2880)
+
+
+def train(weights: list[int], x: list[int], logit: int, bit: int, rate: int) -> None:
+    factor = (((bit << 16) - squash(logit)) >> 1) * rate >> 16
+    bound = (1 << 23) - 1
+    weights[:] = [clamp(w + (a * factor + 256 >> 9), -bound, bound) for a, w in zip(x, weights, strict=True)]
+
+
+def refined(knots: list[int], logit: int) -> int:
+    i, r = divmod(clamp(logit, -2880, 2879) + 2880, 180)
+    return (knots[i] * (180 - r) + knots[i + 1] * r) // 180
+
+
+def refine(knots: list[int], logit: int, bit: int) -> None:
+    j = (clamp(logit, -2880, 2879) + 2880 + 90) // 180
+    knots[j] += ((65535 if bit else 0) - knots[j]) >> 6
+
+
+# ---- Coder 3 ----
+
+
+def add(mean: list[int], value: int, limit: int) -> None:
+    mean[0] += ((value << 20) - mean[0]) * RECIPROCAL[mean[1]] >> 16
+    mean[1] = min(mean[1] + 1, limit)
+
+
+def level(mean: int) -> int:
+    return log2(mean + 64)
+
+
+def bin_of(level: int, steps: int, bins: int) -> int:
+    return clamp((level - 2304) * steps >> 8, 0, bins - 1)
+
+
+def size_class(x: int) -> int:
+    x = abs(x)
+    return x if x < 3 else 3 if x <= 4 else 4 if x <= 8 else 5
+
+
+def sign(x: int) -> int:
+    return (x > 0) - (x < 0)
+
+
+def pair(x: int, y: int) -> int:
+    return 15 * (clamp(x, -7, 7) + 7) + clamp(y, -7, 7) + 7
+
+
+class MixingModel:
+    LIMITS, PLAIN_LIMITS, RATE = (1000, 22), (255, 30), 10000
+
+    def __init__(self, decision: Decisions) -> None:
+        self.decision = decision
+        self.counters: dict[tuple[int, int, int], Counter] = defaultdict(lambda: Counter(1 << 15, 0))
+        for b in range(80):
+            m = (65536, 77936, 92682, 110218)[b % 4] << b // 4
+            p = clamp((m << 16) // ((1 << 27) + m), 32, 65000)
+            for d in range(23):
+                self.counters[0, b, d] = Counter(p, 3)
+                self.counters[0, 1000 + b, d] = Counter(p, 3)
+        self.mixers: dict[tuple[int, int], list[int]] = defaultdict(lambda: [70216] * 12)  # scale -1: of all
+        knots = [squash(180 * i - 2880) for i in range(33)]
+        self.refinements: dict[tuple[int, int], list[int]] = defaultdict(lambda: list(knots))
+        self.plain_counters: dict[int, Counter] = defaultdict(lambda: Counter(1 << 15, 0))
+
+    def decide(self, d: int, v: list[int], scale: int, lean: int) -> int:
+        used = [self.counters[i, v[i], d] for i in range(6)]
+        base = used[0].slow
+        for counter in used:
+            if counter.count == 0:
+                counter.slow = counter.fast = base
+        x = inputs(used)
+        mixer_a, mixer_b = self.mixers[d, -1], self.mixers[d, scale]
+        a, b = mix(mixer_a, x), mix(mixer_b, x)
+        mean = a + b >> 1
+        knots = self.refinements[d, lean]
+        bit = self.decision(clamp(3 * squash(mean) + refined(knots, mean) >> 2, 1, 65535))
+        for counter in used:
+            counter.update(bit, self.LIMITS)
+        train(mixer_a, x, a, bit, self.RATE)
+        train(mixer_b, x, b, bit, self.RATE)
+        refine(knots, mean, bit)
+        return bit
+
+    def plain(self, k: int) -> int:
+        counter = self.plain_counters[k]
+        bit = self.decision(clamp(counter.slow >> 6, 32, 65504))
+        counter.update(bit, self.PLAIN_LIMITS)
+        return bit
+
+    def number(self, kind: int) -> int:
+        n = 0
+        while n < 31 and self.plain(64 * kind + n):
+            n += 1
+        v = 1
+        for i in range(n - 1, -1, -1):
+            v = 2 * v + self.plain(64 * kind + 32 + (n if i == n - 1 else 0))
+        return v - 1
+
+
+def decode_mixing(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    decision = Decisions(payload)
+    history = MixingHistory(MixingModel(decision))
+    decoded = [history.block(*block) for block in blocks]
+    decision.finish(-(-sum(map(math.prod, blocks)) // SYMBOLS_PER_BYTE))
+    return decoded
+
+
+def class_width(lower: int) -> int:
+    return max(1, (lower + 2) // 4)
+
+
+class MixingHistory:
+    """Blocks one after the other; what is at hand in a block (y, j, p, n, ...) are attributes named as in the document."""
+
+    def __init__(self, model: MixingModel) -> None:
+        self.model = model
+        self.all = [1 << 20, 2]
+        self.filled = [3 << 20, 0]
+        self.before: list[int] = []
+        self.before_mean = 0
+        self.columns: dict[int, tuple[list[int], list[int]]] = {}
+        self.channels: dict[int, list[int]] = {}
+        self.positions: dict[int, list[int]] = {}
+        self.kernel_weights = [[0] * 8 for _ in range(64)]
+
+    def block(self, h: int, c: int, k: int) -> list[int]:
+        constant = self.model.number(0) != 0
+        f = self.model.number(1)
+        centre = f // 2 if f % 2 == 0 else -((f + 1) // 2)
+        require(is_symbol(centre), "centre")
+        if constant:
+            return [centre] * (h * c * k)
+        self.all[1] = min(self.all[1], 4)
+        self.filled[1] = 0
+        root = math.isqrt(k)
+        self.w = root if root * root == k and root <= 64 else k
+        self.h, self.c, self.k = h, c, k
+        self.rowwise = k == 1 and 1 < c <= 1 << 16 and 2 * h > c
+        fits = c > 1 and len(self.before) > 0 and c % len(self.before) == 0
+        self.group = c // len(self.before) if fits else 0
+        if self.rowwise:
+            self.taps = min(c, 384, (1 << 20) // c)
+            self.row_weights = [[0] * self.taps for _ in range(c)]
+            self.line = [0] * c
+        means = []
+        self.values: list[int] = []  # less the centre
+        for self.y in range(h):
+            self.row = [self.all[0], 2]
+            if self.rowwise:
+                self.row_shift = max(0, (self.all[0] >> 20).bit_length() - 5)
+                self.row_rate = 3000 + 48000000 // (2000 + 8 * min(self.y, 1 << 20))
+            for self.j in range(c):
+                for self.p in range(k):
+                    self.n = self.j * k + self.p
+                    self.expect()
+                    v = self.symbol()
+                    require(is_symbol(v + centre), "symbol")
+                    self.learn(v)
+                    self.values.append(v)
+            means.append(self.row[0])
+        if c * k > 1:
+            self.before = means if h <= 1 << 16 else []
+            self.before_mean = sum(means) // h if h <= 1 << 16 else 0
+        return [v + centre for v in self.values]
+
+    def expect(self) -> None:
+        k, p, n, y = self.k, self.p, self.n, self.y
+        values = self.values
+        n_, j_, p_ = n % (1 << 16), self.j % (1 << 16), p % (1 << 12)
+        self.source = self.before[self.j // self.group] if self.group > 0 else 0
+        if y == 0:
+            guess = self.row[0]
+            if self.group > 0:
+                guess = guess * min(((self.source + 64) << 16) // (self.before_mean + 64), 64 << 16) >> 16
+            self.columns[n_] = ([guess, 8], [0, 8])
+            if p == 0:
+                self.channels[j_] = [guess, 0]
+            if self.j == 0:
+                self.positions[p_] = [guess, 8]
+        self.magnitude_mean, self.value_mean = self.columns[n_]
+        self.channel, self.position = self.channels[j_], self.positions[p_]
+        self.A, self.R = level(self.all[0]), level(self.row[0])
+        self.C, self.H = level(self.magnitude_mean[0]), level(self.channel[0])
+        total = 160 * (self.R - self.A) + 128 * (self.C - self.A)
+        if k > 1:
+            total += 50 * (level(self.position[0]) - self.A) + 90 * (self.H - self.A)
+        self.E = clamp(self.A + (total >> 8), 0, 11520)
+        self.V = self.predict_kernel() if k > 1 else self.predict_row() if self.rowwise else 0
+        s = clamp(log2(4096 * abs(self.V) + 1) - self.E + 768 >> 7, -1, 9) + 1
+        self.lean = 10 - s if self.V < 0 else 10 + s
+        self.scale = bin_of(self.E, 2, 32)
+        is_first = (p % self.w if k > 1 else n) == 0
+        self.left = 0 if is_first else values[-1]
+        self.up = values[-self.w] if k > 1 and p >= self.w else 0
+        self.above = values[-self.c * k] if y > 0 else 0
+
+    def symbol(self) -> int:
+        k, scale, lean, decide = self.k, self.scale, self.lean, self.model.decide
+        v = [0] * 6
+        v[0] = bin_of(self.E, 4, 80)
+        v[1] = (6 * size_class(self.left) + size_class(self.up)) * 32 + scale
+        v[2] = 2 * scale + (64 * (1 + abs(lean - 10)) if k > 1 or self.rowwise else 0)
+        g = 0
+        if self.group > 0:
+            g = 1 + clamp((level(self.source) - level(self.before_mean) >> 8) + 6, 0, 12)
+        v[3] = 32 * g + bin_of(self.R, 2, 32)
+        v[4] = pair(self.left, self.above)
+        v[5] = 20 * bin_of(self.R, 3, 64) + clamp(((self.H if k > 1 else self.C) - self.A >> 6) + 10, 0, 19)
+        if not decide(0, v, scale, lean):
+            return 0
+        t, u = 8 * abs(self.value_mean[0]), self.magnitude_mean[0]
+        o = (t > u) + (t > 2 * u) + (t > 4 * u) + (t > 6 * u)
+        o = -o if self.value_mean[0] < 0 else o
+        z = [
+            9 * (3 * (sign(self.left) + 1) + sign(self.up) + 1) + sign(self.above) + 1,
+            64 * lean + min(self.p, 31),
+            32 * lean + scale,
+            32 * (4 + o) + scale,
+            pair(self.left, self.above),
+            pair(self.left, self.up),
+        ]
+        negative = decide(23, z, scale, lean)
+        filled = level(self.filled[0])
+        v[0] = 1000 + bin_of(max(self.E, filled - 410), 4, 80)
+        v[2] += lean != 10 and negative == (lean < 10)
+        v[5] = 3000 + 2 * bin_of(filled, 3, 64) + negative
+        lower = number = 1
+        while lower < 1 << 31 and decide(min(number, 22), v, scale, lean):
+            lower += class_width(lower)
+            number += 1
+        node, span = 1, class_width(lower)
+        while span > 1:
+            half = span // 2
+            if node < 8 and number < 64:
+                upper = self.model.plain(128 + 8 * number + node)
+            else:
+                upper = self.model.decision((span - half << 16) // span)
+            node = 2 * node + upper
+            lower += half if upper else 0
+            span = span - half if upper else half
+        return -lower if negative else lower
+
+    def learn(self, v: int) -> None:
+        v = clamp(v, -(1 << 20), 1 << 20)
+        m = abs(v)
+        if self.k > 1:
+            self.learn_kernel(v)
+        if self.rowwise:
+            self.learn_row(v)
+        if m > 0:
+            add(self.filled, m, 394)
+        add(self.all, m, 1000)
+        add(self.row, m, 1000)
+        add(self.channel, m, 195)
+        add(self.position, m, 1000)
+        add(self.magnitude_mean, m, 653)
+        add(self.value_mean, v, 653)
+
+    def predict_kernel(self) -> int:
+        taps = min(self.p, 8)
+        self.x = [clamp(self.values[-1 - i], -32767, 32767) for i in range(taps)]
+        weights = self.kernel_weights[min(self.p, 63)]
+        return sum(a * w for a, w in zip(self.x, weights, strict=False)) >> 8
+
+    def learn_kernel(self, v: int) -> None:
+        shift = (1 + sum(a * a for a in self.x)).bit_length() + 6
+        weights = self.kernel_weights[min(self.p, 63)]
+        for i, a in enumerate(self.x):
+            weights[i] = clamp(weights[i] + ((256 * v - self.V) * a * 256 >> shift), -200000, 200000)
+
+    def predict_row(self) -> int:
+        self.x = self.line[max(0, self.n - self.taps) : self.n]
+        weights = self.row_weights[self.n]
+        return (sum(a * (w >> 8) for a, w in zip(self.x, weights, strict=False)) >> 8) << self.row_shift
+
+    def learn_row(self, v: int) -> None:
+        miss = clamp(256 * v - self.V >> self.row_shift, -4096, 4096)
+        energy = sum(a * a for a in self.x)
+        factor = clamp(toward_zero(miss * self.row_rate * 16, energy + 64), -32767, 32767)
+        weights, bound = self.row_weights[self.n], (1 << 23) - 1
+        for i, a in enumerate(self.x):
+            weights[i] = clamp(weights[i] + (a * factor + 32 >> 6), -bound, bound)
+        self.line[self.n] = clamp(v >> self.row_shift, -127, 127)
+
+
+# ---- Text coder ----
+
+
+def hashed(a: int, b: int) -> int:
+    a = (a + b * 0x9E3779B1) * 0x85EBCA6B & 0xFFFFFFFF
+    return (a ^ a >> 15) * 0xC2B2AE35 & 0xFFFFFFFF
+
+
+def fresh_counter() -> Counter:
+    return Counter(1 << 15, 0)
+
+
+@dataclass
+class TextModel:
+    counters: dict[tuple[int, int], Counter] = field(default_factory=lambda: defaultdict(fresh_counter))
+    match_counters: list[Counter] = field(default_factory=lambda: [fresh_counter() for _ in range(384)])
+    mixers: list[list[int]] = field(default_factory=lambda: [[117376] * 16 for _ in range(12)])
+    recent: list[int] = field(default_factory=lambda: [0] * (1 << 14))
+    history: bytearray = field(default_factory=bytearray)
+    at: int = 0
+    length: int = 0
+    misses: int = 0
+    last: int = 0
+    word: int = 0
+    context: list[int] = field(default_factory=lambda: [0] * 6)
+
+    def byte(self, decision: Any) -> int:
+        path = 1
+        while path < 256:
+            path = 2 * path + self.bit(path, decision)
+        self.append(path - 256)
+        return path - 256
+
+    def bit(self, path: int, decision: Any) -> int:
+        known = path.bit_length() - 1
+        t = 0
+        if self.at > 0:
+            e = 256 + self.history[self.at]
+            if e >> (8 - known) != path:
+                t = 1
+            else:
+                length = self.length
+                rank = length if length < 8 else 8 if length < 16 else 9 if length < 32 else 10
+                failures = min(self.misses.bit_count(), 7)
+                t = 32 + (8 * rank + failures) * 4 + 2 * (known == 0) + (e >> (7 - known)) % 2
+        used = [self.counters[i, hashed(self.context[i], path) >> 16] for i in range(6)]
+        used += [self.match_counters[t], self.counters[0, hashed(t + 77777, path) >> 16]]
+        x = inputs(used)
+        weights = self.mixers[t // 32]
+        a = mix(weights, x)
+        b: int = decision(clamp(squash(a), 16, 65520))
+        for counter in used:
+            counter.update(b, (250, 10))
+        train(weights, x, a, b, 13000)
+        return b
+
+    def append(self, b: int) -> None:
+        history = self.history
+        history.append(b)
+        size = len(history)
+        if self.at > 0:
+            hit = history[self.at] == b
+            self.length = self.length + 1 if hit else 0
+            self.misses = (2 * self.misses + (not hit)) % 256
+            self.at += 1
+        if size >= 3:
+            slot = hashed((history[size - 3] << 16) + (history[size - 2] << 8) + b, 0) >> 18
+            r = self.recent[slot]
+            if self.length < 16 and r > 0:
+                m = 0
+                while m < min(32, r) and history[r - 1 - m] == history[size - 1 - m]:
+                    m += 1
+                if m >= 3 and m > self.length:
+                    self.misses = self.misses if r == self.at else 0
+                    self.at, self.length = r, m
+            self.recent[slot] = size
+        self.last = (self.last << 8 | b) % (1 << 32)
+        self.word = hashed(self.word, b + 1) if bytes([b]).isalpha() else 0
+        last = self.last
+        self.context = [0, last % (1 << 8), last % (1 << 16), last % (1 << 24), last]
+        self.context.append((self.word + last % (1 << 8)) % (1 << 32))
+
+
+_primed: list[TextModel] = []
+
+
+def primed_model() -> TextModel:
+    if not _primed:
+        model = TextModel()
+        bits = iter([byte >> i & 1 for byte in PRIMING for i in range(7, -1, -1)])
+        for _ in PRIMING:
+            model.byte(lambda _: next(bits))
+        _primed.append(model)
+    return copy.deepcopy(_primed[0])
+
+
+def decode_text(payload: bytes, size: int) -> bytes:
+    decision = Decisions(payload)
+    model = primed_model()
+    decoded = bytes(model.byte(decision) for _ in range(size))
+    decision.finish(0)
+    return decoded
+
+
+CODERS = {
+    0: decode_stored,
+    1: decode_huffman,
+    2: decode_range,
+    3: decode_mixing,
+    4: decode_gzip,
+    5: decode_zstd,
+    6: decode_lzma,
+}
+
+
+if __name__ == "__main__":
+    for name, (dtype, shape, raw) in decode(Path(sys.argv[1]).read_bytes()).items():
+        print(f"{name!r} {dtype} {list(shape)} {zlib.crc32(raw):08x}")

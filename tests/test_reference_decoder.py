@@ -1,0 +1,226 @@
+"""The reference decoder agrees with the implementation: on golden files, on made ones, and on what is no file at all."""
+
+import importlib.util
+import re
+import struct
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metaq import coding, container, planes
+from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.errors import FormatError
+from metaq.pipeline import Alias, CodedTensor, CompressedModel
+
+HERE = Path(__file__).parent
+DOCUMENT = (HERE.parent / "docs" / "format.md").read_text()
+
+_spec = importlib.util.spec_from_file_location("reference_decoder", HERE / "reference_decoder.py")
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+NAMES = [name for name, coder in coding.coders.items() if coder.identifier in reference.CODERS]
+
+# Lists of blocks for which each branch of the mixing coder is taken somewhere.
+SHAPES = {
+    "vector": [(40, 1, 1)],
+    "matrix": [(12, 10, 1)],
+    "wide matrix": [(2, 60, 1)],
+    "filters": [(4, 3, 9), (6, 4, 9), (3, 12, 4)],
+    "odd kernels": [(3, 2, 7), (2, 2, 2)],
+    "wide kernels": [(2, 1, 100), (1, 1, 4225)],
+    "network": [(6, 2, 9), (5, 24, 1), (8, 5, 1), (8, 1, 1), (16, 8, 1)],
+    "one": [(1, 1, 1)],
+}
+
+
+def symbols_like(name, generator, size):
+    """Symbols of one distribution."""
+    if name == "constant":
+        return np.full(size, generator.integers(-3, 4))
+    if name == "signs":
+        return generator.integers(0, 2, size) * 2 - 1
+    if name == "sparse":
+        return (generator.random(size) < 0.1) * generator.integers(-3, 4, size)
+    if name == "weights":
+        return np.rint(generator.laplace(0, 2, size))
+    if name == "smooth":
+        return np.rint(30 * np.sin(np.arange(size) / 3) + generator.normal(0, 2, size))
+    if name == "wide":
+        return np.rint(generator.standard_cauchy(size) * 1000).clip(-(2**29), 2**29)
+    assert name == "extreme"
+    return generator.integers(1 - 2**30, 2**30, size)
+
+
+DISTRIBUTIONS = ["constant", "signs", "sparse", "weights", "smooth", "wide", "extreme"]
+
+
+def blocks_of(shapes, distribution, seed):
+    generator = np.random.default_rng(seed)
+    blocks = [symbols_like(distribution, generator, prod(shape)) for shape in shapes]
+    return [block.astype(np.int32).reshape(shape) for block, shape in zip(blocks, shapes, strict=True)]
+
+
+def as_lists(blocks):
+    return [block.reshape(-1).tolist() for block in blocks]
+
+
+def assert_agrees(data):
+    expected = container.Reader(data).load()
+    decoded = reference.decode(data)
+    assert list(decoded) == list(expected)
+    for name, tensor in expected.items():
+        dtype, shape, raw = decoded[name]
+        assert (dtype, shape) == (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        assert raw == planes.octets_of(tensor).tobytes()
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "golden").glob("*.mtq")), ids=lambda path: path.name)
+def test_golden_files(path):
+    data = path.read_bytes()
+    if any(chunk.coder not in reference.CODERS for chunk in container.Reader(data).header.chunks):
+        pytest.skip("a coder that the reference decoder does not know")
+    assert_agrees(data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_streams_of_every_coder(name, distribution):
+    coder = coding.by_name(name)
+    for seed, shapes in enumerate(SHAPES.values()):
+        if name == "mixing" and shapes == SHAPES["wide kernels"] and distribution not in ("constant", "smooth"):
+            continue
+        blocks = blocks_of(shapes, distribution, seed)
+        decoded = reference.CODERS[coder.identifier](coder.encode(blocks), shapes)
+        assert decoded == as_lists(blocks)
+
+
+@pytest.mark.parametrize("name", ["huffman", "range", "mixing"])
+def test_fillers_and_least_sizes(name):
+    shapes = [(2**19 + 1, 1, 1), (2**20, 1, 1), (1, 1, 1)]
+    blocks = [np.full(shape, 7, dtype=np.int32) for shape in shapes]
+    coder = coding.by_name(name)
+    data = coder.encode(blocks)
+    assert reference.CODERS[coder.identifier](data, shapes) == as_lists(blocks)
+    with pytest.raises(reference.MalformedError):
+        reference.CODERS[coder.identifier](data[:-1], shapes)
+
+
+def mutated(data, generator):
+    """The data with a change: cut, longer, or with bytes altered."""
+    kind = generator.integers(0, 5)
+    changed = bytearray(data)
+    if kind == 0:
+        return data[: generator.integers(0, len(data))]
+    if kind == 1:
+        return data + bytes([generator.integers(0, 3)])
+    if kind == 2:
+        return generator.bytes(len(data))
+    position = generator.integers(0, len(data))
+    if kind == 3:
+        changed[position] ^= 1 << generator.integers(0, 8)
+    else:
+        changed[position:] = bytes(len(data) - position) if generator.integers(0, 2) else b"\xff" * (len(data) - position)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_no_encoder_writes(name):
+    """Both refuse it, or both decode it to the same symbols."""
+    coder = coding.by_name(name)
+    generator = np.random.default_rng(5)
+    shapes = [(3, 2, 4), (4, 3, 1)]
+    for attempt in range(120):
+        blocks = blocks_of(shapes, DISTRIBUTIONS[attempt % len(DISTRIBUTIONS)], attempt)
+        data = mutated(coder.encode(blocks), generator)
+        try:
+            expected = as_lists(coder.decode(data, shapes))
+        except FormatError:
+            expected = None
+        try:
+            decoded = reference.CODERS[coder.identifier](data, shapes)
+            if not all(reference.is_symbol(symbol) for block in decoded for symbol in block):
+                decoded = None
+        except reference.MalformedError:
+            decoded = None
+        assert decoded == expected, data.hex()
+
+
+def small_model(seed):
+    """Coded tensors of all float dtypes and codebooks, coded integers, kept tensors and aliases."""
+    generator = torch.Generator().manual_seed(seed)
+    floats = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+    integers = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
+    levels = (torch.randn(9, generator=generator) * 10 ** torch.randn(9, generator=generator)).sort().values
+    table = TableCodebook(tuple(levels.tolist()), 4)
+    tensors = {}
+    for i, dtype in enumerate(floats):
+        step = UniformCodebook(10.0 ** (6 * torch.randn((), generator=generator)).item())
+        spread = 10 ** (1 + 2 * (i + seed) % 9)
+        symbols = torch.randint(-spread, spread + 1, (3, 2, 2, 3), generator=generator)
+        tensors[f"uniform {dtype}"] = CodedTensor(symbols.int(), step, dtype)
+        symbols = torch.randint(-4, 5, (5, 4), generator=generator)
+        tensors[f"table {dtype}"] = CodedTensor(symbols.int(), table, dtype)
+        tensors[f"kept {dtype}"] = torch.randn(4, 3, generator=generator).to(dtype)
+    for dtype in integers:
+        symbols = torch.randint(0, 2, (7,), generator=generator)
+        tensors[f"coded {dtype}"] = CodedTensor(symbols.int(), IntegerCodebook(), dtype)
+        tensors[f"kept {dtype}"] = torch.randint(0, 2, (2, 2), generator=generator).to(dtype)
+    tensors["tied"] = Alias("kept torch.float32")
+    tensors["tied too"] = Alias("table torch.float16")
+    return CompressedModel(tensors, {"seed": str(seed)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_made_files(name, monkeypatch):
+    for seed in range(3):
+        if seed == 2:
+            monkeypatch.setattr(container, "CHUNK_SYMBOLS", 20)
+        assert_agrees(container.encode(small_model(seed), name))
+
+
+def test_float_edges():
+    """Values that round, overflow and underflow in each float dtype."""
+    tensors = {}
+    for i, step in enumerate([2.0**-149, 2.0**-26, 1 / 3, 65504 / 3, 65519.99 / 1024, 3.4e38 / 7, 3.4028235e38]):
+        symbols = torch.tensor([0, 1, -1, 2, 3, 5, 7, -7, 1023, 1024, 1025, 2**24 + 1, -(2**24) - 3, 2**30 - 1])
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            tensors[f"{i} {dtype}"] = CodedTensor(symbols.int(), UniformCodebook(step), dtype)
+    assert_agrees(container.encode(CompressedModel(tensors), "stored"))
+
+
+def test_flipped_bits_and_cut_files():
+    data = bytearray(container.encode(small_model(0), "huffman"))
+    for position in range(0, len(data), 97):
+        data[position] ^= 16
+        with pytest.raises(reference.MalformedError):
+            reference.decode(bytes(data))
+        data[position] ^= 16
+    for size in [*range(12), len(data) // 2, len(data) - 1]:
+        with pytest.raises(reference.MalformedError):
+            reference.decode(bytes(data[:size]))
+    with pytest.raises(reference.MalformedError):
+        reference.decode(bytes(data) + b"\0")
+
+
+def test_the_documents_example_is_the_golden_file():
+    lines = re.findall(r"^[0-9a-f]{8}  ((?:[0-9a-f]{2} ?)+)$", DOCUMENT, flags=re.MULTILINE)
+    assert bytes.fromhex("".join(lines)) == (HERE / "golden" / "shapes.mtq").read_bytes()
+
+
+def test_the_documents_check_values():
+    tables = {
+        "SQUASH": [reference.SQUASH[x] for x in range(-2880, 2881)],
+        "STRETCH": [x % 65536 for x in reference.STRETCH],
+        "RECIPROCAL": reference.RECIPROCAL,
+        "LOG2": reference.LOG2,
+    }
+    for name, table in tables.items():
+        crc = zlib.crc32(struct.pack(f"<{len(table)}H", *table))
+        assert re.search(rf"{name}\W+`{crc:08X}`", DOCUMENT), f"{name} {crc:08X}"
+    assert len(reference.PRIMING) == 1036
+    assert f"{zlib.crc32(reference.PRIMING):08X}" in DOCUMENT
