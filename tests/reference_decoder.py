@@ -1,4 +1,4 @@
-"""A decoder of `.mtq` files in plain Python, written from docs/format.md alone: slow, short, and an oracle for the others.
+"""A decoder of `.mtq` files in plain Python, written from docs/format.md alone: slow, and an oracle for the others.
 
     python tests/reference_decoder.py FILE.mtq        prints each tensor's name, dtype, shape and CRC
 
@@ -6,6 +6,7 @@ Names follow the document. Every rule of it is checked; breaking one is a `Malfo
 """
 
 import copy
+import itertools
 import lzma
 import math
 import struct
@@ -142,6 +143,7 @@ def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) ->
     require(entry.dtype in DTYPES, "dtype")
     kind = source.byte()
     require(kind <= 2, "kind")
+    require(kind != 1 or DTYPES[entry.dtype][0] != "bool", "kept bool")
     if kind == 2:
         target = source.varint()
         require(target < len(before), "alias")
@@ -178,7 +180,7 @@ def read_codebook(source: Bytes) -> Codebook:
     require(1 <= count <= 1 << 20 and origin < count, "levels")
     levels = struct.unpack(f"<{count}f", source.take(4 * count))
     require(all(map(math.isfinite, levels)), "levels")
-    require(all(a < b for a, b in zip(levels, levels[1:], strict=False)), "levels")
+    require(all(a < b for a, b in itertools.pairwise(levels)), "levels")
     return Codebook(kind, levels=levels, origin=origin)
 
 
@@ -301,7 +303,7 @@ def decode_stored(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
     for width, block in zip(widths, blocks, strict=True):
         require(width in (1, 2, 4), "width")
         size = math.prod(block)
-        decoded.append(list(struct.unpack(f"<{size}{ {1: 'b', 2: 'h', 4: 'i'}[width]}", source.take(width * size))))
+        decoded.append(list(struct.unpack(f"<{size}{ {1: 'b', 2: 'h', 4: 'i'}[width] }", source.take(width * size))))
     require(source.at == len(payload), "bytes behind the symbols")
     return decoded
 
@@ -757,7 +759,7 @@ def class_width(lower: int) -> int:
 
 
 class MixingHistory:
-    """Blocks one after the other; what is at hand in a block (y, j, p, n, ...) are attributes named as in the document."""
+    """Blocks one after the other; what is at hand (y, j, p, n, ...) are attributes named as in the document."""
 
     def __init__(self, model: MixingModel) -> None:
         self.model = model
@@ -930,6 +932,130 @@ class MixingHistory:
         self.line[self.n] = clamp(v >> self.row_shift, -127, 127)
 
 
+# ---- Coder 7 ----
+
+
+@dataclass
+class RansContexts:
+    count: int = 1
+    center: int = 0
+    thresholds: list[int] = field(default_factory=list)
+
+    def after(self, entry: int, alphabet: Alphabet) -> int:
+        if self.count == 1:
+            return 0
+        if entry == len(alphabet.listed):
+            return 3
+        return sum(abs(entry - self.center) >= threshold for threshold in self.thresholds)
+
+
+def rans_contexts(source: Bits) -> RansContexts:
+    if source.get(1) == 0:
+        return RansContexts()
+    contexts = RansContexts(4, source.golomb(4))
+    require(contexts.center <= 4096, "center")
+    t = 0
+    for _ in range(3):
+        gap = source.golomb(0)
+        require(gap <= 4096, "threshold")
+        t += 1 + gap
+        contexts.thresholds.append(t)
+    return contexts
+
+
+def rans_table(source: Bits, entries: int, precision: int) -> list[int]:
+    frequencies = [0] * entries
+    left, length = 1 << precision, 0
+    for entry in range(entries - 1):
+        if left == 0:
+            break
+        length += source.signed(0)
+        require(0 <= length <= precision + 1, "frequency")
+        frequencies[entry] = (1 << (length - 1)) + source.get(length - 1) if length > 0 else 0
+        require(frequencies[entry] <= left, "frequency")
+        left -= frequencies[entry]
+    frequencies[-1] += left
+    return frequencies
+
+
+def rans_classes(source: Bits, blocks: list[Shape], classes: int) -> list[int]:
+    """The class of every symbol of the sequence."""
+    sizes = [math.prod(block) for block in blocks]
+    if classes == 1:
+        return [0] * sum(sizes)
+    unit = 1 << (4 + source.get(4))
+    order = source.get(1)
+    recent = list(range(classes))
+    of_symbols: list[int] = []
+    for rows, channels, kernel in blocks:
+        row = channels * kernel
+        rows_each = (unit + row - 1) // row
+        for first in range(0, rows, rows_each):
+            place = source.golomb(order)
+            require(place < classes, "class")
+            recent.insert(0, recent.pop(place))
+            of_symbols += recent[:1] * (min(rows_each, rows - first) * row)
+    return of_symbols
+
+
+def decode_rans(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    count = sum(map(math.prod, blocks))
+    source = Bits(payload)
+    alphabet = Alphabet(source)
+    escapes = source.golomb(8) if alphabet.has_escape else 0
+    precision = source.get(5)
+    require(precision <= 16, "precision")
+    contexts = rans_contexts(source)
+    classes = 1 + source.golomb(0)
+    require(classes <= 64 and classes * contexts.count << precision <= 1 << 20, "tables")
+    tables = [rans_table(source, alphabet.entries, precision) for _ in range(classes * contexts.count)]
+    entry_at = [[entry for entry, f in enumerate(table) for _ in range(f)] for table in tables]
+    starts = [[sum(table[:entry]) for entry in range(len(table))] for table in tables]
+    lane_width = source.get(3)
+    require(lane_width <= 5, "lanes")
+    lanes = 1 << lane_width
+    class_of = rans_classes(source, blocks, classes)
+    require(source.get(-source.position % 8) == 0, "padding")
+
+    rest = Bytes(payload, source.position // 8)
+    escaped = Bits(rest.take((escapes * alphabet.width + 7) // 8) if alphabet.has_escape else b"")
+    alphabet.source = escaped
+    is_constant = all(max(table) == 1 << precision for table in tables)
+    states = [1 << 16] * lanes if is_constant else list(struct.unpack(f"<{lanes}I", rest.take(4 * lanes)))
+    require(all(state >= 1 << 16 for state in states), "state")
+
+    begins = [lane * (count // lanes) + min(lane, count % lanes) for lane in range(lanes + 1)]
+    context_of = [0] * lanes
+    symbols = [0] * count
+    escapes_seen = 0
+    for step in range(-(-count // lanes)):
+        for lane in range(lanes):
+            at = begins[lane] + step
+            if at >= begins[lane + 1]:
+                continue
+            number = class_of[at] * contexts.count + context_of[lane]
+            x = states[lane]
+            v = x % (1 << precision)
+            entry = entry_at[number][v]
+            x = tables[number][entry] * (x >> precision) + v - starts[number][entry]
+            if x < 1 << 16:
+                x = x << 16 | int.from_bytes(rest.take(2), "little")
+            states[lane] = x
+            escapes_seen += entry == len(alphabet.listed)
+            require(escapes_seen <= escapes, "escapes")
+            symbols[at] = alphabet.symbol(entry)
+            context_of[lane] = contexts.after(entry, alphabet)
+    require(all(state == 1 << 16 for state in states), "last states")
+    require(escapes_seen == escapes, "escapes")
+    escaped.finish()
+    least = -(-count // SYMBOLS_PER_BYTE)
+    require(len(payload) >= least, "truncated")
+    filler = payload[rest.at :]
+    require(not filler or (len(payload) == least and not any(filler)), "bytes left over")
+    ends = [sum(map(math.prod, blocks[: i + 1])) for i in range(len(blocks))]
+    return [symbols[end - math.prod(block) : end] for block, end in zip(blocks, ends, strict=True)]
+
+
 # ---- Text coder ----
 
 
@@ -1042,6 +1168,7 @@ CODERS = {
     4: decode_gzip,
     5: decode_zstd,
     6: decode_lzma,
+    7: decode_rans,
 }
 
 

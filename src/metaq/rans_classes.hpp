@@ -22,6 +22,7 @@ namespace metaq::rans {
 inline constexpr std::size_t kSampledUnits = 1024;
 inline constexpr unsigned kMostChosenClasses = 32;
 inline constexpr unsigned kRounds = 4;
+inline constexpr unsigned kPatience = 3;  // so many growths in vain end the search
 
 // The data of an encoder: for each symbol context * entries + entry, its key.
 struct Keys {
@@ -67,8 +68,23 @@ private:
     std::vector<std::size_t> starts_;
 };
 
+// fixed_log2 of the leading 12 bits: near enough for choices, and from a table, since there are millions of them.
+inline std::uint64_t quick_log2(std::uint64_t value) {
+    constexpr unsigned kBits = 12;
+    static const std::vector<std::uint32_t> logarithms = [] {
+        std::vector<std::uint32_t> result;
+        for (std::uint64_t i = 0; i < 1u << kBits; ++i) {
+            result.push_back(i == 0 ? 0 : static_cast<std::uint32_t>(fixed_log2(i)));
+        }
+        return result;
+    }();
+    const auto width = static_cast<unsigned>(std::bit_width(value));
+    const unsigned shift = width > kBits ? width - kBits : 0;
+    return logarithms[value >> shift] + (std::uint64_t{shift} << 16);
+}
+
 // count * log2(count), times 2^16.
-inline std::uint64_t weighted_log2(std::uint64_t count) { return count == 0 ? 0 : count * fixed_log2(count); }
+inline std::uint64_t weighted_log2(std::uint64_t count) { return count == 0 ? 0 : count * quick_log2(count); }
 
 // Classes by their counts of keys, and what a key costs in each. Costs are in bits times 2^16.
 class Classes {
@@ -76,7 +92,9 @@ public:
     Classes(const Keys& keys, unsigned count) : entries_(keys.entries), keys_(keys.count()), count_(count) {}
 
     unsigned count() const { return count_; }
-    std::span<const std::uint64_t> counts(unsigned number) const { return std::span(counts_).subspan(number * keys_, keys_); }
+    std::span<const std::uint64_t> counts(unsigned number) const {
+        return std::span(counts_).subspan(number * keys_, keys_);
+    }
 
     void count_units(const UnitCounts& units, std::span<const std::uint8_t> classes) {
         counts_.assign(count_ * keys_, 0);
@@ -184,9 +202,9 @@ private:
     void update_costs() {
         costs_.clear();
         for_each_table([&](std::span<const std::uint64_t> table, std::uint64_t total) {
-            const std::uint64_t whole = fixed_log2(16 * total + table.size());
+            const std::uint64_t whole = quick_log2(16 * total + table.size()) + 64;
             for (const std::uint64_t count : table) {
-                costs_.push_back(static_cast<std::uint32_t>(whole - fixed_log2(16 * count + 1)));
+                costs_.push_back(static_cast<std::uint32_t>(whole - quick_log2(16 * count + 1)));
             }
         });
     }
@@ -233,16 +251,19 @@ inline Partition choose_partition(const Keys& keys, std::span<const std::size_t>
     model.count_units(sample, classes);
     Classes best = model;
     Partition result{{}, 1, partition_cost(model, classes, stride)};
-    while (model.count() < kMostChosenClasses && 2 * model.count() <= sample.size()) {
+    unsigned in_vain = 0;
+    while (model.count() < kMostChosenClasses && 2 * model.count() <= sample.size() && in_vain < kPatience) {
         model.split(sample, classes, (model.count() + 1) / 2);
         for (unsigned round = 0; round < kRounds; ++round) {
             model.assign(sample, classes);
             model.count_units(sample, classes);
         }
         const std::uint64_t cost = partition_cost(model, classes, stride);
+        ++in_vain;
         if (cost < result.cost) {
             result.cost = cost;
             best = model;
+            in_vain = 0;
         }
     }
     if (best.count() == 1) {

@@ -84,11 +84,11 @@ private:
 };
 
 // Steps `first` to `steps` of the tile in the first `active` lanes; the entries step by step.
-template <class Form>
-void decode_portable(Lanes& lanes, const typename Form::Slot* slots, typename Form::Entry* entries, std::size_t active,
-                     std::size_t first, std::size_t steps) {
+template <class Layout>
+void decode_portable(Lanes& lanes, const typename Layout::Slot* slots, typename Layout::Entry* entries,
+                     std::size_t active, std::size_t first, std::size_t steps) {
     const unsigned precision = lanes.precision;
-    const unsigned field = Form::field(precision);
+    const unsigned field = Layout::field(precision);
     const std::uint32_t mask = (1u << precision) - 1;
     const std::uint32_t field_mask = (1u << field) - 1;
     for (std::size_t step = first; step < steps; ++step) {
@@ -111,7 +111,7 @@ void decode_portable(Lanes& lanes, const typename Form::Slot* slots, typename Fo
             lanes.state[lane] = x;
             const auto context = static_cast<std::uint32_t>(slot >> field >> field) & lanes.context_mask;
             lanes.context[lane] = context << precision;
-            entries[step * active + lane] = static_cast<typename Form::Entry>(slot >> Form::kEntryShift);
+            entries[step * active + lane] = static_cast<typename Layout::Entry>(slot >> Layout::kEntryShift);
         }
     }
 }
@@ -163,8 +163,8 @@ template <bool kHasContexts>
         std::uint32_t due = 0;
         for (int i = 0; i < kParts; ++i) {
             const __m256i at = _mm256_load_si256(reinterpret_cast<const __m256i*>(lanes.due.data()) + i);
-            const auto hits = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(at, now))));
-            due |= hits << (8 * i);
+            const __m256i hits = _mm256_cmpeq_epi32(at, now);
+            due |= static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(hits))) << (8 * i);
         }
         for (; due != 0; due &= due - 1) {
             lanes.next_unit(static_cast<std::size_t>(std::countr_zero(due)), static_cast<std::uint32_t>(step));
@@ -205,6 +205,10 @@ template <bool kHasContexts>
     return step;
 }
 
+#ifndef __clang__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own header (GCC bug 105593)
+#endif
 template <bool kHasContexts>
 [[gnu::target("avx512f,avx512bw,avx512vl,popcnt")]] inline std::size_t decode_avx512(Lanes& lanes,
                                                                                       const std::uint32_t* slots,
@@ -267,6 +271,10 @@ template <bool kHasContexts>
     return step;
 }
 
+#ifndef __clang__
+#pragma GCC diagnostic pop
+#endif
+
 #endif  // METAQ_RANS_X86
 
 // Whether this machine has what a path needs.
@@ -284,12 +292,12 @@ inline Path resolved(Path path) {
 }
 
 // A tile's steps in the first `active` lanes, on the fastest of the ways that `path` (a resolved one) allows.
-template <class Form>
-void decode_steps(Path path, Lanes& lanes, const typename Form::Slot* slots, typename Form::Entry* entries,
+template <class Layout>
+void decode_steps(Path path, Lanes& lanes, const typename Layout::Slot* slots, typename Layout::Entry* entries,
                   std::size_t active, std::size_t steps) {
     std::size_t done = 0;
 #ifdef METAQ_RANS_X86
-    if constexpr (sizeof(typename Form::Entry) == 1) {
+    if constexpr (sizeof(typename Layout::Entry) == 1) {
         const bool is_order_1 = lanes.context_mask != 0;
         if (active == kLaneLimit && path == Path::avx512) {
             done = is_order_1 ? decode_avx512<true>(lanes, slots, entries, steps)
@@ -301,7 +309,7 @@ void decode_steps(Path path, Lanes& lanes, const typename Form::Slot* slots, typ
     }
 #endif
     (void)path;
-    decode_portable<Form>(lanes, slots, entries, active, done, steps);
+    decode_portable<Layout>(lanes, slots, entries, active, done, steps);
 }
 
 }  // namespace metaq::rans

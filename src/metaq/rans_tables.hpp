@@ -205,7 +205,7 @@ void write_header(Sink& sink, const Header& header) {
     write_contexts(sink, header.contexts);
     put_golomb(sink, header.classes - 1, 0);
     for (std::size_t i = 0; i < header.tables(); ++i) write_table(sink, header.table(i), header.precision);
-    if (!header.is_constant()) sink.put(header.lane_width, 3);
+    sink.put(header.lane_width, 3);
     if (header.classes == 1) return;
     sink.put(header.unit_width - kLeastUnitWidth, 4);
     write_classes(sink, header);
@@ -227,7 +227,7 @@ bool read_header(Source& source, std::span<const AnyBlock> blocks, Header& heade
         const std::span table(header.frequencies.data() + i * header.entries(), header.entries());
         if (!read_table(source, table, header.precision)) return false;
     }
-    if (!header.is_constant()) header.lane_width = source.get(3);
+    header.lane_width = source.get(3);
     if (header.lane_width > kLaneWidthLimit) return false;
     if (header.classes == 1) return true;
     header.unit_width = kLeastUnitWidth + source.get(4);

@@ -1,4 +1,4 @@
-"""What the methods that climb a dual share: their options, the rule of their steps, and the record of what they found."""
+"""What the methods that climb a dual share: their options, their rules, and the record of what they found."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Record:
             self.xi, self.value = xi, value
 
     def is_proved(self, xi: Array) -> bool:
-        """Whether the gap is within the tolerance now, with the bound that the convex ξ gives; then that is the status."""
+        """Whether the gap is within the tolerance, with the bound that the convex ξ gives; if so that is the status."""
         primal, counts = self.problem.primal(xi)
         if primal < self.primal:
             self.primal, self.counts = primal, counts

@@ -4,13 +4,14 @@ Around a centre ξ̂ a model of at most B cuts, each an upper bound of the conca
 
     m(ξ̂ + d) = φ_w(ξ̂) + min_j (e_j + g_j·d),   e_j >= 0 the cut's error at the centre,
 
-is maximised less ``ζ/2 ‖d‖²_s``. That is a quadratic programme over the simplex in the cuts' shares α, with
-``d = Σ_j α_j g_j / (ζ s)``, solved exactly. When φ_w rises by a fair part of what the model promised, the centre moves (a
-serious step); otherwise only the model learns (a null step). When cuts are too many, those of least share are joined.
+is maximised less ``ζ/2 ‖d‖²_s``. That is a quadratic programme over the simplex in the cuts' shares p, with
+``d = Σ_j p_j g_j / (ζ s)``, solved exactly. When φ_w rises by a fair part of what the model promised, the centre
+moves (a serious step); otherwise only the model learns (a null step). When cuts are too many, those of least share are
+joined.
 
-Deviations under ``Rule.CONVEX``: s is the curvature of the counts instead of 1; a trial point is replaced by its convex hull with
-the right mass and mean, where φ_w is higher; and every trial gives two cuts, with the assignments that the hull before and after
-that replacement prefers, since at ties φ_w has many supergradients.
+Deviations under ``Rule.CONVEX``: s is the curvature of the counts instead of 1; a trial point is replaced by its convex
+hull with the right mass and mean, where φ_w is higher; and every trial gives two cuts, with the assignments that the
+hull before and after that replacement prefers, since at ties φ_w has many supergradients.
 """
 
 from __future__ import annotations

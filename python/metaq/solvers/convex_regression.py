@@ -2,12 +2,14 @@
 
     min  1/2 Σ_b s_b (ξ_b - y_b)²   over ξ convex in the points v_b
 
-ξ is the broken line through its knots, the positions where its slope may rise. With the knots held the problem is least squares
-with a tridiagonal matrix; knots whose slope would fall are let go on the way there, and knots are taken up where raising the
-line to the right of v_j pays, that is where d_j = Σ_b s_b (ξ_b - y_b) (v_b - v_j)⁺ is negative. When none is, ξ is optimal. This
-is the support reduction algorithm (Groeneboom, Jongbloed and Wellner 2008), taking up one knot of every negative run at once.
+ξ is the broken line through its knots, the positions where its slope may rise. With the knots held the problem is least
+squares with a tridiagonal matrix; knots whose slope would fall are let go on the way there, and knots are taken up
+where raising the line to the right of v_j pays, that is where d_j = Σ_b s_b (ξ_b - y_b) (v_b - v_j)⁺ is negative. When
+none is, ξ is optimal. This is the support reduction algorithm (Groeneboom, Jongbloed and Wellner 2008), taking up one
+knot of every negative run at once.
 
-O(C) a pivot, on the host: the sequences have one number a level, few enough that tensor operations would cost more than the work.
+O(C) a pivot, on the host: the sequences have one number a level, few enough that tensor operations would cost more than
+the work.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ def _fit(target: Array, weights: Array, points: Array, order: NDArray[np.int64])
     side[1:] += np.bincount(piece, weights * target * (1 - share), pieces)
     beside = np.bincount(piece, weights * share * (1 - share), pieces)
     at_knots = _solve_tridiagonal(diagonal.tolist(), beside.tolist(), side.tolist())
-    return share * at_knots[piece] + (1 - share) * at_knots[piece + 1]
+    fitted: Array = share * at_knots[piece] + (1 - share) * at_knots[piece + 1]
+    return fitted
 
 
 def _solve_tridiagonal(diagonal: list[float], beside: list[float], side: list[float]) -> Array:

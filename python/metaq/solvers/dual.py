@@ -1,16 +1,19 @@
 """The dual of METaQ's published regulariser, by four methods: diminishing steps, FISTA, a proximal bundle, and Newton.
 
-`metaq.solvers.dual_problem` defines φ_w(ξ), in bits, and the facts about it that the improved rules rest on. Every method
+`metaq.solvers.dual_problem` defines φ_w(ξ), in bits, and the facts about it that the improved rules rest on. Every
+method
 
     maximises φ_w(ξ) over ξ,   warm-started from an earlier ξ,
 
-and reports the best value it saw, a feasible primal value Σ c_b log2 c_b that no dual value exceeds, and their difference. The
-weights are read once before the iterations and once after; an iteration takes O(C), or little more, whatever their number.
+and reports the best value it saw, a feasible primal value Σ c_b log2 c_b that no dual value exceeds, and their
+difference. The weights are read once before the iterations and once after; an iteration takes O(C), or little more,
+whatever their number.
 
-Deviations from the thesis. ``Rule.PUBLISHED`` keeps its steps, and stalls: a step that suits the level with most weights is far
-too short for the others, and the supergradient jumps wherever hull vertices tie, which at the optimum they do. The thesis also
-sorts ξ after every step, which parts multipliers from their levels; that is left out. ``Rule.CONVEX``, the default, keeps ξ
-convex, where φ_w is smooth, and measures steps by the counts, its curvature there. Newton's method is ours.
+Deviations from the thesis. ``Rule.PUBLISHED`` keeps its steps, and stalls: a step that suits the level with most
+weights is far too short for the others, and the supergradient jumps wherever hull vertices tie, which at the optimum
+they do. The thesis also sorts ξ after every step, which parts multipliers from their levels; that is left out.
+``Rule.CONVEX``, the default, keeps ξ convex, where φ_w is smooth, and measures steps by the counts, its curvature
+there. Newton's method is ours.
 """
 
 from __future__ import annotations
@@ -65,7 +68,8 @@ class Result:
         iterations: how many were taken.
         status: why it stopped.
         counts: float64 (C,), feasible counts.
-        multipliers: β, the derivative of φ with respect to each weight, in the weights' shape and dtype; 0 outside the levels.
+        multipliers: β, the derivative of φ with respect to each weight, in the weights' shape and dtype; 0 outside the
+            levels.
     """
 
     xi: Tensor
@@ -90,8 +94,8 @@ def diminishing_steps(
         start: (C,) finite multipliers to start from; zeros unless given.
 
     Raises:
-        InputError: what is said above does not hold; or no feasible counts exist, since too few weights, or too many near one
-            end, leave some level below the least count.
+        InputError: what is said above does not hold; or no feasible counts exist, since too few weights, or too many
+            near one end, leave some level below the least count.
     """
     options = options or DiminishingSteps()
     problem = pose(weights, levels, options.least_count)

@@ -1,19 +1,22 @@
 """The dual of METaQ's published regulariser as a problem in C numbers: its value, supergradient, and bound.
 
-Notation, after the paper: w_i the n weights, v_b the C levels, ξ_b the multipliers of the count constraints, c_b the counts.
+Notation, after the paper: w_i the n weights, v_b the C levels, ξ_b the multipliers of the count constraints, c_b the
+counts.
 
     φ_w(ξ) = Σ_b min_{c_lo <= c <= n} (c log2 c - ξ_b c)  +  Σ_i hull_ξ(w_i),     to be maximised over ξ,
 
-the dual of the convex problem ``min Σ_b c_b log2 c_b`` over the counts of relaxed assignments that reproduce the weights. The hull
-is linear between neighbouring levels, so the weights matter only through the masses a_b that assigning each of them to its two
-neighbouring levels gives: ``Σ_i hull_ξ(w_i) = Σ_b a_b hull_ξ(v_b)``. After one pass over the weights nothing depends on n.
+the dual of the convex problem ``min Σ_b c_b log2 c_b`` over the counts of relaxed assignments that reproduce the
+weights. The hull is linear between neighbouring levels, so the weights matter only through the masses a_b that
+assigning each of them to its two neighbouring levels gives: ``Σ_i hull_ξ(w_i) = Σ_b a_b hull_ξ(v_b)``. After one pass
+over the weights nothing depends on n.
 
 Two facts that the paper does not use:
 
-- ξ may be replaced by its lower convex hull: the hull part stays and the count part, falling in ξ_b, rises. Over convex ξ the
-  dual is the smooth ``f(ξ) = Σ_b g(ξ_b) + a·ξ`` with gradient ``a - c*(ξ)``; elsewhere f lies above φ_w.
-- counts c are those of an assignment exactly when c has the mass and mean of a and its potential ``U_c(t) = Σ_b c_b (v_b - t)⁺``
-  is nowhere below a's. The greater of two potentials is one, which turns the counts c*(ξ) into feasible ones: a primal bound.
+- ξ may be replaced by its lower convex hull: the hull part stays and the count part, falling in ξ_b, rises. Over convex
+  ξ the dual is the smooth ``f(ξ) = Σ_b g(ξ_b) + a·ξ`` with gradient ``a - c*(ξ)``; elsewhere f lies above φ_w.
+- counts c are those of an assignment exactly when c has the mass and mean of a and its potential ``U_c(t) = Σ_b c_b
+  (v_b - t)⁺`` is nowhere below a's. The greater of two potentials is one, which turns the counts c*(ξ) into feasible
+  ones: a primal bound.
 
 NumPy on the host: C numbers, whatever the device of the weights.
 """
@@ -97,15 +100,19 @@ class Problem:
         share = (self.points[right] - self.points[:-1]) / run
         hull = np.append(share * xi[left] + (1 - share) * xi[right], xi[last])
         mass = self.masses[:-1]
-        assigned = np.bincount(left, mass * share, last + 1) + np.bincount(right, mass * (1 - share), last + 1)
-        assigned[last] += self.masses[last]
+        assigned = np.append(np.zeros(last), self.masses[last])
+        assigned += np.bincount(left, mass * share, last + 1) + np.bincount(right, mass * (1 - share), last + 1)
         counts = self.counts(xi)
         value = float(counts @ np.log2(counts) - xi @ counts + self.masses @ hull)
         return Evaluation(value, assigned, counts, hull)
 
     def regular(self, xi: Array) -> Array:
-        """The hull of ξ, balanced: a convex sequence where φ_w is no lower."""
-        return self.balance(self.evaluate(xi).hull)
+        """Where to start on convex sequences: the balanced hull of ξ, where φ_w is no lower, or the best line if better.
+
+        Far from the optimum, where counts are clipped, φ_w is nearly linear and says little about the way back.
+        """
+        line = self.balance(np.zeros(len(xi)))
+        return max(self.balance(self.evaluate(xi).hull), line, key=self.smooth_value)
 
     def balance(self, xi: Array) -> Array:
         """ξ plus the line λ + μ v that maximises φ_w: the counts then have the mass and the mean of the weights.
@@ -145,10 +152,11 @@ class Problem:
     def primal(self, xi: Array) -> tuple[float, Array]:
         """(Σ c log2 c, c) for feasible counts c made of c*(ξ): optimal ones when ξ is.
 
-        Of the potentials of the counts and of the masses the greater is taken, and where a count is then too small, just
-        enough of the interior counts is mixed in.
+        Of the potentials of the counts and of the masses the greater is taken, and where a count is then too small,
+        just enough of the interior counts is mixed in.
         """
-        potential = np.maximum(_potential(self.counts(self.balance(xi)), self.points), _potential(self.masses, self.points))
+        asked = self.counts(self.balance(xi))
+        potential = np.maximum(_potential(asked, self.points), _potential(self.masses, self.points))
         potential[0] = self.masses @ (self.points - self.points[0])
         slopes = np.concatenate([[-self.size], np.diff(potential) / np.diff(self.points), [0.0]])
         counts = np.diff(slopes)
@@ -169,10 +177,13 @@ def pose(weights: Tensor, levels: Tensor, least_count: float) -> Problem:
 
     Raises:
         InputError: no feasible counts exist, since too few weights, or too many near one end, leave some level below
-            ``least_count``; or fewer than two levels, levels not increasing, or no weights.
+            ``least_count``; or fewer than two levels, levels not increasing, or weights that
+            are not finite, or none.
     """
     if not weights.numel():
         raise InputError("dual: expected at least one weight, found none")
+    if not all(math.isfinite(end) for end in torch.aminmax(weights.detach())):
+        raise InputError("dual: expected finite weights, found others")
     if not (least_count > 0 and math.isfinite(least_count)):
         raise InputError(f"dual least_count: expected a positive number, found {least_count!r}")
     masses = knapsack.masses(levels, weights).cpu().numpy()

@@ -1,7 +1,8 @@
 """Diminishing steps, FISTA and Newton's method on the dual of METaQ's published regulariser, φ_w of `dual_problem`.
 
-Notation: ξ multipliers, a the masses of the weights, c*(ξ) the counts that ξ asks for, f the smooth form of φ_w on convex ξ with
-gradient ``a - c*(ξ)`` and curvature ``ln 2 · c*(ξ)``, Π_s the projection onto convex ξ in the norm with weights s.
+Notation: ξ multipliers, a the masses of the weights, c*(ξ) the counts that ξ asks for, f the smooth form of φ_w on
+convex ξ with gradient ``a - c*(ξ)`` and curvature ``ln 2 · c*(ξ)``, Π_s the projection onto convex ξ in the norm with
+weights s, g(ξ) the hull's supergradient.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _MAJORISED = 1e-12  # relative rounding in the comparison of f with its model
 
 @dataclass(frozen=True)
 class DiminishingSteps(Options):
-    """Supergradient ascent with diminishing steps γ_k.
+    """Supergradient ascent with diminishing steps.
 
-    PUBLISHED: ``ξ + γ_k g``. RELATIVE: ``ξ + γ_k range(ξ) g / max|g|``. Both with γ_k = 1/k and g the hull's supergradient.
-    CONVEX: ``Π_s(ξ + γ_k (a - c*) / s)`` with ``s = ln 2 · max(c*, a)``, which lets no count overshoot its mass.
+    PUBLISHED: ``ξ + g / k``. RELATIVE: ``ξ + range(ξ) / k · g / max|g|``. CONVEX: ``Π_s(ξ + r_k (a - c*) / s)`` with
+    ``s = ln 2 · max(c*, a)``, which lets no count overshoot its mass, and ``r_k = min(1, p / (k + p - 1))``.
 
     Attributes:
         rule: which of these.
-        order: p in the CONVEX rule's ``γ_k = min(1, p / (k + p - 1))``; errors fall like k^-p. With p = 1 it is 1/k.
+        order: p of the CONVEX rule, whose errors fall like k^-p; with p = 1 the steps are the published 1/k.
     """
 
     rule: Rule = Rule.CONVEX
@@ -40,10 +41,10 @@ class DiminishingSteps(Options):
 
 @dataclass(frozen=True)
 class Fista(Options):
-    """Accelerated ascent: ``σ_k = ξ_k + (t_{k-1} - 1)/t_k (ξ_k - ξ_{k-1})``, ``t_{k+1} = (1 + √(1 + 4 t_k²))/2``.
+    """Accelerated ascent from y_k = ξ_k + (t_{k-1} - 1)/t_k (ξ_k - ξ_{k-1}), t_{k+1} = (1 + √(1 + 4 t_k²))/2.
 
-    PUBLISHED: ``σ + g(σ)/ζ``. CONVEX: ``Π_s(σ + (a - c*(σ)) / s)``, s as for diminishing steps, held until f falls, when the
-    momentum is dropped and s renewed, and doubled where f is more curved than that.
+    PUBLISHED: ``y + g(y) / ζ``. CONVEX: ``Π_s(y + (a - c*(y)) / s)``, s as for diminishing steps, held until f falls,
+    when the momentum is dropped and s renewed, and doubled where f is more curved than that.
 
     Attributes:
         rule: which of these.
@@ -61,10 +62,10 @@ class Fista(Options):
 
 @dataclass(frozen=True)
 class Newton(Options):
-    """Projected Newton: ``Π_s(ξ + (a - c*) / s)`` with the curvature itself, ``s = ln 2 · c*``, and a line search on f."""
+    """Projected Newton: ``Π_s(ξ + (a - c*) / s)`` with the curvature ``s = ln 2 · c*`` and a line search on f."""
 
     iterations: int = 100
-    tolerance: float = 1e-12
+    tolerance: float = 1e-9
 
 
 def climb_by_diminishing_steps(problem: Problem, xi: Array, options: DiminishingSteps) -> Record:
@@ -125,7 +126,7 @@ def climb_by_fista(problem: Problem, xi: Array, options: Fista) -> Record:
 
 
 def _majorised_step(problem: Problem, xi: Array, ahead: Array, metric: Array) -> tuple[Array, Array]:
-    """(Π_s of the gradient step from σ, s), s doubled until f there is no less than its model in s."""
+    """(Π_s of the gradient step from y, s), s doubled until f there is no less than its model in s."""
     gradient, value = problem.masses - problem.counts(ahead), problem.smooth_value(ahead)
     while True:
         stepped = project(ahead + gradient / metric, metric, problem.points, xi)
@@ -174,5 +175,5 @@ def climb_by_newton(problem: Problem, xi: Array, options: Newton) -> Record:
 
 
 def _safe_metric(problem: Problem, counts: Array) -> Array:
-    """ln 2 · max(c, a): in it a level's own step never takes its count beyond its mass."""
+    """The metric ln 2 · max(c, a): in it a level's own step never takes its count beyond its mass."""
     return np.maximum(counts, problem.masses) / LOG2_E

@@ -4,12 +4,14 @@ For one weight w, levels v_0 < ... < v_{C-1} with costs ξ_b, and a relaxed assi
 
     min  Σ_b ξ_b x_b   s.t.  Σ_b v_b x_b = w,  Σ_b x_b = 1,  x >= 0
 
-is the lower convex hull of the points (v_b, ξ_b) read at w: its optimal x has mass on the two hull vertices that bracket w, and
-the multiplier of the constraint that holds w, the derivative of the value with respect to w, is the slope of that edge.
+is the lower convex hull of the points (v_b, ξ_b) read at w: its optimal x has mass on the two hull vertices that
+bracket w, and the multiplier of the constraint that holds w, the derivative of the value with respect to w, is the
+slope of that edge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +58,8 @@ class Solution:
 def hull(xi: Tensor, levels: Tensor) -> Hull:
     """Lower convex hulls of the points ``(levels[t, b], xi[t, b])``, for all t at once.
 
-    A level on the straight line between its neighbours is a vertex too. On the CPU a monotone chain, O(C) a set; elsewhere
-    O(C^2) work a set, in O(log C) tensor operations without a host synchronisation.
+    A level on the straight line between its neighbours is a vertex too. On the CPU a monotone chain, O(C) a set;
+    elsewhere O(C^2) work a set, in O(log C) tensor operations without a host synchronisation.
 
     Args:
         xi: (T, C) costs, finite.
@@ -75,7 +77,7 @@ def hull(xi: Tensor, levels: Tensor) -> Hull:
 
 
 def _hulls_in_sequence(costs: Tensor, points: Tensor) -> Hull:
-    """Monotone chains, point by point, on plain numbers: no tensor operation is as cheap as the few steps of one point."""
+    """Monotone chains on plain numbers: no tensor operation is as cheap as the few steps of one point."""
     lefts: list[int] = []
     rights: list[int] = []
     slopes: list[float] = []
@@ -212,10 +214,11 @@ def _cells(points: Tensor, inside: Tensor) -> Tensor:
     even = torch.arange(cells + 1, dtype=torch.float64, device=points.device).mul_(step).add_(first)
     if float((points - even).abs().max()) > _UNEVEN * step:
         return (torch.searchsorted(points, inside, right=True) - 1).clamp_(0, cells - 1)
-    cell = (inside - first).mul_(1 / step).add_(2 * _UNEVEN).to(torch.int64).clamp_(max=cells - 1)
-    return cell.sub_((inside < points.index_select(0, cell)).to(torch.int64))
+    cell: Tensor = (inside - first).mul_(1 / step).add_(2 * _UNEVEN).to(torch.int64).clamp_(max=cells - 1)
+    is_too_high = inside < points.index_select(0, cell)
+    return cell - is_too_high.to(torch.int64)
 
 
-def _pieces(weights: Tensor) -> tuple[Tensor, ...]:
+def _pieces(weights: Tensor) -> Iterable[Tensor]:
     """The weights, flat, a piece at a time; views where they are contiguous."""
-    return weights.detach().reshape(-1).split(_PIECE)
+    yield from weights.detach().reshape(-1).split(_PIECE)

@@ -1,0 +1,235 @@
+// Decoding of rANS streams, to symbols or straight to the values that they stand for.
+//
+// Kernels stage the entries of a tile of symbols; rans_values.hpp turns each lane's run of them into output.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "metaq/alphabet.hpp"
+#include "metaq/bits.hpp"
+#include "metaq/rans_kernels.hpp"
+#include "metaq/rans_tables.hpp"
+#include "metaq/rans_values.hpp"
+#include "metaq/symbols.hpp"
+
+namespace metaq::rans {
+
+// A source of bits that knows how many it gave.
+class CountingReader {
+public:
+    explicit CountingReader(std::span<const std::uint8_t> data) : reader_(data) {}
+
+    std::uint32_t get(unsigned width) {
+        bits_ += width;
+        return reader_.get(width);
+    }
+    std::size_t bytes() const { return static_cast<std::size_t>((bits_ + 7) / 8); }
+    bool pads_with_zeros() { return get(static_cast<unsigned>(-bits_ & 7)) == 0; }
+    Status status() const { return reader_.status(); }
+
+private:
+    BitReader reader_;
+    std::uint64_t bits_ = 0;
+};
+
+template <class Layout>
+std::vector<typename Layout::Slot> decoding_slots(const Header& header) {
+    using Slot = typename Layout::Slot;
+    const unsigned field = Layout::field(header.precision);
+    std::vector<Slot> slots(header.slots());
+    auto next = slots.begin();
+    for (std::size_t i = 0; i < header.tables(); ++i) {
+        for (std::size_t entry = 0; entry < header.entries(); ++entry) {
+            const std::uint32_t frequency = header.table(i)[entry];
+            if (frequency == 0) continue;
+            Slot slot = Slot{frequency - 1} << field | static_cast<Slot>(entry) << Layout::kEntryShift;
+            const unsigned context = header.contexts.of(entry, header.alphabet.listed.size());
+            if (context > 0) slot |= Slot{context} << 2 * field;
+            for (std::uint32_t offset = 0; offset < frequency; ++offset) *next++ = slot + offset;
+        }
+    }
+    return slots;
+}
+
+// What the header says, and where in the data the rest lies.
+struct Stream {
+    Header header;
+    std::vector<UnitRun> units;
+    std::span<const std::uint8_t> escaped;
+    std::span<const std::uint8_t> words;
+};
+
+class SymbolDecoder {
+public:
+    SymbolDecoder(const Stream& stream, const ValueWriter& writer, Path path)
+        : stream_(stream), writer_(writer), escaped_(stream.escaped), path_(resolved(path)) {
+        const Header& header = stream.header;
+        lanes_.precision = header.precision;
+        lanes_.context_mask = header.contexts.are_used ? kContexts - 1 : 0;
+        lanes_.words = stream.words.data();
+        lanes_.end = stream.words.data() + stream.words.size();
+        for (std::size_t lane = 0; lane < count(); ++lane) {
+            const std::size_t start = lane_start(lane, count(), writer.size());
+            lanes_.position[lane] = start;
+            const auto is_before = [](std::size_t at, const UnitRun& unit) { return at < unit.end; };
+            lanes_.unit[lane] = &*std::upper_bound(stream.units.begin(), stream.units.end() - 1, start, is_before);
+            place_[lane] = writer.find(start);
+        }
+    }
+
+    // False if the states are none that encoding ends with.
+    bool read_states() {
+        lanes_.state.fill(kLeastState);
+        if (stream_.header.is_constant()) return true;
+        bool are_good = true;
+        for (std::size_t lane = 0; lane < count(); ++lane) {
+            const std::uint8_t* bytes = lanes_.words;
+            lanes_.state[lane] = bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 |
+                                 std::uint32_t{bytes[3]} << 24;
+            lanes_.words += 4;
+            are_good &= lanes_.state[lane] >= kLeastState;
+        }
+        return are_good;
+    }
+
+    template <class Layout>
+    Status run() {
+        const std::vector<typename Layout::Slot> slots = decoding_slots<Layout>(stream_.header);
+        const std::size_t steps = writer_.size() / count();
+        const std::size_t tile = kTileSymbols / count();
+        bool is_good = true;
+        for (std::size_t first = 0; first < steps && is_good; first += tile) {
+            is_good = decode_tile<Layout>(slots, count(), std::min(tile, steps - first));
+        }
+        const std::size_t rest = writer_.size() % count();
+        if (is_good && rest > 0) is_good = decode_tile<Layout>(slots, rest, 1);
+        if (lanes_.is_truncated) return Status::truncated;
+        return is_good ? finish() : Status::corrupt;
+    }
+
+    // Where the words end that the states took in.
+    const std::uint8_t* words_end() const { return lanes_.words; }
+
+private:
+    std::size_t count() const { return std::size_t{1} << stream_.header.lane_width; }
+
+    template <class Layout>
+    bool decode_tile(const std::vector<typename Layout::Slot>& slots, std::size_t active, std::size_t steps) {
+        alignas(64) std::array<typename Layout::Entry, kTileSymbols> entries;
+        lanes_.start_tile(active);
+        decode_steps<Layout>(path_, lanes_, slots.data(), entries.data(), active, steps);
+        if (lanes_.is_truncated) return false;
+        bool are_valid = true;
+        for (std::size_t lane = 0; lane < active; ++lane) {
+            are_valid &= writer_.write(place_[lane], lanes_.position[lane], entries.data() + lane, active, steps);
+        }
+        if (stream_.header.alphabet.has_escape()) {
+            are_valid &= read_escapes<typename Layout::Entry>({entries.data(), active * steps}, active);
+        }
+        for (std::size_t lane = 0; lane < active; ++lane) lanes_.position[lane] += steps;
+        return are_valid;
+    }
+
+    // Fills in the symbols of a tile that escape.
+    template <class Entry>
+    bool read_escapes(std::span<const Entry> entries, std::size_t active) {
+        const auto escape = static_cast<Entry>(stream_.header.alphabet.listed.size());
+        auto found = std::find(entries.begin(), entries.end(), escape);
+        for (; found != entries.end(); found = std::find(found + 1, entries.end(), escape)) {
+            const auto i = static_cast<std::size_t>(found - entries.begin());
+            std::int32_t symbol = 0;
+            if (escapes_++ == stream_.header.escapes) return false;
+            if (!read_escaped(escaped_, stream_.header.alphabet, symbol)) return false;
+            if (!writer_.write_symbol(lanes_.position[i % active] + i / active, symbol)) return false;
+        }
+        return true;
+    }
+
+    Status finish() {
+        const std::span states(lanes_.state.data(), count());
+        const auto is_back = [](std::uint32_t state) { return state == kLeastState; };
+        if (!std::all_of(states.begin(), states.end(), is_back)) return Status::corrupt;
+        if (escapes_ != stream_.header.escapes) return Status::corrupt;
+        return escaped_.finish();
+    }
+
+    const Stream& stream_;
+    const ValueWriter& writer_;
+    BitReader escaped_;
+    std::uint32_t escapes_ = 0;
+    Path path_;
+    Lanes lanes_;
+    std::array<std::size_t, kLaneLimit> place_{};
+};
+
+// Reads the header and finds the rest, checked to be as long as it has to be at least.
+inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks, Stream& stream) {
+    CountingReader reader(data);
+    Header& header = stream.header;
+    const bool is_header = read_header(reader, blocks, header) && reader.pads_with_zeros();
+    if (reader.status() != Status::ok) return Status::truncated;
+    if (!is_header) return Status::corrupt;
+    const std::uint64_t escaped = (std::uint64_t{header.escapes} * header.alphabet.escape_width + 7) / 8;
+    const std::uint64_t states = header.is_constant() ? 0 : std::uint64_t{4} << header.lane_width;
+    std::span<const std::uint8_t> rest = data.subspan(reader.bytes());
+    if (rest.size() < escaped + states) return Status::truncated;
+    stream.escaped = rest.first(static_cast<std::size_t>(escaped));
+    stream.words = rest.subspan(static_cast<std::size_t>(escaped));
+    return Status::ok;
+}
+
+// The runs of units, from their classes to the slots of their tables.
+inline void find_units(std::span<const ValueBlock> blocks, std::size_t size, Stream& stream) {
+    const Header& header = stream.header;
+    if (header.classes == 1) {
+        stream.units = {{size, 0}};
+        return;
+    }
+    const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
+    const auto slots = static_cast<std::uint32_t>(header.contexts.count() << header.precision);
+    for (std::size_t i = 0; i < ends.size(); ++i) stream.units.push_back({ends[i], header.unit_classes[i] * slots});
+}
+
+// Fills the blocks, whose sizes are those that were encoded. What they hold after a failure is unspecified.
+inline Status decode_values(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks,
+                            Path path = Path::best) {
+    std::size_t size = 0;
+    for (const ValueBlock& block : blocks) size += block.size();
+    if (size == 0) return data.empty() ? Status::ok : Status::corrupt;
+    const std::size_t least = (size - 1) / kSymbolsPerByte + 1;
+    if (data.size() < least) return Status::truncated;
+    Stream stream;
+    const Status opened = open(data, blocks, stream);
+    if (opened != Status::ok) return opened;
+    find_units(blocks, size, stream);
+    const ValueWriter writer(blocks, stream.header.alphabet);
+    SymbolDecoder decoder(stream, writer, path);
+    if (!decoder.read_states()) return Status::corrupt;
+    const Status status = is_narrow(stream.header) ? decoder.run<Narrow>() : decoder.run<Wide>();
+    if (status != Status::ok) return status;
+    // Zeros only where a stream would stand for too many symbols.
+    const std::span filler(decoder.words_end(), data.data() + data.size());
+    const bool is_filler = filler.empty() || data.size() == least;
+    const bool are_zeros = std::all_of(filler.begin(), filler.end(), [](std::uint8_t byte) { return byte == 0; });
+    return is_filler && are_zeros ? Status::ok : Status::corrupt;
+}
+
+inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks, Path path) {
+    std::vector<ValueBlock> values;
+    for (const Block& block : blocks) {
+        auto* bytes = reinterpret_cast<std::uint8_t*>(block.symbols);
+        values.push_back({bytes, block.rows, block.channels, block.kernel, Form::int32, {}});
+    }
+    return decode_values(data, values, path);
+}
+
+inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+    return decode(data, blocks, Path::best);
+}
+
+}  // namespace metaq::rans

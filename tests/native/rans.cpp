@@ -1,0 +1,162 @@
+// What only the rANS coder has: several paths of decoding, values, classes of rows and contexts.
+#include "metaq/rans.hpp"
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "check.hpp"
+#include "coder_suite.hpp"
+
+namespace {
+
+namespace rans = metaq::rans;
+using metaq::Status;
+using suite::Bytes;
+using suite::Tensor;
+using suite::Tensors;
+
+constexpr rans::Path kPaths[] = {rans::Path::portable, rans::Path::avx2, rans::Path::avx512, rans::Path::best};
+constexpr suite::Coder coder{&rans::encode, &rans::decode, true, 1};
+
+// Large enough for 32 lanes. Rows differ in scale; neighbours do too if `is_bursty`.
+Tensor weights(std::size_t rows, std::size_t columns, bool is_bursty, std::uint64_t seed) {
+    check::Random random(seed);
+    std::int64_t previous = 0;
+    return suite::tensor(rows, columns, 1, [&](std::size_t i) {
+        const std::uint64_t scale = 2 + (i / columns) % 5 * 3;
+        const std::uint64_t spread = is_bursty && previous * previous < 9 ? 2 : scale;
+        previous = 0;
+        for (int draw = 0; draw < 4; ++draw) previous += static_cast<std::int64_t>(random.below(2 * spread + 1));
+        previous -= static_cast<std::int64_t>(4 * spread);
+        return i % 4001 == 17 ? static_cast<std::int64_t>(random.below(1u << 20)) : previous;
+    });
+}
+
+std::vector<Tensors> samples() {
+    std::vector<Tensors> result = suite::samples();
+    result.push_back({weights(300, 700, false, 1), weights(1000, 3, false, 2), weights(900, 500, false, 3)});
+    result.push_back({weights(300, 701, true, 4), weights(31, 1, true, 5)});
+    result.push_back({suite::tensor(400, 500, 1, [](std::size_t i) { return i / 500 % 7; })});
+    return result;
+}
+
+Status decode(std::span<const std::uint8_t> data, Tensors& tensors, rans::Path path) {
+    std::vector<metaq::Block> blocks;
+    for (Tensor& t : tensors) blocks.push_back({t.symbols.data(), t.rows, t.channels, t.kernel});
+    const Bytes exact(data.begin(), data.end());
+    return rans::decode(exact, blocks, path);
+}
+
+rans::Header header_of(const Tensors& tensors, const Bytes& data) {
+    std::vector<rans::ValueBlock> blocks;
+    for (const Tensor& t : tensors) blocks.push_back({nullptr, t.rows, t.channels, t.kernel, rans::Form::int32, {}});
+    rans::Stream stream;
+    CHECK(rans::open(data, blocks, stream) == Status::ok);
+    return stream.header;
+}
+
+}  // namespace
+
+TEST(rans_paths_agree) {
+    for (const Tensors& tensors : samples()) {
+        const Bytes data = coder.encoded(tensors);
+        for (const rans::Path path : kPaths) {
+            Tensors result = suite::blank(tensors);
+            CHECK(decode(data, result, path) == Status::ok);
+            CHECK(suite::are_equal(result, tensors));
+        }
+    }
+}
+
+TEST(rans_paths_agree_on_damage) {
+    check::Random random(9);
+    for (const Tensors& tensors : samples()) {
+        const Bytes data = coder.encoded(tensors);
+        for (int repeat = 0; repeat < 20 && !data.empty(); ++repeat) {
+            Bytes damaged = data;
+            const std::uint64_t place = random.below(data.size());
+            damaged[random.below(2) == 0 ? place : place % 60] ^= static_cast<std::uint8_t>(1u << random.below(8));
+            if (repeat % 4 == 0) damaged.resize(random.below(data.size()));
+            Tensors portable = suite::blank(tensors);
+            const Status expected = decode(damaged, portable, rans::Path::portable);
+            for (const rans::Path path : kPaths) {
+                Tensors result = suite::blank(tensors);
+                CHECK(decode(damaged, result, path) == expected);
+                CHECK(expected != Status::ok || suite::are_equal(result, portable));
+            }
+        }
+    }
+}
+
+TEST(rans_chooses_classes_contexts_and_lanes) {
+    const Tensors rows = {weights(300, 700, false, 1)};
+    const Bytes by_row = coder.encoded(rows);
+    CHECK(header_of(rows, by_row).classes >= 4);
+    CHECK(!header_of(rows, by_row).contexts.are_used);
+    CHECK(header_of(rows, by_row).lane_width == rans::kLaneWidthLimit);
+
+    const Tensors bursts = {weights(300, 701, true, 4)};
+    CHECK(header_of(bursts, coder.encoded(bursts)).contexts.are_used);
+
+    const Tensors small = {suite::tensor(4, 4, 1, [](std::size_t i) { return i % 3; })};
+    CHECK(header_of(small, coder.encoded(small)).lane_width == 0);
+    CHECK(header_of(small, coder.encoded(small)).classes == 1);
+}
+
+TEST(rans_shares_tables_between_blocks) {
+    const Tensors one = {weights(64, 100, false, 1)};
+    Tensors many;
+    for (int i = 0; i < 20; ++i) many.push_back(one[0]);
+    CHECK(coder.encoded(many).size() < 19 * coder.encoded(one).size());
+}
+
+TEST(rans_decodes_values) {
+    const Tensors tensors = {weights(300, 700, false, 1), suite::tensor(9, 7, 1, [](std::size_t i) { return i % 5; })};
+    const Bytes data = coder.encoded(tensors);
+    const std::vector<float> levels = {-2.5f, -1.0f, 0.0f, 0.3f, 7.0f, 8.0f};
+    for (const rans::Path path : kPaths) {
+        std::vector<float> scaled(tensors[0].symbols.size());
+        std::vector<std::uint16_t> halves(tensors[1].symbols.size());
+        std::vector<rans::ValueBlock> blocks = {
+            {reinterpret_cast<std::uint8_t*>(scaled.data()), 300, 700, 1, rans::Form::float32, {0.1f, {}, 0}},
+            {reinterpret_cast<std::uint8_t*>(halves.data()), 9, 7, 1, rans::Form::bfloat16, {1, levels, 1}}};
+        CHECK(rans::decode_values(data, blocks, path) == Status::ok);
+        for (std::size_t i = 0; i < scaled.size(); ++i) {
+            CHECK(scaled[i] == 0.1f * static_cast<float>(tensors[0].symbols[i]));
+        }
+        for (std::size_t i = 0; i < halves.size(); ++i) {
+            const auto symbol = static_cast<std::size_t>(tensors[1].symbols[i]);
+            CHECK(halves[i] == rans::bfloat16_bits(levels[symbol + 1]));
+        }
+
+        // A symbol without a value, listed or escaped, makes the stream corrupt where it occurs, and there only.
+        blocks[1].codebook.origin = 2;
+        CHECK(rans::decode_values(data, blocks, path) == Status::corrupt);
+        std::vector<std::int8_t> bytes(scaled.size());
+        blocks[1].codebook.origin = 1;
+        blocks[0].form = rans::Form::int8;
+        blocks[0].values = reinterpret_cast<std::uint8_t*>(bytes.data());
+        CHECK(rans::decode_values(data, blocks, path) == Status::corrupt);
+    }
+}
+
+TEST(rans_decodes_int8) {
+    const Tensors tensors = {suite::tensor(100, 256, 1, [](std::size_t i) { return static_cast<int>(i % 256) - 128; })};
+    const Bytes data = coder.encoded(tensors);
+    std::vector<std::int8_t> bytes(tensors[0].symbols.size());
+    const std::vector<rans::ValueBlock> blocks = {
+        {reinterpret_cast<std::uint8_t*>(bytes.data()), 100, 256, 1, rans::Form::int8, {}}};
+    CHECK(rans::decode_values(data, blocks) == Status::ok);
+    for (std::size_t i = 0; i < bytes.size(); ++i) CHECK(bytes[i] == tensors[0].symbols[i]);
+}
+
+TEST(rans_rounds_to_bfloat16) {
+    CHECK(rans::bfloat16_bits(1.0f) == 0x3f80);
+    CHECK(rans::bfloat16_bits(std::bit_cast<float>(0x3f808000u)) == 0x3f80);  // half: to even
+    CHECK(rans::bfloat16_bits(std::bit_cast<float>(0x3f818000u)) == 0x3f82);
+    CHECK(rans::bfloat16_bits(std::bit_cast<float>(0x3f808001u)) == 0x3f81);
+    CHECK(rans::bfloat16_bits(-0.0f) == 0x8000);
+}
