@@ -634,6 +634,11 @@ class Counter:
         self.slow = self.fast = 64 * p
         self.count = count
 
+    def copied(self) -> "Counter":
+        counter = Counter(0, self.count)
+        counter.slow, counter.fast = self.slow, self.fast
+        return counter
+
     def update(self, bit: int, limits: tuple[int, int]) -> None:
         target = (1 << 22) - 1 if bit else 0
         self.slow += (target - self.slow) * RECIPROCAL[self.count] >> 16
@@ -1082,6 +1087,14 @@ class TextModel:
     word: int = 0
     context: list[int] = field(default_factory=lambda: [0] * 6)
 
+    def copied(self) -> "TextModel":
+        model = copy.copy(self)
+        model.counters = defaultdict(fresh_counter, {key: c.copied() for key, c in self.counters.items()})
+        model.match_counters = [counter.copied() for counter in self.match_counters]
+        model.mixers = [list(weights) for weights in self.mixers]
+        model.recent, model.history, model.context = list(self.recent), bytearray(self.history), list(self.context)
+        return model
+
     def byte(self, decision: Any) -> int:
         path = 1
         while path < 256:
@@ -1149,7 +1162,7 @@ def primed_model() -> TextModel:
         for _ in PRIMING:
             model.byte(lambda _: next(bits))
         _primed.append(model)
-    return copy.deepcopy(_primed[0])
+    return _primed[0].copied()
 
 
 def decode_text(payload: bytes, size: int) -> bytes:

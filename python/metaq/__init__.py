@@ -37,7 +37,7 @@ _MODULES = ("api", "compressor", "errors", "methods", "pipeline")
 
 
 def __getattr__(name: str) -> Any:
-    """Public names and submodules on first use: importing torch takes a second, which `metaq --help` need not wait for."""
+    """Public names and submodules on first use: `metaq --help` need not wait for torch."""
     if name in __all__:
         for module in map(importlib.import_module, (f"metaq.{module}" for module in _MODULES)):
             if hasattr(module, name):

@@ -143,7 +143,6 @@ def _pack_codebook(codebook: Codebook) -> bytes:
     return bytes([TABLE]) + sizes + np.asarray(codebook.levels, dtype="<f4").tobytes()
 
 
-
 class HeaderParser:
     """Reads a header's bytes; every failed expectation is a FormatError that names the offset within the header."""
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -54,6 +55,19 @@ std::vector<typename Layout::Slot> decoding_slots(const Header& header) {
         }
     }
     return slots;
+}
+
+// The first place from `first` on that holds the entry, or the number of entries.
+inline std::size_t find_entry(std::span<const std::uint8_t> entries, std::size_t first, std::uint8_t entry) {
+    if (first == entries.size()) return first;
+    // Many times as fast as std::find.
+    const void* found = std::memchr(entries.data() + first, entry, entries.size() - first);
+    return found == nullptr ? entries.size()
+                            : static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - entries.data());
+}
+inline std::size_t find_entry(std::span<const std::uint16_t> entries, std::size_t first, std::uint16_t entry) {
+    const auto from = entries.begin() + static_cast<std::ptrdiff_t>(first);
+    return static_cast<std::size_t>(std::find(from, entries.end(), entry) - entries.begin());
 }
 
 // What the header says, and where in the data the rest lies.
@@ -139,9 +153,8 @@ private:
     template <class Entry>
     bool read_escapes(std::span<const Entry> entries, std::size_t active) {
         const auto escape = static_cast<Entry>(stream_.header.alphabet.listed.size());
-        auto found = std::find(entries.begin(), entries.end(), escape);
-        for (; found != entries.end(); found = std::find(found + 1, entries.end(), escape)) {
-            const auto i = static_cast<std::size_t>(found - entries.begin());
+        std::size_t i = find_entry(entries, 0, escape);
+        for (; i < entries.size(); i = find_entry(entries, i + 1, escape)) {
             std::int32_t symbol = 0;
             if (escapes_++ == stream_.header.escapes) return false;
             if (!read_escaped(escaped_, stream_.header.alphabet, symbol)) return false;

@@ -23,7 +23,7 @@ namespace metaq::rans {
 
 inline constexpr std::size_t kLaneLimit = 1u << kLaneWidthLimit;
 inline constexpr std::uint32_t kLeastState = 1u << 16;
-inline constexpr std::size_t kTileSymbols = 2048;  // staged as entries before they become symbols or values
+inline constexpr std::size_t kTileSymbols = 4096;  // staged as entries before they become symbols or values
 
 // One slot of a table: frequency - 1 and offset in `precision` bits each, the next symbol's context, the entry.
 struct Narrow {

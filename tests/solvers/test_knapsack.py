@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from metaq.errors import InputError
-from metaq.solvers.knapsack import hull, solve
+from metaq.solvers import knapsack
+from metaq.solvers.knapsack import _hulls_in_parallel, _hulls_in_sequence, hull, masses, multipliers, solve
+
+DTYPES = [torch.float32, torch.float64]
 
 
 def random_instance(seed, count):
@@ -86,3 +89,58 @@ def test_slopes_never_fall_along_a_hull():
 def test_refuses_what_has_no_hull(xi, levels):
     with pytest.raises(InputError, match="levels"):
         solve(xi, levels, torch.zeros(1))
+
+
+@given(seed=st.integers(0, 10_000), sets=st.integers(1, 5), count=st.integers(2, 40), ties=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_chains_and_tensor_operations_find_the_same_hulls(seed, sets, count, ties):
+    generator = torch.Generator().manual_seed(seed)
+    costs = torch.randn(sets, count, generator=generator, dtype=torch.float64)
+    points = torch.arange(count, dtype=torch.float64).expand(sets, count)
+    costs = costs.round() if ties else costs
+    chains, tensors = _hulls_in_sequence(costs, points), _hulls_in_parallel(costs, points)
+    torch.testing.assert_close(chains.slope, tensors.slope)
+    if not ties:
+        assert torch.equal(chains.left, tensors.left)
+        assert torch.equal(chains.right, tensors.right)
+
+
+@given(count=st.integers(2, 300), first=st.floats(-1e3, 1e3), step=st.floats(1e-3, 1e3), dtype=st.sampled_from(DTYPES))
+@settings(max_examples=80, deadline=None)
+def test_equally_spaced_levels_give_the_cells_of_a_search(count, first, step, dtype):
+    levels = (first + step * torch.arange(count, dtype=torch.float64)).to(dtype)
+    points = levels.double()
+    near = torch.tensor(torch.inf, dtype=torch.float64)
+    weights = torch.cat([points, torch.nextafter(points, near), torch.nextafter(points, -near), points + 0.4 * step])
+    found = solve(((points - points[0]) / step) ** 2, levels, weights)
+    inside = weights.clamp(points[0], points[-1])
+    cell = (torch.searchsorted(points, inside, right=True) - 1).clamp(0, count - 2)
+    assert torch.equal(found.left, cell)
+    assert bool(((found.mass >= 0) & (found.mass <= 1)).all())
+
+
+def test_multipliers_alone_are_those_of_the_solution():
+    xi, levels, _ = random_instance(5, 20)
+    weights = torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0)).transpose(0, 1) * 5
+    found = multipliers(xi, levels, weights)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, solve(xi, levels, weights).multiplier.float())
+
+
+def test_masses_keep_the_weights_and_read_any_hull():
+    xi, levels, _ = random_instance(6, 20)
+    weights = torch.randn(30, 7, generator=torch.Generator().manual_seed(0)).double() * 5
+    found, inside = masses(levels, weights), weights.clamp(levels[0], levels[-1])
+    assert float(found.sum()) == pytest.approx(210)
+    assert float(found @ levels) == pytest.approx(float(inside.sum()))
+    hull_at_levels = solve(xi, levels, levels).value
+    assert float(found @ hull_at_levels) == pytest.approx(float(solve(xi, levels, weights).value.sum()))
+
+
+def test_pieces_make_no_difference(monkeypatch):
+    xi, levels, _ = random_instance(7, 20)
+    weights = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    whole = masses(levels, weights), multipliers(xi, levels, weights)
+    monkeypatch.setattr(knapsack, "_PIECE", 7)
+    torch.testing.assert_close(masses(levels, weights), whole[0])
+    assert torch.equal(multipliers(xi, levels, weights), whole[1])

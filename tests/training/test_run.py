@@ -57,7 +57,7 @@ def test_the_file_holds_the_trained_network(finished):
     assert Reader((folder / run.FILE).read_bytes()).header.metadata == {"recipe": "lenet5-digits"}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -69,9 +69,9 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(finished, tmp_path, at_
         nonlocal steps
         steps += 1
         if steps == at_step:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         short_run(tmp_path, advance=kill)
     assert not (tmp_path / run.FILE).exists()
     resumed = short_run(tmp_path, resume=True)

@@ -1,8 +1,8 @@
 """Straight-through training: a network's forward passes see quantized weights, its optimizer trains latent ones.
 
 In place, without copies of the network: `show` puts the quantized values into the parameters and keeps the latent ones
-aside, `take_back` undoes it once the gradients are there. On the CPU each is one pass of a native kernel, elsewhere a few
-tensor operations that never wait for the device.
+aside, `take_back` undoes it once the gradients are there. On the CPU each is one pass of a native kernel, elsewhere a
+few tensor operations that never wait for the device.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class QuantizedView:
             self.latents = None
 
     def restore(self, latents: Sequence[Tensor] | None) -> None:
-        """Go back to a saved state: the parameters are shown quantized and these are their latent weights, or they are not."""
+        """Go back to a saved state: with latent weights aside, or None if the parameters held them."""
         self.latents = None
         if latents is not None:
             torch._foreach_copy_(self._buffers, list(latents))

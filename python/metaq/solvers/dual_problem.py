@@ -41,6 +41,7 @@ _BALANCE_STEPS = 50
 _BALANCED = 1e-13  # relative, of the mass and the mean: as exact as the sums are
 _LARGEST_MOVE = 16.0  # bits that one Newton step may change a multiplier by
 _HALVINGS = 40
+_BISECTIONS = 12
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ class Problem:
         hull = np.append(share * xi[left] + (1 - share) * xi[right], xi[last])
         mass = self.masses[:-1]
         assigned = np.append(np.zeros(last), self.masses[last])
-        assigned += np.bincount(left, mass * share, last + 1) + np.bincount(right, mass * (1 - share), last + 1)
+        for end, part in ((left, share), (right, 1 - share)):
+            assigned += np.bincount(end, mass * part, last + 1)
         counts = self.counts(xi)
         value = float(counts @ np.log2(counts) - xi @ counts + self.masses @ hull)
         return Evaluation(value, assigned, counts, hull)
 
     def regular(self, xi: Array) -> Array:
-        """Where to start on convex sequences: the balanced hull of ξ, where φ_w is no lower, or the best line if better.
+        """Where to start on convex sequences: ξ's hull, balanced, where φ_w is no lower; the best line, if better.
 
         Far from the optimum, where counts are clipped, φ_w is nearly linear and says little about the way back.
         """
@@ -188,13 +190,7 @@ def pose(weights: Tensor, levels: Tensor, least_count: float) -> Problem:
         raise InputError(f"dual least_count: expected a positive number, found {least_count!r}")
     masses = knapsack.masses(levels, weights).cpu().numpy()
     points = levels.detach().to("cpu", torch.float64).numpy()
-    floor = float(masses.sum()) / (2 * len(points))
-    while floor > least_count:
-        interior = _spread(points, masses, floor)
-        if interior is not None:
-            return Problem(points, masses, least_count, interior)
-        floor /= 2
-    interior = _spread(points, masses, least_count)
+    interior = _interior(points, masses, least_count)
     if interior is None:
         raise InputError(
             f"dual: expected weights that can leave a count of {least_count} for each of {len(points)} levels, found "
@@ -202,6 +198,20 @@ def pose(weights: Tensor, levels: Tensor, least_count: float) -> Problem:
             f"[{points[0]:.6g}, {points[-1]:.6g}]"
         )
     return Problem(points, masses, least_count, interior)
+
+
+def _interior(points: Array, masses: Array, least_count: float) -> Array | None:
+    """Feasible counts with nearly the highest floor there is, found by bisection; None when there are none."""
+    found = _spread(points, masses, least_count)
+    low, high = least_count, float(masses.sum()) / len(points)
+    for _ in range(_BISECTIONS if found is not None else 0):
+        floor = math.sqrt(low * high)
+        wider = _spread(points, masses, floor)
+        if wider is None:
+            high = floor
+        else:
+            low, found = floor, wider
+    return found
 
 
 def _spread(points: Array, masses: Array, floor: float) -> Array | None:

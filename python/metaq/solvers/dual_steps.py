@@ -16,6 +16,7 @@ from metaq.solvers.ascent import Options, Record, Rule, Status
 from metaq.solvers.convex_regression import project
 from metaq.solvers.dual_problem import LOG2_E, Array, Problem
 
+_GUESSES = 1.0, 1e-1, 1e-2, 1e-4
 _MAJORISED = 1e-12  # relative rounding in the comparison of f with its model
 
 
@@ -24,7 +25,8 @@ class DiminishingSteps(Options):
     """Supergradient ascent with diminishing steps.
 
     PUBLISHED: ``ξ + g / k``. RELATIVE: ``ξ + range(ξ) / k · g / max|g|``. CONVEX: ``Π_s(ξ + r_k (a - c*) / s)`` with
-    ``s = ln 2 · max(c*, a)``, which lets no count overshoot its mass, and ``r_k = min(1, p / (k + p - 1))``.
+    ``s = ln 2 · max(c*, a)``, which lets no count overshoot its mass, and ``r_k = min(1, p / (k + p - 1))``. Where
+    least counts bind f is straight, and steps that diminish may not get there.
 
     Attributes:
         rule: which of these.
@@ -62,7 +64,10 @@ class Fista(Options):
 
 @dataclass(frozen=True)
 class Newton(Options):
-    """Projected Newton: ``Π_s(ξ + (a - c*) / s)`` with the curvature ``s = ln 2 · c*`` and a line search on f."""
+    """Projected Newton: the best of ``Π_s(ξ + (a - c*) / s)`` with the curvature ``s = ln 2 · c*`` and with FISTA's s.
+
+    With a line search on f towards it.
+    """
 
     iterations: int = 100
     tolerance: float = 1e-9
@@ -161,17 +166,24 @@ def climb_by_newton(problem: Problem, xi: Array, options: Newton) -> Record:
         record.iterations += 1
         counts = problem.counts(xi)
         gradient = problem.masses - counts
-        for metric in (counts / LOG2_E, _safe_metric(problem, counts)):
-            goal = project(xi + gradient / metric, metric, problem.points, xi)
-            if problem.smooth_value(goal) > value:
-                break
-        xi, risen = problem.climb(xi, goal - xi, value)
+        metrics = [scale * counts / LOG2_E for scale in _clipped_scales(problem, counts)]
+        goals = [
+            project(xi + gradient / metric, metric, problem.points, xi)
+            for metric in (*metrics, _safe_metric(problem, counts))
+        ]
+        xi, risen = problem.climb(xi, max(goals, key=problem.smooth_value) - xi, value)
         if risen <= value:
             record.status = Status.STALLED
             break
         value = risen
         record.visit(xi, value)
     return record
+
+
+def _clipped_scales(problem: Problem, counts: Array) -> list[Array]:
+    """Factors of the curvature ln 2 · c: where c* is clipped f is straight, and how far to go is anyone's guess."""
+    clipped = (counts <= problem.least_count) | (counts >= problem.size)
+    return [np.where(clipped, scale, 1.0) for scale in (_GUESSES if clipped.any() else (1.0,))]
 
 
 def _safe_metric(problem: Problem, counts: Array) -> Array:

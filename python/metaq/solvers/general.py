@@ -6,6 +6,7 @@ Needs cvxpy, of the ``dev`` extra. Notation as in `metaq.solvers.knapsack` and `
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from metaq.errors import InputError
 
-_PRECISION = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
+_PRECISION = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Knapsack:
         multiplier: of the constraint that holds w, ``∂value/∂w``.
         iterations: of the solver.
         gap: between its primal and dual value.
-        status: the solver's word, "optimal" when all is well.
+        status: the solver's word, "optimal" or "optimal_inaccurate".
     """
 
     value: float
@@ -52,7 +53,7 @@ class Regulariser:
         iterations: of the solver.
         gap: between φ(w) and the dual's value at ``xi``, in bits; may be a little below 0, since feasibility has a
             tolerance.
-        status: the solver's word, "optimal" when all is well.
+        status: the solver's word, "optimal" or "optimal_inaccurate".
     """
 
     value: float
@@ -141,7 +142,9 @@ def _dual_value(xi: Any, points: Any, weights: Tensor, least_count: float) -> fl
 def _solve(cvxpy: ModuleType, problem: Any) -> int:
     """Solve by Clarabel, an open-source interior-point solver that comes with cvxpy; the number of its iterations."""
     try:
-        problem.solve(solver=cvxpy.CLARABEL, **_PRECISION)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of an inaccurate optimum; the status says so
+            problem.solve(solver=cvxpy.CLARABEL, **_PRECISION)
     except cvxpy.SolverError as error:
         raise InputError(f"cvxpy: expected an optimum, found {error}") from None
     if problem.status not in (cvxpy.OPTIMAL, cvxpy.OPTIMAL_INACCURATE):

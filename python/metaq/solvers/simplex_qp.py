@@ -2,11 +2,12 @@
 
     min  1/2 p·Qp + e·p   s.t.  Σ_j p_j = 1,  p >= 0
 
-Wolfe's algorithm (1976): a corral of indices with positive p is held at the optimum of its affine hull; the index
-whose gradient is least joins it, and indices that the way to the new optimum brings to zero leave it. It stops when no
-gradient is below the multiplier ``p·(Qp + e)`` by more than rounding, which proves optimality. Finite, and
-quick from a good start, as between the steps of a bundle. Deviation: a ridge of 1e-13 of Q's mean diagonal, since cuts
-are often affinely dependent.
+Wolfe's algorithm (1976): a corral of indices with positive p is held at the optimum of its affine hull; the index whose
+gradient is least joins it, and indices that the way to the new optimum brings to zero leave it. It stops when no
+gradient is below the multiplier ``p·(Qp + e)`` by more than rounding, which proves optimality.
+
+Cuts are often affinely dependent, so that Q is singular on a corral and its optimum not unique. Hence the proximal
+point method around it: ``r/2 ‖p - p'‖²`` is added, with p' the last solution and r tiny, until p is optimal without it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_RIDGE = 1e-13
+_RIDGE = 1e-12  # r, relative to Q's mean diagonal
 _ROUNDING = 1e-12  # relative to the terms of the multiplier
-_PIVOTS_PER_INDEX = 10  # far more than ever seen; beyond it the feasible p at hand is returned
+_NOISE = 1e-15  # relative to Q: what its product with p is off by
+_PASSES = 30
+_PIVOTS_PER_INDEX = 10  # far more than ever seen; beyond it the feasible p at hand is taken
 
 
 def minimise(quadratic: Array, linear: Array, start: Array | None = None) -> Array:
@@ -29,28 +32,40 @@ def minimise(quadratic: Array, linear: Array, start: Array | None = None) -> Arr
         linear: (B,) e, finite.
         start: (B,) nonnegative shares to start from, of any positive sum; the best vertex unless given.
     """
-    size = len(linear)
     diagonal = np.diag(quadratic)
     if start is None:
-        shares = np.zeros(size)
+        shares = np.zeros(len(linear))
         shares[np.argmin(0.5 * diagonal + linear)] = 1.0
     else:
         shares = start / start.sum()
-    regular = quadratic + _RIDGE * float(diagonal.mean()) * np.eye(size)
-    shares = _settle(regular, linear, shares, shares > 0)
+    ridge = _RIDGE * float(diagonal.mean())
+    regular = quadratic + ridge * np.eye(len(linear))
+    noise = _NOISE * float(diagonal.max())
+    for _ in range(_PASSES):
+        shares = _pivot(regular, linear - ridge * shares, shares, noise)
+        bent = quadratic @ shares
+        terms = float(shares @ bent) + float(shares @ np.abs(linear))
+        if float((bent + linear).min()) >= float(shares @ (bent + linear)) - _ROUNDING * terms - noise:
+            break
+    return shares
+
+
+def _pivot(quadratic: Array, linear: Array, shares: Array, noise: float) -> Array:
+    """Wolfe's algorithm from p, for a positive definite Q."""
+    shares = _settle(quadratic, linear, shares, shares > 0)
     value = np.inf
-    for _ in range(_PIVOTS_PER_INDEX * size):
-        bent = regular @ shares
+    for _ in range(_PIVOTS_PER_INDEX * len(linear)):
+        bent = quadratic @ shares
         gradient = bent + linear
         entering = int(np.argmin(gradient))
-        slack = _ROUNDING * (float(shares @ bent) + float(shares @ np.abs(linear)))
+        slack = _ROUNDING * (float(shares @ bent) + float(shares @ np.abs(linear))) + noise
         present = float(0.5 * shares @ bent + shares @ linear)
         if shares[entering] > 0 or gradient[entering] >= shares @ gradient - slack or present >= value:
             break
         value = present
         corral = shares > 0
         corral[entering] = True
-        shares = _settle(regular, linear, shares, corral)
+        shares = _settle(quadratic, linear, shares, corral)
     return shares
 
 

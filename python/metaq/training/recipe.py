@@ -137,7 +137,7 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
 
 
 def as_tree(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain dictionaries, in the layout of its TOML file, with every default of the method's spelt out."""
+    """The recipe as plain dictionaries, in the layout of its TOML file, all defaults spelt out."""
     tree = dataclasses.asdict(recipe)
     options = vars(recipe.method.configuration)
     plain = {key: value.value if isinstance(value, Enum) else value for key, value in options.items()}

@@ -1,0 +1,112 @@
+// Fuzz target: whole files. Anything may be refused; nothing may crash, and what is decoded is decoded alike twice.
+//
+// The bytes are tried as they are, and once more with checksums that match, so that what lies behind them is reached.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <vector>
+
+#include "metaq/decoder.hpp"
+
+namespace {
+
+constexpr std::uint64_t kBytesLimit = 1 << 22;  // files that decode to more take too long to be worth it
+
+void check(bool holds) {
+    if (!holds) std::abort();
+}
+
+void decode(std::span<const std::uint8_t> data) {
+    metaq::File file;
+    if (file.open(data) != metaq::FileStatus::ok) return check(file.tensors().empty());
+    std::uint64_t bytes = 0;
+    for (const metaq::FileTensor& tensor : file.tensors()) bytes += std::min(tensor.size_bytes(), kBytesLimit);
+    if (bytes > kBytesLimit) return;
+
+    std::vector<std::vector<std::uint8_t>> whole;
+    std::vector<metaq::File::Output> outputs;
+    for (const metaq::FileTensor& tensor : file.tensors()) {
+        whole.emplace_back(static_cast<std::size_t>(tensor.size_bytes()));
+        outputs.push_back({whole.size() - 1, whole.back()});
+    }
+    const bool is_good = file.decode(outputs) == metaq::FileStatus::ok;
+    bool are_good = true;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+        std::vector<std::uint8_t> one(whole[i].size());
+        const bool is_one_good = file.decode(i, one) == metaq::FileStatus::ok;
+        check(!(is_good && is_one_good) || one == whole[i]);
+        are_good = are_good && is_one_good;
+    }
+    check(is_good == are_good);
+
+    std::vector<std::uint8_t> one_more(whole.empty() ? 1 : whole[0].size() + 1);
+    check(file.decode(whole.size(), one_more) == metaq::FileStatus::bad_index);
+    if (!whole.empty()) check(file.decode(0, one_more) == metaq::FileStatus::wrong_output_size);
+}
+
+void write_crc(std::vector<std::uint8_t>& data, std::size_t first, std::size_t end) {
+    metaq::write_little_endian(data.data() + end, metaq::crc32(std::span(data).subspan(first, end - first)));
+}
+
+// Overwrites the checksums where they belong. False if the file is too broken to tell.
+bool seal(std::vector<std::uint8_t>& data) {
+    if (data.size() < 6) return false;
+    metaq::FieldReader fields(data, metaq::FileStatus::truncated);
+    fields.take(4);
+    const std::uint64_t size = fields.varint();
+    const auto coded = fields.take(fields.varint());
+    const std::size_t end = fields.offset();
+    fields.take(4);
+    // The text coder takes its time; headers of real files are short.
+    if (!fields.is_ok() || size == 0 || size > 4096) return false;
+    write_crc(data, 0, end);
+    std::vector<std::uint8_t> header_bytes(static_cast<std::size_t>(size));
+    metaq::FileHeader header;
+    if (metaq::text::decode(coded, header_bytes) != metaq::Status::ok) return true;
+    if (metaq::HeaderReader(header_bytes).read(header) != metaq::FileStatus::ok) return true;
+    for (const metaq::FileChunk& chunk : header.chunks) {
+        const std::size_t first = fields.offset();
+        fields.take(chunk.payload_bytes);
+        const std::size_t last = fields.offset();
+        fields.take(4);
+        if (!fields.is_ok()) return true;
+        write_crc(data, first, last);
+    }
+    return true;
+}
+
+// A header as it is before text coding, in a file around it: the input is the header, a zero byte for every payload.
+void decode_header(std::span<const std::uint8_t> data) {
+    if (data.empty() || data.size() > 4096) return;
+    metaq::FileHeader header;
+    if (metaq::HeaderReader(data).read(header) != metaq::FileStatus::ok) return;
+    std::vector<std::uint8_t> coded;
+    metaq::text::encode(data, coded);
+    std::vector<std::uint8_t> file{'M', 'T', 'Q', 1};
+    const auto put_varint = [&](std::uint64_t value) {
+        for (; value >= 0x80; value >>= 7) file.push_back(static_cast<std::uint8_t>(value | 0x80));
+        file.push_back(static_cast<std::uint8_t>(value));
+    };
+    put_varint(data.size());
+    put_varint(coded.size());
+    file.insert(file.end(), coded.begin(), coded.end());
+    file.resize(file.size() + 4);
+    for (const metaq::FileChunk& chunk : header.chunks) {
+        if (chunk.payload_bytes > 4096) return;
+        file.resize(file.size() + static_cast<std::size_t>(chunk.payload_bytes) + 4);
+    }
+    if (seal(file)) decode(file);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
+    const std::span data(bytes, size);
+    decode(data);
+    decode_header(data);
+    std::vector<std::uint8_t> sealed(data.begin(), data.end());
+    if (seal(sealed)) decode(sealed);
+    return 0;
+}
