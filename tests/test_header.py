@@ -247,9 +247,9 @@ def headers(draw):
 
 
 def codebooks(dtype):
-    """None, for a kept tensor, or a codebook for this dtype."""
+    """None, for a kept tensor, or a codebook for this dtype; bools are never kept."""
     if not dtype.is_floating_point:
-        return st.sampled_from([None, IntegerCodebook()])
+        return st.just(IntegerCodebook()) if dtype == torch.bool else st.sampled_from([None, IntegerCodebook()])
     if dtype.itemsize == 1:
         return st.none()
     step = st.floats(2.0**-149, 2.0**127, width=32).map(UniformCodebook)

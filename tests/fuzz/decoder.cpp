@@ -77,35 +77,11 @@ bool seal(std::vector<std::uint8_t>& data) {
     return true;
 }
 
-// A header as it is before text coding, in a file around it: the input is the header, a zero byte for every payload.
-void decode_header(std::span<const std::uint8_t> data) {
-    if (data.empty() || data.size() > 4096) return;
-    metaq::FileHeader header;
-    if (metaq::HeaderReader(data).read(header) != metaq::FileStatus::ok) return;
-    std::vector<std::uint8_t> coded;
-    metaq::text::encode(data, coded);
-    std::vector<std::uint8_t> file{'M', 'T', 'Q', 1};
-    const auto put_varint = [&](std::uint64_t value) {
-        for (; value >= 0x80; value >>= 7) file.push_back(static_cast<std::uint8_t>(value | 0x80));
-        file.push_back(static_cast<std::uint8_t>(value));
-    };
-    put_varint(data.size());
-    put_varint(coded.size());
-    file.insert(file.end(), coded.begin(), coded.end());
-    file.resize(file.size() + 4);
-    for (const metaq::FileChunk& chunk : header.chunks) {
-        if (chunk.payload_bytes > 4096) return;
-        file.resize(file.size() + static_cast<std::size_t>(chunk.payload_bytes) + 4);
-    }
-    if (seal(file)) decode(file);
-}
-
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
     const std::span data(bytes, size);
     decode(data);
-    decode_header(data);
     std::vector<std::uint8_t> sealed(data.begin(), data.end());
     if (seal(sealed)) decode(sealed);
     return 0;

@@ -29,7 +29,7 @@ constexpr Coder kCoders[]{{metaq::huffman::encode, metaq::huffman::decode},
                           {metaq::mixing::encode, metaq::mixing::decode},
                           {metaq::rans::encode, metaq::rans::decode}};
 constexpr std::size_t kTextCoder = std::size(kCoders);
-constexpr std::size_t kSymbolsLimit = 1 << 14;
+constexpr std::size_t kSymbolsLimit = 1 << 11;
 
 void check(bool holds) {
     if (!holds) std::abort();

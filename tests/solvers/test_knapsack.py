@@ -140,7 +140,8 @@ def test_masses_keep_the_weights_and_read_any_hull():
 def test_pieces_make_no_difference(monkeypatch):
     xi, levels, _ = random_instance(7, 20)
     weights = torch.randn(100, generator=torch.Generator().manual_seed(0))
-    whole = masses(levels, weights), multipliers(xi, levels, weights)
-    monkeypatch.setattr(knapsack, "_PIECE", 7)
+    whole = masses(levels, weights), multipliers(xi, levels, weights), solve(xi, levels, weights)
+    monkeypatch.setattr(knapsack, "_SMALL_PIECE", 7)
     torch.testing.assert_close(masses(levels, weights), whole[0])
     assert torch.equal(multipliers(xi, levels, weights), whole[1])
+    torch.testing.assert_close(vars(solve(xi, levels, weights)), vars(whole[2]))

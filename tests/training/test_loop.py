@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from metaq.data import Split
-from metaq.training.loop import Stage, evaluate
+from metaq.training.loop import Stage, evaluate, shifted
 from metaq.training.recipe import StageSection
 
 
@@ -51,3 +51,18 @@ def test_evaluation_gives_the_mean_over_all_images_and_restores_the_mode():
     assert result.accuracy == float((logits.argmax(1) == split.labels).float().mean().double().mul(70).round() / 70)
     assert abs(result.loss - float(nn.functional.cross_entropy(logits, split.labels))) < 1e-6
     assert model.training
+
+
+def test_shifts_move_whole_images_and_all_ways():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.zeros(200, 2, 5, 7)
+    images[:, :, 2, 3] = torch.tensor([1.0, 2.0])
+    moved = shifted(images, 1, generator)
+    assert moved.shape == images.shape
+    places = set()
+    for image in moved:
+        (row,), (column,) = torch.nonzero(image[0], as_tuple=True)
+        assert float(image[1, row, column]) == 2.0
+        assert float(image.sum()) == 3.0
+        places.add((int(row), int(column)))
+    assert places == {(row, column) for row in (1, 2, 3) for column in (2, 3, 4)}

@@ -11,7 +11,7 @@ slope of that edge.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from metaq.errors import InputError
 
-_UNEVEN = 1e-6  # in steps, how far equally spaced levels may be off their places
+_UNEVEN = 1e-2  # in steps, how far nearly equally spaced levels may be off their places; less than 1/3
 _PIECE = 1 << 20  # weights at a time where the whole would take much memory
+_SMALL, _SMALL_PIECE = 1 << 18, (1 << 15) - 1
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,17 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
     # Per cell first, so that a weight only reads: the right vertex's position, the run, its cost, the fall to it.
     tops, runs = points[right], points[right] - points[left]
     bottoms, falls = costs[right], costs[left] - costs[right]
-    flat = weights.to(torch.float64).reshape(-1)
-    inside = flat.clamp(points[0], points[-1])
-    cell = _cells(points, inside)
-    mass = tops.index_select(0, cell).sub_(inside).div_(runs.index_select(0, cell))
-    value = torch.addcmul(bottoms.index_select(0, cell), mass, falls.index_select(0, cell))
-    multiplier = edges.slope[0].index_select(0, cell).masked_fill_(inside != flat, 0.0)
-    found = left.index_select(0, cell), right.index_select(0, cell), mass, multiplier, value
-    return Solution(*(part.view(weights.shape) for part in found))
+    grid = _Grid(points)
+    kinds = torch.int64, torch.int64, torch.float64, torch.float64, torch.float64
+    found = Solution(*(torch.empty(weights.shape, dtype=kind, device=weights.device) for kind in kinds))
+    for part, *out in zip(_pieces(weights), *map(_pieces, vars(found).values()), strict=True):
+        inside, cell = grid.cells(part)
+        torch.index_select(left, 0, cell, out=out[0])
+        torch.index_select(right, 0, cell, out=out[1])
+        mass = torch.index_select(tops, 0, cell, out=out[2]).sub_(inside).div_(runs.index_select(0, cell))
+        torch.index_select(edges.slope[0], 0, cell, out=out[3]).masked_fill_(inside != part, 0.0)
+        torch.addcmul(bottoms.index_select(0, cell), mass, falls.index_select(0, cell), out=out[4])
+    return found
 
 
 def multipliers(xi: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
@@ -165,11 +169,11 @@ def multipliers(xi: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
         InputError: as `solve`.
     """
     points = _checked(levels)
-    slope = hull(xi[None], points).slope[0]
+    slope, grid = hull(xi[None], points).slope[0], _Grid(points)
     result = torch.empty_like(weights, memory_format=torch.contiguous_format)
     for part, out in zip(_pieces(weights), _pieces(result), strict=True):
-        inside = part.to(torch.float64).clamp(points[0], points[-1])
-        out.copy_(slope.index_select(0, _cells(points, inside)).masked_fill_(inside != part, 0.0))
+        inside, cell = grid.cells(part)
+        out.copy_(slope.index_select(0, cell).masked_fill_(inside != part, 0.0))
     return result
 
 
@@ -183,13 +187,12 @@ def masses(levels: Tensor, weights: Tensor) -> Tensor:
         InputError: fewer than two levels, or levels not strictly increasing.
     """
     points = _checked(levels)
+    tops, runs, grid = points[1:].clone(), points.diff(), _Grid(points)
     whole, on_left = torch.zeros_like(points), torch.zeros_like(points)
     for part in _pieces(weights):
-        inside = part.to(torch.float64).clamp(points[0], points[-1])
-        cell = _cells(points, inside)
-        share = points[1:].index_select(0, cell).sub_(inside).div_(points.diff().index_select(0, cell))
+        inside, cell = grid.cells(part)
         whole += torch.bincount(cell, minlength=len(points))
-        on_left.scatter_add_(0, cell, share)
+        on_left.scatter_add_(0, cell, tops.index_select(0, cell).sub_(inside).div_(runs.index_select(0, cell)))
     return on_left + (whole - on_left).roll(1)
 
 
@@ -203,22 +206,35 @@ def _checked(levels: Tensor) -> Tensor:
     return points
 
 
-def _cells(points: Tensor, inside: Tensor) -> Tensor:
-    """The cell j of every weight, ``v_j <= w < v_(j+1)``, the last level in the last cell; both (n,), cells int64.
+class _Grid:
+    """The cells between levels: by arithmetic where the levels are equally spaced, by a search elsewhere."""
 
-    By arithmetic where the levels are equally spaced: an estimate that is right or one too high, then one comparison.
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+        self.first, self.last = points[[0, -1]].tolist()
+        self.most = len(points) - 2
+        self.step = (self.last - self.first) / (self.most + 1)
+        even = torch.arange(len(points), dtype=torch.float64, device=points.device).mul_(self.step).add_(self.first)
+        self.is_even = float((points - even).abs().max()) <= _UNEVEN * self.step
+
+    def cells(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(weights clipped to the levels' range, float64; the cell j of each, int64), both (n,).
+
+        ``v_j <= w < v_(j+1)``, but the last level is in the last cell.
+        """
+        inside = weights.to(torch.float64).clamp(self.first, self.last)
+        if not self.is_even:
+            return inside, (torch.searchsorted(self.points, inside, right=True) - 1).clamp_(0, self.most)
+        # An estimate that is right or one too high, then one comparison.
+        place = (inside - self.first).mul_(1 / self.step).add_(2 * _UNEVEN)
+        cell = place.to(torch.int64).clamp_(max=self.most)
+        return inside, cell.sub_((inside < self.points.index_select(0, cell)).to(torch.int64))
+
+
+def _pieces(values: Tensor) -> Iterator[Tensor]:
+    """The values, flat, a piece at a time; views where they are contiguous.
+
+    The pieces of a small tensor are below the size from which torch uses threads, which would cost more than the work.
     """
-    cells = len(points) - 1
-    first, last = points[[0, -1]].tolist()
-    step = (last - first) / cells
-    even = torch.arange(cells + 1, dtype=torch.float64, device=points.device).mul_(step).add_(first)
-    if float((points - even).abs().max()) > _UNEVEN * step:
-        return (torch.searchsorted(points, inside, right=True) - 1).clamp_(0, cells - 1)
-    cell: Tensor = (inside - first).mul_(1 / step).add_(2 * _UNEVEN).to(torch.int64).clamp_(max=cells - 1)
-    is_too_high = inside < points.index_select(0, cell)
-    return cell - is_too_high.to(torch.int64)
-
-
-def _pieces(weights: Tensor) -> Iterable[Tensor]:
-    """The weights, flat, a piece at a time; views where they are contiguous."""
-    yield from weights.detach().reshape(-1).split(_PIECE)
+    flat = values.detach().reshape(-1)
+    yield from flat.split(_PIECE if len(flat) > _SMALL else _SMALL_PIECE)

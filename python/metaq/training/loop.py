@@ -36,6 +36,16 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     return Evaluation(float(functional.cross_entropy(logits, split.labels)), hits / len(split))
 
 
+def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Each image (n, channels, height, width) moved by up to ``pixels`` either way, its edges repeated behind it."""
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (pixels, pixels, pixels, pixels), mode="replicate")
+    offsets = torch.randint(0, 2 * pixels + 1, (2, count, 1), generator=generator)
+    rows, columns = offsets[0] + torch.arange(height), offsets[1] + torch.arange(width)
+    each = torch.arange(count)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
 class Stage:
     """One stage of training at work: a model, Adam on its parameters, a shuffling generator, perhaps a compressor."""
 
@@ -76,7 +86,10 @@ class Stage:
         """The training images in random order; what does not fill a batch is left out."""
         order = torch.randperm(len(self.split), generator=self.generator)
         for indices in order.split(self.section.batch_size)[: self.steps_per_epoch]:
-            yield self.split.images[indices], self.split.labels[indices]
+            images = self.split.images[indices]
+            if self.section.shift_pixels:
+                images = shifted(images, self.section.shift_pixels, self.generator)
+            yield images, self.split.labels[indices]
 
     def _set_learning_rate(self, progress: float) -> None:
         for group in self.optimizer.param_groups:

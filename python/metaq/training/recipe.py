@@ -38,17 +38,21 @@ class DataSection:
 class StageSection:
     """One stage of training: Adam, its learning rate following half a cosine from ``learning_rate`` to 0.
 
-    ``last_phase_epochs`` are the last of ``epochs``, in which the zero pattern is frozen.
+    ``last_phase_epochs`` are the last of ``epochs``, in which the zero pattern is frozen. Every image is moved at random
+    by up to ``shift_pixels`` each way.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
     last_phase_epochs: int = 0
+    shift_pixels: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
             raise RecipeError("expected epochs, batch_size and learning_rate above 0")
+        if self.shift_pixels < 0:
+            raise RecipeError(f"shift_pixels: expected at least 0, found {self.shift_pixels}")
         if not 0 <= self.last_phase_epochs <= self.epochs:
             raise RecipeError(f"last_phase_epochs: expected 0 to {self.epochs}, found {self.last_phase_epochs}")
 

@@ -1,0 +1,233 @@
+"""Speed and memory of the simil-knapsack and of the dual's iterations, beside the published algorithm.
+
+    python benchmarks/metaq_speed.py [--output metaq_speed.json] [--quick] [--threads 2]
+
+The published algorithm is written anew below from its description: hull by repeated argmin over sorted multipliers,
+which is O(C^2), and dense arrays of weights by levels. Both run in turn on the same float32 weights; times are the
+least of the repeats, and only their ratio is good on another machine. Memory is how far the resident size of a process
+of its own rises during one supergradient and one read-out of all multipliers, in 4-byte floats a weight.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaq.solvers import dual, knapsack
+
+# Of the published code on one thread, from peers.md: one knapsack, and 15 FISTA iterations, in milliseconds.
+PUBLISHED_KNAPSACK = {6: 9.0, 64: 46.0, 256: 247.0}
+PUBLISHED_FISTA = {6: 101.0, 64: 498.0, 256: 3801.0}
+MOST_FLOATS_PER_WEIGHT = 3.0
+
+
+def published_knapsack(xi: Tensor, levels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(assignment, multipliers) as published; ``xi`` ascending."""
+    count = len(levels)
+    vertices = [0]
+    while vertices[-1] < count - 1:
+        here = vertices[-1]
+        slopes = (xi[here + 1 :] - xi[here]) / (levels[here + 1 :] - levels[here])
+        vertices.append(here + 1 + int(slopes.argmin()))
+    hull = torch.tensor(vertices)
+    edge = torch.searchsorted(levels[hull], weights, right=True).clamp(1, len(hull) - 1)
+    left, right = hull[edge - 1], hull[edge]
+    mass = (levels[right] - weights) / (levels[right] - levels[left])
+    on_left, on_right = torch.zeros(len(weights), count), torch.zeros(len(weights), count)
+    on_left.scatter_(1, left[:, None], mass[:, None])
+    on_right.scatter_(1, right[:, None], 1 - mass[:, None])
+    return on_left + on_right, (xi[right] - xi[left]) / (levels[right] - levels[left])
+
+
+def least_milliseconds(jobs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Of every job, all of them in turn at every repeat, so that they meet the same load."""
+    least = [float("inf")] * len(jobs)
+    for _ in range(repeats):
+        for index, job in enumerate(jobs):
+            start = time.perf_counter()
+            job()
+            least[index] = min(least[index], 1e3 * (time.perf_counter() - start))
+    return least
+
+
+def compare_knapsacks(size: int, repeats: int) -> list[dict[str, Any]]:
+    rows = []
+    for count in PUBLISHED_KNAPSACK:
+        generator = torch.Generator().manual_seed(count)
+        levels = torch.linspace(-1, 1, count)
+        xi = torch.rand(count, generator=generator).sort().values
+        weights = torch.rand(size, generator=generator) * 2 - 1
+        expected = published_knapsack(xi, levels, weights)[1]
+        torch.testing.assert_close(
+            knapsack.solve(xi, levels, weights).multiplier.float(), expected, rtol=1e-4, atol=1e-4
+        )
+        jobs = [
+            lambda xi=xi, levels=levels, weights=weights: published_knapsack(xi, levels, weights),
+            lambda xi=xi, levels=levels, weights=weights: knapsack.solve(xi, levels, weights),
+            lambda xi=xi, levels=levels, weights=weights: knapsack.multipliers(xi, levels, weights),
+        ]
+        published, ours, multipliers = least_milliseconds(jobs, repeats)
+        rows.append(
+            {
+                "levels": count,
+                "weights": size,
+                "published_milliseconds": published,
+                "solve_milliseconds": ours,
+                "multipliers_milliseconds": multipliers,
+                "ratio": published / ours,
+                "published_milliseconds_peers": PUBLISHED_KNAPSACK[count],
+            }
+        )
+    return rows
+
+
+def time_iterations(size: int, repeats: int) -> list[dict[str, Any]]:
+    """15 FISTA iterations from scratch, with the one pass over the weights before and the one after."""
+    rows = []
+    for count in PUBLISHED_FISTA:
+        # Crowded at the ends, so that the optimum has kinks: on even data the first step already is optimal.
+        weights = torch.cos(torch.rand(size, generator=torch.Generator().manual_seed(0)) * torch.pi)
+        levels = torch.linspace(-1, 1, count)
+        options = dual.Fista(iterations=15, tolerance=0.0)
+        found = dual.fista(weights, levels, None, options)
+        fifteen, newton = least_milliseconds(
+            [
+                lambda weights=weights, levels=levels, options=options: dual.fista(weights, levels, None, options),
+                lambda weights=weights, levels=levels: dual.newton(weights, levels),
+            ],
+            repeats,
+        )
+        rows.append(
+            {
+                "levels": count,
+                "weights": size,
+                "fista_iterations": found.iterations,
+                "fista_milliseconds": fifteen,
+                "fista_relative_gap": found.gap / found.value,
+                "newton_milliseconds": newton,
+                "published_milliseconds_peers": PUBLISHED_FISTA[count],
+            }
+        )
+    return rows
+
+
+def measure_memory(size: int, count: int) -> dict[str, Any]:
+    """In a process of its own, which has done nothing large before."""
+    command = [sys.executable, __file__, "--memory-of", str(size), "--levels", str(count)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def memory_of(size: int, count: int) -> dict[str, Any]:
+    levels = torch.linspace(-1, 1, count)
+    xi = torch.rand(count, generator=torch.Generator().manual_seed(0))
+    dual.evaluate(xi, torch.zeros(1000), levels)  # what is only loaded once
+    weights = torch.empty(size).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    before = resident_kilobytes(resets_peak=True)
+    start = time.perf_counter()
+    dual.evaluate(xi, weights, levels)
+    supergradient_seconds = time.perf_counter() - start
+    between = resident_kilobytes(resets_peak=False)
+    multipliers = knapsack.multipliers(xi, levels, weights)
+    after = resident_kilobytes(resets_peak=False)
+    unit = 1024 / 4 / size
+    return {
+        "levels": count,
+        "weights": size,
+        "supergradient_floats_per_weight": (between - before) * unit,
+        "supergradient_seconds": supergradient_seconds,
+        "with_multipliers_floats_per_weight": (after - before) * unit,
+        "multipliers_bytes": multipliers.nbytes,
+    }
+
+
+def resident_kilobytes(resets_peak: bool) -> int:
+    """The peak of this process' resident size, or its present size, from which a new peak is then counted (Linux)."""
+    if resets_peak:
+        Path("/proc/self/clear_refs").write_text("5")
+    key = "VmRSS:" if resets_peak else "VmHWM:"
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def tables(report: dict[str, Any]) -> list[str]:
+    lines = ["", "| C | published, ms | solve, ms | ratio | multipliers alone, ms |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['levels']} | {row['published_milliseconds']:.1f} | {row['solve_milliseconds']:.2f} "
+        f"| {row['ratio']:.0f} | {row['multipliers_milliseconds']:.2f} |"
+        for row in report["knapsack"]
+    ]
+    lines += ["", "| C | 15 FISTA iterations, ms | gap | Newton to 1e-9, ms | published FISTA (peers), ms |"]
+    lines += ["|---|---|---|---|---|"]
+    lines += [
+        f"| {row['levels']} | {row['fista_milliseconds']:.1f} | {row['fista_relative_gap']:.0e} "
+        f"| {row['newton_milliseconds']:.1f} | {row['published_milliseconds_peers']:.0f} |"
+        for row in report["iterations"]
+    ]
+    memory = report["memory"]
+    lines += [
+        "",
+        f"{memory['weights']:,} weights, {memory['levels']} levels: a supergradient takes "
+        f"{memory['supergradient_floats_per_weight']:.2f} floats a weight beside the weights "
+        f"({memory['supergradient_seconds']:.2f} s), with all multipliers "
+        f"{memory['with_multipliers_floats_per_weight']:.2f}; at most {MOST_FLOATS_PER_WEIGHT:.0f} is asked.",
+    ]
+    return lines
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="few weights and repeats, as a test that it runs")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--levels", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(json.dumps(memory_of(options.memory_of, options.levels)))
+        return
+    size, repeats = (4_400, 2) if options.quick else (44_000, 25)
+    command = shlex.join([sys.executable, *sys.argv]) if arguments is None else shlex.join(arguments)
+    report: dict[str, Any] = {"command": command, "machine": machine()}
+    report["knapsack"] = compare_knapsacks(size, repeats)
+    report["iterations"] = time_iterations(size, repeats)
+    report["memory"] = measure_memory(2_500_000 if options.quick else 25_000_000, 16)
+    print("\n".join(tables(report)))
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
