@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "metaq/huffman.hpp"
+#include "metaq/knapsack.hpp"
 #include "metaq/mixing.hpp"
 #include "metaq/quantized_view.hpp"
 #include "metaq/range.hpp"
@@ -217,6 +218,44 @@ void take_back_latent(const Addresses& weights, const Addresses& latents, const 
     }
 }
 
+// Addresses of contiguous arrays on the CPU, which the caller keeps alive and has checked: float64 costs, places and slopes,
+// int64 vertices.
+using HullAddresses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t>;
+
+metaq::knapsack::Hull hull_at(const HullAddresses& hull, std::size_t cell) {
+    const auto [left, right, slope] = hull;
+    return {reinterpret_cast<std::int64_t*>(left) + cell, reinterpret_cast<std::int64_t*>(right) + cell,
+            reinterpret_cast<double*>(slope) + cell};
+}
+
+void find_hulls(std::uintptr_t costs, std::uintptr_t places, std::size_t sets, std::size_t levels,
+                const HullAddresses& hulls) {
+    nb::gil_scoped_release release;
+    for (std::size_t set = 0; set < sets; ++set) {
+        const std::size_t first = set * levels;
+        const metaq::knapsack::Costs row{reinterpret_cast<const double*>(costs) + first,
+                                         reinterpret_cast<const double*>(places) + first, levels};
+        metaq::knapsack::find_hull(row, hull_at(hulls, first - set));
+    }
+}
+
+// `weights` are float32 or float64; `optima` as in metaq::knapsack::Optima.
+void solve_knapsacks(std::uintptr_t weights, std::size_t size, bool is_double,
+                     const std::tuple<std::uintptr_t, std::uintptr_t, std::size_t>& costs, const HullAddresses& hull,
+                     double slack, const std::vector<std::uintptr_t>& optima) {
+    nb::gil_scoped_release release;
+    const auto [cost, place, levels] = costs;
+    const metaq::knapsack::Costs row{reinterpret_cast<const double*>(cost), reinterpret_cast<const double*>(place), levels};
+    const metaq::knapsack::Optima out{reinterpret_cast<std::int64_t*>(optima.at(0)),
+                                      reinterpret_cast<std::int64_t*>(optima.at(1)), reinterpret_cast<double*>(optima.at(2)),
+                                      reinterpret_cast<double*>(optima.at(3)), reinterpret_cast<double*>(optima.at(4))};
+    if (is_double) {
+        metaq::knapsack::solve(reinterpret_cast<const double*>(weights), size, row, hull_at(hull, 0), slack, out);
+    } else {
+        metaq::knapsack::solve(reinterpret_cast<const float*>(weights), size, row, hull_at(hull, 0), slack, out);
+    }
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -230,6 +269,8 @@ NB_MODULE(_native, module) {
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
     module.def("show_quantized", &show_quantized);
     module.def("take_back_latent", &take_back_latent);
+    module.def("find_hulls", &find_hulls);
+    module.def("solve_knapsacks", &solve_knapsacks);
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
 }

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import _native, coding, container
+from metaq import _native, coding, container, reader
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
-from metaq.container import Reader, encode
+from metaq.container import encode
 from metaq.errors import FormatError
 from metaq.header import ChunkEntry, Header, TensorEntry, pack, varint
 from metaq.metrics import digest
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
+from metaq.reader import Reader
 
 every_coder = pytest.mark.parametrize("coder", coding.coders)
 STEP = UniformCodebook(0.25)
@@ -244,7 +245,7 @@ def test_chunks_of_any_size_decode_the_same(coder, size, monkeypatch):
 def test_values_in_pieces_are_the_same(monkeypatch):
     data = encode(mixed_model())
     expected = digest(Reader(data).load())
-    monkeypatch.setattr(container, "PIECE_SYMBOLS", 7)
+    monkeypatch.setattr(reader, "PIECE_SYMBOLS", 7)
     assert digest(Reader(data).load()) == expected
 
 

@@ -25,6 +25,7 @@ import json, sys, torch
 from metaq import container
 from metaq.codebook import UniformCodebook
 from metaq.errors import MetaqError
+from metaq.reader import Reader
 
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
@@ -34,14 +35,14 @@ def load(path):
     open("/proc/self/clear_refs", "w").write("5")  # the highest so far is now what there is
     before = kib("VmRSS")
     try:
-        container.Reader(data).load()
+        Reader(data).load()
         error = ""
     except (MetaqError, MemoryError) as raised:
         error = type(raised).__name__
     return 1024 * (kib("VmHWM") - before), error
 
 small = {"a": torch.zeros(70000), "b": container.CodedTensor(torch.ones(9).int(), UniformCodebook(1.0), torch.half)}
-container.Reader(container.encode(container.CompressedModel(small))).load()  # what is set up on first use
+Reader(container.encode(container.CompressedModel(small))).load()  # what is set up on first use
 print(json.dumps([load(path) for path in sys.argv[1:]]))
 """
 

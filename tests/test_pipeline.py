@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from metaq import coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
-from metaq.container import Reader, encode
+from metaq.container import encode
 from metaq.errors import InputError
 from metaq.header import DTYPES
 from metaq.metrics import digest, entropy_bits
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model, compress, keep
+from metaq.reader import Reader
 
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-149, -(2.0**-130), 2.0**-1074, 3.4028234663852886e38, 1 / 3]
 

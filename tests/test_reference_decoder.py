@@ -15,6 +15,7 @@ from metaq import coding, container, planes
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
+from metaq.reader import Reader
 
 HERE = Path(__file__).parent
 DOCUMENT = (HERE.parent / "docs" / "format.md").read_text()
@@ -70,7 +71,7 @@ def as_lists(blocks):
 
 
 def assert_agrees(data):
-    expected = container.Reader(data).load()
+    expected = Reader(data).load()
     decoded = reference.decode(data)
     assert list(decoded) == list(expected)
     for name, tensor in expected.items():
@@ -82,7 +83,7 @@ def assert_agrees(data):
 @pytest.mark.parametrize("path", sorted((HERE / "golden").glob("*.mtq")), ids=lambda path: path.name)
 def test_golden_files(path):
     data = path.read_bytes()
-    if any(chunk.coder not in reference.CODERS for chunk in container.Reader(data).header.chunks):
+    if any(chunk.coder not in reference.CODERS for chunk in Reader(data).header.chunks):
         pytest.skip("a coder that the reference decoder does not know")
     assert_agrees(data)
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from metaq.container import read_bytes, write_atomically
 from metaq.errors import InputError
+from metaq.files import read_bytes, write_atomically
 
 
 def folder_names(folder):

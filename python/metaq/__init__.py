@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from metaq.api import decode, encode, load_file, load_into, save
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
+    from metaq.lazy import safe_open
     from metaq.methods import METaQ
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
@@ -30,10 +31,11 @@ __all__ = [
     "encode",
     "load_file",
     "load_into",
+    "safe_open",
     "save",
 ]
 
-_MODULES = ("api", "compressor", "errors", "methods", "pipeline")
+_MODULES = ("api", "compressor", "errors", "lazy", "methods", "pipeline")
 
 
 def __getattr__(name: str) -> Any:

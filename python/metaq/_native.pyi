@@ -35,3 +35,14 @@ def take_back_latent(
     strength: float,
     /,
 ) -> None: ...
+def find_hulls(costs: int, places: int, sets: int, levels: int, hulls: tuple[int, int, int], /) -> None: ...
+def solve_knapsacks(
+    weights: int,
+    size: int,
+    is_double: bool,
+    costs: tuple[int, int, int],
+    hull: tuple[int, int, int],
+    slack: float,
+    optima: list[int],
+    /,
+) -> None: ...

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaq.container import Reader, read_bytes, write_atomically
 from metaq.container import encode as encode_model
 from metaq.errors import InputError
+from metaq.files import read_bytes, write_atomically
 from metaq.pipeline import CompressedModel, keep
+from metaq.reader import Reader
 
 DEFAULT_CODER = "mixing"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -52,8 +53,9 @@ def main() -> None:
         if code == 130:
             raise _StoppedError("stopped")
     except (_StoppedError, KeyboardInterrupt) as stop:
-        print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr)
-        code = 130
+        print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr, flush=True)
+        # Python would end itself by the signal if that once hit code run from a string, as in imports, caught or not.
+        os._exit(130)
     except (MetaqError, TyperException, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()  # nobody reads on; Python's own flush would complain
@@ -100,8 +102,9 @@ def compress(
 @app.command()
 def decompress(source: MtqFile, output: Output) -> None:
     """Write a .mtq file's tensors as a .safetensors, .pt or .pth state dict."""
-    from metaq.container import Reader, read_bytes
+    from metaq.files import read_bytes
     from metaq.io import check_suffix, write_state
+    from metaq.reader import Reader
 
     check_suffix(output)
     reader = Reader(read_bytes(source), str(source))
@@ -112,7 +115,8 @@ def decompress(source: MtqFile, output: Output) -> None:
 @app.command()
 def inspect(source: MtqFile, as_json: AsJson = False) -> None:
     """Show what a .mtq file holds, tensor by tensor, and what each costs."""
-    from metaq.container import Reader, read_bytes
+    from metaq.files import read_bytes
+    from metaq.reader import Reader
     from metaq.report.tables import show, show_entries, tensor_rows
 
     reader = Reader(read_bytes(source), str(source))
@@ -130,8 +134,9 @@ def inspect(source: MtqFile, as_json: AsJson = False) -> None:
 @app.command()
 def verify(source: MtqFile, as_json: AsJson = False) -> None:
     """Check every byte of a .mtq file: checksums, limits, and that all of it decodes."""
-    from metaq.container import Reader, read_bytes
+    from metaq.files import read_bytes
     from metaq.metrics import digest
+    from metaq.reader import Reader
 
     reader = Reader(read_bytes(source), str(source))
     with _working(f"verifying {source.name}"):

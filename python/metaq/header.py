@@ -12,6 +12,9 @@ import torch
 from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError, InputError
 
+MAGIC = b"MTQ"
+VERSION = 1
+
 MAX_HEADER_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 40
 MAX_DIMENSIONS = 32

@@ -8,6 +8,7 @@ import torch
 
 from metaq import container
 from metaq.metrics import digest
+from metaq.reader import Reader
 
 FOLDER = Path(__file__).parent
 
@@ -24,7 +25,7 @@ def golden(request):
 
 def test_it_decodes_to_its_model(golden):
     path, model, _ = golden
-    reader = container.Reader(path.read_bytes(), path.name)
+    reader = Reader(path.read_bytes(), path.name)
     decoded, expected = reader.load(), model.decompress()
     assert list(decoded) == list(expected)
     assert digest(decoded) == digest(expected)
@@ -35,7 +36,7 @@ def test_it_decodes_to_its_model(golden):
 def test_it_encodes_to_the_same_bytes(golden):
     path, model, coder = golden
     assert container.encode(model, coder) == path.read_bytes()
-    assert container.encode(container.Reader(path.read_bytes()).model(), coder) == path.read_bytes()
+    assert container.encode(Reader(path.read_bytes()).model(), coder) == path.read_bytes()
 
 
 def test_there_is_no_other_file():
@@ -43,14 +44,14 @@ def test_there_is_no_other_file():
 
 
 def test_tied_tensors_stay_tied():
-    decoded = container.Reader((FOLDER / "network-mixing.mtq").read_bytes()).load()
+    decoded = Reader((FOLDER / "network-mixing.mtq").read_bytes()).load()
     assert decoded["decoder.weight"] is decoded["classifier.weight"]
 
 
 def test_some_values_as_numbers():
-    network = container.Reader((FOLDER / "network-mixing.mtq").read_bytes()).load()
+    network = Reader((FOLDER / "network-mixing.mtq").read_bytes()).load()
     assert network["features.1.num_batches_tracked"].item() == 960
     assert network["classifier.weight"].dtype == torch.bfloat16
     assert set(network["features.0.weight"].unique().tolist()) <= {0.03125 * q for q in range(-5, 6)}
-    limits = container.Reader((FOLDER / "every-dtype.mtq").read_bytes()).load()["limits"]
+    limits = Reader((FOLDER / "every-dtype.mtq").read_bytes()).load()["limits"]
     assert limits.tolist() == [1 - 2**30, 0, 2**30 - 1]

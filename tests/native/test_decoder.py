@@ -16,6 +16,7 @@ from metaq import coding, container, planes
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
+from metaq.reader import Reader
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -69,7 +70,7 @@ def run(program, tmp_path):
 def assert_agrees(data, run):
     result, folder = run(data)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    reader = container.Reader(data)
+    reader = Reader(data)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["metadata"] == reader.header.metadata
     expected = reader.load()
@@ -147,7 +148,7 @@ def test_malformed_files_are_refused(status, run):
 def test_python_refuses_malformed_files_as_well():
     for status, data in MALFORMED:
         with pytest.raises(FormatError):
-            pytest.fail(f"{status}: {container.Reader(data).load()}")
+            pytest.fail(f"{status}: {Reader(data).load()}")
         with pytest.raises(reference.MalformedError):
             pytest.fail(f"{status}: {reference.decode(data)}")
 
@@ -184,7 +185,7 @@ def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
     """Python and C++ refuse them both, or decode them to the same."""
     monkeypatch.setattr(container, "CHUNK_SYMBOLS", 2000)
     data = container.encode(model(), coder)
-    reader = container.Reader(data)
+    reader = Reader(data)
     entries = [(chunk.coder, chunk.symbols) for chunk in reader.header.chunks]
     places = zip(reader.payload_offsets, reader.header.chunks, strict=True)
     payloads = [data[offset : offset + chunk.payload_bytes] for offset, chunk in places]
@@ -200,7 +201,7 @@ def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
         chunks = [malformed.chunk(*entry, payload) for entry, payload in zip(entries, altered, strict=True)]
         file = malformed.sealed(header + malformed.listed(*chunks), [bytes(payload) for payload in altered])
         try:
-            container.Reader(file).load()
+            Reader(file).load()
         except FormatError:
             assert_refused(file, run)
         else:
@@ -212,7 +213,7 @@ def header_without_chunks(data):
     sizes = reference.Bytes(data, 4)
     size, coded_size = sizes.varint(), sizes.varint()
     header = malformed._native.text_decode(sizes.take(coded_size), size)
-    chunks = container.Reader(data).header.chunks
+    chunks = Reader(data).header.chunks
     entries = [bytes([c.coder]) + malformed.varint(c.symbols) + malformed.varint(c.payload_bytes) for c in chunks]
     last = bytes([chunks[-1].coder, 0]) + malformed.varint(chunks[-1].payload_bytes)
     listed = malformed.listed(*entries[:-1], last)

@@ -11,9 +11,10 @@ import torch
 
 from metaq import container
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
-from metaq.container import Reader
 from metaq.errors import FormatError, InputError, MetaqError
+from metaq.files import write_atomically
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
+from metaq.reader import Reader
 from metaq.report import page, plots
 from metaq.report.page import write_report
 from metaq.training.recipe import load_recipe
@@ -73,8 +74,8 @@ def folder(trained, tmp_path):
 
 def replace_model(folder, tensors, before):
     """Another network in the place of a run's."""
-    container.write_atomically(folder / "model.mtq", container.encode(CompressedModel(tensors)))
-    container.write_atomically(folder / "float.safetensors", safetensors.torch.save(before))
+    write_atomically(folder / "model.mtq", container.encode(CompressedModel(tensors)))
+    write_atomically(folder / "float.safetensors", safetensors.torch.save(before))
 
 
 def test_page_is_whole_and_loads_nothing(text):

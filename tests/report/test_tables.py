@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import metaq
-from metaq.container import Reader, encode
+from metaq.container import encode
+from metaq.reader import Reader
 from metaq.report.tables import coder_rows, show, show_entries, tensor_rows, text
 
 

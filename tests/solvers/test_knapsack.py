@@ -9,7 +9,7 @@ from scipy.optimize import linprog
 
 from metaq.errors import InputError
 from metaq.solvers import knapsack
-from metaq.solvers.knapsack import _hulls_in_parallel, _hulls_in_sequence, hull, masses, multipliers, solve
+from metaq.solvers.knapsack import Solution, _Grid, _hulls, _solve, hull, masses, multipliers, solve
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -98,7 +98,7 @@ def test_chains_and_tensor_operations_find_the_same_hulls(seed, sets, count, tie
     costs = torch.randn(sets, count, generator=generator, dtype=torch.float64)
     points = torch.arange(count, dtype=torch.float64).expand(sets, count)
     costs = costs.round() if ties else costs
-    chains, tensors = _hulls_in_sequence(costs, points), _hulls_in_parallel(costs, points)
+    chains, tensors = hull(costs, points), _hulls(costs, points)
     torch.testing.assert_close(chains.slope, tensors.slope)
     if not ties:
         assert torch.equal(chains.left, tensors.left)
@@ -117,6 +117,28 @@ def test_equally_spaced_levels_give_the_cells_of_a_search(count, first, step, dt
     cell = (torch.searchsorted(points, inside, right=True) - 1).clamp(0, count - 2)
     assert torch.equal(found.left, cell)
     assert bool(((found.mass >= 0) & (found.mass <= 1)).all())
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 40), is_even=st.booleans(), dtype=st.sampled_from(DTYPES))
+@settings(max_examples=60, deadline=None)
+def test_the_native_kernel_and_tensor_operations_find_the_same_optima(seed, count, is_even, dtype):
+    xi, levels, _ = random_instance(seed, count)
+    levels = torch.linspace(-1, 2, count, dtype=torch.float64) if is_even else levels
+    noise = torch.randn(5, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights = torch.cat([noise, levels.expand(5, count)], dim=1).to(dtype)
+    native = solve(xi, levels, weights)
+    tensors = Solution(*(torch.empty_like(part) for part in vars(native).values()))
+    _solve(xi, _Grid(levels), hull(xi[None], levels), weights, tensors)
+    assert torch.equal(native.left, tensors.left)
+    assert torch.equal(native.right, tensors.right)
+    torch.testing.assert_close(vars(native), vars(tensors))
+
+
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf, -torch.inf])
+def test_strange_weights_do_no_harm(strange):
+    found = solve(torch.rand(6), torch.linspace(-1, 1, 6), torch.tensor([strange, 0.5]))
+    assert float(found.multiplier[0]) == 0
+    assert 0 <= int(found.left[0]) <= int(found.right[0]) <= 5
 
 
 def test_multipliers_alone_are_those_of_the_solution():

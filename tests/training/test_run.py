@@ -10,8 +10,8 @@ import time
 import pytest
 
 import metaq
-from metaq.container import Reader
 from metaq.errors import FormatError, InputError
+from metaq.reader import Reader
 from metaq.training import run
 from metaq.training.evaluation import evaluate_file
 from metaq.training.recipe import load_recipe

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from metaq.container import write_atomically
 from metaq.errors import DataError, InputError
+from metaq.files import write_atomically
 
 _TIMEOUT_SECONDS = 20
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metaq.container import write_atomically
 from metaq.errors import InputError
+from metaq.files import write_atomically
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

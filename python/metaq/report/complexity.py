@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from metaq.container import write_atomically
 from metaq.errors import InputError
+from metaq.files import write_atomically
 from metaq.solvers import breakpoints
 
 try:  # here and not in write_plot, so that a study lacks it before its draws and not after

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from metaq.container import Reader, read_bytes
 from metaq.errors import FormatError
+from metaq.files import read_bytes
+from metaq.reader import Reader
 from metaq.report.tables import coder_rows, result_entries
 from metaq.training import run
 

@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from metaq.codebook import IntegerCodebook
-from metaq.container import Reader, read_bytes, write_atomically
 from metaq.errors import FormatError, InputError
+from metaq.files import read_bytes, write_atomically
 from metaq.io.safetensors import read_safetensors
 from metaq.pipeline import CodedTensor, CompressedModel
+from metaq.reader import Reader
 from metaq.report.tables import Row, coder_rows, tensor_rows, text
 from metaq.training import run
 from metaq.training.checkpoint import COMPRESS

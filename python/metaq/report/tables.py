@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from metaq import coding
-from metaq.container import Reader, encode
+from metaq.container import encode
 from metaq.metrics import entropy_bits
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
+from metaq.reader import Reader
 
 Row = dict[str, Any]
 

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metaq.errors import InputError
+from metaq.solvers import knapsack
 
-_ENTRIES = 1 << 16  # of a table of draws by levels: half a megabyte, to stay in the cache
+_ENTRIES = 1 << 22  # of the tables of levels by levels that hulls on an accelerator need, at a time
 
 
 @dataclass(frozen=True)
@@ -51,30 +52,13 @@ class BetaFit:
 def count_vertices(xi: Tensor, levels: Tensor) -> Tensor:
     """Vertices of the lower convex hulls, ends included: int64 (T,) for costs (T, C) at levels (C,).
 
-    Gift wrapping of many draws at a time: as random hulls have few vertices, few tensor operations, O(N_B C) work a
-        draw. A level on the straight line between its neighbours is counted.
+    A level on the straight line between its neighbours is counted.
 
     Raises:
-        InputError: fewer than two levels, or shapes that do not match.
+        InputError: as `metaq.solvers.knapsack.hull`.
     """
-    if xi.ndim != 2 or len(levels) != xi.shape[1] or len(levels) < 2:
-        shapes = f"{tuple(xi.shape)} and {tuple(levels.shape)}"
-        raise InputError(f"breakpoints: expected (T, C) costs of C levels, at least two, found {shapes}")
-    points = levels.to(torch.float64)
-    pieces = xi.to(torch.float64).split(max(1, _ENTRIES // len(points)))
-    return torch.cat([_count_by_wrapping(piece, points) for piece in pieces])
-
-
-def _count_by_wrapping(costs: Tensor, points: Tensor) -> Tensor:
-    here = torch.zeros(len(costs), 1, dtype=torch.int64, device=costs.device)
-    counts = torch.ones_like(here)
-    last = len(points) - 1
-    while bool((here < last).any()):
-        counts += here < last
-        run = points - points[here]
-        slope = (costs - costs.gather(1, here)).div_(run).masked_fill_(run <= 0, torch.inf)
-        here = torch.where(here < last, slope.argmin(dim=1, keepdim=True), here)
-    return counts[:, 0]
+    pieces = xi.split(max(1, _ENTRIES // xi.shape[1] ** 2))
+    return torch.cat([2 + (knapsack.hull(piece, levels).left.diff(dim=1) != 0).sum(dim=1) for piece in pieces])
 
 
 def draw(levels: int, draws: int, seed: int) -> Tensor:

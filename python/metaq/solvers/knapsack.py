@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metaq import _native
 from metaq.errors import InputError
 
 _UNEVEN = 1e-2  # in steps, how far nearly equally spaced levels may be off their places; less than 1/3
@@ -74,39 +75,19 @@ def hull(xi: Tensor, levels: Tensor) -> Hull:
         raise InputError(f"hull: expected at least two levels, as many as costs, found {levels.shape[-1]} and {count}")
     points = levels.to(torch.float64).expand(sets, count)
     costs = xi.to(torch.float64)
-    return _hulls_in_sequence(costs, points) if xi.device.type == "cpu" else _hulls_in_parallel(costs, points)
+    return _native_hulls(costs, points) if costs.is_cpu else _hulls(costs, points)
 
 
-def _hulls_in_sequence(costs: Tensor, points: Tensor) -> Hull:
-    """Monotone chains on plain numbers: no tensor operation is as cheap as the few steps of one point."""
-    lefts: list[int] = []
-    rights: list[int] = []
-    slopes: list[float] = []
-    for heights, places in zip(costs.tolist(), points.tolist(), strict=True):
-        vertices = [0]
-        edges: list[float] = []
-        for here in range(1, len(places)):
-            height, place = heights[here], places[here]
-            slope = (height - heights[vertices[-1]]) / (place - places[vertices[-1]])
-            while edges and edges[-1] > slope:
-                vertices.pop()
-                edges.pop()
-                slope = (height - heights[vertices[-1]]) / (place - places[vertices[-1]])
-            vertices.append(here)
-            edges.append(slope)
-        for left, right, slope in zip(vertices, vertices[1:], edges, strict=False):
-            lefts += [left] * (right - left)
-            rights += [right] * (right - left)
-            slopes += [slope] * (right - left)
-    shape = len(costs), costs.shape[1] - 1
-    return Hull(
-        torch.tensor(lefts, dtype=torch.int64).view(shape),
-        torch.tensor(rights, dtype=torch.int64).view(shape),
-        torch.tensor(slopes, dtype=torch.float64).view(shape),
-    )
+def _native_hulls(costs: Tensor, points: Tensor) -> Hull:
+    costs, points = costs.contiguous(), points.contiguous()
+    sets, count = costs.shape
+    left, right = torch.empty(2, sets, count - 1, dtype=torch.int64)
+    found = Hull(left, right, torch.empty(sets, count - 1, dtype=torch.float64))
+    _native.find_hulls(costs.data_ptr(), points.data_ptr(), sets, count, _addresses(found))
+    return found
 
 
-def _hulls_in_parallel(costs: Tensor, points: Tensor) -> Hull:
+def _hulls(costs: Tensor, points: Tensor) -> Hull:
     """Every vertex's successor on a hull that starts there is the vertex of least slope to its right.
 
     The hull itself is what the successors reach from level 0.
@@ -142,16 +123,28 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
     Raises:
         InputError: fewer than two levels, levels not strictly increasing, or shapes that do not match.
     """
-    points = _checked(levels)
-    edges = hull(xi[None], points)
-    left, right = edges.left[0], edges.right[0]
-    costs = xi.to(torch.float64)
+    points, costs = _checked(levels), xi.detach().to(torch.float64).contiguous()
+    edges, grid = hull(costs[None], points), _Grid(points)
+    kinds = torch.int64, torch.int64, torch.float64, torch.float64, torch.float64
+    found = Solution(*(torch.empty(weights.shape, dtype=kind, device=weights.device) for kind in kinds))
+    (_native_solve if points.is_cpu else _solve)(costs, grid, edges, weights.detach(), found)
+    return found
+
+
+def _native_solve(costs: Tensor, grid: _Grid, edges: Hull, weights: Tensor, found: Solution) -> None:
+    is_double = weights.dtype != torch.float32
+    weights = weights.to(torch.float64 if is_double else torch.float32).contiguous()
+    row = costs.data_ptr(), grid.points.data_ptr(), len(grid.points)
+    slack = _UNEVEN if grid.is_even else -1.0
+    optima = [part.data_ptr() for part in vars(found).values()]
+    _native.solve_knapsacks(weights.data_ptr(), weights.numel(), is_double, row, _addresses(edges), slack, optima)
+
+
+def _solve(costs: Tensor, grid: _Grid, edges: Hull, weights: Tensor, found: Solution) -> None:
+    left, right, points = edges.left[0], edges.right[0], grid.points
     # Per cell first, so that a weight only reads: the right vertex's position, the run, its cost, the fall to it.
     tops, runs = points[right], points[right] - points[left]
     bottoms, falls = costs[right], costs[left] - costs[right]
-    grid = _Grid(points)
-    kinds = torch.int64, torch.int64, torch.float64, torch.float64, torch.float64
-    found = Solution(*(torch.empty(weights.shape, dtype=kind, device=weights.device) for kind in kinds))
     for part, *out in zip(_pieces(weights), *map(_pieces, vars(found).values()), strict=True):
         inside, cell = grid.cells(part)
         torch.index_select(left, 0, cell, out=out[0])
@@ -159,7 +152,6 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
         mass = torch.index_select(tops, 0, cell, out=out[2]).sub_(inside).div_(runs.index_select(0, cell))
         torch.index_select(edges.slope[0], 0, cell, out=out[3]).masked_fill_(inside != part, 0.0)
         torch.addcmul(bottoms.index_select(0, cell), mass, falls.index_select(0, cell), out=out[4])
-    return found
 
 
 def multipliers(xi: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
@@ -204,6 +196,10 @@ def _checked(levels: Tensor) -> Tensor:
     if not bool((points.diff() > 0).all()):
         raise InputError("levels: expected strictly increasing values, found others")
     return points
+
+
+def _addresses(edges: Hull) -> tuple[int, int, int]:
+    return edges.left.data_ptr(), edges.right.data_ptr(), edges.slope.data_ptr()
 
 
 class _Grid:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from metaq.container import read_bytes, write_atomically
 from metaq.errors import FormatError
+from metaq.files import read_bytes, write_atomically
 from metaq.training.loop import Stage
 
 FLOAT, COMPRESS = "float", "compress"

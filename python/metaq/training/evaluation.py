@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from metaq import data, models
-from metaq.container import Reader, read_bytes
 from metaq.errors import InputError
+from metaq.files import read_bytes
 from metaq.metrics import digest
+from metaq.reader import Reader
 from metaq.training.loop import evaluate
 from metaq.training.recipe import load_recipe
 

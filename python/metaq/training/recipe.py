@@ -38,8 +38,8 @@ class DataSection:
 class StageSection:
     """One stage of training: Adam, its learning rate following half a cosine from ``learning_rate`` to 0.
 
-    ``last_phase_epochs`` are the last of ``epochs``, in which the zero pattern is frozen. Every image is moved at random
-    by up to ``shift_pixels`` each way.
+    ``last_phase_epochs`` are the last of ``epochs``, in which the zero pattern is frozen. Every image is moved at
+    random by up to ``shift_pixels`` each way.
     """
 
     epochs: int

@@ -18,9 +18,11 @@ from metaq import container, data, models
 from metaq.compressor import Compressor
 from metaq.data import Dataset
 from metaq.errors import InputError
+from metaq.files import write_atomically
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.metrics import digest
 from metaq.pipeline import CompressedModel
+from metaq.reader import Reader
 from metaq.training import checkpoint
 from metaq.training.checkpoint import COMPRESS, FLOAT, Progress
 from metaq.training.loop import Stage, evaluate
@@ -84,7 +86,7 @@ class Run:
         path = self.folder / METRICS
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         done = self.progress.epochs_done + (self.recipe.float_training.epochs if self.progress.stage == COMPRESS else 0)
-        container.write_atomically(path, "".join(lines[:done]).encode())
+        write_atomically(path, "".join(lines[:done]).encode())
 
     def train(self) -> dict[str, Any]:
         """Both stages, then the file and its one evaluation on the test set; returns the content of ``result.json``."""
@@ -97,7 +99,7 @@ class Run:
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         self._run_stage(model, Compressor(model, self.recipe.method.configuration))
-        container.write_atomically(self.folder / FILE, self.progress.best_file)
+        write_atomically(self.folder / FILE, self.progress.best_file)
         return self._finish()
 
     def _new_network(self) -> nn.Module:
@@ -149,7 +151,7 @@ class Run:
         """The test set, once: the float network, and the network that the file holds."""
         before, after = self._new_network(), self._new_network()
         before.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        after.load_state_dict(container.Reader(self.progress.best_file).load())
+        after.load_state_dict(Reader(self.progress.best_file).load())
         float_bytes = 4 * sum(parameter.numel() for parameter in before.parameters())
         result = {
             "recipe": self.recipe.name,
@@ -169,4 +171,4 @@ class Run:
         return result
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        container.write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,55 @@
+"""Chunks: the symbol sequence of a file, cut into runs of whole rows (docs/format.md, "Symbol sequence and chunks")."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from metaq.header import TensorEntry, block_shape
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Whole rows of one tensor (or of one byte plane of it) within a chunk."""
+
+    tensor: int
+    plane: int | None
+    first_row: int
+    shape: tuple[int, int, int]
+
+    @property
+    def elements(self) -> range:
+        """Its elements' places in the flattened tensor."""
+        rows, channels, kernel = self.shape
+        return range(self.first_row * channels * kernel, (self.first_row + rows) * channels * kernel)
+
+    def elements_in(self, wanted: range) -> range:
+        """Those of its elements that are wanted."""
+        return range(max(self.elements.start, wanted.start), min(self.elements.stop, wanted.stop))
+
+
+def runs(tensors: Sequence[TensorEntry]) -> Iterator[Run]:
+    """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
+    owned = [(index, entry) for index, entry in enumerate(tensors) if entry.target is None and entry.size]
+    for index, entry in owned:
+        if entry.codebook is not None:
+            yield Run(index, None, 0, block_shape(entry.shape))
+    for plane in range(8):
+        for index, entry in owned:
+            if entry.codebook is None and plane < entry.dtype.itemsize:
+                yield Run(index, plane, 0, block_shape(entry.shape))
+
+
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item], at_most: int | None = None) -> list[Result]:
+    """`work` on every item, in order, on as many threads as there are cores, or fewer."""
+    threads = min(len(items), os.cpu_count() or 1, at_most or len(items))
+    if threads < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))

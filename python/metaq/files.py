@@ -1,0 +1,53 @@
+"""Files whole or not at all: atomic writing, and reading with errors that say what was expected."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from metaq.errors import InputError
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file whole or not at all: a temporary sibling, synced, then renamed over ``path``.
+
+    Raises:
+        InputError: the folder is missing or not writable, or the disk is full.
+    """
+    target = Path(os.path.realpath(path))  # a link stays, what it points to is written
+    temporary = None
+    try:
+        if target.exists() and not target.is_file():
+            found = "a directory" if target.is_dir() else "a device or pipe"
+            raise InputError(f"{path}: expected a file to write, found {found}")
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".metaq-", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"{path}: expected a writable place, found {error.strerror}") from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        InputError: there is no such file, it is a directory, or it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found {error.strerror}") from None
