@@ -157,7 +157,7 @@ def network_table(path: Path) -> list[Row]:
     A weight takes the centre of its bucket, as there. What this does not do is to load the quantized weights into a
     network and to test it: the accuracies are the thesis's, of its own network.
     """
-    tensors = read_safetensors(path)
+    tensors, _ = read_safetensors(path)
     weights = torch.cat([tensor.double().reshape(-1) for tensor in tensors.values() if tensor.is_floating_point()])
     rows: list[Row] = []
     for count, (accuracy, thesis_bits) in THESIS_QUANTIZATION.items():

@@ -218,8 +218,8 @@ void take_back_latent(const Addresses& weights, const Addresses& latents, const 
     }
 }
 
-// Addresses of contiguous arrays on the CPU, which the caller keeps alive and has checked: float64 costs, places and slopes,
-// int64 vertices.
+// Addresses of contiguous arrays on the CPU, which the caller keeps alive and has checked: float64 costs, places and
+// slopes, int64 vertices.
 using HullAddresses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t>;
 
 metaq::knapsack::Hull hull_at(const HullAddresses& hull, std::size_t cell) {
@@ -245,10 +245,11 @@ void solve_knapsacks(std::uintptr_t weights, std::size_t size, bool is_double,
                      double slack, const std::vector<std::uintptr_t>& optima) {
     nb::gil_scoped_release release;
     const auto [cost, place, levels] = costs;
-    const metaq::knapsack::Costs row{reinterpret_cast<const double*>(cost), reinterpret_cast<const double*>(place), levels};
-    const metaq::knapsack::Optima out{reinterpret_cast<std::int64_t*>(optima.at(0)),
-                                      reinterpret_cast<std::int64_t*>(optima.at(1)), reinterpret_cast<double*>(optima.at(2)),
-                                      reinterpret_cast<double*>(optima.at(3)), reinterpret_cast<double*>(optima.at(4))};
+    const metaq::knapsack::Costs row{reinterpret_cast<const double*>(cost), reinterpret_cast<const double*>(place),
+                                     levels};
+    const auto vertices = [&](std::size_t part) { return reinterpret_cast<std::int64_t*>(optima.at(part)); };
+    const auto numbers = [&](std::size_t part) { return reinterpret_cast<double*>(optima.at(part)); };
+    const metaq::knapsack::Optima out{vertices(0), vertices(1), numbers(2), numbers(3), numbers(4)};
     if (is_double) {
         metaq::knapsack::solve(reinterpret_cast<const double*>(weights), size, row, hull_at(hull, 0), slack, out);
     } else {

@@ -22,8 +22,8 @@ struct Costs {
     std::size_t levels;
 };
 
-// A monotone chain. Until the end the hull's arrays hold its edges, their right vertices in `left`; there are never more
-// edges than cells before the one at hand, so that spreading them over their cells from the last on overwrites none.
+// A monotone chain. Until the end the hull's arrays hold its edges, their right vertices in `left`; there are never
+// more edges than cells so far, so that spreading them over their cells from the last on overwrites none.
 inline void find_hull(const Costs& costs, const Hull& hull) {
     std::size_t edges = 0;
     for (std::size_t here = 1; here < costs.levels; ++here) {
@@ -78,7 +78,8 @@ void solve(const Weight* weights, std::size_t size, const Costs& costs, const Hu
             cell = std::min(static_cast<std::int64_t>((inside - first) * cells_per_unit + 2 * slack), last_cell);
             cell -= inside < costs.place[cell];
         } else {
-            cell = std::min(std::upper_bound(costs.place, costs.place + costs.levels, inside) - costs.place - 1, last_cell);
+            const double* next = std::upper_bound(costs.place, costs.place + costs.levels, inside);
+            cell = std::min<std::int64_t>(next - costs.place - 1, last_cell);
         }
         const std::int64_t left = hull.left[cell];
         const std::int64_t right = hull.right[cell];

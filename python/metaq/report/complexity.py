@@ -84,4 +84,5 @@ def _draw(figure: Figure, result: dict[str, Any]) -> None:
     axes.set_ylabel("draws")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.set_ylim(top=1.4 * counts.max())  # room for the legend
+    axes.legend(frameon=False, loc="upper right")

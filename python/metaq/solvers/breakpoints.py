@@ -33,8 +33,7 @@ class BetaFit:
 
     Attributes:
         alpha, beta: its parameters.
-        log10_tail: log10 P(N_B = C), of the probability beyond ``1 - 1/(2C)``, which itself is often less than any
-        float.
+        log10_tail: log10 P(N_B = C), of the probability beyond ``1 - 1/(2C)``; that itself is often below any float.
     """
 
     alpha: float
