@@ -357,3 +357,13 @@ def test_nobody_reads_on(file):
     process.stderr.close()
     assert process.wait(timeout=60) in (0, 1)
     assert "Traceback" not in errors
+
+
+def test_complexity(succeeds, tmp_path):
+    plot = tmp_path / "plot.svg"
+    shown = succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot)
+    assert "largest" in shown
+    assert plot.read_text().startswith("<?xml")
+    result = json.loads(succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot, "--json"))
+    assert sum(result["counts"]) == 200
+    assert result["largest"] < 32

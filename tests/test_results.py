@@ -11,7 +11,9 @@ from metaq.training.evaluation import evaluate_file
 RESULTS = sorted((Path(__file__).parents[1] / "results").glob("*.mtq"))
 
 
-@pytest.mark.skipif("METAQ_DATA" not in os.environ, reason="needs MNIST: set METAQ_DATA to the folder that holds mnist/")
+@pytest.mark.skipif(
+    "METAQ_DATA" not in os.environ, reason="needs MNIST: set METAQ_DATA to the folder that holds mnist/"
+)
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_file_is_what_its_json_says(path):
     said = json.loads(path.with_suffix(".json").read_text())

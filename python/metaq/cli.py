@@ -204,6 +204,30 @@ def demo(
     print(f"Every weight read back bit-identical, accuracy the same. Look at {folder / REPORT}.")
 
 
+@app.command()
+def complexity(
+    levels: Annotated[int, typer.Option(help="Levels of each random hull.")] = 256,
+    draws: Annotated[int, typer.Option(help="Random hulls.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    plot: Annotated[Path, typer.Option(help="Where to write the histogram, as SVG.")] = Path("complexity.svg"),
+    as_json: AsJson = False,
+) -> None:
+    """Count the vertices of random hulls: what the simil-knapsack really has to search."""
+    from metaq.report.complexity import study, write_plot
+
+    with _working("drawing hulls"):
+        result = study(levels, draws, seed)
+        write_plot(result, plot)
+    if as_json:
+        print(json.dumps(result, indent=2))
+        return
+    fits = {
+        f"{fit} fit, log10 P(N = {levels})": result[fit] and result[fit]["log10_tail"]
+        for fit in ("moments", "likelihood")
+    }
+    _print({**{key: result[key] for key in ("levels", "draws", "mean", "largest")}, **fits, "plot": str(plot)}, False)
+
+
 def _run(recipe: Any, folder: Path, resume: bool, again: str) -> dict[str, Any]:
     """A run under a progress bar for each of its stages, and its report; ``again`` is how to go on after Ctrl-C."""
     from metaq.report.page import write_report
