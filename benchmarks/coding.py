@@ -270,7 +270,7 @@ def processor() -> str:
 
 def machine() -> dict[str, Any]:
     return {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for line in [*notes, *table(results)]:
         print(line)
     if options.output:
-        command = shlex.join([sys.executable, *sys.argv]) if arguments is None else shlex.join(arguments)
+        command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
         report = {"command": command, "machine": machine(), "notes": notes, "results": [asdict(r) for r in results]}
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 

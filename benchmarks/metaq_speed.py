@@ -189,7 +189,7 @@ def tables(report: dict[str, Any]) -> list[str]:
 
 def machine() -> dict[str, Any]:
     return {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(memory_of(options.memory_of, options.levels)))
         return
     size, repeats = (4_400, 2) if options.quick else (44_000, 25)
-    command = shlex.join([sys.executable, *sys.argv]) if arguments is None else shlex.join(arguments)
+    command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
     report: dict[str, Any] = {"command": command, "machine": machine()}
     report["knapsack"] = compare_knapsacks(size, repeats)
     report["iterations"] = time_iterations(size, repeats)

@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", type=Path, help="safetensors file for tables 7-8")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    command = shlex.join([sys.executable, *sys.argv]) if arguments is None else shlex.join(arguments)
+    command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
     report: Row = {"command": command, "machine": machine()}
     report["dual"] = dual_table(SIZE // 20 if options.quick else SIZE, 1 if options.quick else 3)
     report["knapsack"] = knapsack_table(

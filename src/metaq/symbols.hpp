@@ -1,6 +1,6 @@
 // What every coder codes: blocks of integer symbols, and how decoding can end.
 //
-// A block is a tensor, or a run of whole rows of one, seen as rows x channels x kernel (docs/format.md, "Symbol blocks"):
+// A block is a tensor, or a run of whole rows of one, seen as rows x channels x kernel (docs/format.md, "Blocks"):
 // a convolution's filters, input channels and kernel positions; a matrix's rows and columns with a kernel of one.
 #pragma once
 
