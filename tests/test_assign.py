@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from metaq.assign import check_symbols, nearest, reconstruct, symbol_range
-from metaq.codebook import SYMBOL_LIMIT, IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
 
 TABLE = TableCodebook((-1.5, -0.25, 0.0, 0.5, 2.0), 2)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from metaq.codebook import SYMBOL_LIMIT, IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metaq.codebook import SYMBOL_LIMIT, Codebook, TableCodebook, UniformCodebook
+from metaq.codebook import Codebook, TableCodebook, UniformCodebook
+from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
 
 

@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-CoderName = Annotated[str, typer.Option(help="mixing, range, huffman, zstd, lzma, gzip or stored.")]
+CoderName = Annotated[str, typer.Option(help="mixing, rans, range, huffman, zstd, lzma, gzip or stored.")]
 MtqFile = Annotated[Path, typer.Argument(help="A .mtq file.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 

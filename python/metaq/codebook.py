@@ -15,8 +15,6 @@ from torch import Tensor
 
 from metaq.errors import InputError
 
-SYMBOL_LIMIT = 1 << 30  # symbols lie strictly between -SYMBOL_LIMIT and SYMBOL_LIMIT
-
 
 @dataclass(frozen=True)
 class UniformCodebook:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from metaq import _native, coding, planes
 from metaq.chunks import Run, in_threads, runs
+from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.errors import InputError
 from metaq.header import (
     MAGIC,
     MAX_HEADER_BYTES,
-    MAX_SYMBOLS_PER_BYTE,
     VERSION,
     ChunkEntry,
     Header,
@@ -54,7 +54,7 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
         candidates = [stored] if is_noise or chosen is stored else [chosen, stored]
         size = sum(block.size for block in blocks)
         payloads = [(candidate.encode(blocks), candidate.identifier) for candidate in candidates]
-        readable = [item for item in payloads if size <= MAX_SYMBOLS_PER_BYTE * len(item[0])]
+        readable = [item for item in payloads if size <= SYMBOLS_PER_BYTE * len(item[0])]
         payload, identifier = min(readable, key=lambda item: len(item[0]))
         return ChunkEntry(identifier, size, len(payload)), payload
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.errors import FormatError, InputError
 
 MAGIC = b"MTQ"
@@ -21,7 +22,6 @@ MAX_DIMENSIONS = 32
 MAX_LEVELS = 1 << 20
 MAX_TENSORS = 1 << 20
 MAX_CHUNK_SYMBOLS = 1 << 26
-MAX_SYMBOLS_PER_BYTE = 1 << 19
 
 CODED, KEPT, ALIAS = 0, 1, 2
 UNIFORM, TABLE, INTEGER = 0, 1, 2
@@ -289,7 +289,7 @@ def _fill_last_count(tensors: list[TensorEntry], chunks: list[ChunkEntry]) -> li
     filled = []
     for position, chunk in enumerate(chunks):
         symbols = chunk.symbols or left
-        highest = min(left, MAX_CHUNK_SYMBOLS, chunk.payload_bytes * MAX_SYMBOLS_PER_BYTE)
+        highest = min(left, MAX_CHUNK_SYMBOLS, chunk.payload_bytes * SYMBOLS_PER_BYTE)
         if not 0 < symbols <= highest:
             raise FormatError(f"header, chunk {position}: expected 1 to {highest} symbols, found {symbols}")
         left -= symbols

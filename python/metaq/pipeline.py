@@ -11,7 +11,8 @@ from torch import Tensor
 
 from metaq import metrics
 from metaq.assign import check_symbols, nearest, reconstruct
-from metaq.codebook import SYMBOL_LIMIT, Codebook, IntegerCodebook, UniformCodebook
+from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
+from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
 from metaq.header import CODED_FLOATS, DTYPE_CODES, fits_dtype, fits_limits
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from metaq import _native, coding, planes
 from metaq.assign import check_symbols, reconstruct
 from metaq.chunks import Run, in_threads, runs
+from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.errors import FormatError, InputError, nearest_name
-from metaq.header import MAGIC, MAX_HEADER_BYTES, MAX_SYMBOLS_PER_BYTE, VERSION, Header, HeaderParser, TensorEntry
+from metaq.header import MAGIC, MAX_HEADER_BYTES, VERSION, Header, HeaderParser, TensorEntry
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
 
 PIECE_SYMBOLS = 1 << 18  # turned into values at a time, so that temporary tensors stay small
@@ -72,7 +73,7 @@ class Reader:
         self.expect(end + 4 <= len(self.data), f"at least {end + 4} bytes", f"{len(self.data)}; the file is truncated")
         (checksum,) = struct.unpack_from("<I", self.data, end)
         self.expect(zlib.crc32(self.data[:end]) == checksum, "a header that matches its checksum", "one that does not")
-        fits = size <= MAX_SYMBOLS_PER_BYTE * coded_size
+        fits = size <= SYMBOLS_PER_BYTE * coded_size
         self.expect(fits, f"a header that {coded_size} bytes can hold", f"{size} bytes")
         try:
             header = _native.text_decode(bytes(self.data[sizes.offset : end]), size)

@@ -1,14 +1,12 @@
 """Coders: blocks of integer symbols to bytes and back. Adding one is one file and one line in `coders`."""
 
-from difflib import get_close_matches
-
 from metaq.coding.base import SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder
 from metaq.coding.generic import Gzip, Lzma, Stored, Zstd
 from metaq.coding.huffman import Huffman
 from metaq.coding.mixing import Mixing
 from metaq.coding.range import Range
 from metaq.coding.rans import Rans
-from metaq.errors import FormatError, InputError
+from metaq.errors import FormatError, InputError, nearest_name
 
 __all__ = ["SYMBOLS_PER_BYTE", "SYMBOL_LIMIT", "Coder", "by_identifier", "by_name", "coders"]
 
@@ -22,8 +20,7 @@ def by_name(name: str) -> Coder:
     """The coder of that name. Raises InputError, naming the nearest, if there is none."""
     if name in coders:
         return coders[name]
-    nearest = get_close_matches(name, coders, n=1, cutoff=0.0)
-    raise InputError(f"coder: expected one of {', '.join(coders)}, found {name!r}; did you mean {nearest[0]!r}?")
+    raise InputError(f"coder: expected one of {', '.join(coders)}, found {name!r}{nearest_name(name, coders)}")
 
 
 def by_identifier(identifier: int) -> Coder:

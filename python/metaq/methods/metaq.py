@@ -57,7 +57,7 @@ class METaQ(Method):
         refresh_every: training steps between two histograms.
         warmup_steps: training steps over which the strength rises linearly from 0.
         slopes: how β is read off the code lengths.
-        target_bytes: size of the whole file to end at: the strength, which then is only the first, is steered there.
+        target_bytes: size of the whole file to aim at: the strength, which then is only the first, is steered there.
         target_steps: training steps in which the size comes down to the target, by equal ratios; then it is held.
     """
 
