@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -56,6 +56,19 @@ class Compressor:
         if self.bound.measure_every and self.training_step % self.bound.measure_every == 0:
             self.bound.on_size(len(encode(self.compress())))
         self.bound.on_gradients()
+
+    @property
+    def learning_rate_limit(self) -> float:
+        """The optimizer's learning rate should not be above; infinite for most methods."""
+        return self.bound.learning_rate_limit
+
+    def end_epoch(self, validation_loss: Callable[[], float]) -> None:
+        """Tell the method that an epoch is over, for those that make decisions then.
+
+        Args:
+            validation_loss: measures the model on held-out data; called as often as the method needs it.
+        """
+        self.bound.on_epoch(validation_loss)
 
     def begin_last_phase(self) -> None:
         """From here on the zero pattern stays as it is, and training only tunes what is left."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class BoundMethod(ABC):
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         self.parameters = dict(parameters)
         self.measure_every = 0  # training steps between two calls of `on_size`; 0 for none
+        self.learning_rate_limit = math.inf  # the optimizer's learning rate is not to be above
 
     def on_forward(self) -> None:
         """Before the model's forward pass: may show it other weights than those the optimizer holds."""
@@ -31,6 +33,9 @@ class BoundMethod(ABC):
 
     def on_size(self, size_bytes: int) -> None:
         """Every `measure_every` training steps: the size of the whole file, were it written now."""
+
+    def on_epoch(self, validation_loss: Callable[[], float]) -> None:
+        """At the end of an epoch; ``validation_loss()`` measures the model on held-out data, as it then is."""
 
     def on_last_phase(self) -> None:
         """When the last phase of training begins, in which the zero pattern stays as it is."""

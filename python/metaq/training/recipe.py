@@ -34,27 +34,64 @@ class DataSection:
     held_out: int
 
 
+class Optimizer(Enum):
+    """Adam, or stochastic gradient descent with momentum 0.9."""
+
+    ADAM = "adam"
+    SGD = "sgd"
+
+
+class Schedule(Enum):
+    """The learning rate's course: half a cosine down to 0, or constant."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
 @dataclass(frozen=True)
 class StageSection:
-    """One stage of training: Adam, its learning rate following half a cosine from ``learning_rate`` to 0.
+    """One stage of training.
 
-    ``last_phase_epochs`` are the last of ``epochs``, in which the zero pattern is frozen. Every image is moved at
-    random by up to ``shift_pixels`` each way.
+    Attributes:
+        epochs, batch_size: of training; what does not fill a batch is left out of an epoch.
+        learning_rate: the first; `schedule` is its course.
+        weight_decay: this times the weights is added to their gradients.
+        last_phase_epochs: the last of ``epochs``, in which the zero pattern is frozen.
+        shift_pixels: every image is moved at random by up to this much each way.
+        flip: every other image, at random, is mirrored left to right.
+        distillation: share of the loss that is the distance from the float network's outputs instead of from the
+            labels, both softened by ``temperature``; only where a float network comes before.
+        recalibration_batches: before every evaluation batch normalisation's statistics are measured anew, on that many
+            training batches; 0 leaves those that training gathered.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: Optimizer = Optimizer.ADAM
+    schedule: Schedule = Schedule.COSINE
+    weight_decay: float = 0.0
     last_phase_epochs: int = 0
     shift_pixels: int = 0
+    flip: bool = False
+    distillation: float = 0.0
+    temperature: float = 1.0
+    recalibration_batches: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0:
-            raise RecipeError("expected epochs, batch_size and learning_rate above 0")
-        if self.shift_pixels < 0:
-            raise RecipeError(f"shift_pixels: expected at least 0, found {self.shift_pixels}")
-        if not 0 <= self.last_phase_epochs <= self.epochs:
-            raise RecipeError(f"last_phase_epochs: expected 0 to {self.epochs}, found {self.last_phase_epochs}")
+        for name, holds, expected in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("last_phase_epochs", 0 <= self.last_phase_epochs <= self.epochs, f"0 to {self.epochs}"),
+            ("shift_pixels", self.shift_pixels >= 0, "at least 0"),
+            ("distillation", 0 <= self.distillation <= 1, "0 to 1"),
+            ("temperature", self.temperature > 0, "more than 0"),
+            ("recalibration_batches", self.recalibration_batches >= 0, "at least 0"),
+        ):
+            if not holds:
+                raise RecipeError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -142,12 +179,14 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
 
 def as_tree(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain dictionaries, in the layout of its TOML file, all defaults spelt out."""
-    tree = dataclasses.asdict(recipe)
-    options = vars(recipe.method.configuration)
-    plain = {key: value.value if isinstance(value, Enum) else value for key, value in options.items()}
-    tree["method"] = {"name": recipe.method.name, **plain}
+    tree = dataclasses.asdict(recipe, dict_factory=_plain)
+    tree["method"] = {"name": recipe.method.name, **tree["method"]["configuration"]}
     del tree["name"]
     return tree
+
+
+def _plain(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value.value if isinstance(value, Enum) else value for key, value in entries}
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

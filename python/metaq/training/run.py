@@ -108,10 +108,17 @@ class Run:
             torch.manual_seed(self.recipe.seed)
             return models.by_name(self.recipe.network.name)()
 
+    def _float_network(self) -> nn.Module:
+        model = self._new_network()
+        model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
+        return model
+
     def _run_stage(self, model: nn.Module, compressor: Compressor | None) -> None:
         name = FLOAT if compressor is None else COMPRESS
         section = self.recipe.float_training if compressor is None else self.recipe.training
-        stage = Stage(model, section, self.dataset.train, self.recipe.seed + (compressor is not None), compressor)
+        seed = self.recipe.seed + (compressor is not None)
+        teacher = self._float_network() if compressor is not None and section.distillation else None
+        stage = Stage(model, section, self.dataset.train, seed, compressor, teacher)
         if self.state is not None:
             checkpoint.restore(self.state, stage)
         total = section.epochs * stage.steps_per_epoch
@@ -128,7 +135,7 @@ class Run:
             self._end_epoch(stage, name, epoch, loss, time.perf_counter() - started)
 
     def _end_epoch(self, stage: Stage, name: str, epoch: int, loss: float, seconds: float) -> None:
-        validation = evaluate(stage.model, self.dataset.validation)
+        validation = stage.end_epoch(self.dataset.validation)
         line = {"stage": name, "epoch": epoch, "loss": loss}
         line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy, "seconds": seconds}
         if stage.compressor is not None:
@@ -149,8 +156,7 @@ class Run:
 
     def _finish(self) -> dict[str, Any]:
         """The test set, once: the float network, and the network that the file holds."""
-        before, after = self._new_network(), self._new_network()
-        before.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
+        before, after = self._float_network(), self._new_network()
         after.load_state_dict(Reader(self.progress.best_file).load())
         float_bytes = 4 * sum(parameter.numel() for parameter in before.parameters())
         result = {

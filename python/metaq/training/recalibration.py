@@ -1,0 +1,34 @@
+"""Batch normalisation's statistics, measured anew: quantized weights give other activations than those it has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+_Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace every running mean and variance by their averages over ``batches`` of inputs; weights stay.
+
+    A model without batch normalisation, or no batches, is left as it is.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _Norms) and module.track_running_stats]
+    batches = iter(batches)
+    first = next(batches, None)
+    if not norms or first is None:
+        return
+    momenta = [norm.momentum for norm in norms]
+    was_training = model.training
+    model.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for the plain average over all batches
+    for inputs in (first, *batches):
+        model(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)
