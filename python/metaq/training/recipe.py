@@ -21,9 +21,10 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class NetworkSection:
-    """Which network: a name from `metaq.models`."""
+    """Which network, a name from `metaq.models`; and the trained weights to start from, as in `load_weights`."""
 
     name: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
