@@ -129,4 +129,4 @@ def _looks_random(blocks: Blocks) -> bool:
     counts = np.sum([np.bincount(block.reshape(-1) + 128, minlength=256) for block in blocks], axis=0)
     shares = counts[counts > 0] / np.sum(counts)
     # The empirical entropy of few random bytes falls below 8 bits by about (256 - 1) / (2 n ln 2) bits.
-    return float(-(shares * np.log2(shares)).sum()) > 7.9 - 184 / float(np.sum(counts))
+    return float(-(shares * np.log2(shares)).sum()) > 7.8 - 184 / float(np.sum(counts))

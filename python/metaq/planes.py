@@ -30,6 +30,12 @@ def octets_of(tensor: Tensor) -> np.ndarray:
     return octets
 
 
+def words_of(tensor: Tensor) -> np.ndarray:
+    """The bits of a tensor's elements as unsigned integers, row-major, in one dimension. Shares memory where it can."""
+    words: np.ndarray = octets_of(tensor).view(_WORDS[tensor.dtype.itemsize])
+    return words
+
+
 def split(tensor: Tensor) -> np.ndarray:
     """Byte planes of a tensor of ``n`` elements of ``b`` bytes, the exponents' plane first.
 
@@ -37,7 +43,7 @@ def split(tensor: Tensor) -> np.ndarray:
         The bytes minus 128: int8, shape (b, n).
     """
     width = tensor.dtype.itemsize
-    words = octets_of(tensor).view(_WORDS[width])
+    words = words_of(tensor)
     if tensor.dtype.is_floating_point:
         words = (words << np.uint8(1)) | (words >> np.uint8(8 * width - 1))
     return np.ascontiguousarray((words.view(np.uint8) ^ _CENTRE).view(np.int8).reshape(-1, width)[:, ::-1].T)
