@@ -63,7 +63,7 @@ class Assembly:
         size_bytes = size * dtype.itemsize
         try:
             # NumPy asks for huge pages, without which the first touch of memory takes longer than decoding.
-            return torch.from_numpy(np.empty(size_bytes, np.uint8)).view(dtype)
+            return torch.from_numpy(np.empty(size, f"i{dtype.itemsize}")).view(dtype)
         except MemoryError:
             raise MemoryError(
                 f"{self.reader.name}: expected memory for a tensor of {size_bytes} bytes, found less"

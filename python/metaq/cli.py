@@ -83,8 +83,8 @@ def compress(
     coder: Annotated[
         str | None,
         typer.Option(
-            help="mixing (smallest), rans (fast), range, huffman, zstd, lzma, gzip or stored; "
-            "mixing unless given, with --lossless rans.",
+            help="mixing (smallest), rans (fastest), range, huffman, zstd, lzma, gzip or stored. Unless given, mixing; "
+            "with --lossless, rans from 4 MiB on.",
             show_default=False,
         ),
     ] = None,
@@ -97,15 +97,15 @@ def compress(
     from metaq import api, coding, pipeline
     from metaq.errors import InputError
     from metaq.io import read_state
-    from metaq.lossless import compress_losslessly
+    from metaq.lossless import compress_losslessly, suitable_coder
 
-    coder = coder or ("rans" if lossless else api.DEFAULT_CODER)
-    coding.by_name(coder)
+    coding.by_name(coder or api.DEFAULT_CODER)
     if lossless and not (bits is None and step is None):
         raise InputError("compress: expected --lossless alone, found --bits or --step too")
     if bits is None and step is None:
         bits = 4.0
     state, metadata = read_state(source)
+    coder = coder or (suitable_coder(state) if lossless else api.DEFAULT_CODER)
     with _working(f"compressing {source.name}"):
         model = compress_losslessly(state) if lossless else pipeline.compress(state, step=step, bits=bits)
         size_bytes = api.save(pipeline.CompressedModel(model.tensors, metadata), output, coder)
