@@ -74,7 +74,7 @@ def shapes() -> CompressedModel:
 
 def lossless() -> CompressedModel:
     """Weights as they are: exponents as a normal distribution has them, in planes; and a codebook of few values."""
-    sizes = sum(hashed(40, 30, seed=50 + i).double() for i in range(8)) / 2.0**34 - 1
+    sizes = sum(hashed(24, 20, seed=50 + i).double() for i in range(8)) / 2.0**34 - 1
     few = torch.tensor([-1.25, 0.5, 2.0**-100, 3.0])[hashed(30, 40, seed=60) % 4]
     weights = {str(dtype): sizes.to(dtype) for dtype in KEPT_DTYPES}
     return compress_losslessly({**weights, "few": few, "few, short": few.to(torch.bfloat16)})
