@@ -37,7 +37,7 @@ from metaq import _native, coding, container
 from metaq.reader import Reader
 
 CHUNK_SYMBOLS = container.CHUNK_SYMBOLS
-STUDIED_CHUNKS = tuple(1 << width for width in (16, 18, 20, 21, 22, 23, 26))
+STUDIED_CHUNKS = tuple(1 << width for width in (16, 18, 20, 22, 24))
 QUICK_SYMBOLS = 1 << 15
 REPEAT_SECONDS = 1.0
 MOST_REPEATS = 20
