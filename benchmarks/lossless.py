@@ -90,9 +90,9 @@ def measure(name: str, state: State, folder: Path) -> list[dict[str, Any]]:
 
     for way, seconds in copies(plain).items():
         add(way, 1, plain.size, seconds)
-    for level in (3, 19) if plain.size < 1 << 25 else (3,):
+    for level in (3, 19) if plain.size < 1 << 22 else (3,):
         add(f"zstd-{level}", 1, *zstd(plain, level))
-    for coder in ("rans", "mixing") if plain.size < 1 << 25 else ("rans",):
+    for coder in ("rans", "mixing") if plain.size < 1 << 22 else ("rans",):
         for threads in (1, 2):
             size, encoding, seconds = ours(state, coder, threads, folder)
             add(f"metaq, {coder}", threads, size, seconds, encoding)

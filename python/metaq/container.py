@@ -28,7 +28,7 @@ from metaq.header import (
 )
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
 
-# Large enough for adaptive coders to have learned, small enough to spread over threads and to read rows of a tensor from.
+# Large enough for adaptive coders to have learned, small enough to spread over threads.
 # On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
 # 2^20 and 0.7 % less in chunks of 2^24, which leave most threads idle; rANS differs by 0.1 % at most from 2^18 on.
 CHUNK_SYMBOLS = 1 << 22
