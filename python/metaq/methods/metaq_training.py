@@ -29,6 +29,7 @@ _MEASURE_EVERY = 50  # training steps between two measurements of the file
 # Steering: the strength is multiplied by a power of the ratio of the size to what it should be, for good, and by
 # another until the next measurement, which answers at once and damps what the first alone would overshoot.
 _LASTING_GAIN, _PASSING_GAIN = 0.2, 2.0
+_LAST_PASSING_GAIN = 50.0  # in the last phase, where hardly anything but less of a pull keeps a file from shrinking
 _LARGEST_PASSING = 4.0
 _AIM_ABOVE = 1.03  # of the target: in the last phase weights easily become cheaper, and hardly dearer
 _STEP_BITS = 4  # significant bits of a step: costs nothing in accuracy, and a byte or two less in the file
@@ -126,7 +127,10 @@ class BoundMETaQ(RegularizedTraining):
         way = min(1.0, self.training_step / self.config.target_steps)
         ratio = size_bytes / (self.first_bytes * (target / self.first_bytes) ** way)
         self.strength *= ratio**_LASTING_GAIN
-        self.passing_factor = min(max(ratio**_PASSING_GAIN, 1 / _LARGEST_PASSING), _LARGEST_PASSING)
+        if self.is_last_phase:
+            self.passing_factor = min(ratio**_LAST_PASSING_GAIN, 1.0)
+        else:
+            self.passing_factor = min(max(ratio**_PASSING_GAIN, 1 / _LARGEST_PASSING), _LARGEST_PASSING)
         if self.is_last_phase and size_bytes > target:
             self._shrink(measure)
 
