@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
-    from metaq.methods import METaQ
+    from metaq.methods import HEMP, LOBSTER, METaQ, Pruned
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "HEMP",
+    "LOBSTER",
     "Alias",
     "CodedTensor",
     "CompressedModel",
@@ -25,6 +27,7 @@ __all__ = [
     "InputError",
     "METaQ",
     "MetaqError",
+    "Pruned",
     "RecipeError",
     "compress",
     "decode",

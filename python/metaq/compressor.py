@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -25,9 +26,9 @@ class Compressor:
             optimizer.step()
         metaq.save(compressor.compress(), "model.mtq")
 
-    From its making on, the model's forward passes see the quantized weights, in training and in evaluation;
-    `regularize` gives the optimizer back the ones it updates. So call it once between every ``backward()`` and
-    ``optimizer.step()``.
+    From its making on, what the model's forward passes see is the method's affair: METaQ shows them quantized weights,
+    HEMP and LOBSTER float ones. `regularize` gives the optimizer back the ones it updates, so call it once between
+    every ``backward()`` and ``optimizer.step()``. Measure what the file will hold inside `quantized`.
 
     Args:
         model: on its device, in float32. All its trainable parameters are compressed, its buffers are kept exactly.
@@ -74,8 +75,12 @@ class Compressor:
         """From here on the zero pattern stays as it is, and training only tunes what is left."""
         self.bound.on_last_phase()
 
+    def quantized(self) -> AbstractContextManager[None]:
+        """A context in which the model is the one that `compress` would put into a file now."""
+        return self.bound.quantized()
+
     def compress(self) -> CompressedModel:
-        """The model as it stands, quantized: exactly the weights that its forward pass sees.
+        """The model as it stands, quantized: exactly the weights that it has within `quantized`.
 
         Raises:
             InputError: a weight has become NaN or infinite.
@@ -91,7 +96,9 @@ class Compressor:
 
     def detach(self) -> None:
         """Leave the model with its quantized weights, and touch it no more."""
-        self.bound.on_forward()
+        with self.quantized():
+            weights = [parameter.detach().clone() for parameter in self.bound.parameters.values()]
+        torch._foreach_copy_([parameter.detach() for parameter in self.bound.parameters.values()], weights)
         self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:

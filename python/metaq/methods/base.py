@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ class BoundMethod(ABC):
     def on_forward(self) -> None:
         """Before the model's forward pass: may show it other weights than those the optimizer holds."""
 
+    def undo_forward(self) -> None:
+        """Gives the optimizer its weights back, should `on_forward` have put others into the parameters."""
+
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
 
@@ -39,6 +43,27 @@ class BoundMethod(ABC):
 
     def on_last_phase(self) -> None:
         """When the last phase of training begins, in which the zero pattern stays as it is."""
+
+    def measures(self) -> dict[str, float]:
+        """What to log of an epoch besides loss, accuracy and size."""
+        return {}
+
+    @contextmanager
+    def quantized(self) -> Iterator[None]:
+        """The parameters hold the quantized weights, whatever the method trains, and in the end what they held before.
+
+        So that what is measured is the network that a file would hold now.
+        """
+        self.on_forward()
+        held = [parameter.detach().clone() for parameter in self.parameters.values()]
+        try:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    codebook, symbols = self.quantize(name, parameter.detach())
+                    parameter.copy_(codebook.values(symbols))
+            yield
+        finally:
+            torch._foreach_copy_([parameter.detach() for parameter in self.parameters.values()], held)
 
     @abstractmethod
     def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:

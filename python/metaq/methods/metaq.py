@@ -110,6 +110,10 @@ class BoundMETaQ(BoundMethod):
             if counts is not None:
                 self._refresh(counts)
 
+    def undo_forward(self) -> None:
+        """Give the optimizer its weights back."""
+        self.view.hide()
+
     def on_gradients(self) -> None:
         """Give the optimizer its weights back and add strength·β to their gradients."""
         self.on_forward()
