@@ -83,18 +83,11 @@ class BoundLOBSTER(BoundMethod):
     def on_gradients(self) -> None:
         """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
         self.on_forward()
-        present = [tensor.grad for tensor in self.parameters.values() if tensor.grad is not None]
-        factors = torch._foreach_abs(present)
-        torch._foreach_clamp_max_(factors, 1.0)
-        torch._foreach_sub_(factors, 1.0)
-        torch._foreach_mul_(factors, self.config.strength)
-        torch._foreach_add_(factors, 1.0)
-        shrinking = iter(factors)
-        columns = self.parameters.values()
-        self.factors = [
-            next(shrinking) if tensor.grad is not None else torch.full_like(tensor, 1 - self.config.strength)
-            for tensor in columns
-        ]
+        # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
+        self.factors = [_gradient(tensor).abs() for tensor in self.parameters.values()]
+        torch._foreach_clamp_max_(self.factors, 1.0)
+        torch._foreach_mul_(self.factors, self.config.strength)
+        torch._foreach_add_(self.factors, 1.0 - self.config.strength)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """Prune if the validation loss has not improved for long enough."""
@@ -147,6 +140,11 @@ class BoundLOBSTER(BoundMethod):
         """Inverse of `state_dict`."""
         for name, value in state.items():
             setattr(self, name, value)
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    """The parameter's gradient, zero where no backward pass has reached it."""
+    return parameter.grad if parameter.grad is not None else torch.zeros_like(parameter, requires_grad=False)
 
 
 def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:

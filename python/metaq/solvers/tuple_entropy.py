@@ -172,7 +172,7 @@ def _share_gradient(logs: Tensor, shares: Tensor, rule: Gradient) -> Tensor:
         left = logs
         for share in shares.unbind(1)[:axis]:
             left = _contracted(left, share, rule)
-        rest = left.reshape(count, 2, -1)
+        rest = left.reshape(count, 2, left.shape[1] // 2)
         rest = rest[:, 0] - rest[:, 1]
         for share in shares.unbind(1)[axis + 1 :]:
             rest = _contracted(rest, share, rule)
@@ -182,7 +182,7 @@ def _share_gradient(logs: Tensor, shares: Tensor, rule: Gradient) -> Tensor:
 
 def _contracted(corners: Tensor, share: Tensor, rule: Gradient) -> Tensor:
     """The first axis of corners (J, 2^k) summed, each side with its probability, or as printed with 1."""
-    halves = corners.reshape(len(corners), 2, -1)
+    halves = corners.reshape(len(corners), 2, corners.shape[1] // 2)
     if rule is Gradient.PRINTED:
         return halves.sum(dim=1)
     return torch.lerp(halves[:, 0], halves[:, 1], share[:, None])
