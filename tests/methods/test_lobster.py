@@ -78,6 +78,15 @@ def test_pruning_waits_for_the_plateau_and_is_for_good():
     assert (model.weight == 0).tolist() == [[True, False, True, False]]
 
 
+def test_nothing_more_is_pruned_in_the_last_phase():
+    model = nn.Linear(4, 1)
+    compressor = metaq.Compressor(model, metaq.LOBSTER(plateau_epochs=1, tolerated_worsening=100.0))
+    compressor.begin_last_phase()
+    for _ in range(3):
+        compressor.end_epoch(lambda: 1.0)
+    assert int((model.weight == 0).sum()) == 0
+
+
 def test_alone_it_quantizes_finely():
     model = nn.Linear(30, 30)
     compressor = metaq.Compressor(model, metaq.LOBSTER(radius=127))

@@ -85,6 +85,7 @@ class HEMP(Method):
         levels: N, of every layer.
         strength: λ_H.
         error_strength: λ_E.
+        last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
         quantizer: where the levels lie.
         zero_level: whether one of them is 0 in every layer, as pruning needs.
         refresh_every: training steps between two fits of the levels.
@@ -96,6 +97,7 @@ class HEMP(Method):
     levels: int = 16
     strength: float = 1.0
     error_strength: float = 0.1
+    last_error_strength: float = 0.1
     quantizer: Quantizer = Quantizer.LLOYD_MAX
     zero_level: bool = False
     refresh_every: int = 100
@@ -108,6 +110,7 @@ class HEMP(Method):
             ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
             ("error_strength", 0 <= self.error_strength < math.inf, "a finite number of at least 0"),
+            ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
         ):
             if not holds:
@@ -125,6 +128,7 @@ class BoundHEMP(BoundMethod):
         super().__init__(parameters)
         self.config = config
         self.training_step = 0
+        self.error_strength = config.error_strength
         self.zero = config.levels // 2 if config.zero_level else None
         self.levels = [self._fitted(tensor, self._spread(tensor)) for tensor in self.parameters.values()]
         self.layers = self._layers()
@@ -135,9 +139,13 @@ class BoundHEMP(BoundMethod):
             self._refresh()
         gradients = [_gradient(tensor) for tensor in self.parameters.values()]
         config = self.config
-        weighting = Weighting(config.strength, config.error_strength, config.gradient, config.insensitivity)
+        weighting = Weighting(config.strength, self.error_strength, config.gradient, config.insensitivity)
         self.layers.add_gradient(gradients, weighting)
         self.training_step += 1
+
+    def on_last_phase(self) -> None:
+        """Weights settle: λ_E is that of the last phase."""
+        self.error_strength = self.config.last_error_strength
 
     def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
         """The nearest of the parameter's levels; symbols are positions, counted alike in all parameters."""
@@ -146,7 +154,7 @@ class BoundHEMP(BoundMethod):
         return codebook, nearest(weights.cpu(), codebook)
 
     def measures(self) -> dict[str, float]:
-        """H_n / n of the weights and Ĥ_n / n of the quantized ones, in bits per weight, and E."""
+        """H_n / n, in bits per weight, and E."""
         silent = Weighting(0.0, 0.0, Gradient.EXACT, insensitivity=False)
         scratch = [torch.zeros_like(tensor, requires_grad=False) for tensor in self.parameters.values()]
         bits, error = self.layers.add_gradient(scratch, silent)
@@ -154,11 +162,13 @@ class BoundHEMP(BoundMethod):
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        return {"training_step": self.training_step, "levels": self.levels}
+        names = ("training_step", "error_strength", "levels")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.training_step, self.levels = state["training_step"], list(state["levels"])
+        for name, value in state.items():
+            setattr(self, name, value)
         self.layers = self._layers()
 
     def _refresh(self) -> None:

@@ -68,6 +68,7 @@ class BoundLOBSTER(BoundMethod):
         self.factors: list[Tensor] | None = None  # what the weights are to be multiplied by, once, after a step
         self.best_loss = math.inf
         self.epochs_since_best = 0
+        self.is_last_phase = False
 
     @torch.no_grad()
     def on_forward(self) -> None:
@@ -90,14 +91,20 @@ class BoundLOBSTER(BoundMethod):
         torch._foreach_add_(self.factors, 1.0 - self.config.strength)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
-        """Prune if the validation loss has not improved for long enough."""
+        """Prune if the validation loss has not improved for long enough, but no more in the last phase."""
         self.on_forward()
+        if self.is_last_phase:
+            return
         loss = validation_loss()
         self.epochs_since_best = 0 if loss < self.best_loss else self.epochs_since_best + 1
         self.best_loss = min(loss, self.best_loss)
         if self.epochs_since_best >= self.config.plateau_epochs:
             self.best_loss = self.prune(validation_loss, (1 + self.config.tolerated_worsening) * loss)
             self.epochs_since_best = 0
+
+    def on_last_phase(self) -> None:
+        """What is pruned stays so, and nothing more goes: the rest is to recover."""
+        self.is_last_phase = True
 
     @torch.no_grad()
     def prune(self, validation_loss: Callable[[], float], limit: float) -> float:
@@ -133,7 +140,7 @@ class BoundLOBSTER(BoundMethod):
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        names = ("kept", "factors", "best_loss", "epochs_since_best")
+        names = ("kept", "factors", "best_loss", "epochs_since_best", "is_last_phase")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

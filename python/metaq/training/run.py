@@ -29,7 +29,7 @@ from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Recipe, as_tree
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
-_LOGGED_ORDERS = (1, 2)  # of the entropy of the symbols, in bits per weight
+_LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
 FLOAT_NETWORK, FILE, RESULT, REPORT = "float.safetensors", "model.mtq", "result.json", "report.html"
 
 Advance = Callable[[str, int, int], None]
