@@ -11,7 +11,8 @@
 
 namespace metaq::hemp {
 
-// One layer. Its levels are increasing; `inverse_spacings` has one less; with a single level both weigh nothing.
+// One layer. Its levels are increasing, with the last repeated where there is but one; `inverse_spacings` are 0 there.
+// What is done for every weight has no branches: they would depend on the weights, and be mispredicted half of the time.
 struct Layer {
     const float* weights;
     float* gradient;  // of the loss, to which the regulariser's is added
@@ -48,8 +49,14 @@ inline void find_cells(const Layer& layer, std::size_t first, std::size_t count)
     }
     const float* const inner = layer.levels + 1;
     for (std::size_t i = 0; i < count; ++i) {
-        const float* const above = std::upper_bound(inner, inner + layer.level_count - 2, weights[i]);
-        cells[i] = static_cast<std::int32_t>(above - inner);
+        const float* begin = inner;
+        auto remaining = static_cast<std::size_t>(layer.level_count - 2);
+        while (remaining > 1) {
+            const std::size_t half = remaining / 2;
+            begin += static_cast<std::size_t>(begin[half - 1] <= weights[i]) * half;
+            remaining -= half;
+        }
+        cells[i] = static_cast<std::int32_t>(begin - inner) + static_cast<std::int32_t>(*begin <= weights[i]);
     }
 }
 
@@ -62,15 +69,10 @@ inline double locate(const Layer& layer) {
         float partial = 0.0f;
         for (std::size_t i = first; i < first + count; ++i) {
             const float* const level = layer.levels + layer.cells[i];
-            const float distance = layer.weights[i] - level[0];
-            float share = 0.0f;
-            float error = distance;
-            if (layer.level_count > 1) {
-                share = std::clamp(distance * layer.inverse_spacings[layer.cells[i]], 0.0f, 1.0f);
-                error = share <= 0.5f ? distance : layer.weights[i] - level[1];
-            }
-            layer.shares[i] = share;
-            partial += error * error;
+            const float below = layer.weights[i] - level[0];
+            const float above = layer.weights[i] - level[1];
+            layer.shares[i] = std::min(1.0f, std::max(0.0f, below * layer.inverse_spacings[layer.cells[i]]));
+            partial += std::min(below * below, above * above);
         }
         squares += static_cast<double>(partial);
     }
@@ -155,9 +157,10 @@ inline void add_gradient(const Layer& layer, std::size_t base, const float* logs
     const auto add = [&](std::size_t i, float slope) {
         const float weight = layer.weights[i];
         const float* const level = layer.levels + layer.cells[i];
-        const bool is_inside = weight >= least && weight <= most && layer.level_count > 1;
-        const float entropy = is_inside ? slope * layer.inverse_spacings[layer.cells[i]] : 0.0f;
-        const float error = weight - (layer.shares[i] <= 0.5f ? level[0] : level[1]);
+        const auto is_inside = static_cast<float>((weight >= least) & (weight <= most));
+        const auto is_above = static_cast<float>(layer.shares[i] > 0.5f);
+        const float entropy = is_inside * slope * layer.inverse_spacings[layer.cells[i]];
+        const float error = weight - (level[0] + is_above * (level[1] - level[0]));
         const float insensitivity = 1.0f - std::fabs(layer.gradient[i]) * per_magnitude;
         layer.gradient[i] += insensitivity * (weighting.entropy * entropy + weighting.error * error);
     };

@@ -84,6 +84,7 @@ class Layers:
     def _prepare(self) -> None:
         table = torch.zeros(2, len(self.levels), self.base)
         for row, levels in enumerate(self.levels):
+            table[0, row] = levels[-1]
             table[0, row, : len(levels)] = levels
             table[1, row, : len(levels) - 1] = 1 / levels.diff()
         self._table = table
