@@ -64,11 +64,14 @@ def trained(model: nn.Module, dataset: Dataset, epochs: int, compressor: metaq.C
 
 
 def measured(model: nn.Module, dataset: Dataset, compressor: metaq.Compressor) -> dict[str, float]:
+    """Of the float network, and of the file that would be made of it."""
     config, measures = compressor.bound.config, compressor.bound.measures()
     terms = config.strength * config.order * measures["proxy_entropy"]
+    float_network = type(model)()
+    float_network.load_state_dict(model.state_dict())
     return measures | {
         "entropy": entropy_of_order(compressor.compress(), config.order),
-        "float_loss": evaluate(model, dataset.validation).loss,
+        "float_loss": evaluate(float_network, dataset.validation).loss,
         "terms": terms + config.error_strength * measures["reconstruction_error"],
     }
 
@@ -117,9 +120,7 @@ def plot(report: dict[str, Any], folder: Path) -> None:
     axes[0, 1].stairs(shown["counts"], shown["edges"], fill=True)
     for level in shown["levels"]:
         axes[0, 1].axvline(level, color="tab:red", linewidth=0.8)
-    axes[0, 1].set(
-        title=f"7: {shown['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log"
-    )
+    axes[0, 1].set(title=f"7: {shown['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log")
     for name, colour in (("without E", "tab:red"), ("with E", "tab:blue"), ("with strong E", "tab:green")):
         series(axes[1, 0], runs[name], "float_loss", f"{name}, float", color=colour)
         series(axes[1, 0], runs[name], "quantized_loss", f"{name}, quantized", color=colour, linestyle="--")

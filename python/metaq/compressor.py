@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
-from metaq.container import encode
+from metaq import container
 from metaq.errors import InputError
 from metaq.methods.base import Method
 from metaq.pipeline import CodedTensor, CompressedModel, keep
@@ -26,19 +25,22 @@ class Compressor:
             optimizer.step()
         metaq.save(compressor.compress(), "model.mtq")
 
-    From its making on, what the model's forward passes see is the method's affair: METaQ shows them quantized weights,
-    HEMP and LOBSTER float ones. `regularize` gives the optimizer back the ones it updates, so call it once between
-    every ``backward()`` and ``optimizer.step()``. Measure what the file will hold inside `quantized`.
+    From its making on, the model's forward passes in evaluation mode see the quantized weights, those of the file; with
+    most methods they do so in training too. `regularize` gives the optimizer back the ones it updates. So call it once
+    between every ``backward()`` and ``optimizer.step()``.
 
     Args:
         model: on its device, in float32. All its trainable parameters are compressed, its buffers are kept exactly.
         method: what to do, and how strongly.
+        encode: how the file will be written, for methods that aim at its size.
 
     Raises:
         InputError: a model without trainable parameters, or one whose parameters are not finite float32.
     """
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(
+        self, model: nn.Module, method: Method, encode: Callable[[CompressedModel], bytes] = container.encode
+    ) -> None:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         if not parameters:
             raise InputError("model: expected trainable parameters, found none")
@@ -49,13 +51,14 @@ class Compressor:
         self.model = model
         self.bound = method.bind(parameters)
         self.training_step = 0
-        self._handle = model.register_forward_pre_hook(lambda *_: self.bound.on_forward())
+        self._encode = encode
+        self._handle = model.register_forward_pre_hook(lambda module, _: self.bound.on_forward(module.training))
 
     def regularize(self) -> None:
         """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``."""
         self.training_step += 1
         if self.bound.measure_every and self.training_step % self.bound.measure_every == 0:
-            self.bound.on_size(len(encode(self.compress())))
+            self.bound.on_size(self._measure)
         self.bound.on_gradients()
 
     @property
@@ -69,25 +72,23 @@ class Compressor:
         Args:
             validation_loss: measures the model on held-out data; called as often as the method needs it.
         """
+        if self.bound.measure_every:
+            self.bound.on_size(self._measure)
         self.bound.on_epoch(validation_loss)
 
     def begin_last_phase(self) -> None:
         """From here on the zero pattern stays as it is, and training only tunes what is left."""
         self.bound.on_last_phase()
 
-    def quantized(self) -> AbstractContextManager[None]:
-        """A context in which the model is the one that `compress` would put into a file now."""
-        return self.bound.quantized()
-
     def compress(self) -> CompressedModel:
-        """The model as it stands, quantized: exactly the weights that it has within `quantized`.
+        """The model as it stands, quantized: exactly the weights that its forward pass sees.
 
         Raises:
             InputError: a weight has become NaN or infinite.
         """
         for name, parameter in self.bound.parameters.items():
             _check_finite(name, parameter)
-        self.bound.on_forward()
+        self.bound.on_forward(False)
         tensors = keep(self.model.state_dict())
         for name, parameter in self.bound.parameters.items():
             codebook, symbols = self.bound.quantize(name, parameter.detach())
@@ -96,9 +97,7 @@ class Compressor:
 
     def detach(self) -> None:
         """Leave the model with its quantized weights, and touch it no more."""
-        with self.quantized():
-            weights = [parameter.detach().clone() for parameter in self.bound.parameters.values()]
-        torch._foreach_copy_([parameter.detach() for parameter in self.bound.parameters.values()], weights)
+        self.bound.on_forward(False)
         self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,6 +108,9 @@ class Compressor:
         """Inverse of `state_dict`."""
         self.training_step = state["training_step"]
         self.bound.load_state_dict(state["method"])
+
+    def _measure(self) -> int:
+        return len(self._encode(self.compress()))
 
 
 def _check_finite(name: str, parameter: nn.Parameter) -> None:

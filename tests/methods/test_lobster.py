@@ -93,6 +93,11 @@ def test_alone_it_quantizes_finely():
     before = model.weight.detach().clone()
     decoded = compressor.compress().decompress()["weight"]
     assert float((decoded - before).abs().max()) <= float(before.abs().max()) / 127 / 2 * 1.001
+    model.eval()
+    model(torch.zeros(1, 30))
+    assert torch.equal(model.weight.detach(), decoded)
+    model.train()
+    model(torch.zeros(1, 30))
     assert torch.equal(model.weight.detach(), before)
     model.bias.data.zero_()
     assert torch.equal(compressor.compress().decompress()["bias"], torch.zeros(30))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +25,11 @@ class BoundMethod(ABC):
         self.measure_every = 0  # training steps between two calls of `on_size`; 0 for none
         self.learning_rate_limit = math.inf  # the optimizer's learning rate is not to be above
 
-    def on_forward(self) -> None:
-        """Before the model's forward pass: may show it other weights than those the optimizer holds."""
+    def on_forward(self, is_training: bool) -> None:
+        """Before the model's forward pass: may show it other weights than those the optimizer holds.
+
+        In evaluation it must show those of the file.
+        """
 
     def undo_forward(self) -> None:
         """Gives the optimizer its weights back, should `on_forward` have put others into the parameters."""
@@ -35,8 +37,12 @@ class BoundMethod(ABC):
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
 
-    def on_size(self, size_bytes: int) -> None:
-        """Every `measure_every` training steps: the size of the whole file, were it written now."""
+    def on_size(self, measure: Callable[[], int]) -> None:
+        """Every `measure_every` training steps, and at an epoch's end.
+
+        Args:
+            measure: the size of the whole file in bytes, were it written now.
+        """
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """At the end of an epoch; ``validation_loss()`` measures the model on held-out data, as it then is."""
@@ -45,25 +51,8 @@ class BoundMethod(ABC):
         """When the last phase of training begins, in which the zero pattern stays as it is."""
 
     def measures(self) -> dict[str, float]:
-        """What to log of an epoch besides loss, accuracy and size."""
+        """What to log of an epoch besides loss, accuracy, size and entropies."""
         return {}
-
-    @contextmanager
-    def quantized(self) -> Iterator[None]:
-        """The parameters hold the quantized weights, whatever the method trains, and in the end what they held before.
-
-        So that what is measured is the network that a file would hold now.
-        """
-        self.on_forward()
-        held = [parameter.detach().clone() for parameter in self.parameters.values()]
-        try:
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    codebook, symbols = self.quantize(name, parameter.detach())
-                    parameter.copy_(codebook.values(symbols))
-            yield
-        finally:
-            torch._foreach_copy_([parameter.detach() for parameter in self.parameters.values()], held)
 
     @abstractmethod
     def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:

@@ -23,7 +23,8 @@ from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method
-from metaq.methods.hemp_terms import Layers, Weighting
+from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
+from metaq.methods.shown import ShownValues
 from metaq.solvers.lloyd_max import lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient
 
@@ -127,14 +128,28 @@ class BoundHEMP(BoundMethod):
     def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.config = config
+        self.shown = ShownValues(self.parameters)
         self.training_step = 0
         self.error_strength = config.error_strength
         self.zero = config.levels // 2 if config.zero_level else None
         self.levels = [self._fitted(tensor, self._spread(tensor)) for tensor in self.parameters.values()]
         self.layers = self._layers()
 
+    def on_forward(self, is_training: bool) -> None:
+        """Training sees the float weights, evaluation those of the file."""
+        if is_training:
+            self.undo_forward()
+        elif self.shown.own is None:
+            columns = zip(self.parameters.items(), self.levels, strict=True)
+            self.shown.show({name: nearest_level(tensor.detach(), levels) for (name, tensor), levels in columns})
+
+    def undo_forward(self) -> None:
+        """Give the optimizer its float weights back."""
+        self.shown.take_back()
+
     def on_gradients(self) -> None:
         """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is time."""
+        self.undo_forward()
         if self.training_step and self.training_step % self.config.refresh_every == 0:
             self._refresh()
         gradients = [_gradient(tensor) for tensor in self.parameters.values()]
@@ -155,6 +170,7 @@ class BoundHEMP(BoundMethod):
 
     def measures(self) -> dict[str, float]:
         """H_n / n, in bits per weight, and E."""
+        self.undo_forward()
         silent = Weighting(0.0, 0.0, Gradient.EXACT, insensitivity=False)
         scratch = [torch.zeros_like(tensor, requires_grad=False) for tensor in self.parameters.values()]
         bits, error = self.layers.add_gradient(scratch, silent)
@@ -163,12 +179,12 @@ class BoundHEMP(BoundMethod):
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         names = ("training_step", "error_strength", "levels")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.training_step, self.error_strength = state["training_step"], state["error_strength"]
+        self.levels, self.shown.own = list(state["levels"]), state["own"]
         self.layers = self._layers()
 
     def _refresh(self) -> None:

@@ -25,6 +25,7 @@ from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.shown import ShownValues
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class BoundLOBSTER(BoundMethod):
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.config = config
+        self.shown = ShownValues(self.parameters)
         self.kept: list[Tensor] | None = None  # False where a weight is pruned
         self.factors: list[Tensor] | None = None  # what the weights are to be multiplied by, once, after a step
         self.best_loss = math.inf
@@ -71,19 +73,28 @@ class BoundLOBSTER(BoundMethod):
         self.is_last_phase = False
 
     @torch.no_grad()
-    def on_forward(self) -> None:
-        """Shrink the weights, if the optimizer has made a step since the last time; pruned ones stay zero."""
-        tensors = [tensor.detach() for tensor in self.parameters.values()]
+    def on_forward(self, is_training: bool) -> None:
+        """Shrink the weights after a step of the optimizer, once; evaluation sees those of the file."""
         if self.factors is not None:
+            tensors = [tensor.detach() for tensor in self.parameters.values()]
             torch._foreach_mul_(tensors, self.factors)
-            self.factors = None
             if self.kept is not None:
                 torch._foreach_mul_(tensors, self.kept)
+            self.factors = None
+        if is_training:
+            self.undo_forward()
+        elif self.shown.own is None:
+            quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
+            self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
+
+    def undo_forward(self) -> None:
+        """Give the optimizer its weights back."""
+        self.shown.take_back()
 
     @torch.no_grad()
     def on_gradients(self) -> None:
         """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
-        self.on_forward()
+        self.on_forward(True)
         # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
         self.factors = [_gradient(tensor).abs() for tensor in self.parameters.values()]
         torch._foreach_clamp_max_(self.factors, 1.0)
@@ -92,7 +103,7 @@ class BoundLOBSTER(BoundMethod):
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """Prune if the validation loss has not improved for long enough, but no more in the last phase."""
-        self.on_forward()
+        self.on_forward(True)
         if self.is_last_phase:
             return
         loss = validation_loss()
@@ -113,10 +124,12 @@ class BoundLOBSTER(BoundMethod):
         Returns:
             the loss then.
         """
+        self.undo_forward()
         tensors = [tensor.detach() for tensor in self.parameters.values()]
         held = [tensor.clone() for tensor in tensors]
 
         def loss_below(threshold: float) -> float:
+            self.undo_forward()
             for tensor, weights in zip(tensors, held, strict=True):
                 torch.mul(weights, weights.abs() >= threshold, out=tensor)
             return validation_loss()
@@ -124,29 +137,32 @@ class BoundLOBSTER(BoundMethod):
         magnitudes = torch.cat([weights.abs().reshape(-1) for weights in held]).unique()
         threshold = largest_threshold(magnitudes, loss_below, limit)
         loss = loss_below(threshold)
+        self.undo_forward()
         self.kept = [tensor != 0 for tensor in tensors]
         return loss
 
     def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
         """Nearest multiple of a step that puts the parameter's largest magnitude at the radius."""
-        greatest = float(weights.abs().max())
+        own = weights if self.shown.own is None else self.shown.own[name]
+        greatest = float(own.abs().max())
         codebook = UniformCodebook(max(greatest / self.config.radius, torch.finfo(torch.float32).tiny))
-        return codebook, nearest(weights.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
+        return codebook, nearest(own.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
 
     def measures(self) -> dict[str, float]:
         """The share of weights that are zero."""
+        self.undo_forward()
         zeros = sum(int((tensor.detach() == 0).sum()) for tensor in self.parameters.values())
         return {"zero_share": zeros / sum(tensor.numel() for tensor in self.parameters.values())}
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         names = ("kept", "factors", "best_loss", "epochs_since_best", "is_last_phase")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, value in state.items():
-            setattr(self, name, value)
+            setattr(self.shown if name == "own" else self, name, value)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

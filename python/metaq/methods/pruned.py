@@ -44,10 +44,20 @@ class BoundPruned(BoundMethod):
         self.measure_every = method.measure_every
         self.learning_rate_limit = min(method.learning_rate_limit, pruning.learning_rate_limit)
 
-    def on_forward(self) -> None:
-        """Prune, then show what the method shows."""
-        self.pruning.on_forward()
-        self.method.on_forward()
+    def on_forward(self, is_training: bool) -> None:
+        """Prune the optimizer's weights, then show what the method shows.
+
+        Raises:
+            InputError: in evaluation, weights that are pruned would not be zero in the file, for want of a level there.
+        """
+        self.pruning.on_forward(True)
+        zeros = {} if is_training else {name: tensor.detach() == 0 for name, tensor in self.parameters.items()}
+        self.method.on_forward(is_training)
+        for name, is_zero in zeros.items():
+            shown = self.parameters[name].detach()[is_zero]
+            if bool(shown.any()):
+                found = float(shown[shown != 0][0])
+                raise InputError(f"parameter {name!r}: expected a level at zero for what is pruned, found {found:g}")
 
     def undo_forward(self) -> None:
         """The optimizer's weights, pruned."""
@@ -58,22 +68,21 @@ class BoundPruned(BoundMethod):
         self.pruning.on_gradients()
         self.method.on_gradients()
 
-    def on_size(self, size_bytes: int) -> None:
+    def on_size(self, measure: Callable[[], int]) -> None:
         """The method's affair."""
-        self.method.on_size(size_bytes)
+        self.method.on_size(measure)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """Both decide; the pruning tries out thresholds on the optimizer's weights, as the method then shows them."""
 
-        def shown_loss() -> float:
-            self.method.on_forward()
+        def loss_of_pruned() -> float:
             loss = validation_loss()
             self.method.undo_forward()
             return loss
 
-        self.undo_forward()
-        self.pruning.on_epoch(shown_loss)
-        self.method.on_epoch(shown_loss)
+        self.method.undo_forward()
+        self.pruning.on_epoch(loss_of_pruned)
+        self.method.on_epoch(validation_loss)
 
     def on_last_phase(self) -> None:
         """For both."""
@@ -81,20 +90,12 @@ class BoundPruned(BoundMethod):
         self.method.on_last_phase()
 
     def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
-        """The method's levels.
-
-        Raises:
-            InputError: weights that are zero would not stay so, for want of a level there.
-        """
-        codebook, symbols = self.method.quantize(name, weights)
-        moved = codebook.values(symbols[weights.cpu() == 0])
-        if bool((moved != 0).any()):
-            found = float(moved[moved != 0][0])
-            raise InputError(f"parameter {name!r}: expected a level at zero for what is pruned, found {found:g}")
-        return codebook, symbols
+        """The method's levels."""
+        return self.method.quantize(name, weights)
 
     def measures(self) -> dict[str, float]:
         """Those of both."""
+        self.undo_forward()
         return {**self.method.measures(), **self.pruning.measures()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -94,17 +94,9 @@ class Stage:
         return total / self.steps_per_epoch
 
     def end_epoch(self, validation: Split) -> Evaluation:
-        """What follows an epoch: the method's decisions, recalibration, and the measure of it all on held-out data.
-
-        Recalibrated and measured is the quantized network: what the file would hold.
-        """
-        if self.compressor is None:
-            return self._recalibrate_and_evaluate(validation)
-        self.compressor.end_epoch(lambda: evaluate(self.model, validation).loss)
-        with self.compressor.quantized():
-            return self._recalibrate_and_evaluate(validation)
-
-    def _recalibrate_and_evaluate(self, validation: Split) -> Evaluation:
+        """What follows an epoch: the method's decisions, recalibration, and the measure of it all on held-out data."""
+        if self.compressor is not None:
+            self.compressor.end_epoch(lambda: evaluate(self.model, validation).loss)
         if self.section.recalibration_batches:
             size = self.section.batch_size
             recalibrate(self.model, self.split.images.split(size)[: self.section.recalibration_batches])

@@ -101,7 +101,7 @@ class Run:
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        self._run_stage(model, Compressor(model, self.recipe.compression))
+        self._run_stage(model, Compressor(model, self.recipe.compression, self._encode))
         write_atomically(self.folder / FILE, self.progress.best_file)
         return self._finish()
 
@@ -142,16 +142,15 @@ class Run:
         line = {"stage": name, "epoch": epoch, "loss": loss}
         line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy, "seconds": seconds}
         if stage.compressor is not None:
+            line |= stage.compressor.bound.measures()
             compressed = stage.compressor.compress()
             file = self._encode(compressed)
             line["file_bytes"] = len(file)
             line |= {f"entropy_{order}": entropy_of_order(compressed, order) for order in _LOGGED_ORDERS}
-            line |= stage.compressor.bound.measures()
             if stage.is_last_phase(epoch) and validation.accuracy >= self.progress.best_accuracy:
                 self.progress.best_file = file
                 self.progress.best_accuracy, self.progress.best_epoch = validation.accuracy, epoch
-                with stage.compressor.quantized():
-                    self.progress.best_weights = digest(stage.model.state_dict())
+                self.progress.best_weights = digest(stage.model.state_dict())
         self.progress.epochs_done = epoch + 1
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(line) + "\n")
