@@ -28,7 +28,7 @@ from metaq.metrics import entropy_of_order
 from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Optimizer, Schedule, StageSection
 
-FLOAT_EPOCHS, BATCH, RATE = 3, 100, 1e-2
+BATCH, RATE = 100, 1e-2
 PAPER = metaq.HEMP()
 STRONG_ERROR = 20.0  # λ_E at which E is felt: (25) divides its gradient by the number of weights
 RUNS = {
@@ -88,7 +88,7 @@ def histogram(model: nn.Module, compressor: metaq.Compressor) -> dict[str, Any]:
 def run_all(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> None:
     dataset = data.by_name(options.data)(options.held_out)
     start = new_network(options)
-    trained(start, dataset, FLOAT_EPOCHS)
+    trained(start, dataset, options.float_epochs)
     for name, config in RUNS.items():
         if name in report["runs"]:
             continue
@@ -109,7 +109,7 @@ def series(axes: Any, run: dict[str, Any], key: str, label: str, **style: Any) -
     axes.plot(range(1, len(values) + 1), values, label=label, **style)
 
 
-def plot(report: dict[str, Any], folder: Path) -> None:
+def plot(report: dict[str, Any], path: Path) -> None:
     runs = report["runs"]
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     for order, colour in ((1, "tab:red"), (2, "tab:blue"), (4, "black")):
@@ -135,8 +135,7 @@ def plot(report: dict[str, Any], folder: Path) -> None:
     beside.set_ylabel("R")
     for panel in (axes[0, 0], axes[1, 0], axes[1, 1]):
         panel.legend(fontsize="small")
-    figure.savefig(folder / "hemp_figures.svg")
-    figure.savefig(folder / "hemp_figures.png", dpi=80)
+    figure.savefig(path.with_suffix(".svg"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,15 +143,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", default="lenet5")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--held-out", type=int, default=5000)
+    parser.add_argument("--float-epochs", type=int, default=3, help="before all runs")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    path = options.folder / "hemp_figures.json"
+    path = options.folder / f"hemp_figures_{options.data}.json"
     command = shlex.join(["python", *(sys.argv if arguments is None else arguments)])
     report = json.loads(path.read_text()) if path.exists() else {"command": command, "runs": {}}
     run_all(options, path, report)
-    plot(report, options.folder)
+    plot(report, path)
 
 
 if __name__ == "__main__":
