@@ -71,10 +71,10 @@ def test_the_network_trains_in_float_and_is_measured_quantized():
 
 def test_the_entropy_falls_and_the_proxy_follows_it():
     model = small()
-    compressor = metaq.Compressor(model, metaq.HEMP(levels=4, error_strength=20.0, refresh_every=20))
+    compressor = metaq.Compressor(model, metaq.HEMP(levels=4, strength=2.0, error_strength=40.0, refresh_every=20))
     first = compressor.compress()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for _ in range(400):
+    for _ in range(200):
         one_step(model, compressor, *BATCH)
         optimizer.step()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -82,7 +82,7 @@ def test_the_entropy_falls_and_the_proxy_follows_it():
     assert entropy_of_order(last, 2) < 0.8 * entropy_of_order(first, 2)
     proxy = proxy_entropy(last, weights, 2)
     assert proxy == pytest.approx(entropy_of_order(last, 2), abs=0.1)
-    assert compressor.bound.measures()["proxy_entropy"] == pytest.approx(proxy, abs=1e-4)
+    assert compressor.bound.measures()["proxy_entropy"] == pytest.approx(proxy, abs=0.01)
 
 
 def test_the_last_phase_has_an_error_strength_of_its_own():

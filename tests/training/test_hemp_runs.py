@@ -46,7 +46,10 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    ["hemp-lobster", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "hemp-lobster")],
+)
 def test_a_run_makes_the_file_small_and_resumes_to_the_same_bytes(name, tmp_path):
     result = run.Run(recipe(name), tmp_path / "whole", False, lambda *_: None).train()
     reader = Reader((tmp_path / "whole" / run.FILE).read_bytes())
