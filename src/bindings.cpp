@@ -14,9 +14,11 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
+#include "metaq/hemp.hpp"
 #include "metaq/huffman.hpp"
 #include "metaq/knapsack.hpp"
 #include "metaq/mixing.hpp"
@@ -238,6 +240,52 @@ void take_back_latent(const Addresses& weights, const Addresses& latents, const 
     }
 }
 
+// Layers of HEMP: addresses of their weights, gradients (or none), sizes, how many levels each has, and the addresses of
+// what is there for all: float32 (T, base) levels and inverse spacings, int32 cells and float32 shares of all weights.
+using HempLayers = std::tuple<Addresses, Addresses, std::vector<std::size_t>, std::vector<int>, std::size_t,
+                              std::vector<std::uintptr_t>>;
+
+template <typename Visit>
+void visit_layers(const HempLayers& layers, const Visit& visit) {
+    const auto& [weights, gradients, sizes, level_counts, base, common] = layers;
+    std::size_t done = 0;
+    for (std::size_t t = 0; t < sizes.size(); ++t) {
+        visit(metaq::hemp::Layer{floats(weights.at(t)), gradients.empty() ? nullptr : floats(gradients.at(t)), sizes[t],
+                                 floats(common.at(0)) + t * base, floats(common.at(1)) + t * base, level_counts.at(t),
+                                 reinterpret_cast<std::int32_t*>(common.at(2)) + done, floats(common.at(3)) + done});
+        done += sizes[t];
+    }
+}
+
+// Fills cells and shares, adds every tuple to the float64 histogram; returns the sum of squared distances to levels.
+template <int Order>
+double count_tuples(const HempLayers& layers, std::uintptr_t histogram) {
+    nb::gil_scoped_release release;
+    double squares = 0.0;
+    visit_layers(layers, [&](const metaq::hemp::Layer& layer) {
+        squares += metaq::hemp::locate(layer);
+        metaq::hemp::count_tuples<Order>(layer, std::get<4>(layers), reinterpret_cast<double*>(histogram));
+    });
+    return squares;
+}
+
+template <int Order>
+void add_tuple_gradient(const HempLayers& layers, std::uintptr_t logs, float entropy, float error, bool is_printed,
+                        bool has_insensitivity) {
+    nb::gil_scoped_release release;
+    const metaq::hemp::Weighting weighting{entropy, error, is_printed, has_insensitivity};
+    visit_layers(layers, [&](const metaq::hemp::Layer& layer) {
+        metaq::hemp::add_gradient<Order>(layer, std::get<4>(layers), floats(logs), weighting);
+    });
+}
+
+template <int Order>
+void bind_hemp(nb::module_& module) {
+    module.def(("count_tuples_" + std::to_string(Order)).c_str(), &count_tuples<Order>);
+    module.def(("add_tuple_gradient_" + std::to_string(Order)).c_str(), &add_tuple_gradient<Order>);
+    if constexpr (Order < metaq::hemp::kMostOrder) bind_hemp<Order + 1>(module);
+}
+
 // Addresses of contiguous arrays on the CPU, which the caller keeps alive and has checked: float64 costs, places and
 // slopes, int64 vertices.
 using HullAddresses = std::tuple<std::uintptr_t, std::uintptr_t, std::uintptr_t>;
@@ -290,6 +338,7 @@ NB_MODULE(_native, module) {
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
     module.def("show_quantized", &show_quantized);
     module.def("take_back_latent", &take_back_latent);
+    bind_hemp<1>(module);
     module.def("find_hulls", &find_hulls);
     module.def("solve_knapsacks", &solve_knapsacks);
     module.def("join_planes", &join_planes, nb::arg("planes").noconvert(), nb::arg("is_float"),

@@ -1,9 +1,20 @@
+import itertools
 import math
+from collections import Counter
 
 import pytest
 import torch
 
-from metaq.metrics import digest, entropy_bits, relative_squared_error
+import metaq
+from metaq.errors import InputError
+from metaq.metrics import (
+    digest,
+    entropy_bits,
+    entropy_of_order,
+    proxy_entropy,
+    relative_squared_error,
+    tuple_entropy,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +62,42 @@ def test_a_digest_tells_everything_apart():
 def test_a_digest_depends_on_values_only(dtype):
     tensor = torch.arange(12).reshape(3, 4).to(dtype)
     assert digest({"a": tensor}) == digest({"a": tensor.T.contiguous().T})
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 7])
+def test_tuple_entropy_counts_tuples(order):
+    generator = torch.Generator().manual_seed(order)
+    tensors = [torch.randint(-3, 4, size, generator=generator, dtype=torch.int32) for size in ((50,), (4, 9), (1,))]
+    counts = Counter()
+    for tensor in tensors:
+        flat = tensor.reshape(-1).tolist()
+        counts.update(tuple(flat[i : i + order]) for i in range(0, len(flat) - order + 1, order))
+    total = counts.total()
+    expected = -sum(c / total * math.log2(c / total) for c in counts.values()) / order
+    assert tuple_entropy(tensors, order) == pytest.approx(expected)
+
+
+def test_tuple_entropy_of_hardly_anything():
+    assert tuple_entropy([], 2) == 0.0
+    assert tuple_entropy([torch.tensor([1, 2, 3])], 4) == 0.0
+    with pytest.raises(InputError, match="order: expected at least 1, found 0"):
+        tuple_entropy([torch.tensor([1])], 0)
+
+
+def test_longer_tuples_never_have_more_bits_a_weight():
+    """From one order to its multiples: a run of two tuples costs at most what both cost alone."""
+    weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).cumsum(0) / 8
+    model = metaq.compress({"weight": weights}, step=0.5)
+    entropies = [entropy_of_order(model, order) for order in (1, 2, 4, 8)]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(entropies))
+    assert entropies[-1] > 0
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_proxy_of_any_compressed_model(order):
+    weights = {"a": torch.randn(40, 5), "count": torch.arange(9), "b": torch.randn(3, 7, 2) / 10}
+    model = metaq.compress(weights, step=0.05)
+    decoded = model.decompress()
+    assert proxy_entropy(model, decoded, order) == pytest.approx(entropy_of_order(model, order), abs=1e-3)
+    assert proxy_entropy(model, weights, order) != pytest.approx(entropy_of_order(model, order), abs=1e-3)
+    assert proxy_entropy(metaq.CompressedModel({}), {}, order) == 0.0

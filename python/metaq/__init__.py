@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
     from metaq.lossless import compress_losslessly
-    from metaq.methods import METaQ
+    from metaq.methods import HEMP, LOBSTER, METaQ, Pruned
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "HEMP",
+    "LOBSTER",
     "Alias",
     "CodedTensor",
     "CompressedModel",
@@ -26,6 +28,7 @@ __all__ = [
     "InputError",
     "METaQ",
     "MetaqError",
+    "Pruned",
     "RecipeError",
     "compress",
     "compress_losslessly",

@@ -132,13 +132,15 @@ def inspect(source: MtqFile, as_json: AsJson = False) -> None:
     """Show what a .mtq file holds, tensor by tensor, and what each costs."""
     from metaq.files import read_bytes
     from metaq.reader import Reader
-    from metaq.report.tables import show, show_entries, tensor_rows
+    from metaq.report.tables import entropy_entries, show, show_entries, tensor_rows
 
     reader = Reader(read_bytes(source), str(source))
     with _working(f"reading {source.name}"):
         rows = tensor_rows(reader)
+        entropies = entropy_entries(reader.model())
     coded_bytes = sum(chunk.payload_bytes for chunk in reader.header.chunks)
-    summary = {"file_bytes": len(reader.data), "header_and_checksum_bytes": len(reader.data) - coded_bytes}
+    sizes = {"file_bytes": len(reader.data), "header_and_checksum_bytes": len(reader.data) - coded_bytes}
+    summary = {**sizes, **entropies}
     if as_json:
         print(json.dumps({**summary, "metadata": reader.header.metadata, "tensors": rows}, indent=2))
         return

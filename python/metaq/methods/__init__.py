@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from metaq.errors import InputError, nearest_name
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.hemp import HEMP
+from metaq.methods.lobster import LOBSTER
 from metaq.methods.metaq import METaQ
+from metaq.methods.pruned import Pruned
 
-methods: dict[str, type[Method]] = {"metaq": METaQ}
+methods: dict[str, type[Method]] = {"metaq": METaQ, "hemp": HEMP, "lobster": LOBSTER}
 
 
 def by_name(name: str) -> type[Method]:
@@ -20,4 +23,4 @@ def by_name(name: str) -> type[Method]:
     return methods[name]
 
 
-__all__ = ["BoundMethod", "METaQ", "Method", "by_name", "methods"]
+__all__ = ["HEMP", "LOBSTER", "BoundMethod", "METaQ", "Method", "Pruned", "by_name", "methods"]

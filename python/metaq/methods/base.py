@@ -31,6 +31,9 @@ class BoundMethod(ABC):
         In evaluation it must show those of the file.
         """
 
+    def undo_forward(self) -> None:
+        """Gives the optimizer its weights back, should `on_forward` have put others into the parameters."""
+
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
 
@@ -46,6 +49,10 @@ class BoundMethod(ABC):
 
     def on_last_phase(self) -> None:
         """When the last phase of training begins, in which the zero pattern stays as it is."""
+
+    def measures(self) -> dict[str, float]:
+        """What to log of an epoch besides loss, accuracy, size and entropies."""
+        return {}
 
     @abstractmethod
     def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:

@@ -52,6 +52,10 @@ class RegularizedTraining(BoundMethod):
         self.is_last_phase = False
         self.objective = _objective(config)
 
+    def undo_forward(self) -> None:
+        """Give the optimizer its weights back."""
+        self.view.hide()
+
     def on_gradients(self) -> None:
         """Give the optimizer its weights back and add strength·β to their gradients."""
         self.on_forward(True)

@@ -14,11 +14,13 @@ from rich.text import Text
 
 from metaq import coding
 from metaq.container import encode
-from metaq.metrics import entropy_bits
+from metaq.metrics import entropy_bits, entropy_of_order
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
 from metaq.reader import Reader
 
 Row = dict[str, Any]
+
+_ORDERS = (1, 2, 4)
 
 _HEADINGS = {"zero_order_bits_per_weight": "entropy,\nbits/weight", "bits_per_weight": "coded,\nbits/weight"}
 
@@ -45,6 +47,11 @@ def tensor_rows(reader: Reader) -> list[Row]:
         row["bytes"] = round(sizes[index], 1)
         rows.append(row)
     return rows
+
+
+def entropy_entries(model: CompressedModel) -> dict[str, float]:
+    """Entropies of several orders, in bits per weight, of all coded weights of a model together."""
+    return {f"entropy_order_{order}_bits_per_weight": entropy_of_order(model, order) for order in _ORDERS}
 
 
 def _shared_sizes(reader: Reader) -> list[float]:

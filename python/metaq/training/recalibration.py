@@ -23,8 +23,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         return
     momenta = [norm.momentum for norm in norms]
     was_training = model.training
-    model.train()
+    model.eval()  # so that weights are those of the file, whatever a method trains
     for norm in norms:
+        norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for the plain average over all batches
     for inputs in (first, *batches):

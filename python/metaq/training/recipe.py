@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from metaq import data, methods, models
 from metaq.errors import InputError, RecipeError, nearest_name
-from metaq.methods import Method
+from metaq.methods import Method, Pruned
 
 Section = TypeVar("Section")
 
@@ -112,7 +112,7 @@ class FileSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment: train a network, train it on with a method, write the file."""
+    """An experiment: train a network, train it on with a method, perhaps prune it as it goes, write the file."""
 
     name: str
     seed: int
@@ -123,6 +123,13 @@ class Recipe:
     method: MethodSection
     training: StageSection
     file: FileSection = FileSection()
+    pruning: MethodSection | None = None
+
+    @property
+    def compression(self) -> Method:
+        """The method, with the pruning if there is one."""
+        method = self.method.configuration
+        return Pruned(method, self.pruning.configuration) if self.pruning is not None else method
 
 
 def known_recipes() -> list[str]:
@@ -181,7 +188,11 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
 def as_tree(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain dictionaries, in the layout of its TOML file, all defaults spelt out."""
     tree = dataclasses.asdict(recipe, dict_factory=_plain)
-    tree["method"] = {"name": recipe.method.name, **tree["method"]["configuration"]}
+    for key in ("method", "pruning"):
+        if tree[key] is not None:
+            tree[key] = {"name": tree[key]["name"], **tree[key]["configuration"]}
+    if tree["pruning"] is None:
+        del tree["pruning"]
     del tree["name"]
     return tree
 
@@ -213,7 +224,7 @@ def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
     """A dataclass from a dictionary, every key known and of the right type, every required key there."""
     if kind is MethodSection:
         return typing.cast(Section, _method_section(tree, where))
-    types = typing.get_type_hints(kind)
+    types = {key: _required(hint) for key, hint in typing.get_type_hints(kind).items()}
     _check_keys(tree, list(types), where)
     values = {}
     for key, value in tree.items():
@@ -226,6 +237,12 @@ def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
         return kind(**values)
     except (RecipeError, InputError) as error:
         raise RecipeError(f"recipe section {where.rstrip('.')!r}: {error}") from None
+
+
+def _required(hint: Any) -> Any:
+    """Of a type that may also be None, the type itself."""
+    parts = typing.get_args(hint)
+    return next(part for part in parts if part is not type(None)) if type(None) in parts else hint
 
 
 def _value(value: Any, kind: Any, path: str) -> Any:

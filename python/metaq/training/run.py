@@ -20,7 +20,7 @@ from metaq.data import Dataset
 from metaq.errors import InputError
 from metaq.files import write_atomically
 from metaq.io.safetensors import read_safetensors, write_safetensors
-from metaq.metrics import digest
+from metaq.metrics import digest, entropy_of_order
 from metaq.pipeline import CompressedModel
 from metaq.reader import Reader
 from metaq.training import checkpoint
@@ -29,6 +29,7 @@ from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Recipe, as_tree
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
+_LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
 FLOAT_NETWORK, FILE, RESULT, REPORT = "float.safetensors", "model.mtq", "result.json", "report.html"
 
 Advance = Callable[[str, int, int], None]
@@ -100,7 +101,7 @@ class Run:
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        self._run_stage(model, Compressor(model, self.recipe.method.configuration, self._encode))
+        self._run_stage(model, Compressor(model, self.recipe.compression, self._encode))
         write_atomically(self.folder / FILE, self.progress.best_file)
         return self._finish()
 
@@ -141,8 +142,11 @@ class Run:
         line = {"stage": name, "epoch": epoch, "loss": loss}
         line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy, "seconds": seconds}
         if stage.compressor is not None:
-            file = self._encode(stage.compressor.compress())
+            line |= stage.compressor.bound.measures()
+            compressed = stage.compressor.compress()
+            file = self._encode(compressed)
             line["file_bytes"] = len(file)
+            line |= {f"entropy_{order}": entropy_of_order(compressed, order) for order in _LOGGED_ORDERS}
             if stage.is_last_phase(epoch) and validation.accuracy >= self.progress.best_accuracy:
                 self.progress.best_file = file
                 self.progress.best_accuracy, self.progress.best_epoch = validation.accuracy, epoch

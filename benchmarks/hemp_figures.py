@@ -1,0 +1,159 @@
+"""The figures of the HEMP paper, from short training runs of one's own.
+
+    python benchmarks/hemp_figures.py [--network lenet5] [--data mnist] [--epochs 8] [--folder benchmarks/results]
+
+6a: H_n and the entropy of the quantized weights over epochs, for every order. 7: weights around their levels, N = 3.
+8a: losses of the float and of the quantized network with and without E. 8b: R and the loss with and without the
+insensitivity, and without it at a tenth of R. Losses are on held-out images. All runs start from one float network;
+each is added to the JSON file when it is done, and not done again.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+
+import metaq
+from metaq import data, models
+from metaq.data import Dataset
+from metaq.metrics import entropy_of_order
+from metaq.training.loop import Stage, evaluate
+from metaq.training.recipe import Optimizer, Schedule, StageSection
+
+BATCH, RATE = 100, 1e-2
+PAPER = metaq.HEMP()
+STRONG_ERROR = 20.0  # λ_E at which E is felt: (25) divides its gradient by the number of weights
+RUNS = {
+    "order 1": replace(PAPER, order=1),
+    "order 2": PAPER,
+    "order 4": replace(PAPER, order=4),
+    "three levels": replace(PAPER, levels=3, zero_level=True, error_strength=STRONG_ERROR),
+    "without E": replace(PAPER, levels=5, error_strength=0.0),
+    "with E": replace(PAPER, levels=5),
+    "with strong E": replace(PAPER, levels=5, error_strength=STRONG_ERROR),
+    "without insensitivity": replace(PAPER, levels=5, insensitivity=False),
+    "without insensitivity, 0.1 R": replace(PAPER, levels=5, insensitivity=False, strength=0.1, error_strength=0.01),
+}
+
+
+def new_network(options: argparse.Namespace) -> nn.Module:
+    torch.manual_seed(0)
+    return models.by_name(options.network)()
+
+
+def trained(model: nn.Module, dataset: Dataset, epochs: int, compressor: metaq.Compressor | None = None) -> list[Any]:
+    """Train in place; of every epoch, what the figures show."""
+    section = StageSection(epochs, BATCH, RATE, Optimizer.SGD, Schedule.CONSTANT)
+    stage = Stage(model, section, dataset.train, 1, compressor)
+    rows = []
+    for epoch in range(epochs):
+        stage.run_epoch(epoch, lambda: None)
+        quantized = stage.end_epoch(dataset.validation)
+        if compressor is not None:
+            rows.append(measured(model, dataset, compressor) | {"quantized_loss": quantized.loss})
+            rows[-1]["quantized_accuracy"] = quantized.accuracy
+    return rows
+
+
+def measured(model: nn.Module, dataset: Dataset, compressor: metaq.Compressor) -> dict[str, float]:
+    """Of the float network, and of the file that would be made of it."""
+    config, measures = compressor.bound.config, compressor.bound.measures()
+    terms = config.strength * config.order * measures["proxy_entropy"]
+    float_network = type(model)()
+    float_network.load_state_dict(model.state_dict())
+    return measures | {
+        "entropy": entropy_of_order(compressor.compress(), config.order),
+        "float_loss": evaluate(float_network, dataset.validation).loss,
+        "terms": terms + config.error_strength * measures["reconstruction_error"],
+    }
+
+
+def histogram(model: nn.Module, compressor: metaq.Compressor) -> dict[str, Any]:
+    """Of the second convolution's weights, and its levels."""
+    name = [name for name, parameter in model.named_parameters() if parameter.ndim == 4][1]
+    levels = compressor.bound.levels[list(compressor.bound.parameters).index(name)]
+    weights = compressor.bound.parameters[name].detach()
+    counts, edges = torch.histogram(weights.reshape(-1), bins=120)
+    return {"parameter": name, "levels": levels.tolist(), "counts": counts.tolist(), "edges": edges.tolist()}
+
+
+def run_all(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> None:
+    dataset = data.by_name(options.data)(options.held_out)
+    start = new_network(options)
+    trained(start, dataset, options.float_epochs)
+    for name, config in RUNS.items():
+        if name in report["runs"]:
+            continue
+        model = new_network(options)
+        model.load_state_dict(start.state_dict())
+        compressor = metaq.Compressor(model, config)
+        run: dict[str, Any] = {"configuration": {k: str(v) for k, v in asdict(config).items()}}
+        run["before"] = measured(model, dataset, compressor)
+        run["epochs"] = trained(model, dataset, options.epochs, compressor)
+        if config.levels == 3:
+            run["histogram"] = histogram(model, compressor)
+        report["runs"][name] = run
+        path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def series(axes: Any, run: dict[str, Any], key: str, label: str, **style: Any) -> None:
+    values = [row[key] for row in run["epochs"]]
+    axes.plot(range(1, len(values) + 1), values, label=label, **style)
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    runs = report["runs"]
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    for order, colour in ((1, "tab:red"), (2, "tab:blue"), (4, "black")):
+        series(axes[0, 0], runs[f"order {order}"], "proxy_entropy", f"H, n = {order}", color=colour)
+        series(axes[0, 0], runs[f"order {order}"], "entropy", f"quantized, n = {order}", color=colour, linestyle="--")
+    axes[0, 0].set(title="6a: entropy of order n over n", xlabel="epoch", ylabel="bits per weight")
+    shown = runs["three levels"]["histogram"]
+    axes[0, 1].stairs(shown["counts"], shown["edges"], fill=True)
+    for level in shown["levels"]:
+        axes[0, 1].axvline(level, color="tab:red", linewidth=0.8)
+    axes[0, 1].set(title=f"7: {shown['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log")
+    for name, colour in (("without E", "tab:red"), ("with E", "tab:blue"), ("with strong E", "tab:green")):
+        series(axes[1, 0], runs[name], "float_loss", f"{name}, float", color=colour)
+        series(axes[1, 0], runs[name], "quantized_loss", f"{name}, quantized", color=colour, linestyle="--")
+    axes[1, 0].set(title="8a: loss with and without E", xlabel="epoch", ylabel="held-out loss", yscale="log")
+    names = {"with E": "tab:blue", "without insensitivity": "magenta", "without insensitivity, 0.1 R": "tab:cyan"}
+    beside = axes[1, 1].twinx()
+    for name, colour in names.items():
+        label = "with insensitivity" if name == "with E" else name
+        series(axes[1, 1], runs[name], "float_loss", label, color=colour)
+        series(beside, runs[name], "terms", label, color=colour, linestyle="--")
+    axes[1, 1].set(title="8b: loss (solid) and R (dashed)", xlabel="epoch", ylabel="held-out loss", yscale="log")
+    beside.set_ylabel("R")
+    for panel in (axes[0, 0], axes[1, 0], axes[1, 1]):
+        panel.legend(fontsize="small")
+    figure.savefig(path.with_suffix(".svg"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="lenet5")
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--held-out", type=int, default=5000)
+    parser.add_argument("--float-epochs", type=int, default=3, help="before all runs")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    path = options.folder / f"hemp_figures_{options.data}.json"
+    command = shlex.join(["python", *(sys.argv if arguments is None else arguments)])
+    report = json.loads(path.read_text()) if path.exists() else {"command": command, "runs": {}}
+    run_all(options, path, report)
+    plot(report, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""HEMP: High-order Entropy Minimization for neural network comPression (Tartaglione et al. 2021).
+
+    min_w  L(w) + R(w),    R = λ_H H_n + λ_E E                                                     (24), (26)
+
+H_n is the entropy of the tuples of n weights that quantization to each layer's levels would give, made differentiable:
+`metaq.solvers.tuple_entropy` has the formulas, `metaq.methods.hemp_terms` E, the insensitivity and the sum. The network
+trains in floating point; its weights gather at the levels, which are fitted to them again and again, and are quantized
+in the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metaq.assign import nearest
+from metaq.codebook import TableCodebook
+from metaq.errors import InputError
+from metaq.methods.base import BoundMethod, Method
+from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
+from metaq.methods.shown import ShownValues
+from metaq.solvers.lloyd_max import lloyd_max, spread
+from metaq.solvers.tuple_entropy import Gradient
+
+
+class Quantizer(Enum):
+    """Where a layer's levels lie.
+
+    LLOYD_MAX: at the means of the weights nearest to them, each refresh starting from the last.
+    UNIFORM: equally spaced over the weights' range.
+    FIXED: as UNIFORM when training begins, and never again.
+    """
+
+    LLOYD_MAX = "lloyd-max"
+    UNIFORM = "uniform"
+    FIXED = "fixed"
+
+
+class Entropy(NamedTuple):
+    """H_n / n, a float64 scalar, and its gradient with respect to the weights."""
+
+    bits_per_weight: Tensor
+    gradient: Any
+
+
+def entropy(
+    weights: Tensor | Sequence[Tensor],
+    levels: Tensor | Sequence[Tensor],
+    order: int,
+    rule: Gradient = Gradient.EXACT,
+) -> Entropy:
+    """The proxy H_n of (8) over n, and its explicit gradient.
+
+    Args:
+        weights: floating point, any shape; or those of several layers, which then share one histogram.
+        levels: increasing, (C,); or those of each layer. Weights beyond the outermost are taken for it.
+        order: n; tuples are runs of n entries of a flattened tensor, and what does not fill one is left out.
+        rule: the exact gradient, or (17) as printed.
+
+    Returns:
+        bits per weight, and the gradient like ``weights``.
+
+    Raises:
+        InputError: an order below 1, or so high that N^n cells cannot be numbered.
+    """
+    is_single = isinstance(weights, Tensor)
+    tensors: Sequence[Tensor] = [weights] if isinstance(weights, Tensor) else weights
+    layers = Layers(tensors, [levels] if isinstance(levels, Tensor) else levels, order)
+    gradients = [torch.zeros_like(tensor, requires_grad=False).contiguous() for tensor in tensors]
+    bits, _ = layers.add_gradient(gradients, Weighting(1 / order, 0.0, rule, insensitivity=False))
+    return Entropy(torch.tensor(bits / order, dtype=torch.float64), gradients[0] if is_single else gradients)
+
+
+@dataclass(frozen=True)
+class HEMP(Method):
+    """Configuration of HEMP; the defaults are the paper's.
+
+    Attributes:
+        order: n, of the entropy that is minimised.
+        levels: N, of every layer.
+        strength: λ_H.
+        error_strength: λ_E.
+        last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
+        quantizer: where the levels lie.
+        zero_level: whether one of them is 0 in every layer, as pruning needs.
+        refresh_every: training steps between two fits of the levels.
+        gradient: the exact gradient of H_n, or the printed one.
+        insensitivity: whether the gradient of R is re-weighted by (27).
+    """
+
+    order: int = 2
+    levels: int = 16
+    strength: float = 1.0
+    error_strength: float = 0.1
+    last_error_strength: float = 0.1
+    quantizer: Quantizer = Quantizer.LLOYD_MAX
+    zero_level: bool = False
+    refresh_every: int = 100
+    gradient: Gradient = Gradient.EXACT
+    insensitivity: bool = True
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("order", self.order >= 1, "at least 1"),
+            ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
+            ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
+            ("error_strength", 0 <= self.error_strength < math.inf, "a finite number of at least 0"),
+            ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
+            ("refresh_every", self.refresh_every >= 1, "at least 1"),
+        ):
+            if not holds:
+                raise InputError(f"HEMP {name}: expected {expected}, found {getattr(self, name)!r}")
+
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundHEMP:
+        """HEMP at work on these parameters, its first levels fitted to their present values."""
+        return BoundHEMP(self, parameters)
+
+
+class BoundHEMP(BoundMethod):
+    """HEMP's state for one model: the levels of its parameters."""
+
+    def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.config = config
+        self.shown = ShownValues(self.parameters)
+        self.training_step = 0
+        self.error_strength = config.error_strength
+        self.zero = config.levels // 2 if config.zero_level else None
+        self.levels = [self._fitted(tensor, self._spread(tensor)) for tensor in self.parameters.values()]
+        self.layers = self._layers()
+
+    def on_forward(self, is_training: bool) -> None:
+        """Training sees the float weights, evaluation those of the file."""
+        if is_training:
+            self.undo_forward()
+        elif self.shown.own is None:
+            columns = zip(self.parameters.items(), self.levels, strict=True)
+            self.shown.show({name: nearest_level(tensor.detach(), levels) for (name, tensor), levels in columns})
+
+    def undo_forward(self) -> None:
+        """Give the optimizer its float weights back."""
+        self.shown.take_back()
+
+    def on_gradients(self) -> None:
+        """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is time."""
+        self.undo_forward()
+        if self.training_step and self.training_step % self.config.refresh_every == 0:
+            self._refresh()
+        gradients = [_gradient(tensor) for tensor in self.parameters.values()]
+        config = self.config
+        weighting = Weighting(config.strength, self.error_strength, config.gradient, config.insensitivity)
+        self.layers.add_gradient(gradients, weighting)
+        self.training_step += 1
+
+    def on_last_phase(self) -> None:
+        """Weights settle: λ_E is that of the last phase."""
+        self.error_strength = self.config.last_error_strength
+
+    def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
+        """The nearest of the parameter's levels; symbols are positions, counted alike in all parameters."""
+        levels = self.levels[list(self.parameters).index(name)]
+        codebook = TableCodebook(tuple(levels.tolist()), min(self.config.levels // 2, len(levels) - 1))
+        return codebook, nearest(weights.cpu(), codebook)
+
+    def measures(self) -> dict[str, float]:
+        """H_n / n, in bits per weight, and E."""
+        self.undo_forward()
+        silent = Weighting(0.0, 0.0, Gradient.EXACT, insensitivity=False)
+        scratch = [torch.zeros_like(tensor, requires_grad=False) for tensor in self.parameters.values()]
+        bits, error = self.layers.add_gradient(scratch, silent)
+        return {"proxy_entropy": bits / self.config.order, "reconstruction_error": error}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What cannot be had from parameters and optimizer."""
+        names = ("training_step", "error_strength", "levels")
+        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.training_step, self.error_strength = state["training_step"], state["error_strength"]
+        self.levels, self.shown.own = list(state["levels"]), state["own"]
+        self.layers = self._layers()
+
+    def _refresh(self) -> None:
+        if self.config.quantizer is not Quantizer.FIXED:
+            columns = zip(self.parameters.values(), self.levels, strict=True)
+            self.levels = [self._fitted(tensor, levels) for tensor, levels in columns]
+            self.layers = self._layers()
+
+    def _layers(self) -> Layers:
+        return Layers(list(self.parameters.values()), self.levels, self.config.order)
+
+    def _spread(self, tensor: Tensor) -> Tensor:
+        return spread(tensor, self.config.levels, self.zero)
+
+    def _fitted(self, tensor: Tensor, start: Tensor) -> Tensor:
+        if self.config.quantizer is Quantizer.LLOYD_MAX:
+            return lloyd_max(tensor, start, self.zero).to(torch.float32)
+        return self._spread(tensor).to(torch.float32)
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    """The parameter's gradient, made zero where no backward pass has reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -1,0 +1,195 @@
+"""LOBSTER: LOss-Based SensiTivity rEgulaRization (Tartaglione et al. 2020): weights that the loss does not miss shrink.
+
+After every step of the optimizer, with ∂L/∂w the gradient of the loss alone, at the weights before that step,
+
+    w <- w - λ w relu(1 - |∂L/∂w|),
+
+and when the validation loss stops improving, all weights below the largest threshold T go for good with which
+
+    loss(all |w| < T set to 0) <= (1 + TWT) loss,
+
+found by bisection, as if the loss rose steadily with T.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaq.assign import nearest
+from metaq.codebook import UniformCodebook
+from metaq.errors import InputError
+from metaq.methods.base import BoundMethod, Method
+from metaq.methods.shown import ShownValues
+
+
+@dataclass(frozen=True)
+class LOBSTER(Method):
+    """Configuration of LOBSTER; the defaults are the paper's for LeNet-5 on MNIST.
+
+    Attributes:
+        strength: λ.
+        tolerated_worsening: TWT, of the validation loss by one pruning, as a fraction of it.
+        plateau_epochs: PWE, epochs in a row without a better validation loss, after which is pruned.
+        radius: of LOBSTER alone, levels on either side of zero for the weights that are left; nothing in training.
+    """
+
+    strength: float = 1e-4
+    tolerated_worsening: float = 0.05
+    plateau_epochs: int = 20
+    radius: int = 127
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("strength", 0 <= self.strength <= 1, "0 to 1"),
+            ("tolerated_worsening", 0 <= self.tolerated_worsening < math.inf, "a finite number of at least 0"),
+            ("plateau_epochs", self.plateau_epochs >= 1, "at least 1"),
+            ("radius", 1 <= self.radius <= 1 << 20, "1 to 2^20"),
+        ):
+            if not holds:
+                raise InputError(f"LOBSTER {name}: expected {expected}, found {getattr(self, name)!r}")
+
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundLOBSTER:
+        """LOBSTER at work on these parameters."""
+        return BoundLOBSTER(self, parameters)
+
+
+class BoundLOBSTER(BoundMethod):
+    """LOBSTER's state for one model: which weights are pruned, what the next step shrinks, how long since a best."""
+
+    def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.config = config
+        self.shown = ShownValues(self.parameters)
+        self.kept: list[Tensor] | None = None  # False where a weight is pruned
+        self.factors: list[Tensor] | None = None  # what the weights are to be multiplied by, once, after a step
+        self.best_loss = math.inf
+        self.epochs_since_best = 0
+        self.is_last_phase = False
+
+    @torch.no_grad()
+    def on_forward(self, is_training: bool) -> None:
+        """Shrink the weights after a step of the optimizer, once; evaluation sees those of the file."""
+        if self.factors is not None:
+            tensors = [tensor.detach() for tensor in self.parameters.values()]
+            torch._foreach_mul_(tensors, self.factors)
+            if self.kept is not None:
+                torch._foreach_mul_(tensors, self.kept)
+            self.factors = None
+        if is_training:
+            self.undo_forward()
+        elif self.shown.own is None:
+            quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
+            self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
+
+    def undo_forward(self) -> None:
+        """Give the optimizer its weights back."""
+        self.shown.take_back()
+
+    @torch.no_grad()
+    def on_gradients(self) -> None:
+        """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
+        self.on_forward(True)
+        # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
+        self.factors = [_gradient(tensor).abs() for tensor in self.parameters.values()]
+        torch._foreach_clamp_max_(self.factors, 1.0)
+        torch._foreach_mul_(self.factors, self.config.strength)
+        torch._foreach_add_(self.factors, 1.0 - self.config.strength)
+
+    def on_epoch(self, validation_loss: Callable[[], float]) -> None:
+        """Prune if the validation loss has not improved for long enough, but no more in the last phase."""
+        self.on_forward(True)
+        if self.is_last_phase:
+            return
+        loss = validation_loss()
+        self.epochs_since_best = 0 if loss < self.best_loss else self.epochs_since_best + 1
+        self.best_loss = min(loss, self.best_loss)
+        if self.epochs_since_best >= self.config.plateau_epochs:
+            self.best_loss = self.prune(validation_loss, (1 + self.config.tolerated_worsening) * loss)
+            self.epochs_since_best = 0
+
+    def on_last_phase(self) -> None:
+        """What is pruned stays so, and nothing more goes: the rest is to recover."""
+        self.is_last_phase = True
+
+    @torch.no_grad()
+    def prune(self, validation_loss: Callable[[], float], limit: float) -> float:
+        """Set to zero for good all weights below the largest threshold that keeps the loss within ``limit``.
+
+        Returns:
+            the loss then.
+        """
+        self.undo_forward()
+        tensors = [tensor.detach() for tensor in self.parameters.values()]
+        held = [tensor.clone() for tensor in tensors]
+
+        def loss_below(threshold: float) -> float:
+            self.undo_forward()
+            for tensor, weights in zip(tensors, held, strict=True):
+                torch.mul(weights, weights.abs() >= threshold, out=tensor)
+            return validation_loss()
+
+        magnitudes = torch.cat([weights.abs().reshape(-1) for weights in held]).unique()
+        threshold = largest_threshold(magnitudes, loss_below, limit)
+        loss = loss_below(threshold)
+        self.undo_forward()
+        self.kept = [tensor != 0 for tensor in tensors]
+        return loss
+
+    def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
+        """Nearest multiple of a step that puts the parameter's largest magnitude at the radius."""
+        own = weights if self.shown.own is None else self.shown.own[name]
+        greatest = float(own.abs().max())
+        codebook = UniformCodebook(max(greatest / self.config.radius, torch.finfo(torch.float32).tiny))
+        return codebook, nearest(own.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
+
+    def measures(self) -> dict[str, float]:
+        """The share of weights that are zero."""
+        self.undo_forward()
+        zeros = sum(int((tensor.detach() == 0).sum()) for tensor in self.parameters.values())
+        return {"zero_share": zeros / sum(tensor.numel() for tensor in self.parameters.values())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What cannot be had from parameters and optimizer."""
+        names = ("kept", "factors", "best_loss", "epochs_since_best", "is_last_phase")
+        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        for name, value in state.items():
+            setattr(self.shown if name == "own" else self, name, value)
+
+
+def _gradient(parameter: torch.nn.Parameter) -> Tensor:
+    """The parameter's gradient, zero where no backward pass has reached it."""
+    return parameter.grad if parameter.grad is not None else torch.zeros_like(parameter, requires_grad=False)
+
+
+def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:
+    """The largest T for which ``loss_below(T)`` is at most ``limit``, if that loss never falls with T.
+
+        max T  s.t.  loss(all |w| < T set to 0) <= limit
+
+    Only the magnitudes that occur need be tried: between two of them nothing changes. O(log n) losses.
+
+    Args:
+        magnitudes: increasing, (n,).
+        loss_below: the loss with all weights of less than this magnitude set to 0.
+        limit: of the loss.
+
+    Returns:
+        a magnitude that occurs, or 0 if even the smallest is missed.
+    """
+    least, beyond = -1, len(magnitudes)  # the position known to serve, none to begin with, and one known not to
+    while beyond - least > 1:
+        middle = (least + beyond) // 2
+        if loss_below(float(magnitudes[middle])) <= limit:
+            least = middle
+        else:
+            beyond = middle
+    return float(magnitudes[least]) if least >= 0 else 0.0

@@ -1,0 +1,67 @@
+"""Lloyd-Max quantization in one dimension: levels that are the means of the weights nearest to them.
+
+    min over r  Σ_i min_k (w_i - r_k)²,    stationary where  r_k = mean { w_i : k is the level nearest to w_i }
+
+Sorted once, an iteration takes O(C log n) for C levels and n weights: every cell is a run of the sorted weights, and
+its mean a difference of two running sums. Lloyd's iteration never raises the error, and stops at a local minimum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MARGIN = 2.0**-8  # spacing of the levels of equal weights, relative to them: any would do
+
+
+def spread(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
+    """Equally spaced levels over the weights' range, where `lloyd_max` may start.
+
+    Args:
+        weights: any shape, at least one.
+        count: C, at least 1; with ``zero`` at least 2.
+        zero: the position of a level that is 0; those below and above are then equally spaced on their own sides.
+
+    Returns:
+        float64 (C,), strictly increasing.
+    """
+    least, greatest = (float(value) for value in weights.detach().aminmax())
+    if zero is not None:
+        below = -least if least < 0 else greatest or 1.0
+        above = greatest if greatest > 0 else below
+        lower = torch.arange(-zero, 0) * (below / max(1, zero))
+        upper = torch.arange(count - zero) * (above / max(1, count - zero - 1))
+        return torch.cat([lower, upper]).to(torch.float64)
+    if greatest - least < _MARGIN * max(abs(least), abs(greatest)) or greatest == least:
+        half = _MARGIN * (max(abs(least), abs(greatest)) or 1.0) * count
+        least, greatest = least - half, greatest + half
+    cell = (greatest - least) / count
+    return least + cell * (torch.arange(count, dtype=torch.float64) + 0.5)
+
+
+def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iterations: int = 100) -> Tensor:
+    """Lloyd's iteration from ``start``, until nothing moves or for so many ``iterations``.
+
+    Args:
+        weights: floating point, any shape, finite, at least one.
+        start: (C,) levels, strictly increasing.
+        zero: the position of a level that stays where it is.
+        iterations: at most so many.
+
+    Returns:
+        float64 (C,), strictly increasing; a level that no weight is nearest to stays where it is.
+    """
+    ordered = weights.detach().reshape(-1).sort().values.to(torch.float64)
+    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
+    levels = start.to(sums)
+    for _ in range(iterations):
+        inner = torch.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2, right=True)
+        edges = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(ordered))])
+        counts = edges.diff()
+        moved = torch.where(counts > 0, sums[edges].diff() / counts.clamp(min=1), levels)
+        if zero is not None:
+            moved[zero] = levels[zero]
+        if torch.equal(moved, levels):
+            break
+        levels = moved
+    return levels
