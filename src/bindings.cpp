@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "metaq/huffman.hpp"
+#include "metaq/kmeans1d.hpp"
 #include "metaq/knapsack.hpp"
 #include "metaq/mixing.hpp"
 #include "metaq/quantized_view.hpp"
@@ -257,6 +258,16 @@ void solve_knapsacks(std::uintptr_t weights, std::size_t size, bool is_double,
     }
 }
 
+// `arrays`: the values and their counts, then the workspace in its order; all of the caller, who has checked them.
+void kmeans(const Addresses& arrays, std::size_t size, std::size_t clusters, std::uintptr_t ends) {
+    nb::gil_scoped_release release;
+    const auto numbers = [&](std::size_t part) { return reinterpret_cast<double*>(arrays.at(part)); };
+    const metaq::kmeans1d::Values values{numbers(0), numbers(1), size};
+    const metaq::kmeans1d::Workspace work{numbers(2), numbers(3), numbers(4), numbers(5), numbers(6),
+                                          reinterpret_cast<std::int32_t*>(arrays.at(7))};
+    metaq::kmeans1d::solve(values, clusters, work, reinterpret_cast<std::int64_t*>(ends));
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -272,6 +283,7 @@ NB_MODULE(_native, module) {
     module.def("take_back_latent", &take_back_latent);
     module.def("find_hulls", &find_hulls);
     module.def("solve_knapsacks", &solve_knapsacks);
+    module.def("kmeans", &kmeans);
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
 }

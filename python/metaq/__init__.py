@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
-    from metaq.methods import METaQ
+    from metaq.methods import LC, METaQ
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LC",
     "Alias",
     "CodedTensor",
     "CompressedModel",

@@ -48,7 +48,13 @@ class Compressor:
         self.model = model
         self.bound = method.bind(parameters)
         self.training_step = 0
-        self._handle = model.register_forward_pre_hook(lambda *_: self.bound.on_forward())
+        self._handle = model.register_forward_pre_hook(lambda *_: self._before_forward())
+
+    def _before_forward(self) -> None:
+        if self.model.training:
+            self.bound.on_forward()
+        else:
+            self.bound.on_evaluation()
 
     def regularize(self) -> None:
         """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``."""
@@ -82,16 +88,20 @@ class Compressor:
         """
         for name, parameter in self.bound.parameters.items():
             _check_finite(name, parameter)
-        self.bound.on_forward()
+        self.bound.on_evaluation()
         tensors = keep(self.model.state_dict())
         for name, parameter in self.bound.parameters.items():
-            codebook, symbols = self.bound.quantize(name, parameter.detach())
-            tensors[name] = CodedTensor(symbols, codebook, parameter.dtype)
+            quantized = self.bound.quantize(name, parameter.detach())
+            if quantized is not None:
+                tensors[name] = CodedTensor(quantized[1], quantized[0], parameter.dtype)
+        for name, tensor in tensors.items():
+            if isinstance(tensor, torch.Tensor):
+                tensors[name] = tensor.clone()  # training goes on in the model's own
         return CompressedModel(tensors)
 
     def detach(self) -> None:
         """Leave the model with its quantized weights, and touch it no more."""
-        self.bound.on_forward()
+        self.bound.on_evaluation()
         self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:

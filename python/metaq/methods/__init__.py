@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from metaq.errors import InputError, nearest_name
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.lc import LC
 from metaq.methods.metaq import METaQ
 
-methods: dict[str, type[Method]] = {"metaq": METaQ}
+methods: dict[str, type[Method]] = {"metaq": METaQ, "lc": LC}
 
 
 def by_name(name: str) -> type[Method]:
@@ -20,4 +21,4 @@ def by_name(name: str) -> type[Method]:
     return methods[name]
 
 
-__all__ = ["BoundMethod", "METaQ", "Method", "by_name", "methods"]
+__all__ = ["LC", "BoundMethod", "METaQ", "Method", "by_name", "methods"]

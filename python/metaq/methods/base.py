@@ -28,6 +28,10 @@ class BoundMethod(ABC):
     def on_forward(self) -> None:
         """Before the model's forward pass: may show it other weights than those the optimizer holds."""
 
+    def on_evaluation(self) -> None:
+        """Before a forward pass in evaluation mode, and before the file: shows the weights that `quantize` gives."""
+        self.on_forward()
+
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
 
@@ -41,8 +45,8 @@ class BoundMethod(ABC):
         """When the last phase of training begins, in which the zero pattern stays as it is."""
 
     @abstractmethod
-    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
-        """The final codebook of a parameter, and int32 symbols in its shape."""
+    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
+        """The final codebook of a parameter, and int32 symbols in its shape; None to keep it as it is shown."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly as before, besides parameters and optimizer."""

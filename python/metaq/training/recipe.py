@@ -263,6 +263,10 @@ def _typed(value: Any, kind: Any, path: str) -> Any:
         if value not in choices:
             raise RecipeError(f"recipe key {path!r}: expected one of {', '.join(choices)}, found {value!r}")
         return kind(value)
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        _, item_kind = typing.get_args(kind)
+        return {key: _typed(item, item_kind, f"{path}.{key}") for key, item in value.items()}
     if type(value) is not kind:
-        raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {value!r}")
+        expected = "a table" if typing.get_origin(kind) is dict else kind.__name__
+        raise RecipeError(f"recipe key {path!r}: expected {expected}, found {value!r}")
     return value
