@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
-    from metaq.methods import LC, METaQ
+    from metaq.methods import LC, DeepCompression, METaQ
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
 __version__ = "0.1.0"
@@ -22,6 +22,7 @@ __all__ = [
     "CompressedModel",
     "Compressor",
     "DataError",
+    "DeepCompression",
     "FormatError",
     "InputError",
     "METaQ",

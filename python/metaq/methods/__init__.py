@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from metaq.errors import InputError, nearest_name
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.deep_compression import DeepCompression
 from metaq.methods.lc import LC
 from metaq.methods.metaq import METaQ
 
-methods: dict[str, type[Method]] = {"metaq": METaQ, "lc": LC}
+methods: dict[str, type[Method]] = {"metaq": METaQ, "lc": LC, "deep-compression": DeepCompression}
 
 
 def by_name(name: str) -> type[Method]:
@@ -21,4 +22,4 @@ def by_name(name: str) -> type[Method]:
     return methods[name]
 
 
-__all__ = ["LC", "BoundMethod", "METaQ", "Method", "by_name", "methods"]
+__all__ = ["LC", "BoundMethod", "DeepCompression", "METaQ", "Method", "by_name", "methods"]

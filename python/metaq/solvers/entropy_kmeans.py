@@ -50,7 +50,7 @@ def entropy_kmeans(values: Tensor, start: Tensor, price: float) -> Cells:
     best = Cells(start, boundaries + centre, math.inf)
     for _ in range(_MOST_ITERATIONS):
         levels, lengths, objective = _fit(ordered, sums, boundaries, price)
-        if not objective < best.objective - _LEAST_FALL * abs(best.objective):
+        if not best.objective - objective > _LEAST_FALL * abs(objective):
             break
         boundaries = _drop_empty(ordered, boundaries)
         best = Cells(levels + centre, boundaries + centre, objective)
@@ -62,7 +62,7 @@ def _fit(ordered: Tensor, sums: Tensor, boundaries: Tensor, price: float) -> tup
     """The best levels and lengths for given boundaries, and the objective with them; empty levels are left out."""
     cuts = torch.searchsorted(ordered, boundaries, right=True)
     ends = torch.cat([torch.tensor([0]), cuts, torch.tensor([len(ordered)])])
-    counts = ends.diff()
+    counts = ends.diff().to(torch.float64)
     (first, second), counts = sums[:, ends].diff(dim=1)[:, counts > 0], counts[counts > 0]
     lengths = -(counts / len(ordered)).log2()
     objective = float((second - first**2 / counts).sum() + price * (counts * lengths).sum())

@@ -97,8 +97,9 @@ def _around_means(values: Tensor, flat: Tensor, indices: Tensor) -> Clustering:
     members = torch.bincount(indices)
     first = flat.mean()  # from here, so that no digits are lost far from zero
     levels = first + torch.bincount(indices, weights=flat - first) / members
-    kept = torch.nonzero(members).reshape(-1)
-    indices, levels = torch.searchsorted(kept, indices), levels[kept]
+    # Without empty levels, and with one for those that rounding has made equal.
+    levels, renumbered = torch.unique(levels[members > 0], return_inverse=True)
+    indices = renumbered[(members > 0).cumsum(0)[indices] - 1]
     error = float((flat - levels[indices]).square().sum())
     return Clustering(levels.to(values.device), indices.reshape(values.shape).to(values.device), error)
 
