@@ -319,7 +319,7 @@ SHORT = ["threads=1", "float_training.epochs=1", "training.epochs=1", "training.
 
 def test_ctrl_c_and_resume(tmp_path):
     folder = tmp_path / "run"
-    options = [f"--set={entry}" for entry in [*SHORT, "method.warmup_steps=10"]]
+    options = [f"--set={entry}" for entry in [*SHORT, "method.schedule=[[0, 0.0], [10, 1.0]]"]]
     arguments = ["train", "lenet5-digits", "--folder", folder, *options]
     code, output, errors = interrupted(start(*arguments), folder / "checkpoint.pt")
     assert (code, output) == (130, ""), errors

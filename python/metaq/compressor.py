@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaq.container import encode
+from metaq import container
 from metaq.errors import InputError
 from metaq.methods.base import Method
 from metaq.pipeline import CodedTensor, CompressedModel, keep
@@ -25,19 +25,22 @@ class Compressor:
             optimizer.step()
         metaq.save(compressor.compress(), "model.mtq")
 
-    From its making on, the model's forward passes see the quantized weights, in training and in evaluation;
-    `regularize` gives the optimizer back the ones it updates. So call it once between every ``backward()`` and
-    ``optimizer.step()``.
+    From its making on, the model's forward passes in evaluation mode see the quantized weights, those of the file; with
+    most methods they do so in training too. `regularize` gives the optimizer back the ones it updates. So call it once
+    between every ``backward()`` and ``optimizer.step()``.
 
     Args:
         model: on its device, in float32. All its trainable parameters are compressed, its buffers are kept exactly.
         method: what to do, and how strongly.
+        encode: how the file will be written, for methods that aim at its size.
 
     Raises:
         InputError: a model without trainable parameters, or one whose parameters are not finite float32.
     """
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(
+        self, model: nn.Module, method: Method, encode: Callable[[CompressedModel], bytes] = container.encode
+    ) -> None:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         if not parameters:
             raise InputError("model: expected trainable parameters, found none")
@@ -48,19 +51,14 @@ class Compressor:
         self.model = model
         self.bound = method.bind(parameters)
         self.training_step = 0
-        self._handle = model.register_forward_pre_hook(lambda *_: self._before_forward())
-
-    def _before_forward(self) -> None:
-        if self.model.training:
-            self.bound.on_forward()
-        else:
-            self.bound.on_evaluation()
+        self._encode = encode
+        self._handle = model.register_forward_pre_hook(lambda module, _: self.bound.on_forward(module.training))
 
     def regularize(self) -> None:
         """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``."""
         self.training_step += 1
         if self.bound.measure_every and self.training_step % self.bound.measure_every == 0:
-            self.bound.on_size(len(encode(self.compress())))
+            self.bound.on_size(self._measure)
         self.bound.on_gradients()
 
     @property
@@ -74,6 +72,8 @@ class Compressor:
         Args:
             validation_loss: measures the model on held-out data; called as often as the method needs it.
         """
+        if self.bound.measure_every:
+            self.bound.on_size(self._measure)
         self.bound.on_epoch(validation_loss)
 
     def begin_last_phase(self) -> None:
@@ -88,7 +88,7 @@ class Compressor:
         """
         for name, parameter in self.bound.parameters.items():
             _check_finite(name, parameter)
-        self.bound.on_evaluation()
+        self.bound.on_forward(False)
         tensors = keep(self.model.state_dict())
         for name, parameter in self.bound.parameters.items():
             quantized = self.bound.quantize(name, parameter.detach())
@@ -101,7 +101,7 @@ class Compressor:
 
     def detach(self) -> None:
         """Leave the model with its quantized weights, and touch it no more."""
-        self.bound.on_evaluation()
+        self.bound.on_forward(False)
         self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,6 +112,9 @@ class Compressor:
         """Inverse of `state_dict`."""
         self.training_step = state["training_step"]
         self.bound.load_state_dict(state["method"])
+
+    def _measure(self) -> int:
+        return len(self._encode(self.compress()))
 
 
 def _check_finite(name: str, parameter: nn.Parameter) -> None:

@@ -39,7 +39,7 @@ def solve(algorithm, matrix, centre, scheme, mu, growth=1.0, iterations=60, tole
             target = matrix @ centre + weight * bound.compressed["weight"] + bound.multipliers["weight"]
             with torch.no_grad():
                 model.weight.copy_(torch.linalg.solve(matrix + weight * torch.eye(len(centre)), target))
-        bound.on_forward()
+        bound.on_forward(True)
         distances.append(bound.distance)
     return model, compressor, distances
 

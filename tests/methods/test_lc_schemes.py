@@ -120,9 +120,26 @@ def test_names():
 
 @pytest.mark.parametrize(
     "text",
-    ("", "kmeans", "kmeans:0", "kmeans:x", "kmeans:nan", "kmeans:2:3", "scaled-kmeans:2", "entropy:4", "binary:1")
-    + ("levels:", "levels:1,inf", "powers:61", "prune:1.1", "prune:0.1+prune:0.1", "correct:0.1+prune:0.5", "quux:1")
-    + ("correct:0.6+kmeans:2", "correct:0.1+entropy:4:0.1"),
+    [
+        "",
+        "kmeans",
+        "kmeans:0",
+        "kmeans:x",
+        "kmeans:nan",
+        "kmeans:2:3",
+        "scaled-kmeans:2",
+        "entropy:4",
+        "binary:1",
+        "levels:",
+        "levels:1,inf",
+        "powers:61",
+        "prune:1.1",
+        "prune:0.1+prune:0.1",
+        "correct:0.1+prune:0.5",
+        "quux:1",
+        "correct:0.6+kmeans:2",
+        "correct:0.1+entropy:4:0.1",
+    ],
 )
 def test_other_names_are_refused(text):
     with pytest.raises(InputError, match="scheme"):

@@ -8,7 +8,8 @@ from torch import nn
 
 import metaq
 from metaq.errors import InputError
-from metaq.methods.metaq import _SLOPE_TABLES, METaQ, Slopes
+from metaq.methods.metaq import Levels, METaQ, Objective, Slopes
+from metaq.methods.metaq_objectives import slope_table
 from metaq.solvers import knapsack
 
 
@@ -108,7 +109,7 @@ def test_slopes_of_a_table_by_hand(slopes):
         Slopes.HULL: [[-3, -3], [-3, 1.25], [1.25, 1.25], [1.25, 1.25]],
         Slopes.ADJACENT: [[-3, -3], [-3, 2], [2, 0.5], [0.5, 0.5]],
     }
-    assert _SLOPE_TABLES[slopes](xi, levels).tolist() == [expected[slopes]]
+    assert slope_table(slopes, xi, levels)[0].tolist() == expected[slopes]
 
 
 def test_strength_pulls_weights_together():
@@ -125,7 +126,7 @@ def test_strength_pulls_weights_together():
 
 
 def test_warmup_raises_the_strength_linearly():
-    model, compressor = bound_linear(strength=1.0, warmup_steps=4, refresh_every=100)
+    model, compressor = bound_linear(strength=1.0, schedule=((0, 0.0), (4, 1.0)), refresh_every=100)
     sizes = []
     for _ in range(6):
         model.zero_grad()
@@ -151,9 +152,13 @@ def test_steps_are_short_numbers():
         {"step": 0.0},
         {"radius": 0},
         {"refresh_every": 0},
-        {"warmup_steps": -1},
+        {"schedule": ((5, 1.0), (5, 0.0))},
+        {"schedule": ((0, -1.0),)},
+        {"slopes": Slopes.ADJACENT, "objective": Objective.PERSPECTIVE},
+        {"levels": Levels.AROUND_MEAN, "objective": Objective.PERSPECTIVE},
+        {"target_bytes": 100},
     ],
 )
 def test_refuses_what_makes_no_sense(options):
-    with pytest.raises(InputError, match=next(iter(options))):
+    with pytest.raises(InputError, match=next(iter(options)).replace("target_bytes", "target_steps")):
         METaQ(**options)

@@ -22,7 +22,7 @@ def test_overrides_reach_every_kind_of_entry():
         ["method.strength=1e-3", "seed=7", "training.learning_rate=1", "file.coder=zstd", "method.radius=3"],
     )
     assert recipe.method.configuration == METaQ(
-        strength=1e-3, step=0.15, radius=3, warmup_steps=recipe.method.configuration.warmup_steps
+        strength=1e-3, step=0.15, radius=3, schedule=recipe.method.configuration.schedule
     )
     assert (recipe.seed, recipe.training.learning_rate, recipe.file.coder) == (7, 1.0, "zstd")
 

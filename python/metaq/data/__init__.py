@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from metaq.data.base import Dataset, Split
+from metaq.data.cifar10 import load_cifar10
+from metaq.data.cifar10_jpeg import load_cifar10_jpeg
 from metaq.data.digits import load_digits
 from metaq.data.mnist import load_mnist
 from metaq.errors import InputError, nearest_name
 
-datasets: dict[str, Callable[[int], Dataset]] = {"mnist": load_mnist, "digits": load_digits}
+datasets: dict[str, Callable[[int], Dataset]] = {
+    "mnist": load_mnist,
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "cifar10-jpeg": load_cifar10_jpeg,
+}
 
 
 def by_name(name: str) -> Callable[[int], Dataset]:

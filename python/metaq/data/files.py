@@ -20,11 +20,15 @@ _TIMEOUT_SECONDS = 20
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A published gzip file: its name, the SHA-256 of its unpacked content, the URLs of folders that hold it."""
+    """A published file: its name, the SHA-256 of its content, the URLs of folders that hold it.
+
+    Where ``is_gzip``, the content is what the file unpacks to, whatever the packing; otherwise the file as it is.
+    """
 
     name: str
     sha256: str
     mirrors: tuple[str, ...]
+    is_gzip: bool = True
 
 
 def cache_folder() -> Path:
@@ -33,7 +37,7 @@ def cache_folder() -> Path:
 
 
 def fetch(dataset: str, file: PublishedFile) -> bytes:
-    """The unpacked content of a local copy, or of one downloaded into the cache, once it is checked.
+    """The content of a local copy, or of one downloaded into the cache, once it is checked.
 
     Raises:
         DataError: a local copy is another file, or there is none and no mirror could be reached.
@@ -72,7 +76,7 @@ def _download(url: str) -> bytes:
 
 def _unpack(packed: bytes, file: PublishedFile, where: str) -> bytes:
     try:
-        content = gzip.decompress(packed)
+        content = gzip.decompress(packed) if file.is_gzip else packed
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{where}: expected a gzip file, found {error}; remove it to have it fetched again") from None
     digest = hashlib.sha256(content).hexdigest()

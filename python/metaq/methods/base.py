@@ -25,18 +25,21 @@ class BoundMethod(ABC):
         self.measure_every = 0  # training steps between two calls of `on_size`; 0 for none
         self.learning_rate_limit = math.inf  # the optimizer's learning rate is not to be above
 
-    def on_forward(self) -> None:
-        """Before the model's forward pass: may show it other weights than those the optimizer holds."""
+    def on_forward(self, is_training: bool) -> None:
+        """Before the model's forward pass: may show it other weights than those the optimizer holds.
 
-    def on_evaluation(self) -> None:
-        """Before a forward pass in evaluation mode, and before the file: shows the weights that `quantize` gives."""
-        self.on_forward()
+        In evaluation it must show those of the file.
+        """
 
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: undoes `on_forward`, adds the regulariser's gradient."""
 
-    def on_size(self, size_bytes: int) -> None:
-        """Every `measure_every` training steps: the size of the whole file, were it written now."""
+    def on_size(self, measure: Callable[[], int]) -> None:
+        """Every `measure_every` training steps, and at an epoch's end.
+
+        Args:
+            measure: the size of the whole file in bytes, were it written now.
+        """
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """At the end of an epoch; ``validation_loss()`` measures the model on held-out data, as it then is."""

@@ -95,11 +95,16 @@ class BoundDeepCompression(BoundMethod):
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
         self.clusters: dict[str, Tensor] | None = None  # int64, numbered from 1; 0 for what is pruned
         self.shown = ShownValues(self.parameters)
-        self.on_forward()
+        self.on_forward(True)
 
     @torch.no_grad()
-    def on_forward(self) -> None:
-        """Prune where it is due; pruned weights are 0, and the weights of a cluster the same, whatever a step made."""
+    def on_forward(self, is_training: bool) -> None:
+        """Prune where it is due. In evaluation values are shared: before the last phase as they would be now.
+
+        Pruned weights are 0, and in the last phase those of a cluster the same, whatever a step has made of them.
+        """
+        if self.shown.own is not None and not is_training:
+            return
         self.shown.take_back()
         due = min(self.config.rounds, 1 + self.training_step // self.config.round_steps)
         if self.rounds_done < due and self.clusters is None:
@@ -110,12 +115,7 @@ class BoundDeepCompression(BoundMethod):
                 parameter.mul_(self.masks[name])
             else:
                 parameter.copy_(_cluster_means(parameter, self.clusters[name]))
-
-    @torch.no_grad()
-    def on_evaluation(self) -> None:
-        """Shared values: as they are in the last phase, before it those that the weights would get now."""
-        if self.shown.own is None:
-            self.on_forward()
+        if not is_training:
             clusters = self.clusters or self._cluster()
             means = {name: _cluster_means(parameter, clusters[name]) for name, parameter in self.parameters.items()}
             self.shown.show(means)
@@ -136,7 +136,7 @@ class BoundDeepCompression(BoundMethod):
     def on_last_phase(self) -> None:
         """Prune what is still to be pruned, then share values."""
         self.training_step = max(self.training_step, self.config.rounds * self.config.round_steps)
-        self.on_forward()
+        self.on_forward(True)
         self.clusters = self._cluster()
 
     def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:

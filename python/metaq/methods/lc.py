@@ -123,18 +123,16 @@ class BoundLC(BoundMethod):
         self._project()
         self.distance = self._distance()
 
-    def on_forward(self) -> None:
-        """In training the model has w; the C step comes where an L step is over."""
+    def on_forward(self, is_training: bool) -> None:
+        """In training the model has w, in evaluation Δ(Θ); the C step comes where an L step is over."""
+        if self.shown.own is not None and not is_training:
+            return
         self.shown.take_back()
         if self.training_step == (self.iterations + 1) * self.config.l_step and not self.is_finished:
             self._c_step()
         if self.is_finished:
             self._replace_weights()  # whatever the optimizer's momentum has made of them
-
-    def on_evaluation(self) -> None:
-        """In evaluation the model has Δ(Θ)."""
-        if self.shown.own is None:
-            self.on_forward()
+        if not is_training:
             self.shown.show(self.compressed)
 
     @torch.no_grad()
@@ -152,7 +150,7 @@ class BoundLC(BoundMethod):
 
     def on_last_phase(self) -> None:
         """The weights become Δ(Θ) and stay there; only what is not compressed trains on."""
-        self.on_forward()
+        self.on_forward(True)
         self._finish()
 
     def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:

@@ -34,6 +34,32 @@ class QuantizedView:
         self.pinned_values: list[float] = []
         self._buffers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters]
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the parameters hold the quantized values now."""
+        return self.latents is not None
+
+    def levels(self) -> Tensor:
+        """Every parameter's levels: float64 (T, 2 * radius + 1)."""
+        device = self.parameters[0].device
+        places = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64, device=device)
+        return torch.tensor(self.steps, dtype=torch.float64, device=device)[:, None] * places
+
+    def latent_weights(self) -> list[Tensor]:
+        """The weights that the optimizer trains, each parameter's in its own shape."""
+        return self.latents if self.latents is not None else [parameter.detach() for parameter in self.parameters]
+
+    def symbols(self, index: int) -> Tensor:
+        """What a parameter's latent weights are shown as: float, in its shape."""
+        return self._symbols(self.latent_weights()[index], self.steps[index])
+
+    @torch.no_grad()
+    def move(self, index: int, symbols: Tensor) -> None:
+        """Put a parameter's latent weights on other levels, where ``symbols`` differ from what they are shown as."""
+        latent, target = self.latent_weights()[index], symbols.to(torch.float32)
+        is_moved = target != self.symbols(index)
+        latent.copy_(torch.where(is_moved, target * self.steps[index], latent))
+
     @torch.no_grad()
     def show(self, count: bool = False) -> Tensor | None:
         """Put the quantized values into the parameters; if they are there already, only count.
@@ -79,17 +105,20 @@ class QuantizedView:
             self.latents = self._buffers
 
     @torch.no_grad()
-    def take_back(self, slopes: Tensor, strength: float) -> None:
+    def take_back(self, slopes: Tensor | None, strength: float) -> None:
         """Put the latent weights back and add ``strength * slope`` to their gradients.
 
         Args:
             slopes: float32 (T, 2 * radius + 1, 2), contiguous: for every level, the slope below it and the one above.
+                None adds nothing.
         """
         if self.latents is None:
             self.show()
         assert self.latents is not None
-        gradients = [_gradient(parameter) for parameter in self.parameters]
-        if self._is_native() and all(map(_is_plain, gradients)):
+        gradients = [gradient_of(parameter) for parameter in self.parameters]
+        if slopes is None:
+            self.hide()
+        elif self._is_native() and all(map(_is_plain, gradients)):
             weights, latents = _addresses(self.parameters), _addresses(self.latents)
             columns = (weights, latents, _addresses(gradients), self.sizes, self.steps)
             _native.take_back_latent(*columns, self.radius, slopes.data_ptr(), strength)
@@ -108,7 +137,7 @@ class QuantizedView:
 
     @torch.no_grad()
     def pin_commonest(self) -> None:
-        """From now on, weights at their parameter's commonest level stay there."""
+        """From now on, weights at their parameter's commonest level stay there; those pinned before do so anyway."""
         counts = self.show(count=True)
         assert counts is not None
         self.hide()
@@ -134,7 +163,7 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def gradient_of(parameter: nn.Parameter) -> Tensor:
     """The parameter's gradient, made zero where no backward pass has reached it."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)

@@ -6,8 +6,18 @@ from torch import nn
 
 from metaq.errors import InputError, nearest_name
 from metaq.models.lenet import LeNet5, LeNet5Caffe, LeNet300
+from metaq.models.mobilenet import MobileNetV2
+from metaq.models.pretrained import load_weights
+from metaq.models.resnet import ResNet20, ResNet32
 
-models: dict[str, type[nn.Module]] = {"lenet5": LeNet5, "lenet5-caffe": LeNet5Caffe, "lenet300": LeNet300}
+models: dict[str, type[nn.Module]] = {
+    "lenet5": LeNet5,
+    "lenet5-caffe": LeNet5Caffe,
+    "lenet300": LeNet300,
+    "resnet20": ResNet20,
+    "resnet32": ResNet32,
+    "mobilenet-v2": MobileNetV2,
+}
 
 
 def by_name(name: str) -> type[nn.Module]:
@@ -21,4 +31,14 @@ def by_name(name: str) -> type[nn.Module]:
     return models[name]
 
 
-__all__ = ["LeNet5", "LeNet5Caffe", "LeNet300", "by_name", "models"]
+__all__ = [
+    "LeNet5",
+    "LeNet5Caffe",
+    "LeNet300",
+    "MobileNetV2",
+    "ResNet20",
+    "ResNet32",
+    "by_name",
+    "load_weights",
+    "models",
+]

@@ -21,9 +21,10 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class NetworkSection:
-    """Which network: a name from `metaq.models`."""
+    """Which network, a name from `metaq.models`; and the trained weights to start from, as in `load_weights`."""
 
     name: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,9 @@ def as_tree(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {key: value.value if isinstance(value, Enum) else value for key, value in entries}
+    """Enums as their names, tuples as lists: what TOML and JSON know."""
+    lists = ((key, [list(pair) for pair in value] if isinstance(value, tuple) else value) for key, value in entries)
+    return {key: value.value if isinstance(value, Enum) else value for key, value in lists}
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -214,21 +217,35 @@ def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
     _check_keys(tree, list(types), where)
     values = {}
     for key, value in tree.items():
-        path = f"{where}{key}"
-        if dataclasses.is_dataclass(types[key]):
-            if not isinstance(value, dict):
-                raise RecipeError(f"recipe key {path!r}: expected a section, found {value!r}")
-            values[key] = _section(types[key], value, f"{path}.")
-        else:
-            values[key] = _typed(value, types[key], path)
+        values[key] = _value(value, types[key], f"{where}{key}")
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
     missing = [key for key in required if key not in values]
     if missing:
         raise RecipeError(f"recipe key {where + missing[0]!r}: expected a value, found none")
     try:
         return kind(**values)
-    except RecipeError as error:
+    except (RecipeError, InputError) as error:
         raise RecipeError(f"recipe section {where.rstrip('.')!r}: {error}") from None
+
+
+def _value(value: Any, kind: Any, path: str) -> Any:
+    """A section, a table of named values, a list of pairs of numbers, or a plain value, of the kind of a field."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key {path!r}: expected a section, found {value!r}")
+        return _section(typing.cast(type[Any], kind), value, f"{path}.")
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key {path!r}: expected a table, found {value!r}")
+        return {key: _typed(item, typing.get_args(kind)[1], f"{path}.{key}") for key, item in value.items()}
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or any(not isinstance(pair, list | tuple) for pair in value):
+            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
+        pairs = [tuple(_typed(number, float, path) for number in pair) for pair in value]
+        if any(len(pair) != 2 for pair in pairs):
+            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
+        return tuple(pairs)
+    return _typed(value, kind, path)
 
 
 def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
@@ -239,7 +256,7 @@ def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
     except InputError as error:
         raise RecipeError(f"recipe key {where + 'name'!r}: {error}") from None
     _check_keys(tree, ["name", *types], where)
-    options = {key: _typed(value, types[key], where + key) for key, value in tree.items() if key != "name"}
+    options = {key: _value(value, types[key], where + key) for key, value in tree.items() if key != "name"}
     try:
         return MethodSection(tree["name"], methods.by_name(tree["name"])(**options))
     except InputError as error:
@@ -263,10 +280,6 @@ def _typed(value: Any, kind: Any, path: str) -> Any:
         if value not in choices:
             raise RecipeError(f"recipe key {path!r}: expected one of {', '.join(choices)}, found {value!r}")
         return kind(value)
-    if typing.get_origin(kind) is dict and isinstance(value, dict):
-        _, item_kind = typing.get_args(kind)
-        return {key: _typed(item, item_kind, f"{path}.{key}") for key, item in value.items()}
     if type(value) is not kind:
-        expected = "a table" if typing.get_origin(kind) is dict else kind.__name__
-        raise RecipeError(f"recipe key {path!r}: expected {expected}, found {value!r}")
+        raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {value!r}")
     return value

@@ -91,6 +91,8 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Both stages, then the file and its one evaluation on the test set; returns the content of ``result.json``."""
         model = self._new_network()
+        if self.recipe.network.weights:
+            models.load_weights(model, self.recipe.network.weights)
         if self.progress.stage == FLOAT:
             self._run_stage(model, None)
             write_safetensors(self.folder / FLOAT_NETWORK, model.state_dict(), {})
@@ -98,7 +100,7 @@ class Run:
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        self._run_stage(model, Compressor(model, self.recipe.method.configuration))
+        self._run_stage(model, Compressor(model, self.recipe.method.configuration, self._encode))
         write_atomically(self.folder / FILE, self.progress.best_file)
         return self._finish()
 

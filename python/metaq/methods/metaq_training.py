@@ -1,0 +1,222 @@
+"""METaQ at work on levels that the network sees: fixed or learned multiples of a step for each tensor."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaq.assign import cheapest, nearest
+from metaq.codebook import UniformCodebook
+from metaq.methods.base import BoundMethod
+from metaq.methods.learned_steps import LearnedSteps
+from metaq.methods.metaq import Final, Levels, METaQ, Objective
+from metaq.methods.metaq_objectives import (
+    BoundObjective,
+    CodeLengthObjective,
+    CountsObjective,
+    PerspectiveObjective,
+    View,
+    code_lengths,
+)
+from metaq.methods.quantized_view import QuantizedView
+
+_MEASURE_EVERY = 50  # training steps between two measurements of the file
+_STEERING_GAIN = 0.1  # the strength follows this power of the ratio of sizes, at every measurement
+_STEP_BITS = 4  # significant bits of a step: costs nothing in accuracy, and a byte or two less in the file
+_RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
+_FIRST_RATE_WEIGHT, _LAST_RATE_WEIGHT = 2.0**-10, 2.0**10
+_BISECTIONS = 8
+
+
+class RegularizedTraining(BoundMethod):
+    """What METaQ does wherever its levels are: determine ξ now and then, add λβ in every training step."""
+
+    view: View
+
+    def __init__(self, config: METaQ, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.config = config
+        self.training_step = 0
+        self.strength = config.strength
+        self.is_last_phase = False
+        self.objective = _objective(config)
+
+    def on_gradients(self) -> None:
+        """Give the optimizer its weights back and add strength·β to their gradients."""
+        self.on_forward(True)
+        self.take_back(self.strength * self.config.strength_factor(self.training_step))
+        self.training_step += 1
+
+    @abstractmethod
+    def take_back(self, strength: float) -> None:
+        """The latter of `on_gradients`."""
+
+    def is_due(self) -> bool:
+        """Whether ξ are to be determined anew in this training step."""
+        return self.training_step % self.config.refresh_every == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What cannot be had from parameters and optimizer; between two training steps there is no more."""
+        return {
+            "training_step": self.training_step,
+            "strength": self.strength,
+            "is_last_phase": self.is_last_phase,
+            "objective": self.objective.state_dict(),
+            "latents": self.view.latents,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.training_step, self.strength = state["training_step"], state["strength"]
+        self.is_last_phase = state["is_last_phase"]
+        self.objective.load_state_dict(state["objective"])
+
+
+class BoundMETaQ(RegularizedTraining):
+    """METaQ's state for one model whose forward passes see the levels."""
+
+    view: QuantizedView
+
+    def __init__(self, config: METaQ, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        super().__init__(config, parameters)
+        self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
+        self.first_bytes = 0
+        self.rate_weight = 0.0  # of a final quantization that is being tried
+        self.lengths = torch.empty(0)  # the code lengths that it uses, (T, 2 * radius + 1)
+        tensors = list(self.parameters.values())
+        steps = [_short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
+        self.view = QuantizedView(tensors, steps, config.radius)
+        is_learned = config.levels is Levels.LEARNED
+        self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
+
+    def on_forward(self, is_training: bool) -> None:
+        """Show the model quantized weights; straight through, their gradients go to the latent ones."""
+        if not self.view.is_shown:
+            counts = self.view.show(count=self.is_due())
+            if counts is not None:
+                self.objective.refresh(self.view, counts)
+
+    def take_back(self, strength: float) -> None:
+        """Both gradients, and the steps' own where they are learned."""
+        learned = None if self.is_last_phase else self.learned
+        if learned is not None:
+            learned.on_loss_gradients()
+        self.objective.take_back(self.view, strength)
+        if learned is not None:
+            learned.on_all_gradients()
+
+    def on_size(self, measure: Callable[[], int]) -> None:
+        """Steer the strength: up where the file is larger than it should be by now, down where it is smaller.
+
+        In the last phase, where it is too large, weights move to cheaper levels at once.
+        """
+        size_bytes = measure()
+        self.first_bytes = self.first_bytes or size_bytes
+        way = min(1.0, self.training_step / self.config.target_steps)
+        wanted = self.first_bytes * (self.config.target_bytes / self.first_bytes) ** way
+        self.strength *= (size_bytes / wanted) ** _STEERING_GAIN
+        if self.is_last_phase and size_bytes > self.config.target_bytes:
+            self._shrink(measure)
+
+    def on_epoch(self, validation_loss: Callable[[], float]) -> None:
+        """In the last phase, where asked for: the boldest rate-aware quantization that validation allows."""
+        if not self.is_last_phase or self.config.final is not Final.RATE:
+            return
+        self.view.hide()
+        allowed = validation_loss() * (1 + self.config.tolerance)
+        before = [parameter.detach().clone() for parameter in self.view.parameters]
+        for rate_weight in _RATE_WEIGHTS:
+            self._move(rate_weight)
+            if validation_loss() <= allowed:
+                break
+            self.view.hide()
+            torch._foreach_copy_([parameter.detach() for parameter in self.view.parameters], before)
+
+    def on_last_phase(self) -> None:
+        """Weights at their tensor's commonest level, nearly always zero, stay there; the others train on."""
+        self.is_last_phase = True
+        if self.learned is not None:
+            self.view.hide()
+            self.view.steps = [_short_step(step) for step in self.view.steps]
+        self.view.pin_commonest()
+
+    def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
+        """Nearest multiple of the parameter's step within the radius: what the forward pass has been seeing."""
+        index = list(self.parameters).index(name)
+        codebook = UniformCodebook(self.view.steps[index])
+        if self.rate_weight:
+            latent = self.view.latent_weights()[index] / codebook.step
+            return codebook, cheapest(latent, self.lengths[index], self.rate_weight).cpu()
+        return codebook, nearest(weights.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What cannot be had from parameters and optimizer; between two training steps there is no more."""
+        return super().state_dict() | {
+            "first_bytes": self.first_bytes,
+            "steps": self.view.steps,
+            "learned": self.learned and self.learned.state_dict(),
+            "pinned": self.view.pinned,
+            "pinned_values": self.view.pinned_values,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        super().load_state_dict(state)
+        self.first_bytes = state["first_bytes"]
+        self.view.steps = list(state["steps"])
+        if self.learned is not None:
+            self.learned.load_state_dict(state["learned"])
+        self.view.pinned, self.view.pinned_values = state["pinned"], state["pinned_values"]
+        self.view.restore(state["latents"])
+
+    def _shrink(self, measure: Callable[[], int]) -> None:
+        """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
+        self._count()
+        low, high = 0.0, _FIRST_RATE_WEIGHT
+        while self._size_at(high, measure) > self.config.target_bytes and high < _LAST_RATE_WEIGHT:
+            low, high = high, 4 * high
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._size_at(middle, measure) <= self.config.target_bytes else (middle, high)
+        self._move(high)
+
+    def _size_at(self, rate_weight: float, measure: Callable[[], int]) -> int:
+        self.rate_weight = rate_weight
+        size_bytes = measure()
+        self.rate_weight = 0.0
+        return size_bytes
+
+    def _move(self, rate_weight: float) -> None:
+        """Put the latent weights on the levels of a rate-aware quantization."""
+        self._count()
+        for index, (latent, step) in enumerate(zip(self.view.latent_weights(), self.view.steps, strict=True)):
+            self.view.move(index, cheapest(latent / step, self.lengths[index], rate_weight))
+        self.view.pin_commonest()
+
+    def _count(self) -> None:
+        self.view.hide()
+        counts = self.view.show(count=True)
+        self.view.hide()
+        assert counts is not None
+        self.lengths = code_lengths(counts)
+
+
+def _objective(config: METaQ) -> BoundObjective:
+    if config.objective is Objective.COUNTS:
+        return CountsObjective(config.slopes, config.counts)
+    if config.objective is Objective.PERSPECTIVE:
+        return PerspectiveObjective(config.perspective)
+    return CodeLengthObjective(config.slopes)
+
+
+def _short_step(step: float) -> float:
+    """A step rounded to few significant bits; 1 for a tensor of zeros, where any step serves."""
+    if step == 0:
+        return 1.0
+    mantissa, exponent = math.frexp(step)
+    return math.ldexp(round(mantissa * 2**_STEP_BITS) / 2**_STEP_BITS, exponent)
