@@ -30,7 +30,7 @@ def sizes(path: Path, gap_bits: int) -> dict[str, Any]:
         if entry.codebook is None:
             others += 32 * values.numel()
             continue
-        levels, places = torch.unique(values, return_inverse=True)
+        _, places = torch.unique(values, return_inverse=True)
         places = torch.where(values == 0, 0, places + 1)
         counted = published_size(places, gap_bits)
         bits += counted.total

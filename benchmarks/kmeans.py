@@ -2,8 +2,8 @@
 
     python benchmarks/kmeans.py [--output kmeans.json] [--quick]
 
-Processor seconds of one thread, the least of the repeats, on normal weights, sorting included. The error is the squared one, relative to
-the exact optimum's.
+Processor seconds of one thread, the least of the repeats, on normal weights, sorting included. The error is the squared
+one, relative to the exact optimum's.
 """
 
 import argparse
