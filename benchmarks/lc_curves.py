@@ -35,7 +35,7 @@ from metaq.training.recipe import Optimizer, Schedule, StageSection
 
 ADAPTIVE = [f"kmeans:{k}" for k in (2, 4, 8, 16, 32, 64)]
 FIXED = ["binary", "scaled-binary", "ternary", "scaled-ternary", "powers:5", "scaled-powers:5"]
-OTHERS = ["prune:0.05", "shared correct:0.01+kmeans:2", "shared kmeans:2", "entropy:16:1e-6", "entropy:16:4e-6"]
+OTHERS = ["prune:0.05", "shared correct:0.01+kmeans:2", "shared kmeans:2", "entropy:16:3e-7", "entropy:16:1e-6"]
 
 
 @dataclass(frozen=True)
