@@ -33,7 +33,7 @@ struct Workspace {
 
 // A running sum whose rounding errors are summed beside it (Neumaier).
 class Sum {
-   public:
+public:
     void add(double term) {
         const double total = high_ + term;
         low_ += std::abs(high_) >= std::abs(term) ? (high_ - total) + term : (term - total) + high_;
@@ -41,7 +41,7 @@ class Sum {
     }
     double value() const { return high_ + low_; }
 
-   private:
+private:
     double high_ = 0.0;
     double low_ = 0.0;
 };

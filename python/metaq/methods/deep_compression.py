@@ -25,6 +25,7 @@ from torch import Tensor
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.quantized_view import gradient_of
 from metaq.methods.shown import ShownValues
 from metaq.solvers.kmeans1d import lloyd
 
@@ -126,12 +127,11 @@ class BoundDeepCompression(BoundMethod):
         self.shown.take_back()
         self.training_step += 1
         for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+            gradient = gradient_of(parameter)
             if self.clusters is None:
-                parameter.grad.mul_(self.masks[name])
+                gradient.mul_(self.masks[name])
             else:
-                parameter.grad.copy_(_cluster_sums(parameter.grad, self.clusters[name]))
+                gradient.copy_(_cluster_sums(gradient, self.clusters[name]))
 
     def on_last_phase(self) -> None:
         """Prune what is still to be pruned, then share values."""

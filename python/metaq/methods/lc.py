@@ -28,6 +28,7 @@ from metaq.codebook import Codebook, TableCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method
 from metaq.methods.lc_schemes import Scheme, parse
+from metaq.methods.quantized_view import gradient_of
 from metaq.methods.shown import ShownValues
 
 _SHARED = "shared "  # before the name of a scheme: one codebook for all parameters of the pattern
@@ -141,12 +142,11 @@ class BoundLC(BoundMethod):
         self.shown.take_back()
         self.training_step += 1
         for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+            gradient = gradient_of(parameter)
             if self.is_finished:
-                parameter.grad.zero_()
+                gradient.zero_()
             elif self.config.algorithm is not Algorithm.ITERATED:
-                parameter.grad.add_(parameter - self.compressed[name], alpha=self.mu).sub_(self.multipliers[name])
+                gradient.add_(parameter - self.compressed[name], alpha=self.mu).sub_(self.multipliers[name])
 
     def on_last_phase(self) -> None:
         """The weights become Δ(Θ) and stay there; only what is not compressed trains on."""
