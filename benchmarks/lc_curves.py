@@ -35,15 +35,16 @@ from metaq.reader import Reader
 from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Optimizer, Schedule, StageSection
 
-ADAPTIVE = [f"kmeans:{k}" for k in (2, 8, 64, 4, 32, 16)]
+ADAPTIVE = [f"kmeans:{k}" for k in (2, 4, 8, 16, 32, 64)]
 FIXED = ["binary", "scaled-binary", "ternary", "scaled-ternary", "powers:5", "scaled-powers:5"]
 OTHERS = ["prune:0.05", "shared correct:0.01+kmeans:2", "shared kmeans:2", "entropy:16:3e-7", "entropy:16:1e-6"]
+L_STEPS_PER_EPOCH = 4
 NAMES = {Algorithm.AUGMENTED: "LC", Algorithm.ITERATED: "iDC", None: "DC"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of one network; ``l_step`` is one epoch, the last epochs train the biases alone."""
+    """Of one network; an L step is a quarter of an epoch, the last epochs train the biases alone."""
 
     reference_epochs: int
     epochs: int
@@ -56,9 +57,9 @@ class Settings:
 
 
 SETTINGS = {
-    "lenet300": Settings(30, 24, 2, 0.1, 1.5),
-    "lenet5-caffe": Settings(10, 10, 1, 0.05, 2.8),
-    "quick": Settings(1, 2, 1, 0.05, 2.0),
+    "lenet300": Settings(70, 24, 2, 0.1, 1.1),
+    "lenet5-caffe": Settings(20, 10, 1, 0.05, 1.25),
+    "quick": Settings(1, 2, 1, 0.05, 1.5),
 }
 
 
@@ -101,7 +102,7 @@ def measure(model: nn.Module, dataset: Dataset, weight_decay: float) -> dict[str
 def run(reference: nn.Module, scheme: str, algorithm: Algorithm | None, settings: Settings, dataset: Dataset) -> Any:
     """One row; no algorithm is direct compression."""
     model = copy.deepcopy(reference)
-    steps = len(dataset.train) // settings.batch_size
+    steps = len(dataset.train) // settings.batch_size // L_STEPS_PER_EPOCH
     method = LC({"*.weight": scheme}, algorithm or Algorithm.ITERATED, settings.mu, settings.growth, steps)
     compressor = Compressor(model, method)
     started = time.perf_counter()

@@ -6,6 +6,7 @@ import pytest
 
 from metaq.metrics import digest
 from metaq.reader import Reader
+from metaq.report.page import write_report
 from metaq.training import run
 from metaq.training.recipe import as_tree, load_recipe, recipe_from
 
@@ -57,6 +58,7 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_the_file_is_what_was_validat
     assert lines[-1]["validation_accuracy"] == whole["validation_accuracy"]
     assert whole["test_after"]["accuracy"] > 0.5
     assert whole["ratio"] > 8
+    assert write_report(tmp_path / "whole").exists()
 
 
 @pytest.mark.parametrize("name", [*OPTIONS, "lenet5-caffe-deep-compression"])
