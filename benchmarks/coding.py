@@ -6,15 +6,20 @@ FOLDER holds symbol sets, `.npz` files with an integer array `q/<name>` for each
 `symbols` beside $METAQ_DATA. Every coder gets the same chunks of at most 2^22 weights, as in a file, each coded by
 itself. The zero-order entropy is the sum of those of the tensors, without any table. Speeds are in million weights a
 second from int32 arrays to bytes and back, the best of a few repeats; on t threads every chunk is coded t times.
+
+With --chunks, instead: files of the sets of a million weights and more with chunks of different sizes, and how fast
+`metaq.load_file` decodes each on one and on two threads, to float32.
 """
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +30,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import metaq
-from metaq import _native, coding
+from metaq import _native, coding, container
+from metaq.reader import Reader
 
-CHUNK_SYMBOLS = 1 << 22
+CHUNK_SYMBOLS = container.CHUNK_SYMBOLS
+STUDIED_CHUNKS = tuple(1 << width for width in (16, 18, 20, 22, 24))
 QUICK_SYMBOLS = 1 << 15
 REPEAT_SECONDS = 1.0
 MOST_REPEATS = 20
@@ -240,6 +248,50 @@ def measure(contestant: Contestant, name: str, blocks: Blocks, thread_counts: Se
     return Measurement(name, contestant.name, contestant.note, weights, entropy, size, size / entropy, speeds)
 
 
+@dataclass(frozen=True)
+class ChunkSize:
+    """Files of one set by one coder, in chunks of one size."""
+
+    symbol_set: str
+    coder: str
+    chunk_symbols: int
+    chunks: int
+    size_bytes: int
+    load_mega_weights_per_second: tuple[float, ...]  # on 1, 2, ... threads
+
+
+def study_chunks(name: str, blocks: Blocks, coders: Sequence[str], sizes: Sequence[int]) -> Iterator[ChunkSize]:
+    step = metaq.codebook.UniformCodebook(1 / 64)
+    coded = [metaq.CodedTensor(torch.from_numpy(block), step, torch.float32) for block in blocks]
+    model = metaq.CompressedModel({str(i): tensor for i, tensor in enumerate(coded)})
+    weights = sum(block.size for block in blocks)
+    available = os.cpu_count
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.mtq"
+        for coder, size in itertools.product(coders, sizes):
+            container.CHUNK_SYMBOLS = size
+            size_bytes = metaq.save(model, path, coder)
+            chunks = len(Reader(path.read_bytes()).header.chunks)
+            rates = []
+            for threads in (1, 2):
+                os.cpu_count = lambda threads=threads: threads  # type: ignore[misc]
+                rates.append(weights / best_seconds([partial(metaq.load_file, path)], 1) / 1e6)
+            os.cpu_count = available
+            yield ChunkSize(name, coder, size, chunks, size_bytes, tuple(rates))
+    container.CHUNK_SYMBOLS = CHUNK_SYMBOLS
+
+
+def chunk_table(results: Sequence[ChunkSize]) -> Iterator[str]:
+    yield "| set | coder | chunk | chunks | bytes | load, 1 thread | load, 2 threads |"
+    yield "|---|---|---|---|---|---|---|"
+    for row in results:
+        rates = " | ".join(f"{rate:,.1f}" for rate in row.load_mega_weights_per_second)
+        yield (
+            f"| {row.symbol_set} | {row.coder} | 2^{row.chunk_symbols.bit_length() - 1} | {row.chunks} | "
+            f"{row.size_bytes:,} | {rates} |"
+        )
+
+
 def table(results: Sequence[Measurement]) -> Iterator[str]:
     """The lines of a Markdown table for each set."""
     for name in dict.fromkeys(result.symbol_set for result in results):
@@ -289,6 +341,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--coders", default="", help="only coders whose names contain one of these, with commas between"
     )
+    parser.add_argument("--chunks", action="store_true", help="study the size of chunks instead")
     parser.add_argument("--sets", default="", help="only sets whose names contain one of these, with commas between")
     options = parser.parse_args(arguments)
     if options.folder is None:
@@ -300,6 +353,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    if options.chunks:
+        main_chunks(options, arguments)
+        return
     chosen, notes = contestants()
     chosen = [coder for coder in chosen if any(part in coder.name for part in options.coders.split(","))]
     results = []
@@ -311,10 +367,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("Speeds in million weights a second.")
     for line in [*notes, *table(results)]:
         print(line)
-    if options.output:
+    write(options.output, arguments, {"notes": notes, "results": [asdict(result) for result in results]})
+
+
+def main_chunks(options: argparse.Namespace, arguments: Sequence[str] | None) -> None:
+    results: list[ChunkSize] = []
+    for path in sorted(options.folder.glob("*.npz")):
+        blocks = load(path, sys.maxsize)
+        if not any(part in path.stem for part in options.sets.split(",")) or sum(b.size for b in blocks) < 1_000_000:
+            continue
+        coders = [coder for coder in ("rans", "mixing") if any(part in coder for part in options.coders.split(","))]
+        results += study_chunks(path.stem, blocks, coders, STUDIED_CHUNKS)
+    for line in chunk_table(results):
+        print(line)
+    write(options.output, arguments, {"results": [asdict(result) for result in results]})
+
+
+def write(output: Path | None, arguments: Sequence[str] | None, content: dict[str, Any]) -> None:
+    if output:
         command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
-        report = {"command": command, "machine": machine(), "notes": notes, "results": [asdict(r) for r in results]}
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        report = {"command": command, "machine": machine(), **content}
+        output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

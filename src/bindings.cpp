@@ -21,6 +21,7 @@
 #include "metaq/kmeans1d.hpp"
 #include "metaq/knapsack.hpp"
 #include "metaq/mixing.hpp"
+#include "metaq/planes.hpp"
 #include "metaq/quantized_view.hpp"
 #include "metaq/range.hpp"
 #include "metaq/rans.hpp"
@@ -129,8 +130,9 @@ metaq::rans::Form form_of(nb::dlpack::dtype dtype) {
     if (dtype == nb::dtype<std::int32_t>()) return Form::int32;
     if (dtype == nb::dtype<std::int8_t>()) return Form::int8;
     if (dtype == nb::dtype<float>()) return Form::float32;
+    if (dtype == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1}) return Form::float16;
     if (dtype == nb::dtype<std::uint16_t>()) return Form::bfloat16;
-    throw std::invalid_argument("an output is not int32, int8, float32 or uint16 (the bits of bfloat16)");
+    throw std::invalid_argument("an output is not int32, int8, float32, float16 or uint16 (the bits of bfloat16)");
 }
 
 metaq::rans::ValueBlock value_block(const ValueArray& output, const Shape& shape, const Codebook& codebook) {
@@ -169,6 +171,24 @@ void rans_decode_values(const ByteArray& data, const std::vector<Shape>& shapes,
         status = metaq::rans::decode_values(view(data), blocks, path);
     }
     check_status(status);
+}
+
+using PlaneArray = nb::ndarray<const std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ElementArray = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Fills the output, the bytes of elements, from the symbols of their planes.
+void join_planes(const std::vector<PlaneArray>& arrays, bool is_float, const ElementArray& output) {
+    const std::size_t width = arrays.size();
+    if (width != 1 && width != 2 && width != 4 && width != 8) throw std::invalid_argument("not 1, 2, 4 or 8 planes");
+    const std::size_t count = output.size() / width;
+    metaq::planes::Planes planes{};
+    for (std::size_t i = 0; i < width; ++i) {
+        if (arrays[i].size() != count) throw std::invalid_argument("a plane has not a byte for each element");
+        planes[i] = reinterpret_cast<const std::uint8_t*>(arrays[i].data());
+    }
+    if (output.size() != count * width) throw std::invalid_argument("the output is not of whole elements");
+    nb::gil_scoped_release release;
+    metaq::planes::join(planes, width, count, is_float, output.data());
 }
 
 nb::bytes encode_text(const ByteArray& bytes) {
@@ -283,6 +303,8 @@ NB_MODULE(_native, module) {
     module.def("take_back_latent", &take_back_latent);
     module.def("find_hulls", &find_hulls);
     module.def("solve_knapsacks", &solve_knapsacks);
+    module.def("join_planes", &join_planes, nb::arg("planes").noconvert(), nb::arg("is_float"),
+               nb::arg("output").noconvert());
     module.def("kmeans", &kmeans);
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));

@@ -95,7 +95,8 @@ def whole_files() -> Iterator[tuple[str, bytes]]:
     yield "bad_varint", b"MTQ\1" + b"\xff" * 40
     yield "header_size", sealed(b"", [])
     yield "header_size", sealed(b"", [], size=2**26 + 1, coded=bytes(200))
-    yield "header_size", sealed(b"", [], size=2**19 + 1, coded=b"\1")
+    yield "header_size", sealed(b"", [], size=9 * 2**12 + 1, coded=b"\1")
+    yield "header_size", sealed(b"", [], size=136 * 2**12 + 1, coded=bytes(128))
     yield "header_checksum", GOOD[:8] + bytes([GOOD[8] ^ 1]) + GOOD[9:]
     header = b"\0\0\0\0"
     coded = _native.text_encode(header)

@@ -196,7 +196,7 @@ def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     require(source.take(3) == b"MTQ", "magic")
     require(source.byte() == 1, "version")
     size, coded_size = source.varint(), source.varint()
-    require(1 <= size <= 1 << 26 and size <= SYMBOLS_PER_BYTE * coded_size, "header size")
+    require(1 <= size <= 1 << 26 and size <= (coded_size + 8) << 12, "header size")
     coded = source.take(coded_size)
     check_crc(source, data[: source.at])
     _, entries, chunks = read_header(decode_text(coded, size))

@@ -6,6 +6,7 @@ from torch import nn
 
 import metaq
 from metaq.errors import InputError
+from metaq.methods.metaq import Levels, Objective
 from metaq.models.lenet import LeNet5
 
 
@@ -60,20 +61,34 @@ def test_detach_leaves_the_quantized_weights_and_no_hook():
     assert float(model.weight.detach()[0, 0]) == pytest.approx(0.123)
 
 
-def test_state_round_trip_in_mid_training():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"objective": "counts"},
+        {"objective": "perspective"},
+        {"levels": "learned"},
+        {"levels": "around_mean"},
+        {"target_bytes": 500, "target_steps": 4},
+    ],
+)
+def test_state_round_trip_in_mid_training(options):
+    kinds = {"objective": Objective, "levels": Levels}
+    options = {key: kinds[key](value) if key in kinds else value for key, value in options.items()}
+    config = metaq.METaQ(strength=1e-2, refresh_every=3, **options)
     torch.manual_seed(1)
     results = []
     for interrupted in (False, True):
         torch.manual_seed(2)
         model = nn.Linear(30, 30)
-        compressor = metaq.Compressor(model, metaq.METaQ(strength=1e-2, refresh_every=3))
+        compressor = metaq.Compressor(model, config)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         for step in range(8):
             if interrupted and step == 4:
                 saved = (compressor.state_dict(), model.state_dict())
                 model = nn.Linear(30, 30)
                 model.load_state_dict(saved[1])
-                compressor = metaq.Compressor(model, metaq.METaQ(strength=1e-2, refresh_every=3))
+                compressor = metaq.Compressor(model, config)
                 compressor.load_state_dict(saved[0])
                 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             optimizer.zero_grad()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import _native, coding, container, reader
+from metaq import _native, assembly, coding, container
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.container import encode
 from metaq.errors import FormatError
@@ -245,7 +245,8 @@ def test_chunks_of_any_size_decode_the_same(coder, size, monkeypatch):
 def test_values_in_pieces_are_the_same(monkeypatch):
     data = encode(mixed_model())
     expected = digest(Reader(data).load())
-    monkeypatch.setattr(reader, "PIECE_SYMBOLS", 7)
+    monkeypatch.setattr(assembly, "PIECE_SYMBOLS", 7)
+    monkeypatch.setattr(assembly, "PIECE_ELEMENTS", 5)
     assert digest(Reader(data).load()) == expected
 
 

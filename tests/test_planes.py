@@ -10,14 +10,19 @@ from metaq.header import DTYPES
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 
 
-def joined(split, dtype, shape, cut=None):
-    """What a reader does: each plane in parts, in any order."""
-    octets = np.full((split.shape[1], split.shape[0]), 99, np.uint8)
-    for plane in reversed(range(len(split))):
-        for part in np.array_split(np.arange(split.shape[1]), cut or 1):
-            if part.size:
-                planes.place(octets, plane, int(part[0]), split[plane, part].astype(np.int32))
-    return planes.join(octets, dtype, shape)
+def joined(split, dtype, shape, cuts=None):
+    """What a reader does: each plane in parts of its own, elements in pieces."""
+    count = split.shape[1]
+    parts = []
+    for plane in split:
+        starts = [0, *sorted(np.random.default_rng(len(parts)).integers(1, count, cuts))] if cuts and count > 1 else [0]
+        starts = sorted(set(map(int, starts)))
+        parts.append([(start, plane[start:end]) for start, end in zip(starts, [*starts[1:], count], strict=True)])
+    flat = torch.full((count * dtype.itemsize,), 99, dtype=torch.uint8).view(dtype)
+    for first in range(0, count, 7 if cuts else max(1, count)):
+        last = min(first + 7, count) if cuts else count
+        planes.join(parts, range(first, last), flat[first:last])
+    return flat.reshape(shape)
 
 
 def bits(tensor):
@@ -38,15 +43,19 @@ def test_round_trip_of_any_bits(dtype, shape):
     split = planes.split(tensor)
     assert split.dtype == np.int8
     assert split.shape == (dtype.itemsize, tensor.numel())
-    back = joined(split, dtype, shape, cut=3)
+    back = joined(split, dtype, shape, cuts=3)
     assert back.dtype == dtype
     assert back.shape == tensor.shape
     assert torch.equal(bits(back), bits(tensor))
 
 
-def test_pieces_meet_without_a_seam():
-    tensor = any_bits(torch.float16, 2 * planes._PIECE + 3)
-    assert torch.equal(bits(joined(planes.split(tensor), torch.float16, tensor.shape, cut=5)), bits(tensor))
+@every_dtype
+def test_any_size(dtype):
+    """Around the widths of vector registers."""
+    for count in range(1, 140):
+        octets = any_bits(torch.uint8, count * dtype.itemsize)
+        tensor = octets.bitwise_and(1).view(dtype) if dtype == torch.bool else octets.view(dtype)
+        assert torch.equal(bits(joined(planes.split(tensor), dtype, tensor.shape)), bits(tensor))
 
 
 def test_the_sign_goes_below_the_mantissa():

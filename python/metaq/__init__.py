@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
+    from metaq.lossless import compress_losslessly
     from metaq.methods import LC, DeepCompression, METaQ
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
@@ -29,6 +30,7 @@ __all__ = [
     "MetaqError",
     "RecipeError",
     "compress",
+    "compress_losslessly",
     "decode",
     "encode",
     "load_file",
@@ -37,7 +39,7 @@ __all__ = [
     "save",
 ]
 
-_MODULES = ("api", "compressor", "errors", "lazy", "methods", "pipeline")
+_MODULES = ("api", "compressor", "errors", "lazy", "lossless", "methods", "pipeline")
 
 
 def __getattr__(name: str) -> Any:

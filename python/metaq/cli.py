@@ -35,7 +35,6 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-CoderName = Annotated[str, typer.Option(help="mixing, rans, range, huffman, zstd, lzma, gzip or stored.")]
 MtqFile = Annotated[Path, typer.Argument(help="A .mtq file.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
 
@@ -80,19 +79,35 @@ def compress(
     output: Output,
     bits: Annotated[float | None, typer.Option(help="Bits per quantized weight (zero-order entropy).")] = None,
     step: Annotated[float | None, typer.Option(help="Distance between levels, instead of --bits.")] = None,
-    coder: CoderName = "mixing",
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit instead of quantizing.")] = False,
+    coder: Annotated[
+        str | None,
+        typer.Option(
+            help="mixing (smallest), rans (fastest), range, huffman, zstd, lzma, gzip or stored. Unless given, mixing; "
+            "with --lossless, rans from 4 MiB on.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize a checkpoint uniformly and write it as a .mtq file; 4 bits unless told otherwise."""
-    from metaq import api, coding, pipeline
-    from metaq.io import read_state
+    """Quantize a checkpoint uniformly and write it as a .mtq file; 4 bits unless told otherwise.
 
-    coding.by_name(coder)
+    With --lossless, write it as it is, bit for bit: bfloat16 weights take about two thirds of their size.
+    """
+    from metaq import api, coding, pipeline
+    from metaq.errors import InputError
+    from metaq.io import read_state
+    from metaq.lossless import compress_losslessly, suitable_coder
+
+    coding.by_name(coder or api.DEFAULT_CODER)
+    if lossless and not (bits is None and step is None):
+        raise InputError("compress: expected --lossless alone, found --bits or --step too")
     if bits is None and step is None:
         bits = 4.0
     state, metadata = read_state(source)
+    coder = coder or (suitable_coder(state) if lossless else api.DEFAULT_CODER)
     with _working(f"compressing {source.name}"):
-        model = pipeline.compress(state, step=step, bits=bits)
+        model = compress_losslessly(state) if lossless else pipeline.compress(state, step=step, bits=bits)
         size_bytes = api.save(pipeline.CompressedModel(model.tensors, metadata), output, coder)
     before = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
     result = {"file": str(output), "tensors": len(state), "bytes_before": before, "bytes": size_bytes}

@@ -28,7 +28,10 @@ from metaq.header import (
 )
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
 
-CHUNK_SYMBOLS = 1 << 22  # large enough for adaptive coders to have learned, small enough to spread over threads
+# Large enough for adaptive coders to have learned, small enough to spread over threads.
+# On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
+# 2^20 and 0.7 % less in chunks of 2^24, which leave most threads idle; rANS differs by 0.1 % at most from 2^18 on.
+CHUNK_SYMBOLS = 1 << 22
 
 Blocks = list[np.ndarray]
 Item = TypeVar("Item")
@@ -129,4 +132,4 @@ def _looks_random(blocks: Blocks) -> bool:
     counts = np.sum([np.bincount(block.reshape(-1) + 128, minlength=256) for block in blocks], axis=0)
     shares = counts[counts > 0] / np.sum(counts)
     # The empirical entropy of few random bytes falls below 8 bits by about (256 - 1) / (2 n ln 2) bits.
-    return float(-(shares * np.log2(shares)).sum()) > 7.9 - 184 / float(np.sum(counts))
+    return float(-(shares * np.log2(shares)).sum()) > 7.8 - 184 / float(np.sum(counts))

@@ -18,6 +18,10 @@ class InputError(MetaqError):
     """An argument or an array cannot be used: wrong shape, dtype, range or name."""
 
 
+class InfeasibleError(InputError):
+    """An optimisation problem has no feasible point."""
+
+
 class DataError(MetaqError):
     """A data set is missing, cannot be fetched or has the wrong checksum."""
 

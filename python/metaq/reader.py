@@ -9,18 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from metaq import _native, coding, planes
-from metaq.assign import check_symbols, reconstruct
-from metaq.chunks import Run, in_threads, runs
-from metaq.coding import SYMBOLS_PER_BYTE
+from metaq import _native, coding
+from metaq.assembly import Assembly
+from metaq.chunks import Run, runs
 from metaq.errors import FormatError, InputError, nearest_name
-from metaq.header import MAGIC, MAX_HEADER_BYTES, VERSION, Header, HeaderParser, TensorEntry
+from metaq.header import HEADER_BYTES_PER_BYTE, MAGIC, MAX_HEADER_BYTES, VERSION, Header, HeaderParser
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
-
-PIECE_SYMBOLS = 1 << 18  # turned into values at a time, so that temporary tensors stay small
 
 
 class Reader:
@@ -40,7 +36,7 @@ class Reader:
         self.header, offset = self._read_header()
         self.payload_offsets: list[int] = []
         for chunk in self.header.chunks:
-            with self._named():
+            with self.naming():
                 coding.by_identifier(chunk.coder)
             self.payload_offsets.append(offset)
             offset += chunk.payload_bytes + 4
@@ -52,7 +48,7 @@ class Reader:
             raise FormatError(f"{self.name}: expected {expected}, found {found}")
 
     @contextmanager
-    def _named(self, part: str = "") -> Iterator[None]:
+    def naming(self, part: str = "") -> Iterator[None]:
         """Errors within say which file, and which part of it, they are about."""
         try:
             yield
@@ -66,20 +62,20 @@ class Reader:
         self.expect(start[3] == VERSION, f"format version {VERSION}", f"version {start[3]}; a newer metaq may read it")
         sizes = HeaderParser(start)
         sizes.offset = 4
-        with self._named():
+        with self.naming():
             size, coded_size = sizes.varint(), sizes.varint()
         self.expect(0 < size <= MAX_HEADER_BYTES, f"a header of 1 to {MAX_HEADER_BYTES} bytes", f"{size}")
         end = sizes.offset + coded_size
         self.expect(end + 4 <= len(self.data), f"at least {end + 4} bytes", f"{len(self.data)}; the file is truncated")
         (checksum,) = struct.unpack_from("<I", self.data, end)
         self.expect(zlib.crc32(self.data[:end]) == checksum, "a header that matches its checksum", "one that does not")
-        fits = size <= SYMBOLS_PER_BYTE * coded_size
+        fits = size <= HEADER_BYTES_PER_BYTE * (coded_size + 8)
         self.expect(fits, f"a header that {coded_size} bytes can hold", f"{size} bytes")
         try:
             header = _native.text_decode(bytes(self.data[sizes.offset : end]), size)
         except ValueError as error:
             raise FormatError(f"{self.name}: expected a text-coded header, found it {error}") from None
-        with self._named():
+        with self.naming():
             return HeaderParser(header).parse(), end + 4
 
     def decode_chunk(self, index: int, shapes: Sequence[tuple[int, int, int]]) -> list[np.ndarray]:
@@ -88,12 +84,21 @@ class Reader:
         Raises:
             FormatError: the checksum does not match, or the payload is not what an encoder writes.
         """
+        payload = self.payload(index)
+        with self.naming(f", chunk {index}"):
+            return coding.by_identifier(self.header.chunks[index].coder).decode(payload, shapes)
+
+    def payload(self, index: int) -> memoryview:
+        """A chunk's bytes.
+
+        Raises:
+            FormatError: the checksum does not match.
+        """
         entry, offset = self.header.chunks[index], self.payload_offsets[index]
         payload = self.data[offset : offset + entry.payload_bytes]
         (checksum,) = struct.unpack_from("<I", self.data, offset + entry.payload_bytes)
         self.expect(zlib.crc32(payload) == checksum, f"chunk {index} to match its checksum", "one that does not")
-        with self._named(f", chunk {index}"):
-            return coding.by_identifier(entry.coder).decode(payload, shapes)
+        return payload
 
     def chunk_runs(self) -> list[list[Run]]:
         """The runs that each chunk covers.
@@ -146,7 +151,7 @@ class Reader:
         index = self._index(name)
         shape = self.header.tensors[index].shape
         if rows == slice(None):
-            return self._assemble({index: range(math.prod(shape))}, as_symbols=False)[index].reshape(shape)
+            return Assembly(self, {index: range(math.prod(shape))}, as_symbols=False).run()[index].reshape(shape)
         if not shape:
             raise InputError(f"{self.name}, tensor {name!r}: expected dimensions to take rows of, found a scalar")
         first, last, step = rows.indices(shape[0])
@@ -154,7 +159,9 @@ class Reader:
             raise InputError(f"{self.name}, tensor {name!r}: expected rows in a step of 1, found {step}")
         row_size = math.prod(shape[1:])
         wanted = range(first * row_size, max(first, last) * row_size)
-        return self._assemble({index: wanted}, as_symbols=False)[index].reshape(len(range(first, last)), *shape[1:])
+        return (
+            Assembly(self, {index: wanted}, as_symbols=False).run()[index].reshape(len(range(first, last)), *shape[1:])
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape.
@@ -175,65 +182,7 @@ class Reader:
     def _all(self, as_symbols: bool) -> dict[str, Tensor]:
         entries = self.header.tensors
         wanted = {index: range(entry.size) for index, entry in enumerate(entries) if entry.target is None}
-        parts = self._assemble(wanted, as_symbols)
+        parts = Assembly(self, wanted, as_symbols).run()
         owners = [index if entry.target is None else entry.target for index, entry in enumerate(entries)]
         whole = {index: part.reshape(entries[index].shape) for index, part in parts.items()}
         return {entry.name: whole[owner] for entry, owner in zip(entries, owners, strict=True)}
-
-    def _assemble(self, wanted: dict[int, range], as_symbols: bool) -> dict[int, Tensor]:
-        """Ranges of tensors' elements, flat: coded tensors as int32 symbols or as values, kept ones as they are."""
-        parts: dict[int, Tensor] = {}
-        for index, elements in wanted.items():
-            entry = self.header.tensors[index]
-            shape = (len(elements),) if entry.codebook is not None else (len(elements), entry.dtype.itemsize)
-            dtype = torch.uint8 if entry.codebook is None else torch.int32 if as_symbols else entry.dtype
-            parts[index] = self._allocated(shape, dtype)
-
-        def fill(index_and_runs: tuple[int, list[Run]]) -> None:
-            index, chunk = index_and_runs
-            for run, block in zip(chunk, self.decode_chunk(index, [run.shape for run in chunk]), strict=True):
-                elements = run.elements_in(wanted.get(run.tensor, range(0)))
-                if elements:
-                    first = run.elements.start
-                    symbols = block.reshape(-1)[elements.start - first : elements.stop - first]
-                    with self._named(f", tensor {self.header.tensors[run.tensor].name!r}"):
-                        start = elements.start - wanted[run.tensor].start
-                        _put(symbols, run.plane, start, self.header.tensors[run.tensor], parts[run.tensor])
-
-        needed = [
-            (index, chunk)
-            for index, chunk in enumerate(self.chunk_runs())
-            if any(run.elements_in(wanted.get(run.tensor, range(0))) for run in chunk)
-        ]
-        # Blocks being decoded, of 4 bytes a symbol, take no more memory in all than what they decode to.
-        decoded_bytes = sum(len(part) * self.header.tensors[index].dtype.itemsize for index, part in parts.items())
-        largest = max((self.header.chunks[index].symbols for index, _ in needed), default=1)
-        in_threads(fill, needed, at_most=max(1, decoded_bytes // (4 * largest)))
-        for index, part in parts.items():
-            entry = self.header.tensors[index]
-            if entry.codebook is None:
-                parts[index] = planes.join(part.numpy(), entry.dtype, (len(part),))
-        return parts
-
-    def _allocated(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        try:
-            return torch.empty(shape, dtype=dtype)
-        except RuntimeError:
-            size_bytes = math.prod(shape) * dtype.itemsize
-            raise MemoryError(f"{self.name}: expected memory for a tensor of {size_bytes} bytes, found less") from None
-
-
-def _put(symbols: np.ndarray, plane: int | None, start: int, entry: TensorEntry, whole: Tensor) -> None:
-    """Symbols to where they belong in their tensor: as octets, as values, or as they are if that is int32."""
-    if plane is not None:
-        if symbols.min() < -128 or symbols.max() > 127:
-            raise FormatError("expected symbols of bytes, -128 to 127, found others")
-        planes.place(whole.numpy(), plane, start, symbols)
-        return
-    assert entry.codebook is not None
-    check_symbols(torch.from_numpy(symbols), entry.codebook, entry.dtype)
-    for first in range(0, symbols.size, PIECE_SYMBOLS):
-        piece = torch.from_numpy(symbols[first : first + PIECE_SYMBOLS])
-        if whole.dtype != torch.int32:
-            piece = reconstruct(piece, entry.codebook, entry.dtype)
-        whole[start + first : start + first + piece.numel()] = piece

@@ -160,7 +160,7 @@ private:
         const auto checksum = fields.take(4);
         if (!fields.is_ok()) return fields.status();
         if (crc32(covered) != read_word(checksum)) return FileStatus::header_checksum;
-        if ((size - 1) / kSymbolsPerByte >= coded_size) return FileStatus::header_size;
+        if (size > kHeaderBytesPerByte * (coded_size + 8)) return FileStatus::header_size;
         std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size));
         if (text::decode(coded, bytes) != Status::ok) return FileStatus::header_coding;
         const FileStatus status = HeaderReader(bytes).read(header_);

@@ -19,6 +19,7 @@
 namespace metaq {
 
 inline constexpr std::uint64_t kHeaderBytesLimit = 1u << 26;
+inline constexpr std::uint64_t kHeaderBytesPerByte = 1u << 12;  // and 8 bytes more, which may be implied
 inline constexpr std::uint64_t kElementsLimit = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kLevelsLimit = 1u << 20;
 inline constexpr std::uint64_t kChunkSymbolsLimit = 1u << 26;

@@ -98,12 +98,10 @@ inline unsigned choose_lane_width(std::uint64_t size_bytes) {
     return static_cast<unsigned>(std::bit_width(lanes)) - 1;
 }
 
-// Contexts of about a quarter of the symbols each, around the most frequent entry.
-inline Contexts choose_contexts(std::span<const std::uint64_t> counts, std::size_t listed) {
+// Contexts of about a quarter of the symbols each, by their distance from the center.
+inline Contexts contexts_around(std::size_t center, std::span<const std::uint64_t> counts, std::size_t listed) {
     Contexts contexts;
     contexts.are_used = true;
-    const auto most = std::max_element(counts.begin(), counts.begin() + static_cast<std::ptrdiff_t>(listed));
-    const auto center = static_cast<std::size_t>(most - counts.begin());
     const std::uint64_t total = std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
     std::uint64_t nearer = 0;
     unsigned found = 0;
@@ -117,6 +115,13 @@ inline Contexts choose_contexts(std::span<const std::uint64_t> counts, std::size
     }
     contexts.center = static_cast<std::uint32_t>(center);
     return contexts;
+}
+
+// Around the most frequent entry, contexts tell magnitudes; around the first they tell signs, and the order of exponents.
+inline std::array<std::size_t, 2> context_centers(const Sequence& sequence, const Header& header) {
+    const auto first = sequence.counts.begin();
+    const auto end = first + static_cast<std::ptrdiff_t>(header.alphabet.listed.size());
+    return {static_cast<std::size_t>(std::max_element(first, end) - first), 0};
 }
 
 inline std::vector<std::uint16_t> keys_of(const Sequence& sequence, const Header& header) {
@@ -205,7 +210,6 @@ inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { retur
 
 // The units, classes and contexts with the fewest bits; leaves the keys of the chosen contexts in `sequence`.
 inline void choose_model(std::span<const ConstBlock> blocks, Sequence& sequence, Header& header) {
-    const auto keys = [&] { return Keys{sequence.keys, header.entries(), header.contexts.count()}; };
     sequence.keys = sequence.entries;
     Partition best;
     best.cost = UINT64_MAX;
@@ -213,7 +217,7 @@ inline void choose_model(std::span<const ConstBlock> blocks, Sequence& sequence,
     for (const unsigned width : kUnitWidths) {
         std::vector<std::size_t> ends = unit_ends(blocks, width);
         if (ends == previous) continue;
-        Partition found = choose_partition(keys(), ends);
+        Partition found = choose_partition({sequence.keys, header.entries(), 1}, ends);
         if (found.cost < best.cost) {
             best = std::move(found);
             header.unit_width = width;
@@ -222,14 +226,17 @@ inline void choose_model(std::span<const ConstBlock> blocks, Sequence& sequence,
     }
     // Contexts go together with the unit width that is best without them.
     if (header.alphabet.listed.size() > 1) {
-        header.contexts = choose_contexts(sequence.counts, header.alphabet.listed.size());
-        std::vector<std::uint16_t> plain = std::exchange(sequence.keys, keys_of(sequence, header));
-        Partition found = choose_partition(keys(), unit_ends(blocks, header.unit_width));
-        if (is_worth_contexts(found.cost, best.cost)) {
+        const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
+        const std::uint64_t limit = best.cost;
+        for (const std::size_t center : context_centers(sequence, header)) {
+            Header trial = header;
+            trial.contexts = contexts_around(center, sequence.counts, header.alphabet.listed.size());
+            std::vector<std::uint16_t> trial_keys = keys_of(sequence, trial);
+            Partition found = choose_partition({trial_keys, header.entries(), kContexts}, ends);
+            if (found.cost >= best.cost || !is_worth_contexts(found.cost, limit)) continue;
             best = std::move(found);
-        } else {
-            header.contexts = {};
-            sequence.keys = std::move(plain);
+            header.contexts = trial.contexts;
+            sequence.keys = std::move(trial_keys);
         }
     }
     header.classes = best.count;

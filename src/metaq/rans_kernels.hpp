@@ -1,5 +1,5 @@
 // The inner loops of rANS decoding: a portable one for any number of lanes, and for 32 lanes and narrow tables AVX2 and
-// AVX-512, chosen when the program runs. All give the same symbols from the same words.
+// AVX-512, chosen when the program runs, unless METAQ_NO_SIMD is defined. All give the same symbols from the same words.
 //
 // A step decodes one symbol in each lane: x is a lane's state, p the precision, t its table (of its unit's class and
 // its context): slot = x mod 2^p; x = frequency(t, slot) * floor(x / 2^p) + offset(t, slot); below 2^16, x takes in the
@@ -14,7 +14,7 @@
 
 #include "metaq/rans_tables.hpp"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(METAQ_NO_SIMD)
 #define METAQ_RANS_X86 1
 #include <immintrin.h>
 #endif

@@ -13,14 +13,15 @@
 #include <vector>
 
 #include "metaq/alphabet.hpp"
+#include "metaq/floats.hpp"
 #include "metaq/symbols.hpp"
 
 namespace metaq::rans {
 
-enum class Form : std::uint8_t { int32, int8, float32, bfloat16 };
+enum class Form : std::uint8_t { int32, int8, float32, float16, bfloat16 };
 
 inline std::size_t width_bytes(Form form) {
-    return form == Form::int8 ? 1 : form == Form::bfloat16 ? 2 : 4;
+    return form == Form::int8 ? 1 : form == Form::float16 || form == Form::bfloat16 ? 2 : 4;
 }
 
 // What a symbol q stands for: in the integer forms q, in the others level q + origin or, without levels, step * q.
@@ -42,12 +43,6 @@ struct ValueBlock {
     std::size_t size() const { return rows * channels * kernel; }
 };
 
-// Rounded to nearest even. The value is no NaN.
-inline std::uint32_t bfloat16_bits(float value) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
 // The bits of the value in its form. False if the symbol stands for none.
 inline bool value_bits(const ValueBlock& block, std::int32_t symbol, std::uint32_t& bits) {
     bits = static_cast<std::uint32_t>(symbol);
@@ -59,7 +54,9 @@ inline bool value_bits(const ValueBlock& block, std::int32_t symbol, std::uint32
         if (level < 0 || level >= static_cast<std::int64_t>(block.codebook.levels.size())) return false;
         value = block.codebook.levels[static_cast<std::size_t>(level)];
     }
-    bits = block.form == Form::bfloat16 ? bfloat16_bits(value) : std::bit_cast<std::uint32_t>(value);
+    bits = std::bit_cast<std::uint32_t>(value);
+    if (block.form == Form::float16) bits = to_float16(bits);
+    if (block.form == Form::bfloat16) bits = to_bfloat16(bits);
     return true;
 }
 

@@ -35,6 +35,13 @@ def test_text_round_trip():
         assert _native.text_decode(_native.text_encode(text), len(text)) == text
 
 
+@pytest.mark.parametrize("byte", [0, 255, ord("a")])
+def test_no_text_is_longer_than_headers_may_be(byte):
+    for size in (1, 10, 100, 1000, 10_000, 100_000, 1_000_000):
+        text = bytes([0]) + bytes([byte]) * size
+        assert len(text) < 2841 * (len(_native.text_encode(text)) + 8)
+
+
 def test_decodes_from_anything_of_bytes():
     block = np.arange(24, dtype=np.int32).reshape(2, 3, 4)
     data = _native.range_encode([block])

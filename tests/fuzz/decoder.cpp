@@ -12,6 +12,7 @@
 
 namespace {
 
+constexpr std::size_t kTensorsAlone = 4;  // of a chunk decoded for each of them anew
 constexpr std::uint64_t kBytesLimit = 1 << 22;  // files that decode to more take too long to be worth it
 
 void check(bool holds) {
@@ -32,14 +33,11 @@ void decode(std::span<const std::uint8_t> data) {
         outputs.push_back({whole.size() - 1, whole.back()});
     }
     const bool is_good = file.decode(outputs) == metaq::FileStatus::ok;
-    bool are_good = true;
-    for (std::size_t i = 0; i < whole.size(); ++i) {
+    for (std::size_t i = 0; i < std::min(whole.size(), kTensorsAlone); ++i) {
         std::vector<std::uint8_t> one(whole[i].size());
         const bool is_one_good = file.decode(i, one) == metaq::FileStatus::ok;
-        check(!(is_good && is_one_good) || one == whole[i]);
-        are_good = are_good && is_one_good;
+        check(!is_good || (is_one_good && one == whole[i]));
     }
-    check(is_good == are_good);
 
     std::vector<std::uint8_t> one_more(whole.empty() ? 1 : whole[0].size() + 1);
     check(file.decode(whole.size(), one_more) == metaq::FileStatus::bad_index);

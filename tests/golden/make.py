@@ -6,10 +6,11 @@ import torch
 
 from metaq import container
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.lossless import compress_losslessly
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
 
 FOLDER = Path(__file__).parent
-CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma"]
+CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma", "rans"]
 KEPT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
 INTEGER_DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 
@@ -71,12 +72,21 @@ def shapes() -> CompressedModel:
     return CompressedModel(tensors)
 
 
+def lossless() -> CompressedModel:
+    """Weights as they are: exponents as a normal distribution has them, in planes; and a codebook of few values."""
+    sizes = sum(hashed(24, 20, seed=50 + i).double() for i in range(8)) / 2.0**34 - 1
+    few = torch.tensor([-1.25, 0.5, 2.0**-100, 3.0])[hashed(30, 40, seed=60) % 4]
+    weights = {str(dtype): sizes.to(dtype) for dtype in KEPT_DTYPES}
+    return compress_losslessly({**weights, "few": few, "few, short": few.to(torch.bfloat16)})
+
+
 MODELS = {"every-dtype": every_dtype, "shapes": shapes, "nothing": lambda: CompressedModel({})}
 
 
 def files() -> dict[str, tuple[CompressedModel, str]]:
     """Each golden file's model and coder."""
     golden = {f"network-{coder}.mtq": (network(), coder) for coder in CODERS}
+    golden["lossless-rans.mtq"] = lossless(), "rans"
     return golden | {f"{name}.mtq": (make(), "mixing") for name, make in MODELS.items()}
 
 

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import metaq
+from metaq import container
 from metaq.errors import InputError
-from metaq.methods.metaq import Levels, METaQ, Objective, Slopes
+from metaq.methods.metaq import AroundMean, Counts, Final, Levels, METaQ, Objective, Perspective, Slopes, Solver
 from metaq.methods.metaq_objectives import slope_table
-from metaq.solvers import knapsack
+from metaq.models import LeNet300
+from metaq.solvers import dual, knapsack, perspective
 
 
 def code_length_objective(xi, levels, weights):
@@ -162,3 +164,166 @@ def test_steps_are_short_numbers():
 def test_refuses_what_makes_no_sense(options):
     with pytest.raises(InputError, match=next(iter(options)).replace("target_bytes", "target_steps")):
         METaQ(**options)
+
+
+def regulariser_gradient(config):
+    """(A small linear layer's weights, β as `regularize` adds it, the bound method)."""
+    torch.manual_seed(0)
+    model = nn.Linear(40, 30, bias=False)
+    compressor = metaq.Compressor(model, config)
+    weights = model.weight.detach().clone()
+    compressor.regularize()
+    return weights, model.weight.grad.double(), compressor.bound
+
+
+@pytest.mark.parametrize("solver", Solver)
+def test_gradient_of_the_published_objective(solver):
+    counts = Counts(solver=solver, iterations=1 if solver is Solver.NEWTON else 400)
+    if solver is Solver.NEWTON:
+        counts = Counts(solver=solver, iterations=100)
+    config = METaQ(objective=Objective.COUNTS, strength=1.0, step=0.2, radius=5, counts=counts)
+    weights, beta, bound = regulariser_gradient(config)
+    levels = bound.view.levels()[0]
+
+    def phi(moved):
+        return dual.newton(moved, levels, None, dual.Newton(tolerance=1e-13)).primal
+
+    direction = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    small, exact = 1e-5, weights.double()
+    derivative = (phi(exact + small * direction) - phi(exact - small * direction)) / (2 * small)
+    assert float((beta * direction).sum()) == pytest.approx(derivative, rel=2e-2)
+
+
+def test_the_share_of_the_squared_weights():
+    plain = METaQ(objective=Objective.COUNTS, strength=0.5, step=0.2, radius=5)
+    mixed = METaQ(objective=Objective.COUNTS, strength=0.5, step=0.2, radius=5, counts=Counts(alpha=0.25))
+    weights, beta, _ = regulariser_gradient(plain)
+    _, both, _ = regulariser_gradient(mixed)
+    torch.testing.assert_close(both, 0.75 * beta + 0.25 * weights.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_of_the_perspective():
+    options = Perspective(magnitude=0.3, presence=2.0, spread=0.05, iterations=400)
+    config = METaQ(objective=Objective.PERSPECTIVE, strength=1.0, step=0.2, radius=5, perspective=options)
+    weights, beta, bound = regulariser_gradient(config)
+    levels = torch.tensor([float(b) for b in range(-5, 6) if b])
+    scaled = weights / bound.view.steps[0]
+    found = perspective.solve(scaled, levels, options.costs(), iterations=400)
+    expected = perspective.multipliers(found.prices, scaled, levels, options.costs()) / bound.view.steps[0]
+    torch.testing.assert_close(beta, expected.double(), rtol=1e-3, atol=1e-3)
+    assert bool((beta * weights >= 0).all())
+
+
+def train_on_digits(config, epochs=6):
+    """(Zero-order entropy in bits of the weights at the end, training loss), from the same start every time."""
+    split = metaq.data.by_name("digits")(200).train
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Upsample(28), LeNet300()) if split.images.shape[-1] != 28 else LeNet300()
+    compressor = metaq.Compressor(model, config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(split), generator=generator).split(100):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(split.images[batch]), split.labels[batch])
+            loss.backward()
+            compressor.regularize()
+            optimizer.step()
+    coded = [entry for entry in compressor.compress().tensors.values() if isinstance(entry, metaq.CodedTensor)]
+    return sum(metaq.metrics.entropy_bits(entry.symbols) for entry in coded), loss.item()
+
+
+@pytest.mark.slow
+def test_in_training_the_published_sign_raises_the_entropy_and_code_lengths_lower_it():
+    common = {"radius": 31, "step": 0.04}
+    without, _ = train_on_digits(METaQ(strength=0.0, **common))
+    lower, loss = train_on_digits(METaQ(strength=3e-5, **common))
+    counts = METaQ(strength=1e-3, objective=Objective.COUNTS, refresh_every=10, **common)
+    higher, other_loss = train_on_digits(counts)
+    assert lower < 0.8 * without
+    assert higher > 1.05 * without
+    assert max(loss, other_loss) < 0.5
+
+
+def test_levels_around_the_mean_show_floats_in_training_and_the_file_in_evaluation():
+    torch.manual_seed(0)
+    model = nn.Linear(30, 20)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = METaQ(levels=Levels.AROUND_MEAN, strength=1e-3, around_mean=AroundMean(count=6, buckets=9))
+    compressor = metaq.Compressor(model, config)
+    model(torch.ones(1, 30)).sum().backward()
+    assert torch.equal(model.weight, before["weight"])
+    compressor.regularize()
+    weights = torch.cat([before["weight"].flatten(), before["bias"]])
+    centre = weights.mean()
+    reach = (weights - centre).abs().max()
+    width = 2 * reach / 9
+    bucket = ((before["weight"] - (centre - reach)) / width).floor().clamp(0, 8)
+    model.eval()
+    model(torch.ones(1, 30))
+    torch.testing.assert_close(model.weight.detach(), centre - reach + (bucket + 0.5) * width)
+    assert torch.equal(compressor.compress().decompress()["weight"], model.weight.detach())
+    model.train()
+    model(torch.ones(1, 30))
+    assert torch.equal(model.weight, before["weight"])
+
+
+def test_the_search_takes_the_fewest_buckets_that_the_validation_loss_allows():
+    torch.manual_seed(0)
+    model = nn.Linear(30, 20)
+    exact = model.weight.detach().clone()
+    compressor = metaq.Compressor(model, METaQ(levels=Levels.AROUND_MEAN, tolerance=0.5))
+    model.eval()
+
+    def loss():
+        model(torch.ones(1, 30))
+        return 1.0 + float((model.weight.detach() - exact).square().mean()) / 1e-4
+
+    compressor.begin_last_phase()
+    compressor.end_epoch(loss)
+    chosen = compressor.bound.buckets
+    assert loss() <= 1.51
+    compressor.bound.view.hide()
+    compressor.bound.buckets = chosen - max(1, chosen // 8)
+    assert loss() > 1.45
+
+
+def test_rate_aware_quantization_makes_the_file_smaller_as_far_as_validation_allows():
+    sizes = {}
+    for tolerance in (0.0, 1e9):
+        model, compressor = bound_linear(final=Final.RATE, tolerance=tolerance)
+        torch.nn.init.normal_(model.weight, std=0.02)
+        exact = model.weight.detach().clone()
+        model.eval()
+
+        def loss(model=model, exact=exact):
+            model(torch.ones(1, 40))
+            return 1.0 + float((model.weight.detach() - exact).square().sum())
+
+        compressor.begin_last_phase()
+        compressor.end_epoch(loss)
+        sizes[tolerance] = metaq.metrics.entropy_bits(compressor.compress().tensors["weight"].symbols)
+    model, compressor = bound_linear()
+    torch.nn.init.normal_(model.weight, std=0.02)
+    nearest = metaq.metrics.entropy_bits(compressor.compress().tensors["weight"].symbols)
+    assert sizes[0.0] == pytest.approx(nearest, rel=1e-3)  # the commonest level is pinned before, which moves nothing
+    assert sizes[1e9] < 0.99 * nearest
+
+
+@pytest.mark.slow
+def test_the_target_is_met_in_the_last_phase():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(60, 80), nn.Linear(80, 60))
+    compressor = metaq.Compressor(model, METaQ(strength=3e-6, target_bytes=1500, target_steps=200, step=0.1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    goal = torch.randn(60, 60, generator=torch.Generator().manual_seed(1))
+    for step in range(600):
+        if step == 500:
+            compressor.begin_last_phase()
+        optimizer.zero_grad()
+        (model(torch.eye(60)) - goal).square().mean().backward()
+        compressor.regularize()
+        optimizer.step()
+    compressor.end_epoch(lambda: 0.0)
+    size_bytes = len(container.encode(compressor.compress()))
+    assert 0.98 * 1500 <= size_bytes <= 1500

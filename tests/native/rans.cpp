@@ -1,4 +1,6 @@
 // What only the rANS coder has: several paths of decoding, values, classes of rows and contexts.
+#include "metaq/floats.hpp"
+#include "metaq/planes.hpp"
 #include "metaq/rans.hpp"
 
 #include <bit>
@@ -129,7 +131,7 @@ TEST(rans_decodes_values) {
         }
         for (std::size_t i = 0; i < halves.size(); ++i) {
             const auto symbol = static_cast<std::size_t>(tensors[1].symbols[i]);
-            CHECK(halves[i] == rans::bfloat16_bits(levels[symbol + 1]));
+            CHECK(halves[i] == metaq::to_bfloat16(std::bit_cast<std::uint32_t>(levels[symbol + 1])));
         }
 
         // A symbol without a value, listed or escaped, makes the stream corrupt where it occurs, and there only.
@@ -153,10 +155,32 @@ TEST(rans_decodes_int8) {
     for (std::size_t i = 0; i < bytes.size(); ++i) CHECK(bytes[i] == tensors[0].symbols[i]);
 }
 
-TEST(rans_rounds_to_bfloat16) {
-    CHECK(rans::bfloat16_bits(1.0f) == 0x3f80);
-    CHECK(rans::bfloat16_bits(std::bit_cast<float>(0x3f808000u)) == 0x3f80);  // half: to even
-    CHECK(rans::bfloat16_bits(std::bit_cast<float>(0x3f818000u)) == 0x3f82);
-    CHECK(rans::bfloat16_bits(std::bit_cast<float>(0x3f808001u)) == 0x3f81);
-    CHECK(rans::bfloat16_bits(-0.0f) == 0x8000);
+TEST(rounds_to_bfloat16) {
+    CHECK(metaq::to_bfloat16(0x3f800000u) == 0x3f80);
+    CHECK(metaq::to_bfloat16(0x3f808000u) == 0x3f80);  // half: to even
+    CHECK(metaq::to_bfloat16(0x3f818000u) == 0x3f82);
+    CHECK(metaq::to_bfloat16(0x3f808001u) == 0x3f81);
+    CHECK(metaq::to_bfloat16(0x7f7fffffu) == 0x7f80);
+    CHECK(metaq::to_bfloat16(0x80000000u) == 0x8000);
+}
+
+TEST(rounds_to_float16) {
+    CHECK(metaq::to_float16(0x3f800000u) == 0x3c00);
+    CHECK(metaq::to_float16(0x3f801000u) == 0x3c00);  // half: to even
+    CHECK(metaq::to_float16(0x3f803000u) == 0x3c02);
+    CHECK(metaq::to_float16(0x477ff000u) == 0x7c00);  // 65520
+    CHECK(metaq::to_float16(0x477fefffu) == 0x7bff);
+    CHECK(metaq::to_float16(0x33000000u) == 0x0000);  // half of the least: to even
+    CHECK(metaq::to_float16(0xb3000001u) == 0x8001);
+    CHECK(metaq::to_float16(0xff800000u) == 0xfc00);
+}
+
+TEST(planes_join_to_elements) {
+    const std::vector<std::uint8_t> high(77, 0x7f ^ 0x80), low(77, 0x03 ^ 0x80);
+    std::vector<std::uint8_t> out(2 * high.size() + 1, 9);
+    metaq::planes::join({high.data(), low.data()}, 2, high.size(), true, out.data());
+    for (std::size_t i = 0; i < high.size(); ++i) CHECK(out[2 * i] == 0x81 && out[2 * i + 1] == 0xbf);
+    CHECK(out.back() == 9);
+    metaq::planes::join({high.data(), low.data()}, 2, high.size(), false, out.data());
+    for (std::size_t i = 0; i < high.size(); ++i) CHECK(out[2 * i] == 0x03 && out[2 * i + 1] == 0x7f);
 }

@@ -8,7 +8,7 @@ from metaq.coding.range import Range
 from metaq.coding.rans import Rans
 from metaq.errors import FormatError, InputError, nearest_name
 
-__all__ = ["SYMBOLS_PER_BYTE", "SYMBOL_LIMIT", "Coder", "by_identifier", "by_name", "coders"]
+__all__ = ["SYMBOLS_PER_BYTE", "SYMBOL_LIMIT", "Coder", "Rans", "Stored", "by_identifier", "by_name", "coders"]
 
 coders: dict[str, Coder] = {
     coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma(), Rans())

@@ -1,7 +1,8 @@
 """What every coder is: a name, its byte in the file, and symbols to bytes and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import ClassVar
 
@@ -44,10 +45,13 @@ class Coder(ABC):
         to stand for blocks of these shapes. A damaged stream may also decode to other symbols: checksums are the
         container's.
         """
+        self._check_count(data, shapes)
+        return self._decode(data, shapes)
+
+    def _check_count(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> None:
         count = sum(prod(shape) for shape in shapes)
         if count > len(data) * SYMBOLS_PER_BYTE:
             raise FormatError(f"{self.name} stream: expected {count} symbols, found only {len(data)} bytes")
-        return self._decode(data, shapes)
 
     @abstractmethod
     def _encode(self, blocks: Sequence[Symbols]) -> bytes: ...
@@ -60,8 +64,13 @@ class NativeCoder(Coder):
     """A coder whose kernels are C++; they report a bad stream as a ValueError of one word."""
 
     def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
-        try:
+        with self._naming(shapes):
             return self._decode_native(data, shapes)
+
+    @contextmanager
+    def _naming(self, shapes: Sequence[Shape]) -> Iterator[None]:
+        try:
+            yield
         except ValueError as error:
             raise FormatError(
                 f"{self.name} stream: expected symbols of {len(shapes)} blocks, found it {error}"

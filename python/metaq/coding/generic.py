@@ -31,7 +31,25 @@ class Stored(Coder):
         plain = [block.astype(f"<i{width}").tobytes() for block, width in zip(blocks, widths, strict=True)]
         return bytes(widths) + b"".join(plain)
 
+    def decode_octets(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Symbols that are bytes: as int8, without copying them, if they are stored as such.
+
+        Raises FormatError like `decode`.
+        """
+        self._check_count(data, shapes)
+        plain = self._plain(data, shapes)
+        sizes = [prod(shape) for shape in shapes]
+        if bytes(plain[: len(shapes)]) != b"\1" * len(shapes) or len(plain) != len(shapes) + sum(sizes):
+            return self.decode(data, shapes)
+        blocks = np.frombuffer(plain, np.int8, offset=len(shapes))
+        return np.split(blocks, np.cumsum(sizes[:-1]))
+
+    def _plain(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> bytes | memoryview:
+        """The plain form, not checked."""
+        return data
+
     def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
+        data = self._plain(data, shapes)
         widths = bytes(data[: len(shapes)])
         if len(widths) < len(shapes) or not {1, 2, 4}.issuperset(widths):
             raise FormatError(f"{self.name} stream: expected {len(shapes)} widths of 1, 2 or 4, found {widths[:8]!r}")
@@ -57,9 +75,8 @@ class _Compressed(Stored):
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return self._compress(super()._encode(blocks))
 
-    def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
-        limit = len(shapes) + 4 * sum(prod(shape) for shape in shapes)
-        return super()._decode(self._decompress(data, limit), shapes)
+    def _plain(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> bytes | memoryview:
+        return self._decompress(data, len(shapes) + 4 * sum(prod(shape) for shape in shapes))
 
     def _error(self, found: object) -> FormatError:
         return FormatError(f"{self.name} stream: expected one whole {self.name} stream, found {found}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.errors import InputError
+from metaq.errors import InfeasibleError, InputError
 from metaq.methods.float_view import FloatView
 from metaq.methods.quantized_view import QuantizedView
 from metaq.solvers import dual, knapsack, perspective
@@ -171,12 +172,16 @@ class CountsObjective(CodeLengthObjective):
         self.xi: list[Tensor] = []
 
     def refresh(self, view: View, counts: Tensor) -> None:
-        """A few iterations on every set's dual, from where the last ones ended."""
+        """A few iterations on every set's dual, from where the last ones ended.
+
+        A set whose weights can leave no level `Counts.least_count` has no multipliers, and keeps those that it had.
+        """
         climb, _ = _CLIMBS[self.options.solver]
         levels, options = view.levels(), self.options.dual_options()
-        starts: list[Any] = self.xi or [None] * len(levels)
-        columns = zip(view.latent_weights(), levels, starts, strict=True)
-        self.xi = [climb(weights, row, start, options).xi for weights, row, start in columns]
+        self.xi = self.xi or [torch.zeros(levels.shape[1], dtype=torch.float64) for _ in levels]
+        for index, (weights, row) in enumerate(zip(view.latent_weights(), levels, strict=True)):
+            with suppress(InfeasibleError):
+                self.xi[index] = climb(weights, row, self.xi[index], options).xi
         self.slopes = slope_table(self.kind, torch.stack([xi.to(levels) for xi in self.xi]), levels)
 
     def take_back(self, view: View, strength: float) -> None:

@@ -26,7 +26,11 @@ from metaq.methods.metaq_objectives import (
 from metaq.methods.quantized_view import QuantizedView
 
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
-_STEERING_GAIN = 0.1  # the strength follows this power of the ratio of sizes, at every measurement
+# Steering: the strength is multiplied by a power of the ratio of the size to what it should be, for good, and by
+# another until the next measurement, which answers at once and damps what the first alone would overshoot.
+_LASTING_GAIN, _PASSING_GAIN = 0.2, 2.0
+_LARGEST_PASSING = 4.0
+_AIM_ABOVE = 1.03  # of the target: in the last phase weights easily become cheaper, and hardly dearer
 _STEP_BITS = 4  # significant bits of a step: costs nothing in accuracy, and a byte or two less in the file
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
 _FIRST_RATE_WEIGHT, _LAST_RATE_WEIGHT = 2.0**-10, 2.0**10
@@ -43,13 +47,14 @@ class RegularizedTraining(BoundMethod):
         self.config = config
         self.training_step = 0
         self.strength = config.strength
+        self.passing_factor = 1.0  # of the strength, until the file is measured again
         self.is_last_phase = False
         self.objective = _objective(config)
 
     def on_gradients(self) -> None:
         """Give the optimizer its weights back and add strength·β to their gradients."""
         self.on_forward(True)
-        self.take_back(self.strength * self.config.strength_factor(self.training_step))
+        self.take_back(self.strength * self.passing_factor * self.config.strength_factor(self.training_step))
         self.training_step += 1
 
     @abstractmethod
@@ -65,6 +70,7 @@ class RegularizedTraining(BoundMethod):
         return {
             "training_step": self.training_step,
             "strength": self.strength,
+            "passing_factor": self.passing_factor,
             "is_last_phase": self.is_last_phase,
             "objective": self.objective.state_dict(),
             "latents": self.view.latents,
@@ -73,7 +79,7 @@ class RegularizedTraining(BoundMethod):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.training_step, self.strength = state["training_step"], state["strength"]
-        self.is_last_phase = state["is_last_phase"]
+        self.passing_factor, self.is_last_phase = state["passing_factor"], state["is_last_phase"]
         self.objective.load_state_dict(state["objective"])
 
 
@@ -115,12 +121,13 @@ class BoundMETaQ(RegularizedTraining):
 
         In the last phase, where it is too large, weights move to cheaper levels at once.
         """
-        size_bytes = measure()
+        size_bytes, target = measure(), self.config.target_bytes * (1.0 if self.is_last_phase else _AIM_ABOVE)
         self.first_bytes = self.first_bytes or size_bytes
         way = min(1.0, self.training_step / self.config.target_steps)
-        wanted = self.first_bytes * (self.config.target_bytes / self.first_bytes) ** way
-        self.strength *= (size_bytes / wanted) ** _STEERING_GAIN
-        if self.is_last_phase and size_bytes > self.config.target_bytes:
+        ratio = size_bytes / (self.first_bytes * (target / self.first_bytes) ** way)
+        self.strength *= ratio**_LASTING_GAIN
+        self.passing_factor = min(max(ratio**_PASSING_GAIN, 1 / _LARGEST_PASSING), _LARGEST_PASSING)
+        if self.is_last_phase and size_bytes > target:
             self._shrink(measure)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
@@ -133,6 +140,8 @@ class BoundMETaQ(RegularizedTraining):
         for rate_weight in _RATE_WEIGHTS:
             self._move(rate_weight)
             if validation_loss() <= allowed:
+                self.view.hide()
+                self.view.pin_commonest()
                 break
             self.view.hide()
             torch._foreach_copy_([parameter.detach() for parameter in self.view.parameters], before)
@@ -184,6 +193,7 @@ class BoundMETaQ(RegularizedTraining):
             middle = (low + high) / 2
             low, high = (low, middle) if self._size_at(middle, measure) <= self.config.target_bytes else (middle, high)
         self._move(high)
+        self.view.pin_commonest()
 
     def _size_at(self, rate_weight: float, measure: Callable[[], int]) -> int:
         self.rate_weight = rate_weight
@@ -196,7 +206,6 @@ class BoundMETaQ(RegularizedTraining):
         self._count()
         for index, (latent, step) in enumerate(zip(self.view.latent_weights(), self.view.steps, strict=True)):
             self.view.move(index, cheapest(latent / step, self.lengths[index], rate_weight))
-        self.view.pin_commonest()
 
     def _count(self) -> None:
         self.view.hide()

@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metaq.errors import InputError
+from metaq.errors import InfeasibleError, InputError
 from metaq.solvers import knapsack
 
 Array = NDArray[np.float64]
@@ -178,9 +178,9 @@ def pose(weights: Tensor, levels: Tensor, least_count: float) -> Problem:
         least_count: c_lo, positive.
 
     Raises:
-        InputError: no feasible counts exist, since too few weights, or too many near one end, leave some level below
-            ``least_count``; or fewer than two levels, levels not increasing, or weights that
-            are not finite, or none.
+        InfeasibleError: no feasible counts exist, since too few weights, or too many near one end, leave some level
+            below ``least_count``.
+        InputError: fewer than two levels, levels not increasing, or weights that are not finite, or none.
     """
     if not weights.numel():
         raise InputError("dual: expected at least one weight, found none")
@@ -192,7 +192,7 @@ def pose(weights: Tensor, levels: Tensor, least_count: float) -> Problem:
     points = levels.detach().to("cpu", torch.float64).numpy()
     interior = _interior(points, masses, least_count)
     if interior is None:
-        raise InputError(
+        raise InfeasibleError(
             f"dual: expected weights that can leave a count of {least_count} for each of {len(points)} levels, found "
             f"{weights.numel()} weights with mean {float(masses @ points) / masses.sum():.6g} in "
             f"[{points[0]:.6g}, {points[-1]:.6g}]"

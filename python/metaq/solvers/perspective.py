@@ -278,7 +278,7 @@ class _Problem:
         is_up = weights > 0
         place = torch.where(is_up, up.place, down.place).clamp(min=magnitudes)
         share = magnitudes / place.clamp(min=torch.finfo(torch.float64).tiny)
-        is_whole = (magnitudes >= place) & (magnitudes > 0)
+        is_whole = (magnitudes >= place) & ((magnitudes > 0) | (place == 0))
         share = torch.where(is_whole, 1.0, share)
         at = torch.where(is_up, place, -place)
         cell = (torch.searchsorted(self.levels, at, right=True) - 1).clamp_(0, len(slope) - 1)
