@@ -5,7 +5,11 @@
 The published algorithm is written anew below from its description: hull by repeated argmin over sorted multipliers,
 which is O(C^2), and dense arrays of weights by levels. Both run in turn on the same float32 weights; times are the
 least of the repeats, and only their ratio is good on another machine. Memory is how far the resident size of a process
-of its own rises during one supergradient and one read-out of all multipliers, in 4-byte floats a weight.
+of its own rises during one supergradient and one read-out of all multipliers, and during training steps with
+METaQ's `regularize`, in 4-byte floats a weight.
+
+The cost of METaQ in training is the time that its hooks take within training steps: showing quantized weights, counting
+them, the hulls, and taking the weights back.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import json
 import os
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -21,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import metaq
+from metaq import models
 from metaq.solvers import dual, knapsack
 
 # Of the published code on one thread, from peers.md: one knapsack, and 15 FISTA iterations, in milliseconds.
@@ -123,6 +130,64 @@ def time_iterations(size: int, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
+class TimedTraining:
+    """Training steps with METaQ, and how much of each its two hooks take."""
+
+    def __init__(self, model: nn.Module, images: Tensor, config: metaq.METaQ) -> None:
+        self.model, self.images = model, images
+        self.labels = torch.arange(len(images)) % 10
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+        self.compressor = metaq.Compressor(model, config)
+        self.taken = 0.0
+        show = self.compressor.bound.on_forward
+        self.compressor.bound.on_forward = lambda is_training: self.timed(lambda: show(is_training))
+
+    def timed(self, job: Callable[[], None]) -> None:
+        """Run a job, and add its seconds to those taken."""
+        start = time.perf_counter()
+        job()
+        self.taken += time.perf_counter() - start
+
+    def step(self) -> tuple[float, float]:
+        """(Milliseconds of the plain part of one step, of METaQ's)."""
+        start, self.taken = time.perf_counter(), 0.0
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(self.images), self.labels).backward()
+        before = time.perf_counter()
+        shown = self.taken
+        self.compressor.regularize()
+        hooks = shown + time.perf_counter() - before
+        self.optimizer.step()
+        return 1e3 * (time.perf_counter() - start - hooks), 1e3 * hooks
+
+
+def compare_training(repeats: int) -> list[dict[str, Any]]:
+    """The plain part of a training step against METaQ's, code lengths on C levels; medians over steps taken in turn."""
+    rows = []
+    for name, shape, counts in (("lenet5", (64, 1, 28, 28), (7, 15, 63, 257)), ("resnet32", (128, 3, 32, 32), (31,))):
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        jobs = [
+            TimedTraining(models.by_name(name)(), images, metaq.METaQ(radius=count // 2, step=min(1.0, 2 / count)))
+            for count in counts
+        ]
+        steps = 12 * repeats if name == "lenet5" else repeats
+        times = [[job.step() for job in jobs] for _ in range(steps)]
+        plain = statistics.median(step for row in times for step, _ in row)
+        for index, count in enumerate(counts):
+            hooks = statistics.median(row[index][1] for row in times)
+            rows.append(
+                {
+                    "network": name,
+                    "batch": shape[0],
+                    "levels": count,
+                    "plain_step_milliseconds": plain,
+                    "metaq_milliseconds": hooks,
+                    "share_of_plain_step": hooks / plain,
+                }
+            )
+    return rows
+
+
 def measure_memory(size: int, count: int) -> dict[str, Any]:
     """In a process of its own, which has done nothing large before."""
     command = [sys.executable, __file__, "--memory-of", str(size), "--levels", str(count)]
@@ -142,14 +207,23 @@ def memory_of(size: int, count: int) -> dict[str, Any]:
     between = resident_kilobytes(resets_peak=False)
     multipliers = knapsack.multipliers(xi, levels, weights)
     after = resident_kilobytes(resets_peak=False)
+    del multipliers
     unit = 1024 / 4 / size
+    model = nn.Linear(size // 1000, 1000, bias=False)
+    model.weight.grad = torch.zeros_like(model.weight)
+    before_training = resident_kilobytes(resets_peak=True)
+    compressor = metaq.Compressor(model, metaq.METaQ(radius=count // 2))
+    for _ in range(2):
+        compressor.bound.on_forward(True)
+        compressor.regularize()
+    in_training = resident_kilobytes(resets_peak=False)
     return {
         "levels": count,
         "weights": size,
         "supergradient_floats_per_weight": (between - before) * unit,
         "supergradient_seconds": supergradient_seconds,
         "with_multipliers_floats_per_weight": (after - before) * unit,
-        "multipliers_bytes": multipliers.nbytes,
+        "training_floats_per_weight": (in_training - before_training) * unit,
     }
 
 
@@ -176,13 +250,20 @@ def tables(report: dict[str, Any]) -> list[str]:
         f"| {row['newton_milliseconds']:.1f} | {row['published_milliseconds_peers']:.0f} |"
         for row in report["iterations"]
     ]
+    lines += ["", "| network | batch | C | plain step, ms | METaQ adds, ms | share |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row['network']} | {row['batch']} | {row['levels']} | {row['plain_step_milliseconds']:.2f} "
+        f"| {row['metaq_milliseconds']:.3f} | {100 * row['share_of_plain_step']:.1f} % |"
+        for row in report["training"]
+    ]
     memory = report["memory"]
     lines += [
         "",
         f"{memory['weights']:,} weights, {memory['levels']} levels: a supergradient takes "
         f"{memory['supergradient_floats_per_weight']:.2f} floats a weight beside the weights "
         f"({memory['supergradient_seconds']:.2f} s), with all multipliers "
-        f"{memory['with_multipliers_floats_per_weight']:.2f}; at most {MOST_FLOATS_PER_WEIGHT:.0f} is asked.",
+        f"{memory['with_multipliers_floats_per_weight']:.2f}; training with METaQ takes "
+        f"{memory['training_floats_per_weight']:.2f}; at most {MOST_FLOATS_PER_WEIGHT:.0f} is asked.",
     ]
     return lines
 
@@ -225,6 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report: dict[str, Any] = {"command": command, "machine": machine()}
     report["knapsack"] = compare_knapsacks(size, repeats)
     report["iterations"] = time_iterations(size, repeats)
+    report["training"] = compare_training(repeats)
     report["memory"] = measure_memory(2_500_000 if options.quick else 25_000_000, 16)
     print("\n".join(tables(report)))
     if options.output:
