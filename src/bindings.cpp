@@ -20,6 +20,7 @@
 
 #include "metaq/hemp.hpp"
 #include "metaq/huffman.hpp"
+#include "metaq/kmeans1d.hpp"
 #include "metaq/knapsack.hpp"
 #include "metaq/mixing.hpp"
 #include "metaq/planes.hpp"
@@ -325,6 +326,16 @@ void solve_knapsacks(std::uintptr_t weights, std::size_t size, bool is_double,
     }
 }
 
+// `arrays`: the values and their counts, then the workspace in its order; all of the caller, who has checked them.
+void kmeans(const Addresses& arrays, std::size_t size, std::size_t clusters, std::uintptr_t ends) {
+    nb::gil_scoped_release release;
+    const auto numbers = [&](std::size_t part) { return reinterpret_cast<double*>(arrays.at(part)); };
+    const metaq::kmeans1d::Values values{numbers(0), numbers(1), size};
+    const metaq::kmeans1d::Workspace work{numbers(2), numbers(3), numbers(4), numbers(5), numbers(6),
+                                          reinterpret_cast<std::int32_t*>(arrays.at(7))};
+    metaq::kmeans1d::solve(values, clusters, work, reinterpret_cast<std::int64_t*>(ends));
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
@@ -343,6 +354,7 @@ NB_MODULE(_native, module) {
     module.def("solve_knapsacks", &solve_knapsacks);
     module.def("join_planes", &join_planes, nb::arg("planes").noconvert(), nb::arg("is_float"),
                nb::arg("output").noconvert());
+    module.def("kmeans", &kmeans);
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
 }

@@ -11,19 +11,21 @@ if TYPE_CHECKING:
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
     from metaq.lossless import compress_losslessly
-    from metaq.methods import HEMP, LOBSTER, METaQ, Pruned
+    from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HEMP",
+    "LC",
     "LOBSTER",
     "Alias",
     "CodedTensor",
     "CompressedModel",
     "Compressor",
     "DataError",
+    "DeepCompression",
     "FormatError",
     "InputError",
     "METaQ",

@@ -91,8 +91,12 @@ class Compressor:
         self.bound.on_forward(False)
         tensors = keep(self.model.state_dict())
         for name, parameter in self.bound.parameters.items():
-            codebook, symbols = self.bound.quantize(name, parameter.detach())
-            tensors[name] = CodedTensor(symbols, codebook, parameter.dtype)
+            quantized = self.bound.quantize(name, parameter.detach())
+            if quantized is not None:
+                tensors[name] = CodedTensor(quantized[1], quantized[0], parameter.dtype)
+        for name, tensor in tensors.items():
+            if isinstance(tensor, torch.Tensor):
+                tensors[name] = tensor.clone()  # training goes on in the model's own
         return CompressedModel(tensors)
 
     def detach(self) -> None:

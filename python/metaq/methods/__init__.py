@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from metaq.errors import InputError, nearest_name
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.deep_compression import DeepCompression
 from metaq.methods.hemp import HEMP
+from metaq.methods.lc import LC
 from metaq.methods.lobster import LOBSTER
 from metaq.methods.metaq import METaQ
 from metaq.methods.pruned import Pruned
 
-methods: dict[str, type[Method]] = {"metaq": METaQ, "hemp": HEMP, "lobster": LOBSTER}
+methods: dict[str, type[Method]] = {
+    "metaq": METaQ,
+    "hemp": HEMP,
+    "lobster": LOBSTER,
+    "lc": LC,
+    "deep-compression": DeepCompression,
+}
 
 
 def by_name(name: str) -> type[Method]:
@@ -23,4 +31,15 @@ def by_name(name: str) -> type[Method]:
     return methods[name]
 
 
-__all__ = ["HEMP", "LOBSTER", "BoundMethod", "METaQ", "Method", "Pruned", "by_name", "methods"]
+__all__ = [
+    "HEMP",
+    "LC",
+    "LOBSTER",
+    "BoundMethod",
+    "DeepCompression",
+    "METaQ",
+    "Method",
+    "Pruned",
+    "by_name",
+    "methods",
+]

@@ -55,8 +55,8 @@ class BoundMethod(ABC):
         return {}
 
     @abstractmethod
-    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
-        """The final codebook of a parameter, and int32 symbols in its shape."""
+    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
+        """The final codebook of a parameter, and int32 symbols in its shape; None to keep it as it is shown."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly as before, besides parameters and optimizer."""

@@ -43,6 +43,10 @@ class BoundAroundMean(RegularizedTraining):
             codebook = self._codebook()
             self.view.show(lambda weights: reconstruct(nearest(weights.cpu(), codebook), codebook, weights.dtype))
 
+    def undo_forward(self) -> None:
+        """The float weights."""
+        self.view.hide()
+
     def take_back(self, strength: float) -> None:
         """Determine ξ where it is due, and add the gradient."""
         if self.is_due():

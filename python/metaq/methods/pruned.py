@@ -42,7 +42,7 @@ class BoundPruned(BoundMethod):
         super().__init__(method.parameters)
         self.method, self.pruning = method, pruning
         self.measure_every = method.measure_every
-        self.learning_rate_limit = min(method.learning_rate_limit, pruning.learning_rate_limit)
+        self._limit_rate()
 
     def on_forward(self, is_training: bool) -> None:
         """Prune the optimizer's weights, then show what the method shows.
@@ -67,6 +67,7 @@ class BoundPruned(BoundMethod):
         """The pruning's view of the loss's gradient, then the method's regulariser."""
         self.pruning.on_gradients()
         self.method.on_gradients()
+        self._limit_rate()
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """The method's affair."""
@@ -89,7 +90,7 @@ class BoundPruned(BoundMethod):
         self.pruning.on_last_phase()
         self.method.on_last_phase()
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
+    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
         """The method's levels."""
         return self.method.quantize(name, weights)
 
@@ -106,3 +107,6 @@ class BoundPruned(BoundMethod):
         """Inverse of `state_dict`."""
         self.method.load_state_dict(state["method"])
         self.pruning.load_state_dict(state["pruning"])
+
+    def _limit_rate(self) -> None:
+        self.learning_rate_limit = min(self.method.learning_rate_limit, self.pruning.learning_rate_limit)

@@ -246,11 +246,15 @@ def _required(hint: Any) -> Any:
 
 
 def _value(value: Any, kind: Any, path: str) -> Any:
-    """A section, a list of pairs of numbers, or a plain value, of the kind that a dataclass's field has."""
+    """A section, a table of named values, a list of pairs of numbers, or a plain value, of the kind of a field."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise RecipeError(f"recipe key {path!r}: expected a section, found {value!r}")
         return _section(typing.cast(type[Any], kind), value, f"{path}.")
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key {path!r}: expected a table, found {value!r}")
+        return {key: _typed(item, typing.get_args(kind)[1], f"{path}.{key}") for key, item in value.items()}
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple) or any(not isinstance(pair, list | tuple) for pair in value):
             raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
