@@ -29,9 +29,9 @@ def spread(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
     if zero is not None:
         below = -least if least < 0 else greatest or 1.0
         above = greatest if greatest > 0 else below
-        lower = torch.arange(-zero, 0) * (below / max(1, zero))
-        upper = torch.arange(count - zero) * (above / max(1, count - zero - 1))
-        return torch.cat([lower, upper]).to(torch.float64)
+        lower = torch.arange(-zero, 0, dtype=torch.float64) * (below / max(1, zero))
+        upper = torch.arange(count - zero, dtype=torch.float64) * (above / max(1, count - zero - 1))
+        return torch.cat([lower, upper])
     if greatest - least < _MARGIN * max(abs(least), abs(greatest)) or greatest == least:
         half = _MARGIN * (max(abs(least), abs(greatest)) or 1.0) * count
         least, greatest = least - half, greatest + half
@@ -58,7 +58,10 @@ def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iteration
         inner = torch.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2, right=True)
         edges = torch.cat([inner.new_zeros(1), inner, inner.new_full((1,), len(ordered))])
         counts = edges.diff()
-        moved = torch.where(counts > 0, sums[edges].diff() / counts.clamp(min=1), levels)
+        # Differences of sums lose the smallest weights' digits; a mean is between its members.
+        first, last = ordered[edges[:-1].clamp(max=len(ordered) - 1)], ordered[(edges[1:] - 1).clamp(min=0)]
+        means = (sums[edges].diff() / counts.clamp(min=1)).maximum(first).minimum(last)
+        moved = torch.where(counts > 0, means, levels)
         if zero is not None:
             moved[zero] = levels[zero]
         if torch.equal(moved, levels):
