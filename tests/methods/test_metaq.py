@@ -283,7 +283,7 @@ def test_the_search_takes_the_fewest_buckets_that_the_validation_loss_allows():
     compressor.end_epoch(loss)
     chosen = compressor.bound.buckets
     assert loss() <= 1.51
-    compressor.bound.view.hide()
+    compressor.bound.undo_forward()
     compressor.bound.buckets = chosen - max(1, chosen // 8)
     assert loss() > 1.45
 

@@ -72,3 +72,10 @@ class Method(ABC):
     @abstractmethod
     def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundMethod:
         """The method at work on these parameters."""
+
+
+def gradient_of(parameter: torch.nn.Parameter) -> Tensor:
+    """The parameter's gradient, made zero where no backward pass has reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

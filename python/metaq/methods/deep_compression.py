@@ -24,8 +24,7 @@ from torch import Tensor
 
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method
-from metaq.methods.quantized_view import gradient_of
+from metaq.methods.base import BoundMethod, Method, gradient_of
 from metaq.methods.shown import ShownValues
 from metaq.solvers.kmeans1d import lloyd
 

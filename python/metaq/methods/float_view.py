@@ -1,16 +1,13 @@
-"""Training in float towards levels that all parameters share: the view of METaQ as published.
-
-The network trains its float weights; only in evaluation it sees the quantized ones.
-"""
+"""Training in float towards levels that all parameters share: the view of METaQ as published."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from metaq.methods.quantized_view import gradient_of
+from metaq.methods.base import gradient_of
 
 
 class FloatView:
@@ -24,7 +21,6 @@ class FloatView:
         self.parameters = list(parameters)
         self.first, self.count = centre - reach, count
         self.step = 2 * reach / (count - 1)
-        self.latents: list[Tensor] | None = None  # the optimizer's weights, while the network is shown others
 
     def levels(self) -> Tensor:
         """The set's levels: float64 (1, C)."""
@@ -32,8 +28,8 @@ class FloatView:
         return (self.first + self.step * torch.arange(self.count, dtype=torch.float64, device=device))[None]
 
     def latent_weights(self) -> list[Tensor]:
-        """All weights that the optimizer trains, as one flat tensor."""
-        return [torch.cat([weights.detach().reshape(-1) for weights in self.latents or self.parameters])]
+        """All weights, as one flat tensor."""
+        return [torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])]
 
     @torch.no_grad()
     def counts(self) -> Tensor:
@@ -42,28 +38,12 @@ class FloatView:
         return torch.bincount(self._nearest(weights).to(torch.int64), minlength=self.count)[None]
 
     @torch.no_grad()
-    def show(self, quantized: Callable[[Tensor], Tensor]) -> None:
-        """Let the network see ``quantized(weights)`` until `hide`."""
-        self.hide()
-        self.latents = [parameter.detach().clone() for parameter in self.parameters]
-        for parameter in self.parameters:
-            parameter.copy_(quantized(parameter.detach()))
-
-    @torch.no_grad()
-    def hide(self) -> None:
-        """Put the optimizer's weights back."""
-        if self.latents is not None:
-            torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.latents)
-            self.latents = None
-
-    @torch.no_grad()
     def take_back(self, slopes: Tensor, strength: float) -> None:
         """Add ``strength * slope`` to the gradients.
 
         Args:
             slopes: float32 (1, C, 2): for every level, the slope below it and the one above.
         """
-        self.hide()
         for parameter in self.parameters:
             place = (parameter.detach() - self.first) / self.step
             index = place.round().clamp_(0, self.count - 1)

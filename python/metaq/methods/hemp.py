@@ -22,7 +22,7 @@ from torch import Tensor
 from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method
+from metaq.methods.base import BoundMethod, Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.shown import ShownValues
 from metaq.solvers.lloyd_max import lloyd_max, spread
@@ -152,7 +152,7 @@ class BoundHEMP(BoundMethod):
         self.undo_forward()
         if self.training_step and self.training_step % self.config.refresh_every == 0:
             self._refresh()
-        gradients = [_gradient(tensor) for tensor in self.parameters.values()]
+        gradients = [gradient_of(tensor) for tensor in self.parameters.values()]
         config = self.config
         weighting = Weighting(config.strength, self.error_strength, config.gradient, config.insensitivity)
         self.layers.add_gradient(gradients, weighting)
@@ -203,10 +203,3 @@ class BoundHEMP(BoundMethod):
         if self.config.quantizer is Quantizer.LLOYD_MAX:
             return lloyd_max(tensor, start, self.zero).to(torch.float32)
         return self._spread(tensor).to(torch.float32)
-
-
-def _gradient(parameter: torch.nn.Parameter) -> Tensor:
-    """The parameter's gradient, made zero where no backward pass has reached it."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from metaq.codebook import Codebook, TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method
+from metaq.methods.base import BoundMethod, Method, gradient_of
 from metaq.methods.lc_schemes import Scheme, parse
-from metaq.methods.quantized_view import gradient_of
 from metaq.methods.shown import ShownValues
 
 _SHARED = "shared "  # before the name of a scheme: one codebook for all parameters of the pattern

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.methods.quantized_view import QuantizedView, gradient_of
+from metaq.methods.base import gradient_of
+from metaq.methods.quantized_view import QuantizedView
 
 
 class LearnedSteps:

@@ -24,7 +24,7 @@ from torch import Tensor
 from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method
+from metaq.methods.base import BoundMethod, Method, gradient_of
 from metaq.methods.shown import ShownValues
 
 
@@ -96,7 +96,7 @@ class BoundLOBSTER(BoundMethod):
         """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
         self.on_forward(True)
         # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
-        self.factors = [_gradient(tensor).abs() for tensor in self.parameters.values()]
+        self.factors = [gradient_of(tensor).abs() for tensor in self.parameters.values()]
         torch._foreach_clamp_max_(self.factors, 1.0)
         torch._foreach_mul_(self.factors, self.config.strength)
         torch._foreach_add_(self.factors, 1.0 - self.config.strength)
@@ -163,11 +163,6 @@ class BoundLOBSTER(BoundMethod):
         """Inverse of `state_dict`."""
         for name, value in state.items():
             setattr(self.shown if name == "own" else self, name, value)
-
-
-def _gradient(parameter: torch.nn.Parameter) -> Tensor:
-    """The parameter's gradient, zero where no backward pass has reached it."""
-    return parameter.grad if parameter.grad is not None else torch.zeros_like(parameter, requires_grad=False)
 
 
 def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:

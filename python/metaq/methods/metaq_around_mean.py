@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest, reconstruct
+from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.methods.float_view import FloatView
 from metaq.methods.metaq import METaQ
 from metaq.methods.metaq_training import RegularizedTraining
+from metaq.methods.shown import ShownValues
 
 # C_Q that the search tries, each about a tenth above the last.
 _CANDIDATES = sorted({round(4 * 1.1**power) for power in range(60)})
@@ -34,18 +35,19 @@ class BoundAroundMean(RegularizedTraining):
         self.centre, self.reach = centre, reach
         self.buckets = options.buckets or _CANDIDATES[-1]
         self.view = FloatView(tensors, centre, reach, options.count)
+        self.shown = ShownValues(self.parameters)
 
     def on_forward(self, is_training: bool) -> None:
         """Training sees the float weights, evaluation those of the file."""
         if is_training:
-            self.view.hide()
-        elif self.view.latents is None:
-            codebook = self._codebook()
-            self.view.show(lambda weights: reconstruct(nearest(weights.cpu(), codebook), codebook, weights.dtype))
+            self.shown.take_back()
+        elif self.shown.own is None:
+            quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
+            self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
 
     def undo_forward(self) -> None:
         """The float weights."""
-        self.view.hide()
+        self.shown.take_back()
 
     def take_back(self, strength: float) -> None:
         """Determine ξ where it is due, and add the gradient."""
@@ -68,24 +70,24 @@ class BoundAroundMean(RegularizedTraining):
 
     def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
         """Every weight at the centre of its bucket; those outside [w̄ - r, w̄ + r] in the first or the last."""
-        index = list(self.parameters).index(name)
-        latent = weights if self.view.latents is None else self.view.latents[index]
+        own = weights if self.shown.own is None else self.shown.own[name]
         codebook = self._codebook()
-        return codebook, nearest(latent.cpu(), codebook)
+        return codebook, nearest(own.cpu(), codebook)
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer; between two training steps there is no more."""
-        return super().state_dict() | {"centre": self.centre, "reach": self.reach, "buckets": self.buckets}
+        levels = {"centre": self.centre, "reach": self.reach, "buckets": self.buckets}
+        return super().state_dict() | levels | {"own": self.shown.own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
         self.centre, self.reach, self.buckets = state["centre"], state["reach"], state["buckets"]
         self.view = FloatView(self.view.parameters, self.centre, self.reach, self.view.count)
-        self.view.latents = state["latents"]
+        self.shown.own = state["own"]
 
     def _loss_with(self, buckets: int, validation_loss: Callable[[], float]) -> float:
-        self.view.hide()
+        self.shown.take_back()
         self.buckets = buckets
         return validation_loss()
 

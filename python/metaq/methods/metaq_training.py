@@ -52,10 +52,6 @@ class RegularizedTraining(BoundMethod):
         self.is_last_phase = False
         self.objective = _objective(config)
 
-    def undo_forward(self) -> None:
-        """Give the optimizer its weights back."""
-        self.view.hide()
-
     def on_gradients(self) -> None:
         """Give the optimizer its weights back and add strength·β to their gradients."""
         self.on_forward(True)
@@ -78,7 +74,6 @@ class RegularizedTraining(BoundMethod):
             "passing_factor": self.passing_factor,
             "is_last_phase": self.is_last_phase,
             "objective": self.objective.state_dict(),
-            "latents": self.view.latents,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -111,6 +106,10 @@ class BoundMETaQ(RegularizedTraining):
             counts = self.view.show(count=self.is_due())
             if counts is not None:
                 self.objective.refresh(self.view, counts)
+
+    def undo_forward(self) -> None:
+        """Give the optimizer its weights back."""
+        self.view.hide()
 
     def take_back(self, strength: float) -> None:
         """Both gradients, and the steps' own where they are learned."""
@@ -175,6 +174,7 @@ class BoundMETaQ(RegularizedTraining):
         """What cannot be had from parameters and optimizer; between two training steps there is no more."""
         return super().state_dict() | {
             "first_bytes": self.first_bytes,
+            "latents": self.view.latents,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
             "pinned": self.view.pinned,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metaq import _native
+from metaq.methods.base import gradient_of
 
 
 class QuantizedView:
@@ -161,10 +162,3 @@ def _addresses(tensors: Sequence[Tensor]) -> list[int]:
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a native kernel can take a tensor by its address."""
     return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()
-
-
-def gradient_of(parameter: nn.Parameter) -> Tensor:
-    """The parameter's gradient, made zero where no backward pass has reached it."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
