@@ -83,12 +83,14 @@ void solve(const Weight* weights, std::size_t size, const Costs& costs, const Hu
         }
         const std::int64_t left = hull.left[cell];
         const std::int64_t right = hull.right[cell];
-        const double mass = (costs.place[right] - inside) / (costs.place[right] - costs.place[left]);
+        const double place = costs.place[right];
+        const double slope = hull.slope[cell];
+        const double before = place - inside;
         optima.left[i] = left;
         optima.right[i] = right;
-        optima.mass[i] = mass;
-        optima.multiplier[i] = inside == weight ? hull.slope[cell] : 0.0;
-        optima.value[i] = costs.cost[right] + mass * (costs.cost[left] - costs.cost[right]);
+        optima.mass[i] = before / (place - costs.place[left]);
+        optima.multiplier[i] = inside == weight ? slope : 0.0;
+        optima.value[i] = costs.cost[right] - before * slope;
     }
 }
 

@@ -50,9 +50,10 @@ inline void take_back(const Parameter& parameter, int radius, const float* slope
         const float symbol = nearest(clipped(scaled, limit));
         const bool is_above = scaled > symbol;
         const float slope = slopes[2 * (static_cast<int>(symbol) + radius) + is_above];
-        // Outside the levels the weight is clipped, and the regulariser is flat.
-        const bool is_inside = scaled >= -limit && scaled <= limit;
-        parameter.gradient[i] += is_inside ? strength * slope : 0.0f;
+        // Outside the levels the weight is clipped, and the regulariser is flat. A product, since a branch there is
+        // one that nobody can predict.
+        const bool is_inside = (scaled >= -limit) & (scaled <= limit);
+        parameter.gradient[i] += strength * (slope * static_cast<float>(is_inside));
         parameter.weights[i] = parameter.latent[i];
     }
 }
