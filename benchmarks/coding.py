@@ -16,7 +16,6 @@ import importlib
 import itertools
 import json
 import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import machine
 
 import metaq
 from metaq import _native, coding, container
@@ -309,27 +309,6 @@ def table(results: Sequence[Measurement]) -> Iterator[str]:
             ]
             label = f"{row.coder} ({row.note})" if row.note else row.coder
             yield f"| {label} | {row.size_bytes:,} | {row.ratio:.4f} | " + " | ".join(rates) + " |"
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "metaq": metaq.__version__ if hasattr(metaq, "__version__") else None,
-    }
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

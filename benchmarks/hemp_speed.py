@@ -8,8 +8,6 @@ machine. Memory is how far the resident size of a process of its own rises in on
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import machine, resident_kilobytes
 from torch.nn import functional
 
 import metaq
@@ -124,26 +123,6 @@ def memory_of(size: int, order: int, levels: int) -> dict[str, Any]:
     floats = (resident_kilobytes(resets_peak=False) - before) * 1024 / 4 / size
     names = {"weights": size, "order": order, "levels": levels, "histogram": "dense" if layers.is_native else "sparse"}
     return names | {"bits_per_weight": bits / order, "seconds": seconds, "floats_per_weight": floats}
-
-
-def resident_kilobytes(resets_peak: bool) -> int:
-    """The peak of this process' resident size, or its present size, from which a new peak is then counted (Linux)."""
-    if resets_peak:
-        Path("/proc/self/clear_refs").write_text("5")
-    key = "VmRSS:" if resets_peak else "VmHWM:"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1])
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def lines(report: dict[str, Any]) -> list[str]:

@@ -8,8 +8,6 @@ one, relative to the exact optimum's.
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import sys
 import time
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import machine
 
 from metaq.solvers.kmeans1d import Clustering, kmeans, lloyd
 
@@ -57,12 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = [(unit, 2), (unit, 4), (unit, 16), (unit, 64), (unit // 10, 16), (unit // 10, 256)]
     report = {
         "command": shlex.join(["python", *sys.argv] if arguments is None else arguments),
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "cores": os.cpu_count(),
-            "load": os.getloadavg(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
         "most_seconds": MOST_SECONDS,
         "rows": [measure(size, levels, repeats) for size, levels in sizes],
     }

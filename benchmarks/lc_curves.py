@@ -13,8 +13,6 @@ for two and for eight levels a layer, on the objective. `--plot FILE.svg` draws 
 import argparse
 import copy
 import json
-import os
-import platform
 import shlex
 import sys
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import machine
 from torch import nn
 
 from metaq import Compressor, container, data, models
@@ -188,10 +187,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
     left.legend()
     right.legend()
     figure.savefig(path)
-
-
-def machine() -> dict[str, Any]:
-    return {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import zstandard
-from coding import machine
+from measuring import machine
 from safetensors.torch import load_file
 
 import metaq

@@ -14,8 +14,6 @@ them, the hulls, and taking the weights back.
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import machine, resident_kilobytes
 from torch import Tensor, nn
 
 import metaq
@@ -227,15 +226,6 @@ def memory_of(size: int, count: int) -> dict[str, Any]:
     }
 
 
-def resident_kilobytes(resets_peak: bool) -> int:
-    """The peak of this process' resident size, or its present size, from which a new peak is then counted (Linux)."""
-    if resets_peak:
-        Path("/proc/self/clear_refs").write_text("5")
-    key = "VmRSS:" if resets_peak else "VmHWM:"
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1])
-
-
 def tables(report: dict[str, Any]) -> list[str]:
     lines = ["", "| C | published, ms | solve, ms | ratio | multipliers alone, ms |", "|---|---|---|---|---|"]
     lines += [
@@ -266,27 +256,6 @@ def tables(report: dict[str, Any]) -> list[str]:
         f"{memory['training_floats_per_weight']:.2f}; at most {MOST_FLOATS_PER_WEIGHT:.0f} is asked.",
     ]
     return lines
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from metaq_speed import machine
+from measuring import machine
 from torch import Tensor, nn
 
 import metaq

@@ -10,8 +10,6 @@ differences count.
 
 import argparse
 import json
-import os
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import machine
 
 from metaq import data, models, pipeline
 from metaq.data import Split
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
     report: dict[str, Any] = {
         "command": command,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": machine(),
         "accuracy_float": evaluate(model, dataset.validation).accuracy,
         "rows": [measure(options.network, batches, dataset.validation, bits) for bits in BITS],
     }

@@ -28,8 +28,8 @@ _LEVEL_BYTES = 6  # of a level in the header and in a coder's table, roughly
 def compress_losslessly(state: Mapping[str, Tensor]) -> CompressedModel:
     """Every tensor exactly: NaNs with their payloads, signed zeros and denormals included.
 
-    `metaq.save(model, path, coder="rans")` makes a file of it that decodes at gigabytes a second; "mixing", the
-    default there, one that is up to a few percent smaller and decodes at some megabytes a second.
+    `metaq.save(model, path, coder="rans")` makes a file of it that decodes at about a gigabyte a second; "mixing",
+    the default there, one that is up to a few percent smaller and decodes at some megabytes a second.
 
     Raises:
         InputError: an empty state, or a tensor that a file cannot hold.
@@ -41,7 +41,7 @@ def compress_losslessly(state: Mapping[str, Tensor]) -> CompressedModel:
 
 
 def suitable_coder(state: Mapping[str, Tensor]) -> str:
-    """The coder that decodes at gigabytes a second, or for a small checkpoint the one that makes the smallest file."""
+    """The coder that decodes at about a gigabyte a second; for a small checkpoint the one of the smallest file."""
     size_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
     return "mixing" if size_bytes < _SMALL_BYTES else "rans"
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method, gradient_of
-from metaq.methods.shown import ShownValues
+from metaq.methods.base import Method, gradient_of
+from metaq.methods.shown import TrainedInFloat
 from metaq.solvers.kmeans1d import lloyd
 
 _MOST_LEVELS = 1 << 12
@@ -77,7 +77,7 @@ class DeepCompression(Method):
         return BoundDeepCompression(self, parameters)
 
 
-class BoundDeepCompression(BoundMethod):
+class BoundDeepCompression(TrainedInFloat):
     """Deep Compression's state for one model: masks, and in the last phase the cluster of every weight."""
 
     def __init__(self, config: DeepCompression, parameters: Mapping[str, torch.nn.Parameter]) -> None:
@@ -94,7 +94,6 @@ class BoundDeepCompression(BoundMethod):
         self.training_step = self.rounds_done = 0
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
         self.clusters: dict[str, Tensor] | None = None  # int64, numbered from 1; 0 for what is pruned
-        self.shown = ShownValues(self.parameters)
         self.on_forward(True)
 
     @torch.no_grad()
@@ -105,7 +104,7 @@ class BoundDeepCompression(BoundMethod):
         """
         if self.shown.own is not None and not is_training:
             return
-        self.shown.take_back()
+        self.undo_forward()
         due = min(self.config.rounds, 1 + self.training_step // self.config.round_steps)
         if self.rounds_done < due and self.clusters is None:
             self.rounds_done = due
@@ -123,7 +122,7 @@ class BoundDeepCompression(BoundMethod):
     @torch.no_grad()
     def on_gradients(self) -> None:
         """No gradient where pruned; in the last phase each weight gets its level's, the sum of its cluster's."""
-        self.shown.take_back()
+        self.undo_forward()
         self.training_step += 1
         for name, parameter in self.parameters.items():
             gradient = gradient_of(parameter)

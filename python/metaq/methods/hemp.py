@@ -22,9 +22,9 @@ from torch import Tensor
 from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method, gradient_of
+from metaq.methods.base import Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
-from metaq.methods.shown import ShownValues
+from metaq.methods.shown import TrainedInFloat
 from metaq.solvers.lloyd_max import lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient
 
@@ -122,13 +122,12 @@ class HEMP(Method):
         return BoundHEMP(self, parameters)
 
 
-class BoundHEMP(BoundMethod):
+class BoundHEMP(TrainedInFloat):
     """HEMP's state for one model: the levels of its parameters."""
 
     def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.config = config
-        self.shown = ShownValues(self.parameters)
         self.training_step = 0
         self.error_strength = config.error_strength
         self.zero = config.levels // 2 if config.zero_level else None
@@ -142,10 +141,6 @@ class BoundHEMP(BoundMethod):
         elif self.shown.own is None:
             columns = zip(self.parameters.items(), self.levels, strict=True)
             self.shown.show({name: nearest_level(tensor.detach(), levels) for (name, tensor), levels in columns})
-
-    def undo_forward(self) -> None:
-        """Give the optimizer its float weights back."""
-        self.shown.take_back()
 
     def on_gradients(self) -> None:
         """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is time."""

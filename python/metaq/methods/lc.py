@@ -26,9 +26,9 @@ from torch import Tensor
 
 from metaq.codebook import Codebook, TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method, gradient_of
+from metaq.methods.base import Method, gradient_of
 from metaq.methods.lc_schemes import Scheme, parse
-from metaq.methods.shown import ShownValues
+from metaq.methods.shown import TrainedInFloat
 
 _SHARED = "shared "  # before the name of a scheme: one codebook for all parameters of the pattern
 _FLOAT = "float"  # in place of a scheme: the pattern's parameters stay as they are
@@ -100,7 +100,7 @@ class _Group:
     levels: Tensor | None = None
 
 
-class BoundLC(BoundMethod):
+class BoundLC(TrainedInFloat):
     """LC's state for one model: Δ(Θ), the multipliers, and where the schedule stands.
 
     Attributes:
@@ -114,7 +114,6 @@ class BoundLC(BoundMethod):
         self.groups = _grouped(config.schemes, list(parameters))
         super().__init__({name: parameters[name] for group in self.groups for name in group.names})
         self.config = config
-        self.shown = ShownValues(self.parameters)
         self.compressed = {name: torch.empty_like(p, requires_grad=False) for name, p in self.parameters.items()}
         self.multipliers = {name: torch.zeros_like(value) for name, value in self.compressed.items()}
         self.training_step = self.iterations = 0
@@ -127,7 +126,7 @@ class BoundLC(BoundMethod):
         """In training the model has w, in evaluation Δ(Θ); the C step comes where an L step is over."""
         if self.shown.own is not None and not is_training:
             return
-        self.shown.take_back()
+        self.undo_forward()
         if self.training_step == (self.iterations + 1) * self.config.l_step and not self.is_finished:
             self._c_step()
         if self.is_finished:
@@ -138,7 +137,7 @@ class BoundLC(BoundMethod):
     @torch.no_grad()
     def on_gradients(self) -> None:
         """Add the penalty's gradient, μ (w - Δ(Θ)) - m."""
-        self.shown.take_back()
+        self.undo_forward()
         self.training_step += 1
         for name, parameter in self.parameters.items():
             gradient = gradient_of(parameter)

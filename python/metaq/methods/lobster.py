@@ -24,8 +24,8 @@ from torch import Tensor
 from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod, Method, gradient_of
-from metaq.methods.shown import ShownValues
+from metaq.methods.base import Method, gradient_of
+from metaq.methods.shown import TrainedInFloat
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,12 @@ class LOBSTER(Method):
         return BoundLOBSTER(self, parameters)
 
 
-class BoundLOBSTER(BoundMethod):
+class BoundLOBSTER(TrainedInFloat):
     """LOBSTER's state for one model: which weights are pruned, what the next step shrinks, how long since a best."""
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.config = config
-        self.shown = ShownValues(self.parameters)
         self.kept: list[Tensor] | None = None  # False where a weight is pruned
         self.factors: list[Tensor] | None = None  # what the weights are to be multiplied by, once, after a step
         self.best_loss = math.inf
@@ -86,10 +85,6 @@ class BoundLOBSTER(BoundMethod):
         elif self.shown.own is None:
             quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
             self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
-
-    def undo_forward(self) -> None:
-        """Give the optimizer its weights back."""
-        self.shown.take_back()
 
     @torch.no_grad()
     def on_gradients(self) -> None:

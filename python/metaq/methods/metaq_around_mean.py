@@ -13,13 +13,13 @@ from metaq.codebook import TableCodebook
 from metaq.methods.float_view import FloatView
 from metaq.methods.metaq import METaQ
 from metaq.methods.metaq_training import RegularizedTraining
-from metaq.methods.shown import ShownValues
+from metaq.methods.shown import TrainedInFloat
 
 # C_Q that the search tries, each about a tenth above the last.
 _CANDIDATES = sorted({round(4 * 1.1**power) for power in range(60)})
 
 
-class BoundAroundMean(RegularizedTraining):
+class BoundAroundMean(RegularizedTraining, TrainedInFloat):
     """METaQ's state for one model that trains in float."""
 
     view: FloatView
@@ -35,19 +35,14 @@ class BoundAroundMean(RegularizedTraining):
         self.centre, self.reach = centre, reach
         self.buckets = options.buckets or _CANDIDATES[-1]
         self.view = FloatView(tensors, centre, reach, options.count)
-        self.shown = ShownValues(self.parameters)
 
     def on_forward(self, is_training: bool) -> None:
         """Training sees the float weights, evaluation those of the file."""
         if is_training:
-            self.shown.take_back()
+            self.undo_forward()
         elif self.shown.own is None:
             quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
             self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
-
-    def undo_forward(self) -> None:
-        """The float weights."""
-        self.shown.take_back()
 
     def take_back(self, strength: float) -> None:
         """Determine ξ where it is due, and add the gradient."""
@@ -87,7 +82,7 @@ class BoundAroundMean(RegularizedTraining):
         self.shown.own = state["own"]
 
     def _loss_with(self, buckets: int, validation_loss: Callable[[], float]) -> float:
-        self.shown.take_back()
+        self.undo_forward()
         self.buckets = buckets
         return validation_loss()
 

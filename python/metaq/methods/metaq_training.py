@@ -144,6 +144,7 @@ class BoundMETaQ(RegularizedTraining):
         self.view.hide()
         allowed = validation_loss() * (1 + self.config.tolerance)
         before = [parameter.detach().clone() for parameter in self.view.parameters]
+        self._count()
         for rate_weight in _RATE_WEIGHTS:
             self._move(rate_weight)
             if validation_loss() <= allowed:
@@ -210,8 +211,8 @@ class BoundMETaQ(RegularizedTraining):
         return size_bytes
 
     def _move(self, rate_weight: float) -> None:
-        """Put the latent weights on the levels of a rate-aware quantization."""
-        self._count()
+        """Put the latent weights on the levels of a rate-aware quantization, at the code lengths of the last count."""
+        self.view.hide()
         for index, (latent, step) in enumerate(zip(self.view.latent_weights(), self.view.steps, strict=True)):
             self.view.move(index, cheapest(latent / step, self.lengths[index], rate_weight))
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from metaq.methods.base import BoundMethod
+
 
 class ShownValues:
     """Some parameters, and the optimizer's weights while the parameters hold other values."""
@@ -30,3 +32,15 @@ class ShownValues:
             for name, parameter in self.parameters.items():
                 parameter.copy_(self.own[name])
             self.own = None
+
+
+class TrainedInFloat(BoundMethod):
+    """A method whose training sees the optimizer's weights, and whose evaluation sees those of the file."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self.shown = ShownValues(self.parameters)
+
+    def undo_forward(self) -> None:
+        """Give the optimizer its weights back."""
+        self.shown.take_back()

@@ -14,9 +14,10 @@ weights part. Weight w puts its mass at one place u = |w|/y >= |w| on its side o
 G has one minimum u*, found in closed form on the hull's edges. So up to u* a weight pays |w| G(u*), an L1 penalty, and
 puts |w|/u* at u*; beyond, y = 1, and it pays T1 w² + T2 + h(w).
 
-The tangents' minimisers are atoms of the feasible counts; after each new one the objective is minimised over their
-convex hull (simplicial decomposition, by a few quadratic models in the atoms' shares). It converges, and every tangent
-bounds the optimum from below.
+The tangents' minimisers are atoms of the feasible counts, whose convex hull is a model of the problem; every price
+bounds the optimum from below. A proximal bundle: the model's optimum, held near the best prices so far (the centre)
+and found by a few quadratic models in the atoms' shares, gives the next prices; where their bound rises by a fair part
+of what the model promised, they become the centre.
 Deviation: below c_lo the entropy goes on as its tangent there, so that prices stay finite.
 """
 
@@ -73,7 +74,7 @@ class Result:
         value: the objective at the counts found, an upper bound of the optimum.
         gap: ``value`` less the best lower bound, at least 0 but for rounding.
         counts: float64 (B,), of the levels without zero.
-        prices: float64 (B,), ξ at those counts.
+        prices: float64 (B,), the best ξ, whose bound is ``value - gap``.
         iterations: tangents taken.
     """
 
@@ -114,7 +115,8 @@ def solve(
     Args:
         weights: any shape, finite, at least one; clipped to the levels' range.
         levels: (B,) strictly increasing, on both sides of zero, without zero.
-        start: (B,) prices to start from, those of an earlier result; zeros unless given.
+        start: (B,) prices to start from, those of an earlier result; those of every weight on its two neighbouring
+            levels unless given.
         iterations: the most tangents.
         tolerance: stop at a gap of this, relative to the value.
 
@@ -143,7 +145,7 @@ def solve(
 
 
 def multipliers(prices: Tensor, weights: Tensor, levels: Tensor, costs: Costs) -> Tensor:
-    """β = ∂φ/∂w at given prices, in the weights' shape and dtype; 0 at zero and outside the levels.
+    """β = ∂φ/∂w at given prices, in the weights' shape and dtype; 0 outside the levels.
 
     Raises:
         InputError: as `solve`.
