@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metaq.container import encode as encode_model
 from metaq.errors import InputError
-from metaq.files import read_bytes, write_atomically
+from metaq.files import map_bytes, write_atomically
 from metaq.pipeline import CompressedModel, keep
 from metaq.reader import Reader
 
@@ -36,7 +36,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return Reader(read_bytes(path), str(path)).load()
+    return Reader(map_bytes(path), str(path)).load()
 
 
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -52,12 +52,14 @@ class Assembly:
         self.as_symbols = as_symbols
         self.parts: dict[int, Tensor] = {}
         self.planes: dict[int, list[planes.Segments]] = {}
+        self.octets: dict[int, np.ndarray] = {}  # where those of coded planes go
         for index, elements in wanted.items():
             entry = self.entries[index]
             is_symbols = as_symbols and entry.codebook is not None
             self.parts[index] = self._allocated(len(elements), torch.int32 if is_symbols else entry.dtype)
             if entry.codebook is None:
                 self.planes[index] = [[] for _ in range(entry.dtype.itemsize)]
+                self.octets[index] = np.empty((entry.dtype.itemsize, len(elements)), np.int8)
 
     def _allocated(self, size: int, dtype: torch.dtype) -> Tensor:
         size_bytes = size * dtype.itemsize
@@ -129,10 +131,14 @@ class Assembly:
 
     def _output(self, run: Run) -> np.ndarray:
         """What rANS fills: the run's place in its tensor if it can, otherwise bytes or symbols to be put there."""
+        elements, wanted = run.elements, self.wanted.get(run.tensor, range(0))
+        first, last = elements.start - wanted.start, elements.stop - wanted.start
+        if run.plane is not None and run.elements_in(wanted) == elements:
+            return self.octets[run.tensor][run.plane, first:last]
         if not self._is_filled(run):
-            return np.empty(len(run.elements), np.int32 if run.plane is None else np.int8)
-        part, elements, wanted = self.parts[run.tensor], run.elements, self.wanted[run.tensor]
-        place = part[elements.start - wanted.start : elements.stop - wanted.start]
+            return np.empty(len(elements), np.int32 if run.plane is None else np.int8)
+        part = self.parts[run.tensor]
+        place = part[first:last]
         as_integers = place.view(torch.int16) if part.dtype == torch.bfloat16 else place
         return as_integers.numpy().view(_FILLED[part.dtype])
 

@@ -117,12 +117,12 @@ def compress(
 @app.command()
 def decompress(source: MtqFile, output: Output) -> None:
     """Write a .mtq file's tensors as a .safetensors, .pt or .pth state dict."""
-    from metaq.files import read_bytes
+    from metaq.files import map_bytes
     from metaq.io import check_suffix, write_state
     from metaq.reader import Reader
 
     check_suffix(output)
-    reader = Reader(read_bytes(source), str(source))
+    reader = Reader(map_bytes(source), str(source))
     with _working(f"decompressing {source.name}"):
         write_state(output, reader.load(), reader.header.metadata)
 
@@ -130,11 +130,11 @@ def decompress(source: MtqFile, output: Output) -> None:
 @app.command()
 def inspect(source: MtqFile, as_json: AsJson = False) -> None:
     """Show what a .mtq file holds, tensor by tensor, and what each costs."""
-    from metaq.files import read_bytes
+    from metaq.files import map_bytes
     from metaq.reader import Reader
     from metaq.report.tables import entropy_entries, show, show_entries, tensor_rows
 
-    reader = Reader(read_bytes(source), str(source))
+    reader = Reader(map_bytes(source), str(source))
     with _working(f"reading {source.name}"):
         rows = tensor_rows(reader)
         entropies = entropy_entries(reader.model())
@@ -151,11 +151,11 @@ def inspect(source: MtqFile, as_json: AsJson = False) -> None:
 @app.command()
 def verify(source: MtqFile, as_json: AsJson = False) -> None:
     """Check every byte of a .mtq file: checksums, limits, and that all of it decodes."""
-    from metaq.files import read_bytes
+    from metaq.files import map_bytes
     from metaq.metrics import digest
     from metaq.reader import Reader
 
-    reader = Reader(read_bytes(source), str(source))
+    reader = Reader(map_bytes(source), str(source))
     with _working(f"verifying {source.name}"):
         tensors = reader.load()
     result = {"file": str(source), "verdict": "whole and unchanged", "tensors": len(tensors)}

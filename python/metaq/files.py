@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -39,6 +41,25 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def map_bytes(path: str | os.PathLike[str]) -> memoryview:
+    """A file's bytes as a read-only view, which reads only what is looked at: pages of a memory map.
+
+    What cannot be mapped, such as a pipe, is read. The file must not shrink while the view is in use.
+
+    Raises:
+        InputError: there is no such file, it is a directory, or it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(file.read())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a readable file, found {reason}") from None
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from types import TracebackType
 from typing import Self
 
 from torch import Tensor
 
-from metaq.errors import InputError
+from metaq.files import map_bytes
 from metaq.reader import Reader
 
 
@@ -27,14 +26,7 @@ class safe_open:  # noqa: N801 - the name that safetensors has made known
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        try:
-            with open(path, "rb") as file:
-                empty = os.fstat(file.fileno()).st_size == 0
-                self._map = None if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: expected a readable file, found {reason}") from None
-        self._reader = Reader(memoryview(self._map) if self._map is not None else b"", str(path))
+        self._reader = Reader(map_bytes(path), str(path))
 
     def __enter__(self) -> Self:
         return self
@@ -47,8 +39,6 @@ class safe_open:  # noqa: N801 - the name that safetensors has made known
     def close(self) -> None:
         """Let go of the file; tensors taken from it stay."""
         self._reader.data.release()
-        if self._map is not None:
-            self._map.close()
 
     def keys(self) -> list[str]:
         """Names of the tensors, in the file's order."""

@@ -80,8 +80,9 @@ struct Stream {
 
 class SymbolDecoder {
 public:
+    // `path` is a resolved one.
     SymbolDecoder(const Stream& stream, const ValueWriter& writer, Path path)
-        : stream_(stream), writer_(writer), escaped_(stream.escaped), path_(resolved(path)) {
+        : stream_(stream), writer_(writer), escaped_(stream.escaped), path_(path) {
         const Header& header = stream.header;
         lanes_.precision = header.precision;
         lanes_.context_mask = header.contexts.are_used ? kContexts - 1 : 0;
@@ -138,14 +139,33 @@ private:
         lanes_.start_tile(active);
         decode_steps<Layout>(path_, lanes_, slots.data(), entries.data(), active, steps);
         if (lanes_.is_truncated) return false;
-        bool are_valid = true;
-        for (std::size_t lane = 0; lane < active; ++lane) {
-            are_valid &= writer_.write(place_[lane], lanes_.position[lane], entries.data() + lane, active, steps);
-        }
+        bool are_valid = write_tile(entries.data(), active, steps);
         if (stream_.header.alphabet.has_escape()) {
             are_valid &= read_escapes<typename Layout::Entry>({entries.data(), active * steps}, active);
         }
         for (std::size_t lane = 0; lane < active; ++lane) lanes_.position[lane] += steps;
+        return are_valid;
+    }
+
+    template <class Entry>
+    bool write_tile(const Entry* entries, std::size_t active, std::size_t steps) {
+        std::size_t lane_stride = 1, step_stride = active;
+#ifdef METAQ_RANS_X86
+        alignas(64) std::array<std::uint8_t, kTileSymbols> turned;
+        if constexpr (sizeof(Entry) == 1) {
+            if (writer_.wants_neighbours() && active == kLaneLimit && steps % 16 == 0) {
+                turn(entries, active, steps, turned.data());
+                entries = turned.data();
+                lane_stride = steps;
+                step_stride = 1;
+            }
+        }
+#endif
+        bool are_valid = true;
+        for (std::size_t lane = 0; lane < active; ++lane) {
+            const Entry* first = entries + lane * lane_stride;
+            are_valid &= writer_.write(place_[lane], lanes_.position[lane], first, step_stride, steps);
+        }
         return are_valid;
     }
 
@@ -220,7 +240,8 @@ inline Status decode_values(std::span<const std::uint8_t> data, std::span<const 
     const Status opened = open(data, blocks, stream);
     if (opened != Status::ok) return opened;
     find_units(blocks, size, stream);
-    const ValueWriter writer(blocks, stream.header.alphabet);
+    path = resolved(path);
+    const ValueWriter writer(blocks, stream.header.alphabet, path);
     SymbolDecoder decoder(stream, writer, path);
     if (!decoder.read_states()) return Status::corrupt;
     const Status status = is_narrow(stream.header) ? decoder.run<Narrow>() : decoder.run<Wide>();

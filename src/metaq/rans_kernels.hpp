@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "metaq/rans_tables.hpp"
 
@@ -23,7 +24,7 @@ namespace metaq::rans {
 
 inline constexpr std::size_t kLaneLimit = 1u << kLaneWidthLimit;
 inline constexpr std::uint32_t kLeastState = 1u << 16;
-inline constexpr std::size_t kTileSymbols = 4096;  // staged as entries before they become symbols or values
+inline constexpr std::size_t kTileSymbols = 8192;  // staged as entries before they become symbols or values
 
 // One slot of a table: frequency - 1 and offset in `precision` bits each, the next symbol's context, the entry.
 struct Narrow {
@@ -136,6 +137,30 @@ inline constexpr auto kWordOfLane = [] {
     }
     return result;
 }();
+
+// Entries step by step to entries lane by lane: 16 of each at a time, by four perfect shuffles of what 16 steps hold.
+inline void turn(const std::uint8_t* entries, std::size_t lanes, std::size_t steps, std::uint8_t* turned) {
+    constexpr std::size_t kSide = 16;
+    __m128i rows[kSide];
+    __m128i shuffled[kSide];
+    for (std::size_t lane = 0; lane < lanes; lane += kSide) {
+        for (std::size_t step = 0; step < steps; step += kSide) {
+            for (std::size_t i = 0; i < kSide; ++i) {
+                rows[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(entries + (step + i) * lanes + lane));
+            }
+            for (int round = 0; round < 4; ++round) {
+                for (std::size_t i = 0; i < kSide / 2; ++i) {
+                    shuffled[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + kSide / 2]);
+                    shuffled[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + kSide / 2]);
+                }
+                std::copy(std::begin(shuffled), std::end(shuffled), std::begin(rows));
+            }
+            for (std::size_t i = 0; i < kSide; ++i) {
+                _mm_storeu_si128(reinterpret_cast<__m128i*>(turned + (lane + i) * steps + step), rows[i]);
+            }
+        }
+    }
+}
 
 template <bool kHasContexts>
 [[gnu::target("avx2,popcnt")]] inline std::size_t decode_avx2(Lanes& lanes, const std::uint32_t* slots,

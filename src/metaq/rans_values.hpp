@@ -14,6 +14,7 @@
 
 #include "metaq/alphabet.hpp"
 #include "metaq/floats.hpp"
+#include "metaq/rans_kernels.hpp"
 #include "metaq/symbols.hpp"
 
 namespace metaq::rans {
@@ -68,14 +69,19 @@ inline bool have_same_values(const ValueBlock& a, const ValueBlock& b) {
            a_levels.data() == b_levels.data() && a_levels.size() == b_levels.size();
 }
 
+inline constexpr std::size_t kFastEntries = 32;  // so many values fit into two registers of 512 bits
+
 // The bits of every entry's value in a block. The escape's are zero.
 struct ValueTable {
     std::vector<std::uint32_t> bits;
     std::vector<bool> is_valid;
     bool are_valid = true;
+    bool is_fast;  // for `write_values_avx512`
 
-    ValueTable(const ValueBlock& block, const Alphabet& alphabet)
-        : bits(alphabet.entries(), 0), is_valid(alphabet.entries(), true) {
+    ValueTable(const ValueBlock& block, const Alphabet& alphabet, Path path)
+        : bits(std::max(alphabet.entries(), kFastEntries), 0),
+          is_valid(alphabet.entries(), true),
+          is_fast(path == Path::avx512 && alphabet.entries() <= kFastEntries) {
         for (std::size_t i = 0; i < alphabet.listed.size(); ++i) {
             is_valid[i] = value_bits(block, alphabet.listed[i], bits[i]);
             are_valid = are_valid && is_valid[i];
@@ -94,9 +100,52 @@ void write_values(const Entry* entries, std::size_t stride, std::size_t count, c
     }
 }
 
+#ifdef METAQ_RANS_X86
+
+#ifndef __clang__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own header (GCC bug 105593)
+#endif
+// Entries side by side as values, by a look-up of sixteen at a time; returns how many, which leaves out the last few.
+[[gnu::target("avx512f,avx512bw,avx512vl")]] inline std::size_t write_values_avx512(const std::uint8_t* entries,
+                                                                                    std::size_t width, std::size_t count,
+                                                                                    const ValueTable& table,
+                                                                                    std::uint8_t* out) {
+    const __m512i low = _mm512_loadu_si512(table.bits.data());
+    const __m512i high = _mm512_loadu_si512(table.bits.data() + 16);
+    std::size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m512i entry = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries + i)));
+        const __m512i value = _mm512_permutex2var_epi32(low, entry, high);
+        if (width == 4) {
+            _mm512_storeu_si512(out + 4 * i, value);
+        } else if (width == 2) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 2 * i), _mm512_cvtepi32_epi16(value));
+        } else {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtepi32_epi8(value));
+        }
+    }
+    return i;
+}
+#ifndef __clang__
+#pragma GCC diagnostic pop
+#endif
+
+#endif  // METAQ_RANS_X86
+
 template <class Entry>
 void write_values(Form form, const Entry* entries, std::size_t stride, std::size_t count, const ValueTable& table,
                   std::uint8_t* out) {
+#ifdef METAQ_RANS_X86
+    if constexpr (sizeof(Entry) == 1) {
+        if (stride == 1 && table.is_fast) {
+            const std::size_t written = write_values_avx512(entries, width_bytes(form), count, table, out);
+            entries += written;
+            out += written * width_bytes(form);
+            count -= written;
+        }
+    }
+#endif
     switch (width_bytes(form)) {
         case 1: return write_values<std::uint8_t>(entries, stride, count, table, out);
         case 2: return write_values<std::uint16_t>(entries, stride, count, table, out);
@@ -107,11 +156,12 @@ void write_values(Form form, const Entry* entries, std::size_t stride, std::size
 // The blocks as one sequence. Runs of entries at any position of it, to the values of the blocks there.
 class ValueWriter {
 public:
-    ValueWriter(std::span<const ValueBlock> blocks, const Alphabet& alphabet) {
+    // `path` is a resolved one.
+    ValueWriter(std::span<const ValueBlock> blocks, const Alphabet& alphabet, Path path) {
         const ValueBlock* previous = nullptr;
         for (const ValueBlock& block : blocks) {
             if (block.size() == 0) continue;
-            if (previous == nullptr || !have_same_values(*previous, block)) tables_.emplace_back(block, alphabet);
+            if (previous == nullptr || !have_same_values(*previous, block)) tables_.emplace_back(block, alphabet, path);
             places_.push_back({&block, tables_.size() - 1, size_, size_ + block.size()});
             size_ += block.size();
             previous = &block;
@@ -119,6 +169,9 @@ public:
     }
 
     std::size_t size() const { return size_; }
+
+    // Whether entries are written faster if they lie side by side.
+    bool wants_neighbours() const { return !tables_.empty() && tables_.front().is_fast; }
 
     // The place in which a position lies.
     std::size_t find(std::size_t position) const {
