@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from metaq import coding
-from metaq.assign import reconstruct
 from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.container import encode
@@ -24,10 +23,12 @@ from metaq.header import block_shape
 from metaq.methods import rdoq
 from metaq.pipeline import CodedTensor, CompressedModel, is_quantizable, keep
 from metaq.rounding import is_roundable, round_as_float16
-from metaq.step_search import find_step
+from metaq.step_guesses import Guess, guessed_bits, guessed_error
+from metaq.step_search import StepProblem, find_step
 
 QUALITIES = {"low": 3e-2, "medium": 3e-3, "high": 3e-4}
 DEFAULT_BITS = 4.0
+SAMPLE_WEIGHTS = 1 << 20  # of more than twice as many, about these are tried first
 _TARGETS = ("max_error", "size_bytes", "bits", "quality")
 
 
@@ -109,9 +110,10 @@ def _match(name: str, patterns: tuple[str, ...]) -> str | None:
 
 @dataclass(frozen=True)
 class _Quantized:
-    """Tensors on some step: their entries in a model, and bits as counted by the mixing coder's model."""
+    """Tensors on some step: their entries in a model, how far off they are, what the mixing coder's model asks for."""
 
     tensors: dict[str, CodedTensor]
+    error: float
     bits: float
 
 
@@ -123,62 +125,81 @@ class _Checkpoint:
         self.fixed: dict[str, UniformCodebook] = {}
 
     def compress(self) -> CompressedModel:
-        patterns = tuple(self.config.tensor_bits)
-        for pattern, bits in self.config.tensor_bits.items():
+        config, patterns = self.config, tuple(self.config.tensor_bits)
+        for pattern, bits in config.tensor_bits.items():
             group = {name: tensor for name, tensor in self.weights.items() if _match(name, patterns) == pattern}
             if group:
-                found = self._search(group, self._bits_per_weight, bits, False, f"bits of {pattern!r}")
+                found = self._to_bits(group, bits, f"bits of {pattern!r}")
                 self.fixed |= {name: _uniform(entry.codebook) for name, entry in found.tensors.items()}
-        name, measure, target = self._target()
-        return self._model(self._search(self.weights, measure, target, measure == self._error, name))
-
-    def _target(self) -> tuple[str, Callable[[_Quantized], float], float]:
-        config = self.config
         if config.size_bytes is not None:
-            return "size_bytes", lambda found: len(encode(self._model(found), config.coder)), config.size_bytes
+            return self._model(self._to_size(config.size_bytes))
         if config.max_error is not None:
-            return "max_error", self._error, config.max_error
+            return self._model(self._to_error(config.max_error, "max_error"))
         if config.quality is not None:
-            return "quality", self._error, QUALITIES[config.quality]
-        return "bits", self._bits_per_weight, DEFAULT_BITS if config.bits is None else config.bits
+            return self._model(self._to_error(QUALITIES[config.quality], "quality"))
+        return self._model(self._to_bits(self.weights, DEFAULT_BITS if config.bits is None else config.bits, "bits"))
+
+    def _to_error(self, target: float, name: str) -> _Quantized:
+        return self._search(self.weights, lambda found: found.error, target, guessed_error, name)
+
+    def _to_bits(self, weights: dict[str, Tensor], target: float, name: str) -> _Quantized:
+        return self._search(weights, self._bits_per_weight, target, guessed_bits, name)
+
+    def _to_size(self, target: int) -> _Quantized:
+        kept = sum(entry.nbytes for entry in self.model.tensors.values() if isinstance(entry, Tensor))
+        kept -= sum(tensor.nbytes for tensor in self.weights.values())
+
+        def guess(weights: dict[str, Tensor]) -> Guess:
+            bits = guessed_bits(weights)
+            return lambda step: kept + bits(step) * _count(weights) / 8
+
+        def measure(found: _Quantized) -> float:
+            return len(encode(self._model(found), self.config.coder))
+
+        return self._search(self.weights, measure, target, guess, "size_bytes")
 
     def _search(
         self,
         weights: dict[str, Tensor],
         measure: Callable[[_Quantized], float],
         target: float,
-        rises: bool,
+        guess: Callable[[dict[str, Tensor]], Guess],
         name: str,
     ) -> _Quantized:
+        """Weights on the step at which what is measured meets the target, tried on a sample first if they are many."""
+        rises = guess is guessed_error
+        problem = StepProblem(target, _octaves(weights), rises, guess(weights))
+        stride = _count(weights) // SAMPLE_WEIGHTS
+        if stride > 1:
+            sample = {name: tensor[::stride] for name, tensor in weights.items()}
+            step = 2.0 ** problem.place()
+            found = self._quantize(sample, step)
+            measured = found.error if rises else self._bits_per_weight(found)
+            guessed = (guessed_error if rises else guessed_bits)(sample)(step)
+            if measured and guessed:
+                problem = replace(problem, factor=measured / guessed)
+
         def try_step(step: float) -> tuple[float, _Quantized]:
-            found = self._quantize(weights, UniformCodebook(step))
+            found = self._quantize(weights, step)
             return measure(found), found
 
         try:
-            return find_step(try_step, target, _octaves(weights), rises)
+            return find_step(try_step, problem)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
 
-    def _quantize(self, weights: dict[str, Tensor], codebook: UniformCodebook) -> _Quantized:
-        books = {name: self.fixed.get(name, codebook) for name in weights}
+    def _quantize(self, weights: dict[str, Tensor], step: float) -> _Quantized:
+        shared = UniformCodebook(step)
+        books = {name: self.fixed.get(name, shared) for name in weights}
         symbols, bits = rdoq.quantize(weights, books)
         coded = {}
         for name, tensor in weights.items():
             most = min(SYMBOL_LIMIT - 1, int(torch.finfo(tensor.dtype).max / books[name].step))  # the next is infinite
             coded[name] = CodedTensor(symbols[name].clamp_(-most, most), books[name], tensor.dtype)
-        return _Quantized(coded, bits)
+        return _Quantized(coded, _error(weights, coded), bits)
 
     def _model(self, found: _Quantized) -> CompressedModel:
         return CompressedModel({**self.model.tensors, **found.tensors}, self.model.metadata)
-
-    def _error(self, found: _Quantized) -> float:
-        error = weight = 0.0
-        for name, entry in found.tensors.items():
-            exact = self.weights[name].double()
-            restored = reconstruct(entry.symbols, entry.codebook, entry.dtype).double()
-            error += float((exact - restored).square().sum())
-            weight += float(exact.square().sum())
-        return error / weight if weight else 0.0
 
     def _bits_per_weight(self, found: _Quantized) -> float:
         bits = found.bits
@@ -189,6 +210,19 @@ class _Checkpoint:
             ]
             bits = 8 * len(coding.by_name(self.config.coder).encode(blocks))
         return bits / max(1, sum(entry.symbols.numel() for entry in found.tensors.values()))
+
+
+def _count(weights: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in weights.values())
+
+
+def _error(weights: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -> float:
+    error = weight = 0.0
+    for name, entry in coded.items():
+        exact = weights[name].double()
+        error += float((exact - entry.decompress().double()).square().sum())
+        weight += float(exact.square().sum())
+    return error / weight if weight else 0.0
 
 
 def _uniform(codebook: object) -> UniformCodebook:

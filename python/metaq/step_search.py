@@ -1,9 +1,10 @@
-"""The step at which something measured comes just below a target."""
+"""The step at which something measured comes just below a target, with a guess that spares measuring."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from metaq.errors import InputError
@@ -12,53 +13,106 @@ Model = TypeVar("Model")
 
 NEAR = 0.01  # what may be missing of a target
 _MOST_TRIED = 60
+_HALVINGS = 18
 _NARROW = 1e-4  # octaves between steps too near each other to tell apart
 
 
-def find_step(
-    try_step: Callable[[float], tuple[float, Model]],
-    target: float,
-    octaves: tuple[float, float],
-    rises: bool,
-) -> Model:
-    """The model of a step whose value is at most ``target`` and, if there is one, less than NEAR of it below.
+@dataclass(frozen=True)
+class StepProblem:
+    """The value that a step should lead to.
 
-    Values are taken to be monotone in the step, and are interpolated over its logarithm between the nearest steps on
-    either side: as they are if they fall with the step, like bits, their logarithms if they rise, like errors. Where
-    values jump over that range, it is the model of the nearest step below the target.
+    Attributes:
+        target: above 0.
+        octaves: log2 of the least and of the greatest step.
+        rises: whether the value grows with the step, as errors do; sizes fall.
+        guess: from a step to about the value, up to a factor that varies slowly with the step, at no great cost.
+        factor: that factor, as far as it is known beforehand.
+    """
+
+    target: float
+    octaves: tuple[float, float]
+    rises: bool
+    guess: Callable[[float], float]
+    factor: float = 1.0
+
+    @property
+    def aim(self) -> float:
+        """The middle of the values that meet the target."""
+        return (1 - NEAR / 2) * self.target
+
+    def place(self, factor: Callable[[float], float] | None = None) -> float:
+        """log2 of the step at which a factor, depending on it, times the guess is the aim, or the nearest end."""
+        low, high = self.octaves
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            times = self.factor if factor is None else factor(middle)
+            is_above = times * self.guess(2.0**middle) > self.aim
+            low, high = (low, middle) if is_above == self.rises else (middle, high)
+        return low if low == self.octaves[0] else high
+
+
+class _Factor:
+    """What the guess is to be multiplied by: what it was when last measured, on a line through the time before."""
+
+    def __init__(self, place: float, factor: float, before: _Factor | None) -> None:
+        self.place, self.factor, self.slope = place, factor, 0.0
+        if before is not None and place != before.place:
+            self.slope = (factor - before.factor) / (place - before.place)
+
+    def __call__(self, place: float) -> float:
+        along = self.factor + self.slope * (place - self.place)
+        return min(max(along, self.factor / 2), self.factor * 2)
+
+
+def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepProblem) -> Model:
+    """The model of a step whose value is at most the target and, if there is one, less than NEAR of it below.
+
+    Values are taken to be monotone in the step. Those measured say what the guess is to be multiplied by for the
+    next; what lies outside the steps known to be too fine and too coarse is not believed. Where values jump over the
+    range aimed at, it is the model of the nearest step below the target.
 
     Args:
         try_step: from a step to a value (at least 0) and a model.
-        target: above 0.
-        octaves: log2 of the least and of the greatest step.
-        rises: whether the value grows with the step.
+        problem: what is looked for.
 
     Raises:
         InputError: the value is above the target at either end.
     """
-    fits, exceeds = octaves if rises else octaves[::-1]
-
-    def try_place(place: float) -> tuple[float, Model]:
-        value, model = try_step(2.0**place)
-        excess = math.log2(max(value, 1e-300) / target) if rises else value / target - 1
-        return excess, model
-
-    low, best = try_place(fits)
-    if low > 0:
-        least = target * (2.0**low if rises else 1 + low)
-        raise InputError(f"expected at least {least:.6g}, which no step brings it below, found {target:.6g}")
-    high, last = try_place(exceeds)
-    if high <= 0:
-        return last
+    target, (least, greatest) = problem.target, problem.octaves
+    safe_end, far_end = (least, greatest) if problem.rises else (greatest, least)
+    fits = exceeds = factor = None
+    place = problem.place()
     for tried in range(_MOST_TRIED):
-        if low >= -NEAR or abs(exceeds - fits) < _NARROW:
-            break
-        # Aims within the range that is met. Every third time halves, for values that are far from straight lines.
-        share = (low + NEAR / 2) / (low - high) if tried % 3 != 2 else 0.5
-        place = fits + (exceeds - fits) * min(max(share, 0.02), 0.98)
-        excess, model = try_place(place)
-        if excess <= 0:
-            fits, low, best = place, excess, model
+        value, model = try_step(2.0**place)
+        if value <= target:
+            fits, best = place, model
+            if value >= (1 - NEAR) * target or place == far_end:
+                return model
+        elif place == safe_end:
+            raise InputError(f"expected at least {value:.6g}, which no step brings it below, found {target:.6g}")
         else:
-            exceeds, high = place, excess
+            exceeds = place
+        if fits is not None and exceeds is not None and abs(exceeds - fits) < _NARROW:
+            return best
+        guessed = problem.guess(2.0**place)
+        if value > 0 and guessed > 0:
+            factor = _Factor(place, value / guessed, factor)
+        place = _next_place(problem.place(factor), fits, exceeds, (safe_end, far_end), tried)
     return best
+
+
+def _next_place(
+    wanted: float, fits: float | None, exceeds: float | None, ends: tuple[float, float], tried: int
+) -> float:
+    """``wanted`` if it is well within what is known to fit and to exceed, otherwise a place there.
+
+    Every third time it halves, for values that are far from the guess.
+    """
+    if fits is not None and exceeds is not None:
+        share = (wanted - fits) / (exceeds - fits) if tried % 3 != 2 else 0.5
+        return fits + (exceeds - fits) * min(max(share, 0.02), 0.98)
+    known, end = (fits, ends[1]) if fits is not None else (exceeds, ends[0])
+    assert known is not None
+    towards = math.copysign(1.0, end - known)
+    beyond = max((wanted - known) * towards, 2.0 ** (tried - 9))
+    return known + towards * min(beyond, abs(end - known))

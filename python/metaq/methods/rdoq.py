@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metaq import _native
 from metaq.assign import nearest
+from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads
 from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
@@ -52,11 +53,23 @@ def quantize(
     if not 0 <= rate_weight < np.inf:
         raise InputError(f"rate weight: expected a finite number of at least 0, found {rate_weight:g}")
     books = codebook if isinstance(codebook, Mapping) else dict.fromkeys(weights, codebook)
+    tensors = [(name, tensor) for name, tensor in weights.items() if tensor.numel()]
     symbols = {name: _nearest(name, tensor, books[name]) for name, tensor in weights.items()}
-    importances = [_importance(name, tensor, importance or {}) for name, tensor in weights.items()]
-    scaled = [_block(tensor.double() / books[name].step) for name, tensor in weights.items()]
-    chosen = [entry.numpy().reshape(block_shape(tuple(entry.shape))) for entry in symbols.values()]
-    return symbols, _native.quantize_by_rate(scaled, importances, chosen, rate_weight)
+    importances = [_importance(name, tensor, importance or {}) for name, tensor in tensors]
+
+    def choose(chunk: list[Run]) -> float:
+        values, factors, chosen = [], [], []
+        for run in chunk:
+            rows = slice(run.first_row, run.first_row + run.shape[0])
+            name, tensor = tensors[run.tensor]
+            factor = importances[run.tensor]
+            values.append(_block(tensor.reshape(block_shape(tuple(tensor.shape)))[rows].double() / books[name].step))
+            factors.append(None if factor is None else factor[rows])
+            chosen.append(symbols[name].numpy().reshape(block_shape(tuple(tensor.shape)))[rows])
+        return _native.quantize_by_rate(values, factors, chosen, rate_weight)
+
+    sequence = [Run(index, None, 0, block_shape(tuple(tensor.shape))) for index, (_, tensor) in enumerate(tensors)]
+    return symbols, sum(in_threads(choose, list(cut(sequence, CHUNK_SYMBOLS))))
 
 
 def _nearest(name: str, tensor: Tensor, codebook: UniformCodebook) -> Tensor:
