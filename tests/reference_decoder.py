@@ -700,10 +700,11 @@ def pair(x: int, y: int) -> int:
 
 
 class MixingModel:
-    LIMITS, PLAIN_LIMITS, RATE = (1000, 22), (255, 30), 10000
+    LIMITS, PLAIN_LIMITS, RATES = (1000, 22), (255, 30), (10000, 20000, 30000, 5000)
 
     def __init__(self, decision: Decisions) -> None:
         self.decision = decision
+        self.rate: int | None = None  # until the first block
         self.counters: dict[tuple[int, int, int], Counter] = defaultdict(lambda: Counter(1 << 15, 0))
         for b in range(80):
             m = (65536, 77936, 92682, 110218)[b % 4] << b // 4
@@ -730,8 +731,8 @@ class MixingModel:
         bit = self.decision(clamp(3 * squash(mean) + refined(knots, mean) >> 2, 1, 65535))
         for counter in used:
             counter.update(bit, self.LIMITS)
-        train(mixer_a, x, a, bit, self.RATE)
-        train(mixer_b, x, b, bit, self.RATE)
+        train(mixer_a, x, a, bit, self.rate)
+        train(mixer_b, x, b, bit, self.rate)
         refine(knots, mean, bit)
         return bit
 
@@ -778,11 +779,14 @@ class MixingHistory:
         self.kernel_weights = [[0] * 8 for _ in range(64)]
 
     def block(self, h: int, c: int, k: int) -> list[int]:
-        constant = self.model.number(0) != 0
+        r = self.model.number(0)
         f = self.model.number(1)
         centre = f // 2 if f % 2 == 0 else -((f + 1) // 2)
         require(is_symbol(centre), "centre")
-        if constant:
+        require(r // 2 < (len(self.model.RATES) if self.model.rate is None else 1), "mixers' rate")
+        if self.model.rate is None:
+            self.model.rate = self.model.RATES[r // 2]
+        if r % 2 == 1:
             return [centre] * (h * c * k)
         self.all[1] = min(self.all[1], 4)
         self.filled[1] = 0

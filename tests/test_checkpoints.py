@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import metaq
-from metaq import metrics
+from metaq import checkpoints, metrics
 from metaq.checkpoints import QUALITIES, CompressionConfig, compress_state_dict
 from metaq.container import encode
 from metaq.errors import InputError
+from metaq.methods import rdoq
 from metaq.options import parse_bits, parse_size
 from metaq.pipeline import CodedTensor
 from metaq.reader import Reader
@@ -59,6 +60,23 @@ def test_error_is_met(limit):
     found = error(STATE, Reader(encode(model)).load())
     assert 0.99 * limit <= found <= limit
     assert len({entry.codebook for entry in model.tensors.values() if isinstance(entry, CodedTensor)}) == 2
+
+
+@pytest.mark.parametrize("dial", [{"max_error": 5e-3}, {"bits": 3.0}, {"size_bytes": 6000}])
+def test_many_weights_in_many_chunks(monkeypatch, dial):
+    tried = []
+    quantize = rdoq.quantize
+    monkeypatch.setattr(checkpoints, "SAMPLE_WEIGHTS", 3000)
+    monkeypatch.setattr(rdoq, "CHUNK_SYMBOLS", 2000)
+    monkeypatch.setattr(rdoq, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
+    model = compress_state_dict(STATE, CompressionConfig(**dial))
+    counts = [sum(tensor.numel() for tensor in weights.values()) for weights in tried]
+    assert counts[0] <= 6000 < counts[1] == counts[-1]
+    assert len(counts) <= 6
+    if "max_error" in dial:
+        assert 0.99 * dial["max_error"] <= error(STATE, model.decompress()) <= dial["max_error"]
+    if "size_bytes" in dial:
+        assert 0.99 * dial["size_bytes"] <= len(encode(model)) <= dial["size_bytes"]
 
 
 @pytest.mark.parametrize("quality", QUALITIES)

@@ -13,6 +13,7 @@ Model = TypeVar("Model")
 
 NEAR = 0.01  # what may be missing of a target
 _MOST_TRIED = 60
+_STRAY = 2e-3  # octaves between steps tried around such, where sizes of small files leap up and down
 _HALVINGS = 18
 _NARROW = 1e-4  # octaves between steps too near each other to tell apart
 
@@ -69,7 +70,7 @@ def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepPro
 
     Values are taken to be monotone in the step. Those measured say what the guess is to be multiplied by for the
     next; what lies outside the steps known to be too fine and too coarse is not believed. Where values jump over the
-    range aimed at, it is the model of the nearest step below the target.
+    range aimed at, it is the model of the highest value below the target among those met.
 
     Args:
         try_step: from a step to a value (at least 0) and a model.
@@ -81,19 +82,21 @@ def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepPro
     target, (least, greatest) = problem.target, problem.octaves
     safe_end, far_end = (least, greatest) if problem.rises else (greatest, least)
     fits = exceeds = factor = None
+    highest = -1.0  # of the values below the target
     place = problem.place()
     for tried in range(_MOST_TRIED):
         value, model = try_step(2.0**place)
-        if value <= target:
-            fits, best = place, model
-            if value >= (1 - NEAR) * target or place == far_end:
-                return model
-        elif place == safe_end:
+        if highest < value <= target:
+            highest, best = value, model
+        if (1 - NEAR) * target <= value <= target or (value <= target and place == far_end):
+            return model
+        if value > target and place == safe_end:
             raise InputError(f"expected at least {value:.6g}, which no step brings it below, found {target:.6g}")
-        else:
-            exceeds = place
         if fits is not None and exceeds is not None and abs(exceeds - fits) < _NARROW:
-            return best
+            stray = fits + _STRAY * ((tried + 1) // 2) * (-1) ** tried
+            place = min(max(stray, least), greatest)
+            continue
+        fits, exceeds = (place, exceeds) if value <= target else (fits, place)
         guessed = problem.guess(2.0**place)
         if value > 0 and guessed > 0:
             factor = _Factor(place, value / guessed, factor)

@@ -11,6 +11,7 @@
 #include <span>
 #include <type_traits>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "metaq/binary_coder.hpp"
@@ -20,6 +21,8 @@
 
 namespace metaq::mixing {
 
+inline constexpr std::size_t kSearchBytes = 1 << 14;  // streams below are coded by every rate of the mixers
+
 struct State {
     Model model;
     History history;
@@ -28,6 +31,7 @@ struct State {
 struct BlockHeader {
     std::int32_t centre;  // the symbol coded as zero: the most frequent
     bool constant;        // all symbols are the centre
+    std::size_t rate;     // of the mixers, in the stream's first block; 0 in all others
 };
 
 struct Sized {
@@ -100,20 +104,20 @@ bool code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, std
     return true;
 }
 
-// The centre is coded as 0, -1, 1, -2, 2, ...
+// The rate is coded above the flag for constant blocks, so that the first one costs nothing; the centre as 0, -1, 1, -2, ...
 template <class Coder>
 BlockHeader code_header(Model& model, Coder& coder, const BlockHeader& header) {
-    const bool constant = model.code_number(coder, header.constant, 0) != 0;
+    const std::size_t kind = model.code_number(coder, static_cast<std::uint32_t>(2 * header.rate + header.constant), 0);
     const std::int64_t centre = header.centre;
     const auto folded = static_cast<std::uint32_t>(centre < 0 ? -2 * centre - 1 : 2 * centre);
     const std::int64_t number = model.code_number(coder, folded, 1);
-    return {static_cast<std::int32_t>(number & 1 ? -((number + 1) / 2) : number / 2), constant};
+    return {static_cast<std::int32_t>(number & 1 ? -((number + 1) / 2) : number / 2), (kind & 1) != 0, kind >> 1};
 }
 
 inline BlockHeader make_header(const ConstBlock& block) {
     std::unordered_map<std::int32_t, std::size_t> counts;
     for (std::size_t i = 0; i < block.size(); ++i) ++counts[block.symbols[i]];
-    BlockHeader header{0, counts.size() == 1};
+    BlockHeader header{0, counts.size() == 1, 0};
     std::size_t most = 0;
     for (const auto& [symbol, count] : counts) {
         if (count < most || (count == most && symbol > header.centre)) continue;
@@ -131,27 +135,50 @@ std::size_t least_bytes(std::span<const SomeBlock> blocks) {
     return symbols / kSymbolsPerByte + (symbols % kSymbolsPerByte != 0);
 }
 
-// Appends the code of `blocks` to `out`.
-inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+inline std::vector<std::uint8_t> encoded(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,
+                                         std::size_t rate) {
     const auto state = std::make_unique<State>();
-    BinaryEncoder coder(out);
-    for (const ConstBlock& block : blocks) {
-        if (block.size() == 0) continue;
-        const BlockHeader header = make_header(block);
-        code_header(state->model, coder, header);
-        if (!header.constant) code_block(*state, coder, block, header.centre);
+    state->model.set_mixer_rate(rate);
+    std::vector<std::uint8_t> bytes;
+    BinaryEncoder coder(bytes);
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        code_header(state->model, coder, {headers[i].centre, headers[i].constant, i == 0 ? rate : 0});
+        if (!headers[i].constant) code_block(*state, coder, blocks[i], headers[i].centre);
     }
     coder.finish(least_bytes(blocks));
+    return bytes;
+}
+
+// Appends the code of `blocks` to `out`, by the mixers' rate that makes it shortest; of long streams only the first is
+// tried, since the others would change them by less than a thousandth.
+inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    std::vector<ConstBlock> filled;
+    std::vector<BlockHeader> headers;
+    for (const ConstBlock& block : blocks) {
+        if (block.size() == 0) continue;
+        filled.push_back(block);
+        headers.push_back(make_header(block));
+    }
+    std::vector<std::uint8_t> best = encoded(filled, headers, 0);
+    for (std::size_t rate = 1; rate < kMixerRates.size() && best.size() < kSearchBytes; ++rate) {
+        std::vector<std::uint8_t> other = encoded(filled, headers, rate);
+        if (other.size() < best.size()) best = std::move(other);
+    }
+    out.insert(out.end(), best.begin(), best.end());
 }
 
 // Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 16 MB at most.
 inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     const auto state = std::make_unique<State>();
     BinaryDecoder coder(data);
+    bool is_first = true;
     for (const Block& block : blocks) {
         if (block.size() == 0) continue;
-        const BlockHeader header = code_header(state->model, coder, {0, false});
+        const BlockHeader header = code_header(state->model, coder, {0, false, 0});
         if (header.centre <= -kSymbolLimit || header.centre >= kSymbolLimit) return Status::corrupt;
+        if (header.rate >= (is_first ? kMixerRates.size() : 1)) return Status::corrupt;
+        if (is_first) state->model.set_mixer_rate(header.rate);
+        is_first = false;
         if (header.constant) {
             std::fill_n(block.symbols, block.size(), header.centre);
         } else if (!code_block(*state, coder, block, header.centre)) {

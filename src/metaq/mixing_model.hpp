@@ -36,7 +36,8 @@ inline constexpr std::uint32_t kPriorCount = 3;   // what that knowledge counts 
 inline constexpr logistic::CounterRates kRates{1000, 22};
 inline constexpr logistic::CounterRates kPlainRates{255, 30};
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 67;
-inline constexpr int kMixerRate = 10000;
+// Rates of the mixers; the encoder names one. Large networks are served best by the first, sparse ones by faster ones.
+inline constexpr std::array<int, 4> kMixerRates{10000, 20000, 30000, 5000};
 inline constexpr int kRefinementShift = 6;
 
 inline constexpr std::size_t kPlainBits = 64;  // counters of a plain number
@@ -68,14 +69,16 @@ public:
         for (auto& refinement : refinements_) refinement.reset();
     }
 
+    void set_mixer_rate(std::size_t rate) { mixer_rate_ = kMixerRates[rate]; }
+
     // Codes one decision; the bit is the encoder's, the one returned is what a decoder finds.
     template <class Coder>
     bool code(Coder& coder, bool bit, std::size_t decision, const Contexts& contexts) {
         const Prediction found = predict(decision, contexts);
         bit = coder.code(bit, found.probability);
         for (auto* counter : found.used) logistic::update(*counter, bit, kRates);
-        mixers_[decision].update(found.input, found.logit, bit, kMixerRate);
-        scale_mixers_[decision * kScales + contexts.scale].update(found.input, found.scale_logit, bit, kMixerRate);
+        mixers_[decision].update(found.input, found.logit, bit, mixer_rate_);
+        scale_mixers_[decision * kScales + contexts.scale].update(found.input, found.scale_logit, bit, mixer_rate_);
         refinements_[decision * kLeans + contexts.lean].update(found.mean, bit, kRefinementShift);
         return bit;
     }
@@ -130,7 +133,7 @@ private:
         std::uint32_t probability;
     };
 
-    Prediction predict(std::size_t decision, const Contexts& contexts) {
+    [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const Contexts& contexts) {
         Prediction found;
         find(contexts, decision, found.used, found.input);
         found.logit = mixers_[decision].logit(found.input);
@@ -175,6 +178,7 @@ private:
     std::array<logistic::Mixer<kInputs>, kDecisions * kScales> scale_mixers_;
     std::array<logistic::Refinement, kDecisions * kLeans> refinements_;
     std::array<logistic::Counter, kPlainNumbers * kPlainBits + kPlacedClasses * kPlaceNodes> plain_;
+    int mixer_rate_ = kMixerRates[0];
 };
 
 }  // namespace metaq::mixing

@@ -80,7 +80,14 @@ def lossless() -> CompressedModel:
     return compress_losslessly({**weights, "few": few, "few, short": few.to(torch.bfloat16)})
 
 
-MODELS = {"every-dtype": every_dtype, "shapes": shapes, "nothing": lambda: CompressedModel({})}
+def sparse() -> CompressedModel:
+    """A matrix most of whose rows and columns are zero: the mixing coder takes another rate than its first."""
+    used = (torch.arange(300) % 7 == 0)[:, None] & (torch.arange(200) % 5 == 0)
+    symbols = torch.where(used, hashed(300, 200, seed=70).to(torch.int32) % 5 - 2, 0)
+    return CompressedModel({"sparse": CodedTensor(symbols, UniformCodebook(0.03125), torch.float32)})
+
+
+MODELS = {"every-dtype": every_dtype, "shapes": shapes, "sparse": sparse, "nothing": lambda: CompressedModel({})}
 
 
 def files() -> dict[str, tuple[CompressedModel, str]]:

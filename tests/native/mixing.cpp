@@ -1,0 +1,66 @@
+// The mixing coder's choice of a rate, and the streams that name one which is not.
+#include "metaq/mixing.hpp"
+
+#include "check.hpp"
+#include "coder_suite.hpp"
+
+namespace {
+
+using namespace metaq;
+using mixing::BlockHeader;
+
+// Where few weights are left, most rows and columns have none.
+std::vector<std::int32_t> sparse(std::size_t rows, std::size_t columns, std::uint64_t seed) {
+    check::Random random(seed);
+    std::vector<std::int32_t> symbols;
+    for (std::size_t i = 0; i < rows * columns; ++i) {
+        const bool is_used = i / columns % 7 == 0 && i % columns % 5 == 0;
+        symbols.push_back(is_used ? static_cast<std::int32_t>(random.below(5)) - 2 : 0);
+    }
+    return symbols;
+}
+
+suite::Bytes of_rate(std::span<const ConstBlock> blocks, std::size_t rate) {
+    std::vector<BlockHeader> headers;
+    for (const ConstBlock& block : blocks) headers.push_back(mixing::make_header(block));
+    return mixing::encoded(blocks, headers, rate);
+}
+
+// A stream of two constant blocks, whose headers name these rates.
+Status decoded(std::size_t first_rate, std::size_t second_rate) {
+    suite::Bytes bytes;
+    BinaryEncoder coder(bytes);
+    mixing::Model model;
+    mixing::code_header(model, coder, {3, true, first_rate});
+    mixing::code_header(model, coder, {3, true, second_rate});
+    coder.finish(1);
+    std::vector<std::int32_t> symbols(2);
+    const std::vector<Block> blocks{{&symbols[0], 1, 1, 1}, {&symbols[1], 1, 1, 1}};
+    return mixing::decode(bytes, blocks);
+}
+
+}  // namespace
+
+TEST(mixing_takes_the_rate_of_the_shortest_stream) {
+    const auto first = sparse(300, 200, 1), second = sparse(60, 300, 2);
+    const std::vector<ConstBlock> blocks{{first.data(), 300, 200, 1}, {second.data(), 60, 300, 1}};
+    suite::Bytes chosen;
+    mixing::encode(blocks, chosen);
+    std::vector<std::int32_t> found(first.size() + second.size());
+    const std::vector<Block> filled{{found.data(), 300, 200, 1}, {found.data() + first.size(), 60, 300, 1}};
+    for (std::size_t rate = 0; rate < mixing::kMixerRates.size(); ++rate) {
+        const suite::Bytes bytes = of_rate(blocks, rate);
+        CHECK(chosen.size() <= bytes.size());
+        CHECK(mixing::decode(bytes, filled) == Status::ok);
+        CHECK(std::equal(first.begin(), first.end(), found.begin()));
+        CHECK(std::equal(second.begin(), second.end(), found.begin() + static_cast<std::ptrdiff_t>(first.size())));
+    }
+    CHECK(chosen.size() < of_rate(blocks, 0).size());
+}
+
+TEST(mixing_refuses_rates_that_are_not) {
+    for (std::size_t rate = 0; rate < mixing::kMixerRates.size(); ++rate) CHECK(decoded(rate, 0) == Status::ok);
+    CHECK(decoded(mixing::kMixerRates.size(), 0) == Status::corrupt);
+    CHECK(decoded(0, 1) == Status::corrupt);
+    CHECK(decoded(1, 1) == Status::corrupt);
+}
