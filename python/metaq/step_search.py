@@ -117,5 +117,5 @@ def _next_place(
     known, end = (fits, ends[1]) if fits is not None else (exceeds, ends[0])
     assert known is not None
     towards = math.copysign(1.0, end - known)
-    beyond = max((wanted - known) * towards, 2.0 ** (tried - 9))
+    beyond = min(max((wanted - known) * towards, 2.0 ** (tried - 9)), 2.0**tried)
     return known + towards * min(beyond, abs(end - known))
