@@ -27,6 +27,7 @@
 #include "metaq/quantized_view.hpp"
 #include "metaq/range.hpp"
 #include "metaq/rans.hpp"
+#include "metaq/rdoq.hpp"
 #include "metaq/symbols.hpp"
 #include "metaq/text.hpp"
 
@@ -121,6 +122,31 @@ void bind_coder(nb::module_& module, const char* encode_name, const char* decode
     // Without conversion: it would truncate other types to int32, silently.
     module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks").noconvert());
     module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
+}
+
+using WeightArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using ChosenArray = nb::ndarray<std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+// Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
+double quantize_by_rate(const std::vector<WeightArray>& weights, const std::vector<std::optional<WeightArray>>& importances,
+                        const std::vector<ChosenArray>& symbols, double rate_weight) {
+    if (weights.size() != symbols.size() || weights.size() != importances.size()) {
+        throw std::invalid_argument("weights, importances and symbols differ in number");
+    }
+    const auto same_shape = [](const auto& first, const auto& second) {
+        return first.shape(0) == second.shape(0) && first.shape(1) == second.shape(1) && first.shape(2) == second.shape(2);
+    };
+    std::vector<metaq::rdoq::Weights> blocks;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        const ChosenArray& chosen = symbols[i];
+        if (!same_shape(weights[i], chosen) || (importances[i] && !same_shape(*importances[i], chosen))) {
+            throw std::invalid_argument("weights, importances and symbols differ in shape");
+        }
+        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr,
+                          {chosen.data(), chosen.shape(0), chosen.shape(1), chosen.shape(2)}});
+    }
+    nb::gil_scoped_release release;
+    return metaq::rdoq::quantize(blocks, rate_weight);
 }
 
 using ValueArray = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -347,6 +373,9 @@ NB_MODULE(_native, module) {
     module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
+    // Without conversion: it would fill copies.
+    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
+               nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
     module.def("show_quantized", &show_quantized);
     module.def("take_back_latent", &take_back_latent);
     bind_hemp<1>(module);

@@ -46,7 +46,7 @@ def model():
 @pytest.fixture(params=["planes apart", "all in one chunk", "small chunks"])
 def chunks(request, monkeypatch):
     if request.param == "all in one chunk":  # as another writer may do it
-        monkeypatch.setattr(container, "_cut", lambda sequence: [list(sequence)])
+        monkeypatch.setattr(container, "cut", lambda sequence, most_symbols: [list(sequence)])
     if request.param == "small chunks":
         monkeypatch.setattr(container, "CHUNK_SYMBOLS", 70)
 

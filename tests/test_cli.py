@@ -136,6 +136,13 @@ def test_metadata_survives(succeeds, tmp_path, checkpoint):
     assert json.loads(succeeds("inspect", tmp_path / "x.mtq", "--json"))["metadata"] == METADATA
 
 
+def test_size_is_met(succeeds, tmp_path, checkpoint):
+    options = ["--size", "1.4kB", "--keep", "a.bias", "--set", "tied:bits=3"]
+    succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", *options)
+    assert 0.99 * 1400 <= (tmp_path / "x.mtq").stat().st_size <= 1400
+    assert torch.equal(metaq.load_file(tmp_path / "x.mtq")["a.bias"], network()["a.bias"])
+
+
 def test_bits_give_smaller_files(succeeds, tmp_path, checkpoint):
     sizes = []
     for bits in ("1", "2", "4", "8"):
@@ -246,6 +253,10 @@ def test_compress_refuses(fails, tmp_path, checkpoint, make):
         ["--coder", "zip"],
         ["--lossless", "--bits", "2"],
         ["--lossless", "--step", "1"],
+        ["--lossless", "--keep", "*"],
+        ["--bits", "2", "--quality", "low"],
+        ["--size", "huge"],
+        ["--set", "z.weight"],
     ],
 )
 def test_compress_refuses_options(fails, tmp_path, checkpoint, options):

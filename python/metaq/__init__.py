@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaq.api import decode, encode, load_file, load_into, save
+    from metaq.checkpoints import CompressionConfig, compress_state_dict
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
     from metaq.lazy import safe_open
@@ -23,6 +24,7 @@ __all__ = [
     "Alias",
     "CodedTensor",
     "CompressedModel",
+    "CompressionConfig",
     "Compressor",
     "DataError",
     "DeepCompression",
@@ -34,6 +36,7 @@ __all__ = [
     "RecipeError",
     "compress",
     "compress_losslessly",
+    "compress_state_dict",
     "decode",
     "encode",
     "load_file",
@@ -42,7 +45,7 @@ __all__ = [
     "save",
 ]
 
-_MODULES = ("api", "compressor", "errors", "lazy", "lossless", "methods", "pipeline")
+_MODULES = ("api", "checkpoints", "compressor", "errors", "lazy", "lossless", "methods", "pipeline")
 
 
 def __getattr__(name: str) -> Any:

@@ -77,9 +77,16 @@ def _usage(error: TyperException) -> str:
 def compress(
     source: Annotated[Path, typer.Argument(help="A .safetensors, .pt or .pth state dict.", show_default=False)],
     output: Output,
-    bits: Annotated[float | None, typer.Option(help="Bits per quantized weight (zero-order entropy).")] = None,
-    step: Annotated[float | None, typer.Option(help="Distance between levels, instead of --bits.")] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit instead of quantizing.")] = False,
+    max_error: Annotated[float | None, typer.Option(help="Relative squared error to stay below.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the file to stay below: 4MB, 500kB, 20000.")] = None,
+    bits: Annotated[float | None, typer.Option(help="Bits per quantized weight to stay below.")] = None,
+    quality: Annotated[str | None, typer.Option(help="low, medium or high: errors of 3e-2, 3e-3, 3e-4.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Keep tensors of matching names exactly.")] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="PATTERN:bits=N, bits per weight of matching tensors.")
+    ] = None,
+    step: Annotated[float | None, typer.Option(help="Instead: every weight on the nearest multiple of this.")] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Instead: keep every bit.")] = False,
     coder: Annotated[
         str | None,
         typer.Option(
@@ -90,24 +97,35 @@ def compress(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Quantize a checkpoint uniformly and write it as a .mtq file; 4 bits unless told otherwise.
+    """Compress a checkpoint, without training, to an error or a size, as a .mtq file; to 4 bits unless told otherwise.
 
-    With --lossless, write it as it is, bit for bit: bfloat16 weights take about two thirds of their size.
+    Matrices and filters are quantized; biases and norms stay as exact as float16, or exact with --step and --keep.
+    With --lossless all stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
     """
     from metaq import api, coding, pipeline
+    from metaq.checkpoints import CompressionConfig, compress_state_dict
     from metaq.errors import InputError
     from metaq.io import read_state
     from metaq.lossless import compress_losslessly, suitable_coder
+    from metaq.options import parse_bits, parse_size
 
     coding.by_name(coder or api.DEFAULT_CODER)
-    if lossless and not (bits is None and step is None):
-        raise InputError("compress: expected --lossless alone, found --bits or --step too")
-    if bits is None and step is None:
-        bits = 4.0
+    has_dials = any(dial is not None for dial in (max_error, size, bits, quality)) or bool(keep or override)
+    if has_dials + (step is not None) + lossless > 1:
+        raise InputError("compress: expected --lossless or --step alone, found other options too")
+    size_bytes = None if size is None else parse_size(size)
+    config = CompressionConfig(
+        max_error, size_bytes, bits, quality, tuple(keep or ()), parse_bits(override or []), coder or api.DEFAULT_CODER
+    )
     state, metadata = read_state(source)
     coder = coder or (suitable_coder(state) if lossless else api.DEFAULT_CODER)
     with _working(f"compressing {source.name}"):
-        model = compress_losslessly(state) if lossless else pipeline.compress(state, step=step, bits=bits)
+        if lossless:
+            model = compress_losslessly(state)
+        elif step is not None:
+            model = pipeline.compress(state, step=step)
+        else:
+            model = compress_state_dict(state, config, metadata)
         size_bytes = api.save(pipeline.CompressedModel(model.tensors, metadata), output, coder)
     before = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
     result = {"file": str(output), "tensors": len(state), "bytes_before": before, "bytes": size_bytes}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from metaq import _native, coding, planes
-from metaq.chunks import Run, in_threads, runs
+from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads, runs
 from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.errors import InputError
 from metaq.header import (
@@ -27,11 +27,6 @@ from metaq.header import (
     varint,
 )
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
-
-# Large enough for adaptive coders to have learned, small enough to spread over threads.
-# On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
-# 2^20 and 0.7 % less in chunks of 2^24, which leave most threads idle; rANS differs by 0.1 % at most from 2^18 on.
-CHUNK_SYMBOLS = 1 << 22
 
 Blocks = list[np.ndarray]
 Item = TypeVar("Item")
@@ -61,7 +56,7 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
         payload, identifier = min(readable, key=lambda item: len(item[0]))
         return ChunkEntry(identifier, size, len(payload)), payload
 
-    encoded = in_threads(encode_chunk, list(_cut(runs(entries))))
+    encoded = in_threads(encode_chunk, list(cut(runs(entries), CHUNK_SYMBOLS)))
     header = pack(Header(model.metadata, entries, [entry for entry, _ in encoded]))
     if len(header) > MAX_HEADER_BYTES:
         raise InputError(f"header: expected at most {MAX_HEADER_BYTES} bytes in all, found {len(header)}")
@@ -106,25 +101,6 @@ def _entries(model: CompressedModel) -> tuple[list[TensorEntry], Callable[[Run],
 
 def _rows(symbols: np.ndarray, run: Run) -> np.ndarray:
     return np.ascontiguousarray(symbols[run.first_row : run.first_row + run.shape[0]], dtype=np.int32)
-
-
-def _cut(sequence: Iterator[Run]) -> Iterator[list[Run]]:
-    """Chunks of about CHUNK_SYMBOLS symbols; one never mixes quantized weights and different planes."""
-    chunk: list[Run] = []
-    room = CHUNK_SYMBOLS
-    for run in sequence:
-        rows, channels, kernel = run.shape
-        first = 0
-        while first < rows:
-            if chunk and (room < channels * kernel or chunk[0].plane != run.plane):
-                yield chunk
-                chunk, room = [], CHUNK_SYMBOLS
-            taken = min(rows - first, max(1, room // (channels * kernel)))
-            chunk.append(Run(run.tensor, run.plane, first, (taken, channels, kernel)))
-            first += taken
-            room -= taken * channels * kernel
-    if chunk:
-        yield chunk
 
 
 def _looks_random(blocks: Blocks) -> bool:

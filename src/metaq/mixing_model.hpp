@@ -74,22 +74,18 @@ public:
     // Codes one decision; the bit is the encoder's, the one returned is what a decoder finds.
     template <class Coder>
     bool code(Coder& coder, bool bit, std::size_t decision, const Contexts& contexts) {
-        std::array<logistic::Counter*, kContexts> used;
-        std::array<std::int16_t, kInputs> input;
-        find(contexts, decision, used, input);
-        auto& mixer = mixers_[decision];
-        auto& scale_mixer = scale_mixers_[decision * kScales + contexts.scale];
-        auto& refinement = refinements_[decision * kLeans + contexts.lean];
-        const int logit = mixer.logit(input);
-        const int scale_logit = scale_mixer.logit(input);
-        const int mean = (logit + scale_logit) >> 1;
-        const std::uint32_t mixed = (3 * logistic::squash(mean) + refinement.refined(mean)) >> 2;
-        bit = coder.code(bit, std::clamp<std::uint32_t>(mixed, 1, kProbabilityLast));
-        for (auto* counter : used) logistic::update(*counter, bit, kRates);
-        mixer.update(input, logit, bit, mixer_rate_);
-        scale_mixer.update(input, scale_logit, bit, mixer_rate_);
-        refinement.update(mean, bit, kRefinementShift);
+        const Prediction found = predict(decision, contexts);
+        bit = coder.code(bit, found.probability);
+        for (auto* counter : found.used) logistic::update(*counter, bit, kRates);
+        mixers_[decision].update(found.input, found.logit, bit, mixer_rate_);
+        scale_mixers_[decision * kScales + contexts.scale].update(found.input, found.scale_logit, bit, mixer_rate_);
+        refinements_[decision * kLeans + contexts.lean].update(found.mean, bit, kRefinementShift);
         return bit;
+    }
+
+    // The probability, in units of 2^-16, that a decision's bit is set. Nothing is learned.
+    std::uint32_t probability(std::size_t decision, const Contexts& contexts) {
+        return predict(decision, contexts).probability;
     }
 
     // A number of a block's own: Elias gamma code of number + 1 with adaptive bits, one set of counters for each `kind`.
@@ -129,6 +125,25 @@ public:
 
 private:
     static constexpr std::uint32_t kProbabilityLast = (1 << 16) - 1;
+
+    struct Prediction {
+        std::array<logistic::Counter*, kContexts> used;
+        std::array<std::int16_t, kInputs> input;
+        int logit, scale_logit, mean;
+        std::uint32_t probability;
+    };
+
+    [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const Contexts& contexts) {
+        Prediction found;
+        find(contexts, decision, found.used, found.input);
+        found.logit = mixers_[decision].logit(found.input);
+        found.scale_logit = scale_mixers_[decision * kScales + contexts.scale].logit(found.input);
+        found.mean = (found.logit + found.scale_logit) >> 1;
+        const std::uint32_t refined = refinements_[decision * kLeans + contexts.lean].refined(found.mean);
+        const std::uint32_t mixed = (3 * logistic::squash(found.mean) + refined) >> 2;
+        found.probability = std::clamp<std::uint32_t>(mixed, 1, kProbabilityLast);
+        return found;
+    }
 
     // m / (1 + m): what a geometric distribution of mean m gives every decision. m is 2^(bin/4 - 11).
     static std::uint32_t prior(std::size_t bin) {
