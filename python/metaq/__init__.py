@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from metaq.lossless import compress_losslessly
     from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
+    from metaq.pretrained import from_pretrained, save_pretrained
 
 __version__ = "0.1.0"
 
@@ -39,13 +40,15 @@ __all__ = [
     "compress_state_dict",
     "decode",
     "encode",
+    "from_pretrained",
     "load_file",
     "load_into",
     "safe_open",
     "save",
+    "save_pretrained",
 ]
 
-_MODULES = ("api", "checkpoints", "compressor", "errors", "lazy", "lossless", "methods", "pipeline")
+_MODULES = ("api", "checkpoints", "compressor", "errors", "lazy", "lossless", "methods", "pipeline", "pretrained")
 
 
 def __getattr__(name: str) -> Any:
