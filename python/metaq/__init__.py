@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaq.api import decode, encode, load_file, load_into, save
+    from metaq.calibration import Calibration, calibrate
     from metaq.checkpoints import CompressionConfig, compress_state_dict
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
@@ -23,6 +24,7 @@ __all__ = [
     "LC",
     "LOBSTER",
     "Alias",
+    "Calibration",
     "CodedTensor",
     "CompressedModel",
     "CompressionConfig",
@@ -35,6 +37,7 @@ __all__ = [
     "MetaqError",
     "Pruned",
     "RecipeError",
+    "calibrate",
     "compress",
     "compress_losslessly",
     "compress_state_dict",
@@ -48,7 +51,18 @@ __all__ = [
     "save_pretrained",
 ]
 
-_MODULES = ("api", "checkpoints", "compressor", "errors", "lazy", "lossless", "methods", "pipeline", "pretrained")
+_MODULES = (
+    "api",
+    "calibration",
+    "checkpoints",
+    "compressor",
+    "errors",
+    "lazy",
+    "lossless",
+    "methods",
+    "pipeline",
+    "pretrained",
+)
 
 
 def __getattr__(name: str) -> Any:
