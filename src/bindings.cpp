@@ -124,14 +124,19 @@ void bind_coder(nb::module_& module, const char* encode_name, const char* decode
     module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
 }
 
-using WeightArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ChosenArray = nb::ndarray<std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
-double quantize_by_rate(const std::vector<WeightArray>& weights, const std::vector<std::optional<WeightArray>>& importances,
+// Weights with a feedback are moved.
+double quantize_by_rate(const std::vector<WeightArray>& weights,
+                        const std::vector<std::optional<ImportanceArray>>& importances,
+                        const std::vector<std::optional<FeedbackArray>>& feedbacks,
                         const std::vector<ChosenArray>& symbols, double rate_weight) {
-    if (weights.size() != symbols.size() || weights.size() != importances.size()) {
-        throw std::invalid_argument("weights, importances and symbols differ in number");
+    if (weights.size() != symbols.size() || weights.size() != importances.size() || weights.size() != feedbacks.size()) {
+        throw std::invalid_argument("weights, importances, feedbacks and symbols differ in number");
     }
     const auto same_shape = [](const auto& first, const auto& second) {
         return first.shape(0) == second.shape(0) && first.shape(1) == second.shape(1) && first.shape(2) == second.shape(2);
@@ -142,7 +147,12 @@ double quantize_by_rate(const std::vector<WeightArray>& weights, const std::vect
         if (!same_shape(weights[i], chosen) || (importances[i] && !same_shape(*importances[i], chosen))) {
             throw std::invalid_argument("weights, importances and symbols differ in shape");
         }
+        const std::size_t row_size = chosen.shape(1) * chosen.shape(2);
+        if (feedbacks[i] && (feedbacks[i]->shape(0) != row_size || feedbacks[i]->shape(1) != row_size)) {
+            throw std::invalid_argument("a feedback has other columns than its weights");
+        }
         blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr,
+                          feedbacks[i] ? feedbacks[i]->data() : nullptr,
                           {chosen.data(), chosen.shape(0), chosen.shape(1), chosen.shape(2)}});
     }
     nb::gil_scoped_release release;
@@ -374,7 +384,7 @@ NB_MODULE(_native, module) {
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
     // Without conversion: it would fill copies.
-    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
+    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(), nb::arg("feedbacks").noconvert(),
                nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
     module.def("show_quantized", &show_quantized);
     module.def("take_back_latent", &take_back_latent);

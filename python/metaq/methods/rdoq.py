@@ -34,6 +34,7 @@ def quantize(
     codebook: UniformCodebook | Mapping[str, UniformCodebook],
     rate_weight: float = RATE_WEIGHT,
     importance: Mapping[str, Tensor] | None = None,
+    feedback: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """Symbols of tensors that follow each other in a file, and what the mixing coder takes for them.
 
@@ -42,13 +43,15 @@ def quantize(
         codebook: the levels, of all tensors or of each by name.
         rate_weight: λ, at least 0; at 0 every symbol is the nearest.
         importance: F_i, at least 0, in the weights' shapes, for those that have one; 1 for the others.
+        feedback: for those that have one, of shape (d, d) for rows of d weights: the share of an error in column j by
+            which the weight in column k > j moves the other way (`metaq.methods.second_order`).
 
     Returns:
         int32 symbols in the weights' shapes by name, and their code length in bits.
 
     Raises:
         InputError: weights that are not finite or too many steps from zero, a rate weight below 0, or an importance
-            that is negative, not finite or of another shape.
+            that is negative, not finite or of another shape, or a feedback that is not finite or of another shape.
     """
     if not 0 <= rate_weight < np.inf:
         raise InputError(f"rate weight: expected a finite number of at least 0, found {rate_weight:g}")
@@ -56,9 +59,11 @@ def quantize(
     tensors = [(name, tensor) for name, tensor in weights.items() if tensor.numel()]
     symbols = {name: _nearest(name, tensor, books[name]) for name, tensor in weights.items()}
     importances = [_importance(name, tensor, importance or {}) for name, tensor in tensors]
+    feedbacks = [_feedback(name, tensor, feedback or {}) for name, tensor in tensors]
 
     def choose(chunk: list[Run]) -> float:
         values, factors, chosen = [], [], []
+        shares = [feedbacks[run.tensor] for run in chunk]
         for run in chunk:
             rows = slice(run.first_row, run.first_row + run.shape[0])
             name, tensor = tensors[run.tensor]
@@ -66,7 +71,7 @@ def quantize(
             values.append(_block(tensor.reshape(block_shape(tuple(tensor.shape)))[rows].double() / books[name].step))
             factors.append(None if factor is None else factor[rows])
             chosen.append(symbols[name].numpy().reshape(block_shape(tuple(tensor.shape)))[rows])
-        return _native.quantize_by_rate(values, factors, chosen, rate_weight)
+        return _native.quantize_by_rate(values, factors, shares, chosen, rate_weight)
 
     sequence = [Run(index, None, 0, block_shape(tuple(tensor.shape))) for index, (_, tensor) in enumerate(tensors)]
     return symbols, sum(in_threads(choose, list(cut(sequence, CHUNK_SYMBOLS))))
@@ -90,6 +95,19 @@ def _importance(name: str, tensor: Tensor, importance: Mapping[str, Tensor]) -> 
     if not bool((torch.isfinite(given) & (given >= 0)).all()):
         raise InputError(f"importance of {name!r}: expected finite numbers of at least 0, found others")
     return _block(given)
+
+
+def _feedback(name: str, tensor: Tensor, feedback: Mapping[str, Tensor]) -> np.ndarray | None:
+    if name not in feedback:
+        return None
+    given, (_, channels, kernel) = feedback[name], block_shape(tuple(tensor.shape))
+    if given.shape != (channels * kernel, channels * kernel):
+        expected = (channels * kernel, channels * kernel)
+        raise InputError(f"feedback of {name!r}: expected shape {expected}, found {tuple(given.shape)}")
+    if not bool(torch.isfinite(given).all()):
+        raise InputError(f"feedback of {name!r}: expected finite numbers, found others")
+    shares: np.ndarray = given.detach().cpu().to(torch.float32).contiguous().numpy()
+    return shares
 
 
 def _block(tensor: Tensor) -> np.ndarray:
