@@ -384,8 +384,8 @@ NB_MODULE(_native, module) {
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
     // Without conversion: it would fill copies.
-    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(), nb::arg("feedbacks").noconvert(),
-               nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
+    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
+               nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
     module.def("show_quantized", &show_quantized);
     module.def("take_back_latent", &take_back_latent);
     bind_hemp<1>(module);
