@@ -189,9 +189,11 @@ class _Checkpoint:
             raise InputError(f"{name}: {error}") from None
 
     def _quantize(self, weights: dict[str, Tensor], step: float) -> _Quantized:
-        shared = UniformCodebook(step)
+        """``step`` is rdoq's; the trellis takes the finer one that leads to about the same error."""
+        in_trellis = self.config.coder == "mixing"
+        shared = UniformCodebook(step / trellis.FINER if in_trellis else step)
         books = {name: self.fixed.get(name, shared) for name in weights}
-        if self.config.coder == "mixing":
+        if in_trellis:
             symbols = trellis.quantize(weights, books)
         else:
             symbols, _ = rdoq.quantize(weights, books)
@@ -237,4 +239,4 @@ def _octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
     """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left."""
     highest = max((float(tensor.abs().max()) for tensor in weights.values()), default=0.0) or 1.0
     middle = math.log2(highest)
-    return max(middle - 24, -149.0), min(middle + 2, 127.0)
+    return max(middle - 24, -148.0), min(middle + 2, 127.0)
