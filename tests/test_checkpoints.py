@@ -10,7 +10,7 @@ from metaq import checkpoints, metrics
 from metaq.checkpoints import QUALITIES, CompressionConfig, compress_state_dict
 from metaq.container import encode
 from metaq.errors import InputError
-from metaq.methods import rdoq
+from metaq.methods import trellis, weight_chunks
 from metaq.options import parse_bits, parse_size
 from metaq.pipeline import CodedTensor
 from metaq.reader import Reader
@@ -65,10 +65,10 @@ def test_error_is_met(limit):
 @pytest.mark.parametrize("dial", [{"max_error": 5e-3}, {"bits": 3.0}, {"size_bytes": 6000}])
 def test_many_weights_in_many_chunks(monkeypatch, dial):
     tried = []
-    quantize = rdoq.quantize
+    quantize = trellis.quantize
     monkeypatch.setattr(checkpoints, "SAMPLE_WEIGHTS", 3000)
-    monkeypatch.setattr(rdoq, "CHUNK_SYMBOLS", 2000)
-    monkeypatch.setattr(rdoq, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
+    monkeypatch.setattr(weight_chunks, "CHUNK_SYMBOLS", 2000)
+    monkeypatch.setattr(trellis, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
     model = compress_state_dict(STATE, CompressionConfig(**dial))
     counts = [sum(tensor.numel() for tensor in weights.values()) for weights in tried]
     assert counts[0] <= 6000 < counts[1] == counts[-1]

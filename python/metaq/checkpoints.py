@@ -1,7 +1,8 @@
 """Checkpoints, without training, to a chosen error or size.
 
-All tensors that are quantized share one step and one price of a bit (`metaq.methods.rdoq`), unless told otherwise. So
-they have equal slope: no bit would lower the error more in another tensor. What is left to find is the step.
+All tensors that are quantized share one step and one price of a bit, unless told otherwise. So they have equal slope:
+no bit would lower the error more in another tensor. What is left to find is the step. Weights are quantized in the
+trellis (`metaq.methods.trellis`) for the mixing coder, and one by one (`metaq.methods.rdoq`) for the others.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from metaq import coding
+from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads
 from metaq.codebook import UniformCodebook
-from metaq.coding import SYMBOL_LIMIT
 from metaq.container import encode
 from metaq.errors import InputError
 from metaq.header import block_shape
-from metaq.methods import rdoq
+from metaq.methods import rdoq, trellis
 from metaq.pipeline import CodedTensor, CompressedModel, is_quantizable, keep
 from metaq.rounding import is_roundable, round_as_float16
 from metaq.step_guesses import Guess, guessed_bits, guessed_error
@@ -110,11 +111,10 @@ def _match(name: str, patterns: tuple[str, ...]) -> str | None:
 
 @dataclass(frozen=True)
 class _Quantized:
-    """Tensors on some step: their entries in a model, how far off they are, what the mixing coder's model asks for."""
+    """Tensors on some step: their entries in a model, and how far off they are."""
 
     tensors: dict[str, CodedTensor]
     error: float
-    bits: float
 
 
 class _Checkpoint:
@@ -189,27 +189,32 @@ class _Checkpoint:
             raise InputError(f"{name}: {error}") from None
 
     def _quantize(self, weights: dict[str, Tensor], step: float) -> _Quantized:
-        shared = UniformCodebook(step)
+        """``step`` is rdoq's; the trellis takes the finer one that leads to about the same error."""
+        in_trellis = self.config.coder == "mixing"
+        shared = UniformCodebook(step / trellis.FINER if in_trellis else step)
         books = {name: self.fixed.get(name, shared) for name in weights}
-        symbols, bits = rdoq.quantize(weights, books)
-        coded = {}
-        for name, tensor in weights.items():
-            most = min(SYMBOL_LIMIT - 1, int(torch.finfo(tensor.dtype).max / books[name].step))  # the next is infinite
-            coded[name] = CodedTensor(symbols[name].clamp_(-most, most), books[name], tensor.dtype)
-        return _Quantized(coded, _error(weights, coded), bits)
+        if in_trellis:
+            symbols = trellis.quantize(weights, books)
+        else:
+            symbols, _ = rdoq.quantize(weights, books)
+        coded = {name: CodedTensor(symbols[name], books[name], tensor.dtype) for name, tensor in weights.items()}
+        return _Quantized(coded, _error(weights, coded))
 
     def _model(self, found: _Quantized) -> CompressedModel:
         return CompressedModel({**self.model.tensors, **found.tensors}, self.model.metadata)
 
     def _bits_per_weight(self, found: _Quantized) -> float:
-        bits = found.bits
-        if self.config.coder != "mixing":
-            blocks = [
-                entry.symbols.numpy().reshape(block_shape(tuple(entry.symbols.shape)))
-                for entry in found.tensors.values()
-            ]
-            bits = 8 * len(coding.by_name(self.config.coder).encode(blocks))
-        return bits / max(1, sum(entry.symbols.numel() for entry in found.tensors.values()))
+        coder = coding.by_name(self.config.coder)
+        tensors = [entry.symbols for entry in found.tensors.values() if entry.symbols.numel()]
+
+        def size_bytes(chunk: list[Run]) -> int:
+            blocks = [tensors[run.tensor].numpy().reshape(-1)[run.elements.start : run.elements.stop] for run in chunk]
+            shaped = [block.reshape(run.shape) for block, run in zip(blocks, chunk, strict=True)]
+            return len(coder.encode(shaped))
+
+        sequence = [Run(index, None, 0, block_shape(tuple(tensor.shape))) for index, tensor in enumerate(tensors)]
+        sizes = in_threads(size_bytes, list(cut(sequence, CHUNK_SYMBOLS)))
+        return 8 * sum(sizes) / max(1, sum(tensor.numel() for tensor in tensors))
 
 
 def _count(weights: Mapping[str, Tensor]) -> int:
@@ -234,4 +239,4 @@ def _octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
     """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left."""
     highest = max((float(tensor.abs().max()) for tensor in weights.values()), default=0.0) or 1.0
     middle = math.log2(highest)
-    return max(middle - 24, -149.0), min(middle + 2, 127.0)
+    return max(middle - 24, -148.0), min(middle + 2, 127.0)

@@ -81,12 +81,12 @@ private:
 
 inline std::int64_t choose(mixing::State& state, Candidates candidates, bool negative, const mixing::Expectation& expected,
                            const mixing::Neighbours& near, const mixing::Position& at) {
-    mixing::Contexts contexts = state.history.zero_contexts(expected, near);
+    mixing::Contexts contexts = state.history.zero_contexts(expected, near, 0);
     const std::uint32_t not_zero = state.model.probability(mixing::kNotZero, contexts);
     candidates.offer(0, bits_of(kProbabilityOne - not_zero));
     const std::uint32_t minus = state.model.probability(mixing::kSign, state.history.sign_contexts(expected, near, at));
     double bits = bits_of(not_zero) + bits_of(negative ? minus : kProbabilityOne - minus);
-    state.history.turn_to_magnitude(contexts, expected, negative);
+    state.history.turn_to_magnitude(contexts, expected, negative, 0);
     std::size_t number = 1;
     for (std::int64_t lower = 1; lower <= candidates.last(); ++number) {
         const std::int64_t width = mixing::class_width(lower);
@@ -103,14 +103,14 @@ inline std::int64_t choose(mixing::State& state, Candidates candidates, bool neg
 // Found by `mixing::code_block`, which passes a symbol it does not know.
 inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const mixing::Sized&,
                                  const mixing::Expectation& expected, const mixing::Neighbours& near,
-                                 const mixing::Position& at) {
+                                 const mixing::Position& at, std::size_t quantizer) {
     const double value = static_cast<double>(*chooser.values++) - chooser.centre;
     const double importance = chooser.importance ? static_cast<double>(*chooser.importance++) : 1;
     const bool negative = value < 0;
     const Candidates candidates(std::abs(value), importance, chooser.rate_weight);
     const mixing::Sized chosen{choose(state, candidates, negative, expected, near, at), negative};
     chooser.make_up(value - static_cast<double>(negative ? -chosen.magnitude : chosen.magnitude), at.column);
-    return mixing::code_symbol<Chooser>(state, chooser, chosen, expected, near, at);
+    return mixing::code_symbol<Chooser>(state, chooser, chosen, expected, near, at, quantizer);
 }
 
 // Replaces the symbols of blocks that follow each other in a file; returns the bits that they take.
@@ -124,7 +124,7 @@ inline double quantize(std::span<const Weights> blocks, double rate_weight) {
         const std::size_t row_size = block.channels * block.kernel;
         Chooser chooser{weights.values, weights.importance, weights.feedback, row_size, rate_weight, header.centre};
         mixing::code_header(state->model, chooser, header);
-        if (!header.constant) mixing::code_block(*state, chooser, block, header.centre);
+        if (!header.constant) mixing::code_block(*state, chooser, block, header);
         bits += chooser.bits;
     }
     return bits;
