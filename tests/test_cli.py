@@ -418,5 +418,5 @@ def test_curve(succeeds, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "mixing" in succeeds("curve", checkpoint)
     rows = json.loads((tmp_path / "curve.json").read_text())["rows"]
-    assert {row["quantizer"] for row in rows} == {"nearest", "rate", "kmeans"}
+    assert {row["quantizer"] for row in rows} == {"nearest", "rate", "trellis", "kmeans"}
     assert "<svg" in (tmp_path / "curve.svg").read_text()

@@ -17,7 +17,7 @@ from metaq.codebook import TableCodebook, UniformCodebook
 from metaq.container import encode
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.methods import rdoq
+from metaq.methods import rdoq, trellis
 from metaq.metrics import relative_squared_error
 from metaq.pipeline import CodedTensor, CompressedModel, compress, is_quantizable, keep, step_for_bits
 from metaq.rounding import is_roundable, round_as_float16
@@ -38,9 +38,20 @@ def nearest(state: State, bits: float) -> CompressedModel:
 
 def by_rate(state: State, bits: float) -> CompressedModel:
     """The same step, weights chosen for their error and their code length (`metaq.methods.rdoq`)."""
+    return _on_step(state, bits, 1.0, lambda weights, step: rdoq.quantize(weights, step)[0])
+
+
+def by_trellis(state: State, bits: float) -> CompressedModel:
+    """Dependent quantization (`metaq.methods.trellis`), on the finer step that leads to about the same error."""
+    return _on_step(state, bits, trellis.FINER, trellis.quantize)
+
+
+def _on_step(
+    state: State, bits: float, finer: float, quantize: Callable[[State, UniformCodebook], dict[str, Tensor]]
+) -> CompressedModel:
     weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    step = UniformCodebook(step_for_bits(list(weights.values()), bits))
-    symbols, _ = rdoq.quantize(weights, step)
+    step = UniformCodebook(step_for_bits(list(weights.values()), bits) / finer)
+    symbols = quantize(weights, step)
     coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
     return CompressedModel({**keep(state), **coded})
 
@@ -59,6 +70,7 @@ def by_kmeans(state: State, bits: float) -> CompressedModel:
 QUANTIZERS: dict[str, Callable[[State, float], CompressedModel]] = {
     "nearest": nearest,
     "rate": by_rate,
+    "trellis": by_trellis,
     "kmeans": by_kmeans,
 }
 
