@@ -25,7 +25,7 @@ from metaq.errors import InputError
 from metaq.methods.base import Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.shown import TrainedInFloat
-from metaq.solvers.lloyd_max import lloyd_max, spread
+from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient
 
 
@@ -33,11 +33,13 @@ class Quantizer(Enum):
     """Where a layer's levels lie.
 
     LLOYD_MAX: at the means of the weights nearest to them, each refresh starting from the last.
+    KMEANS: as LLOYD_MAX, but the best such levels there are; with a zero level, Lloyd-Max from the best of each side.
     UNIFORM: equally spaced over the weights' range.
     FIXED: as UNIFORM when training begins, and never again.
     """
 
     LLOYD_MAX = "lloyd-max"
+    KMEANS = "k-means"
     UNIFORM = "uniform"
     FIXED = "fixed"
 
@@ -197,4 +199,6 @@ class BoundHEMP(TrainedInFloat):
     def _fitted(self, tensor: Tensor, start: Tensor) -> Tensor:
         if self.config.quantizer is Quantizer.LLOYD_MAX:
             return lloyd_max(tensor, start, self.zero).to(torch.float32)
+        if self.config.quantizer is Quantizer.KMEANS:
+            return best_levels(tensor, self.config.levels, self.zero).to(torch.float32)
         return self._spread(tensor).to(torch.float32)
