@@ -129,9 +129,16 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
     for table in compressor.bound.levels:
         assert bool((table.diff() > 0).all())
         assert not zero_level or float(table[2]) == 0
+        is_equally_spaced = torch.allclose(table.diff(), table.diff()[:1], rtol=1e-4)
+        assert is_equally_spaced or quantizer not in (Quantizer.UNIFORM, Quantizer.FIXED)
     changed = not torch.equal(first[0], compressor.bound.levels[0])
     assert changed == (quantizer is not Quantizer.FIXED)
-    metaq.metrics.digest(compressor.compress().decompress())
+    compressed = compressor.compress()
+    decoded = compressed.decompress()
+    for (name, tensor), table in zip(model.state_dict().items(), compressor.bound.levels, strict=True):
+        assert torch.equal(tensor, decoded[name])
+        assert torch.isin(tensor, table).all()
+        assert torch.equal(compressed.tensors[name].symbols, torch.searchsorted(table, tensor) - 2)
 
 
 @pytest.mark.parametrize("gradient", Gradient)

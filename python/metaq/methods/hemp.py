@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from metaq.assign import nearest
-from metaq.codebook import TableCodebook
+from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.errors import InputError
 from metaq.methods.base import Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
@@ -34,7 +34,7 @@ class Quantizer(Enum):
 
     LLOYD_MAX: at the means of the weights nearest to them, each refresh starting from the last.
     KMEANS: as LLOYD_MAX, but the best such levels there are; with a zero level, Lloyd-Max from the best of each side.
-    UNIFORM: equally spaced over the weights' range.
+    UNIFORM: equally spaced over the weights' range; with a zero level, multiples of a step that cover it.
     FIXED: as UNIFORM when training begins, and never again.
     """
 
@@ -133,7 +133,8 @@ class BoundHEMP(TrainedInFloat):
         self.training_step = 0
         self.error_strength = config.error_strength
         self.zero = config.levels // 2 if config.zero_level else None
-        self.levels = [self._fitted(tensor, self._spread(tensor)) for tensor in self.parameters.values()]
+        self.has_step = config.zero_level and config.quantizer in (Quantizer.UNIFORM, Quantizer.FIXED)
+        self.levels = [self._fitted(tensor) for tensor in self.parameters.values()]
         self.layers = self._layers()
 
     def on_forward(self, is_training: bool) -> None:
@@ -159,11 +160,15 @@ class BoundHEMP(TrainedInFloat):
         """Weights settle: λ_E is that of the last phase."""
         self.error_strength = self.config.last_error_strength
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
+    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
         """The nearest of the parameter's levels; symbols are positions, counted alike in all parameters."""
         levels = self.levels[list(self.parameters).index(name)]
-        codebook = TableCodebook(tuple(levels.tolist()), min(self.config.levels // 2, len(levels) - 1))
-        return codebook, nearest(weights.cpu(), codebook)
+        origin = min(self.config.levels // 2, len(levels) - 1)
+        if self.has_step:
+            step = UniformCodebook(-float(levels[origin - 1]))
+            return step, nearest(weights.cpu(), step).clamp_(-origin, len(levels) - 1 - origin)
+        table = TableCodebook(tuple(levels.tolist()), origin)
+        return table, nearest(weights.cpu(), table)
 
     def measures(self) -> dict[str, float]:
         """H_n / n, in bits per weight, and E."""
@@ -193,12 +198,31 @@ class BoundHEMP(TrainedInFloat):
     def _layers(self) -> Layers:
         return Layers(list(self.parameters.values()), self.levels, self.config.order)
 
-    def _spread(self, tensor: Tensor) -> Tensor:
-        return spread(tensor, self.config.levels, self.zero)
+    def _fitted(self, tensor: Tensor, last: Tensor | None = None) -> Tensor:
+        """A parameter's levels, given those it has had so far."""
+        quantizer, count = self.config.quantizer, self.config.levels
+        if self.has_step:
+            return multiples(tensor, count)
+        if quantizer is Quantizer.KMEANS:
+            return best_levels(tensor, count, self.zero).to(torch.float32)
+        start = spread(tensor, count, self.zero)
+        if quantizer is Quantizer.LLOYD_MAX:
+            start = lloyd_max(tensor, start if last is None else last, self.zero)
+        return start.to(torch.float32)
 
-    def _fitted(self, tensor: Tensor, start: Tensor) -> Tensor:
-        if self.config.quantizer is Quantizer.LLOYD_MAX:
-            return lloyd_max(tensor, start, self.zero).to(torch.float32)
-        if self.config.quantizer is Quantizer.KMEANS:
-            return best_levels(tensor, self.config.levels, self.zero).to(torch.float32)
-        return self._spread(tensor).to(torch.float32)
+
+def multiples(weights: Tensor, count: int) -> Tensor:
+    """Zero, at position ``count // 2``, and the multiples of one step around it that cover the weights.
+
+    Args:
+        weights: any shape, at least one.
+        count: C, at least 2.
+
+    Returns:
+        float32 (C,), strictly increasing.
+    """
+    least, greatest = (float(value) for value in weights.detach().aminmax())
+    below = count // 2
+    above = count - 1 - below
+    step = short_step(max(-least / below, greatest / above if above else 0.0, 0.0))
+    return torch.arange(-below, above + 1, dtype=torch.float32, device=weights.device) * step
