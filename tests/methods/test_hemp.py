@@ -170,3 +170,13 @@ def test_state_round_trip_in_mid_training(gradient):
 def test_configurations_are_checked(options):
     with pytest.raises(InputError, match=f"HEMP {next(iter(options))}"):
         metaq.HEMP(**options)
+
+
+def test_a_table_in_the_file_ends_at_the_outermost_level_in_use():
+    model = nn.Linear(6, 1, bias=False)
+    model.weight.data = torch.tensor([[-2.0, 0.0, 1.0, 2.0, 3.0, 4.0]])
+    compressor = metaq.Compressor(model, metaq.HEMP(levels=7, zero_level=True))
+    compressor.bound.levels = [torch.tensor([-9.0, -3.0, -2.0, 0.0, 1.0, 3.0, 9.0])]
+    coded = compressor.compress().tensors["weight"]
+    assert coded.codebook == metaq.codebook.TableCodebook((-2.0, 0.0, 1.0, 3.0), 1)
+    assert coded.symbols.tolist() == [[-1, 0, 1, 1, 2, 2]]

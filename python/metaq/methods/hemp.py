@@ -168,7 +168,7 @@ class BoundHEMP(TrainedInFloat):
             step = UniformCodebook(-float(levels[origin - 1]))
             return step, nearest(weights.cpu(), step).clamp_(-origin, len(levels) - 1 - origin)
         table = TableCodebook(tuple(levels.tolist()), origin)
-        return table, nearest(weights.cpu(), table)
+        return trimmed(table, nearest(weights.cpu(), table))
 
     def measures(self) -> dict[str, float]:
         """H_n / n, in bits per weight, and E."""
@@ -204,11 +204,24 @@ class BoundHEMP(TrainedInFloat):
         if self.has_step:
             return multiples(tensor, count)
         if quantizer is Quantizer.KMEANS:
-            return best_levels(tensor, count, self.zero).to(torch.float32)
+            return shortened(best_levels(tensor, count, self.zero))
         start = spread(tensor, count, self.zero)
         if quantizer is Quantizer.LLOYD_MAX:
-            start = lloyd_max(tensor, start if last is None else last, self.zero)
+            return shortened(lloyd_max(tensor, start if last is None else last.to(start), self.zero))
         return start.to(torch.float32)
+
+
+def shortened(levels: Tensor) -> Tensor:
+    """Increasing levels as float32, with 8 significant bits where that keeps them apart: they take room in the file."""
+    short = levels.to(torch.bfloat16).to(torch.float32)
+    return short if bool((short.diff() > 0).all()) else levels.to(torch.float32)
+
+
+def trimmed(table: TableCodebook, symbols: Tensor) -> tuple[TableCodebook, Tensor]:
+    """The table without the levels beyond those in use and its origin; symbols stay as they are."""
+    first, last = (int(symbol) + table.origin for symbol in symbols.aminmax())
+    first, last = min(first, table.origin), max(last, table.origin)
+    return TableCodebook(table.levels[first : last + 1], table.origin - first), symbols
 
 
 def multiples(weights: Tensor, count: int) -> Tensor:
