@@ -5,7 +5,8 @@
 
 6a: H_n and the entropy of the quantized weights over epochs, for every order. 7: weights around their levels, N = 3.
 8a: losses of the float and of the quantized network with and without E. 8b: R and the loss with and without the
-insensitivity, and without it at a tenth of R. Losses are on held-out images. All runs start from one float network;
+insensitivity, and without it at a tenth of R. Table 3: file bytes (LZMA) and accuracy of HEMP alone and with LOBSTER.
+Losses and accuracies are on held-out images. All runs start from one float network;
 each is added to the JSON file when it is done, and not done again. With --images a run is shortened: its epochs are of
 that many training images.
 """
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 
 import metaq
-from metaq import data, models
+from metaq import container, data, models
 from metaq.data import Dataset, Split
 from metaq.metrics import entropy_of_order
 from metaq.training.loop import Stage, evaluate
@@ -34,7 +35,8 @@ BATCH, RATE = 100, 1e-2
 PAPER = metaq.HEMP()
 RECALIBRATION_BATCHES = 20
 STRONG_ERROR = 20.0  # λ_E at which E is felt: (25) divides its gradient by the number of weights
-RUNS = {
+ALONE = replace(PAPER, zero_level=True, error_strength=STRONG_ERROR)
+RUNS: dict[str, metaq.HEMP | metaq.Pruned] = {
     "order 1": replace(PAPER, order=1),
     "order 2": PAPER,
     "order 4": replace(PAPER, order=4),
@@ -44,12 +46,15 @@ RUNS = {
     "with strong E": replace(PAPER, levels=5, error_strength=STRONG_ERROR),
     "without insensitivity": replace(PAPER, levels=5, insensitivity=False),
     "without insensitivity, 0.1 R": replace(PAPER, levels=5, insensitivity=False, strength=0.1, error_strength=0.01),
+    "HEMP": ALONE,
+    "HEMP + LOBSTER": metaq.Pruned(ALONE, metaq.LOBSTER(tolerated_worsening=0.1, plateau_epochs=1)),
 }
 
 
 PANELS = {  # of each figure, the runs that it shows
     "6a": ("order 1", "order 2", "order 4"),
     "7": ("three levels",),
+    "table 3": ("HEMP", "HEMP + LOBSTER"),
     "8": ("without E", "with E", "with strong E", "without insensitivity", "without insensitivity, 0.1 R"),
 }
 
@@ -69,7 +74,13 @@ def load(options: argparse.Namespace) -> Dataset:
     return replace(dataset, train=Split(dataset.train.images[: options.images], dataset.train.labels[: options.images]))
 
 
-def trained(model: nn.Module, dataset: Dataset, epochs: int, compressor: metaq.Compressor | None = None) -> list[Any]:
+def trained(
+    model: nn.Module,
+    dataset: Dataset,
+    epochs: int,
+    compressor: metaq.Compressor | None = None,
+    method: metaq.HEMP | metaq.Pruned = PAPER,
+) -> list[Any]:
     """Train in place; of every epoch, what the figures show."""
     section = StageSection(
         epochs, BATCH, RATE, Optimizer.SGD, Schedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
@@ -80,19 +91,24 @@ def trained(model: nn.Module, dataset: Dataset, epochs: int, compressor: metaq.C
         stage.run_epoch(epoch, lambda: None)
         quantized = stage.end_epoch(dataset.validation)
         if compressor is not None:
-            rows.append(measured(model, dataset, compressor) | {"quantized_loss": quantized.loss})
+            rows.append(measured(model, dataset, compressor, method) | {"quantized_loss": quantized.loss})
             rows[-1]["quantized_accuracy"] = quantized.accuracy
     return rows
 
 
-def measured(model: nn.Module, dataset: Dataset, compressor: metaq.Compressor) -> dict[str, float]:
+def measured(
+    model: nn.Module, dataset: Dataset, compressor: metaq.Compressor, method: metaq.HEMP | metaq.Pruned
+) -> dict[str, float]:
     """Of the float network, and of the file that would be made of it."""
-    config, measures = compressor.bound.config, compressor.bound.measures()
+    config = method.method if isinstance(method, metaq.Pruned) else method
+    measures = compressor.bound.measures()
     terms = config.strength * config.order * measures["proxy_entropy"]
     float_network = type(model)()
     float_network.load_state_dict(model.state_dict())
+    compressed = compressor.compress()
     return measures | {
-        "entropy": entropy_of_order(compressor.compress(), config.order),
+        "entropy": entropy_of_order(compressed, config.order),
+        "file_bytes": len(container.encode(compressed, "lzma")),
         "float_loss": evaluate(float_network, dataset.validation).loss,
         "terms": terms + config.error_strength * measures["reconstruction_error"],
     }
@@ -119,9 +135,9 @@ def run_all(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> 
         model.load_state_dict(start.state_dict())
         compressor = metaq.Compressor(model, config)
         run: dict[str, Any] = {"configuration": {k: str(v) for k, v in asdict(config).items()}}
-        run["before"] = measured(model, dataset, compressor)
-        run["epochs"] = trained(model, dataset, options.epochs, compressor)
-        if config.levels == 3:
+        run["before"] = measured(model, dataset, compressor, config)
+        run["epochs"] = trained(model, dataset, options.epochs, compressor, config)
+        if name == "three levels":
             run["histogram"] = histogram(model, compressor)
         report["runs"][name] = run
         path.write_text(json.dumps(report, indent=1) + "\n")
@@ -168,8 +184,23 @@ def plot_insensitivity(runs: dict[str, Any], axes: Any) -> None:
     beside.set_ylabel("R")
 
 
+def plot_sizes(runs: dict[str, Any], axes: Any) -> None:
+    beside = axes.twinx()
+    for name, colour in (("HEMP", "tab:blue"), ("HEMP + LOBSTER", "tab:red")):
+        series(axes, runs[name], "file_bytes", name, color=colour)
+        series(beside, runs[name], "quantized_accuracy", name, color=colour, linestyle="--")
+    axes.set(title="Table 3: bytes (solid), accuracy (dashed)", xlabel="epoch", ylabel="file bytes, LZMA")
+    axes.legend(fontsize="small")
+    beside.set_ylabel("held-out accuracy, quantized")
+
+
 def plot(runs: dict[str, Any], figures: Sequence[str], path: Path) -> None:
-    plots = {"6a": [plot_orders], "7": [plot_histogram], "8": [plot_error, plot_insensitivity]}
+    plots = {
+        "6a": [plot_orders],
+        "7": [plot_histogram],
+        "8": [plot_error, plot_insensitivity],
+        "table 3": [plot_sizes],
+    }
     panels = [panel for figure in figures for panel in plots[figure]]
     rows = (len(panels) + 1) // 2
     figure, axes = plt.subplots(rows, 2, figsize=(11, 4 * rows), layout="constrained", squeeze=False)
@@ -186,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", help="trained ones to start from, by name or path")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--images", type=int, help="train on only so many of them")
-    parser.add_argument("--only", nargs="+", choices=PANELS, default=list(PANELS), metavar="FIGURE")
+    parser.add_argument("--only", nargs="+", choices=PANELS, default=["6a", "7", "8"], metavar="FIGURE")
     parser.add_argument("--held-out", type=int, default=5000)
     parser.add_argument("--float-epochs", type=int, default=3, help="in float, before all runs")
     parser.add_argument("--epochs", type=int, default=8)
