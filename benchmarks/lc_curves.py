@@ -74,8 +74,8 @@ class Way:
 # small μ does not move them towards Δ(Θ), the multipliers only wind up: many short ones settle what they stir up.
 COARSE, MIDDLE, FINE = Way(1e-3, 1), Way(5e-3, 4), Way(1e-3, 4)
 WAYS = dict.fromkeys(["kmeans:4", "scaled-ternary", "prune:0.05"], MIDDLE)
-WAYS |= dict.fromkeys(["kmeans:8", "kmeans:16", "powers:5", "scaled-powers:5"], FINE)
-WAYS |= dict.fromkeys(["kmeans:32", "kmeans:64"], Way(3e-4, 4))
+WAYS |= dict.fromkeys(["kmeans:16", "powers:5", "scaled-powers:5"], FINE)
+WAYS |= dict.fromkeys(["kmeans:32", "kmeans:64"], Way(3e-4, 4)) | {"kmeans:8": Way(1e-4, 4, 3.0)}
 # Weights of ±1 make outputs of some thousands, and gradients in proportion.
 WAYS |= {"binary": Way(2e-2, 1, 20.0, 1e-2), "ternary": Way(3e-3, 8, 3.0, 5e-2)}
 
