@@ -298,7 +298,7 @@ def test_bad_files(fails, tmp_path, file, verb, harm):
 
 
 def test_decompress_knows_its_suffixes_before_it_works(fails, tmp_path, file):
-    assert "a path ending in" in fails("decompress", damaged(file), "-o", tmp_path / "x.onnx")
+    assert "a path ending in" in fails("decompress", damaged(file), "-o", tmp_path / "x.bin")
 
 
 @pytest.mark.parametrize("where", [0, 1, 2])

@@ -168,7 +168,7 @@ class _Checkpoint:
     ) -> _Quantized:
         """Weights on the step at which what is measured meets the target, tried on a sample first if they are many."""
         rises = guess is guessed_error
-        problem = StepProblem(target, _octaves(weights), rises, guess(weights))
+        problem = StepProblem(target, octaves(weights), rises, guess(weights))
         stride = _count(weights) // SAMPLE_WEIGHTS
         if stride > 1:
             sample = {name: tensor[::stride] for name, tensor in weights.items()}
@@ -230,7 +230,7 @@ def _uniform(codebook: object) -> UniformCodebook:
     return codebook
 
 
-def _octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
+def octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
     """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left."""
     highest = max((float(tensor.abs().max()) for tensor in weights.values()), default=0.0) or 1.0
     middle = math.log2(highest)
