@@ -58,7 +58,7 @@ def run(*arguments: object) -> dict[str, float]:
     """Seconds and megabytes of a command."""
     start = time.perf_counter()
     command = [sys.executable, "-c", CHILD, *map(str, arguments)]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finished = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if finished.returncode:
         raise RuntimeError(finished.stderr)

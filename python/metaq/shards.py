@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -37,7 +36,7 @@ from metaq.step_search import StepProblem, find_step
 from metaq.streaming import StoppedError, StreamEncoder, Sums, quantize
 from metaq.treatment import Dials, Fate, Treatment, treatment
 
-MOST_THREADS = 4  # each takes about a hundred megabytes
+MOST_THREADS = 3  # each takes up to 130 MB
 SAMPLE_WEIGHTS = CHUNK_SYMBOLS  # so that the coder has learned as much as in a chunk
 _SAMPLED_PLACES = 4  # of a tensor
 
@@ -77,7 +76,7 @@ class Shards:
     """Files that are compressed together.
 
     Args:
-        sources: a `.safetensors` file for each part's name, which becomes the name of its `.mtq` file.
+        files: for each part's name, which becomes the name of its `.mtq` file.
         folder: where those go.
 
     Raises:
@@ -85,9 +84,10 @@ class Shards:
             pattern matches none.
     """
 
-    def __init__(self, sources: Mapping[str, Path], dials: Dials, folder: WorkFolder, progress: Progress) -> None:
-        self.dials, self.folder, self.progress = dials, folder, progress
-        self.files = {part: SafetensorsFile(path) for part, path in sources.items()}
+    def __init__(
+        self, files: Mapping[str, SafetensorsFile], dials: Dials, folder: WorkFolder, progress: Progress
+    ) -> None:
+        self.files, self.dials, self.folder, self.progress = files, dials, folder, progress
         self.owner: dict[str, str] = {}
         for part, file in self.files.items():
             for name in file.tensors:
@@ -110,11 +110,6 @@ class Shards:
         self.fixed: dict[str, UniformCodebook] = {}
         self.coder = dials.coder or (coder_for(self.size_bytes) if dials.lossless else DEFAULT_CODER)
         self.rate_weight = rdoq.RATE_WEIGHT if dials.step is None else 0.0
-
-    def close(self) -> None:
-        """Let go of the files."""
-        for file in self.files.values():
-            file.close()
 
     def _treatments(self) -> dict[str, Treatment]:
         self.progress.begin("reading", self.size_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,10 @@ def _compress_shards(
     sources: Mapping[str, Path], dials: Dials, folder: WorkFolder, progress: Progress
 ) -> dict[str, Any]:
     try:
-        shards = Shards(sources, dials, folder, progress)
-        try:
+        with ExitStack() as opened:
+            files = {part: opened.enter_context(closing(SafetensorsFile(path))) for part, path in sources.items()}
+            shards = Shards(files, dials, folder, progress)
             size = shards.compress()
-        finally:
-            shards.close()
     except BaseException:
         folder.close()
         raise
