@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metaq import planes
 from metaq.assembly import PIECE_SYMBOLS, Assembly
-from metaq.assign import reconstruct
+from metaq.assign import nearest, reconstruct
 from metaq.chunks import CHUNK_SYMBOLS, Run, cut, runs, stream
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
@@ -165,8 +165,11 @@ class StreamEncoder:
 
 
 def quantize(weights: Mapping[str, Tensor], books: Books, rate_weight: float) -> tuple[dict[str, Tensor], Sums]:
-    """Symbols of tensors that are in memory, and what they come to."""
-    symbols, bits = rdoq.quantize(weights, {name: books[name] for name in weights}, rate_weight)
+    """Symbols of tensors that are in memory, and what they come to; with a rate weight of 0, the nearest."""
+    if rate_weight:
+        symbols, bits = rdoq.quantize(weights, {name: books[name] for name in weights}, rate_weight)
+    else:
+        symbols, bits = {name: nearest(tensor, books[name]) for name, tensor in weights.items()}, 0.0
     error = 0.0
     for name, tensor in weights.items():
         most = min(SYMBOL_LIMIT - 1, int(torch.finfo(tensor.dtype).max / books[name].step))  # the next is infinite
