@@ -92,7 +92,7 @@ def _graph(onnx: ModuleType, path: Path, coded: Tensor) -> Any:
     octets = octets_of(coded).tobytes()
     size = int.from_bytes(octets[:8], "little")
     try:
-        if coded.dtype != torch.uint8 or size > min(MOST_BYTES, HEADER_BYTES_PER_BYTE * len(octets)):
+        if coded.dtype != torch.uint8 or not 0 < size <= min(MOST_BYTES, HEADER_BYTES_PER_BYTE * len(octets)):
             raise ValueError
         return onnx.load_from_string(_native.text_decode(octets[8:], size))
     except Exception:  # the parser's errors have no common base
