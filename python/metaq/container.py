@@ -29,6 +29,7 @@ from metaq.header import (
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
 
 Blocks = list[np.ndarray]
+_PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay small
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -129,7 +130,9 @@ def _rows(symbols: np.ndarray, run: Run) -> np.ndarray:
 
 def _looks_random(blocks: Blocks) -> bool:
     """Whether byte symbols hold so little redundancy that coding them would be time for nothing."""
-    counts = np.sum([np.bincount(block.reshape(-1) + 128, minlength=256) for block in blocks], axis=0)
+    flat = [block.reshape(-1) for block in blocks]
+    parts = [block[first : first + _PART] for block in flat for first in range(0, block.size, _PART)]
+    counts = np.sum([np.bincount(part + 128, minlength=256) for part in parts], axis=0)
     shares = counts[counts > 0] / np.sum(counts)
     # The empirical entropy of few random bytes falls below 8 bits by about (256 - 1) / (2 n ln 2) bits.
     return float(-(shares * np.log2(shares)).sum()) > 7.8 - 184 / float(np.sum(counts))

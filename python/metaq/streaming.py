@@ -140,45 +140,57 @@ class StreamEncoder:
     def _blocks(self, chunk: list[Run], entries: list[TensorEntry], books: Books) -> tuple[list[np.ndarray], Sums]:
         """The int32 symbols of a chunk's runs."""
         weights: dict[str, Tensor] = {}
-        blocks: list[np.ndarray | None] = []
+        blocks = []
         for run in chunk:
-            entry = entries[run.tensor]
-            part = self.file.read(entry.name, run.elements)
-            if self._is_quantized(entry):
-                weights[entry.name] = part.reshape(run.shape)
-                blocks.append(None)
-            else:
-                blocks.append(self._symbols(entry.name, part, run).astype(np.int32, copy=False).reshape(run.shape))
-        symbols, sums = quantize(weights, books, self.rate_weight) if weights else ({}, Sums())
-        quantized = iter(symbols.values())
-        return [next(quantized).numpy() if block is None else block for block in blocks], sums
+            name = entries[run.tensor].name
+            if self.rate_weight and self._is_quantized(entries[run.tensor]):
+                weights[name] = self.file.read(name, run.elements).reshape(run.shape)
+                blocks.append(np.empty(0, np.int32))
+                continue
+            block = np.empty(len(run.elements), np.int32)
+            for first in range(0, block.size, PIECE_SYMBOLS):
+                part = self.file.read(name, run.elements[first : first + PIECE_SYMBOLS])
+                block[first : first + PIECE_SYMBOLS] = self._symbols(name, part, run.plane, books)
+            blocks.append(block.reshape(run.shape))
+        if not weights:
+            return blocks, Sums()
+        symbols, sums = quantize(weights, books, self.rate_weight)
+        names = [entries[run.tensor].name for run in chunk]
+        return [
+            symbols[name].numpy() if name in symbols else block for name, block in zip(names, blocks, strict=True)
+        ], sums
 
-    def _symbols(self, name: str, part: Tensor, run: Run) -> np.ndarray:
-        found = self.treatments[name]
+    def _symbols(self, name: str, part: Tensor, plane: int | None, books: Books) -> np.ndarray:
+        """Those of some elements, each for itself."""
+        found, symbols = self.treatments[name], part
         if found.levels is not None:
             return found.levels.symbols(planes.words_of(part))
-        if run.plane is None:
-            integers: np.ndarray = part.to(torch.int32).numpy()
-            return integers
-        plane: np.ndarray = planes.split(round_as_float16(part) if found.fate is Fate.ROUNDED else part)[run.plane]
-        return plane
+        if plane is not None:
+            of_plane: np.ndarray = planes.split(round_as_float16(part) if found.fate is Fate.ROUNDED else part)[plane]
+            return of_plane
+        if found.fate is Fate.QUANTIZED:
+            symbols = _within(nearest(part, books[name]), books[name], part.dtype)
+        integers: np.ndarray = symbols.numpy()
+        return integers
 
 
 def quantize(weights: Mapping[str, Tensor], books: Books, rate_weight: float) -> tuple[dict[str, Tensor], Sums]:
-    """Symbols of tensors that are in memory, and what they come to; with a rate weight of 0, the nearest."""
-    if rate_weight:
-        symbols, bits = rdoq.quantize(weights, {name: books[name] for name in weights}, rate_weight)
-    else:
-        symbols, bits = {name: nearest(tensor, books[name]) for name, tensor in weights.items()}, 0.0
+    """Symbols of tensors that are in memory, and what they come to."""
+    symbols, bits = rdoq.quantize(weights, {name: books[name] for name in weights}, rate_weight)
     error = 0.0
     for name, tensor in weights.items():
-        most = min(SYMBOL_LIMIT - 1, int(torch.finfo(tensor.dtype).max / books[name].step))  # the next is infinite
-        found, exact = symbols[name].clamp_(-most, most).view(-1), tensor.reshape(-1)
+        found, exact = _within(symbols[name], books[name], tensor.dtype).view(-1), tensor.reshape(-1)
         for first in range(0, exact.numel(), PIECE_SYMBOLS):
             part = slice(first, first + PIECE_SYMBOLS)
             missed = exact[part].double() - reconstruct(found[part], books[name], tensor.dtype).double()
             error += float(missed.square().sum())
     return symbols, Sums(error, bits)
+
+
+def _within(symbols: Tensor, codebook: UniformCodebook, dtype: torch.dtype) -> Tensor:
+    """Symbols, changed in place so that none stands for more than the dtype's largest value."""
+    most = min(SYMBOL_LIMIT - 1, int(torch.finfo(dtype).max / codebook.step))
+    return symbols.clamp_(-most, most)
 
 
 def decode_to_safetensors(
