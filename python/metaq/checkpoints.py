@@ -202,7 +202,7 @@ class _Checkpoint:
         scaled = {
             name: tensor / self.scales[name] if name in self.scales else tensor for name, tensor in weights.items()
         }
-        problem = StepProblem(target, _octaves(scaled), rises, guess(scaled))
+        problem = StepProblem(target, octaves(scaled), rises, guess(scaled))
         stride = _count(weights) // SAMPLE_WEIGHTS
         if stride > 1:
             sample = {name: tensor[::stride] for name, tensor in weights.items()}
@@ -276,7 +276,7 @@ def _uniform(codebook: object) -> UniformCodebook:
     return codebook
 
 
-def _octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
+def octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
     """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left."""
     highest = max((float(tensor.abs().max()) for tensor in weights.values()), default=0.0) or 1.0
     middle = math.log2(highest)
