@@ -699,6 +699,12 @@ def pair(x: int, y: int) -> int:
     return 15 * (clamp(x, -7, 7) + 7) + clamp(y, -7, 7) + 7
 
 
+MACHINES = [
+    [(0, 1), (2, 3), (1, 0), (3, 2)],
+    [(0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5)],
+]
+
+
 class MixingModel:
     LIMITS, PLAIN_LIMITS, RATES = (1000, 22), (255, 30), (10000, 20000, 30000, 5000)
 
@@ -783,7 +789,9 @@ class MixingHistory:
         f = self.model.number(1)
         centre = f // 2 if f % 2 == 0 else -((f + 1) // 2)
         require(is_symbol(centre), "centre")
-        require(r // 2 < (len(self.model.RATES) if self.model.rate is None else 1), "mixers' rate")
+        machine, r = r // 8, r % 8
+        require(machine <= 2 and (machine == 0 or (r % 2 == 0 and centre == 0)), "machine")
+        require(r <= 1 or self.model.rate is None, "mixers' rate")
         if self.model.rate is None:
             self.model.rate = self.model.RATES[r // 2]
         if r % 2 == 1:
@@ -803,7 +811,7 @@ class MixingHistory:
         means = []
         self.values: list[int] = []  # less the centre
         for self.y in range(h):
-            self.row = [self.all[0], 2]
+            self.row, state = [self.all[0], 2], 0
             if self.rowwise:
                 self.row_shift = max(0, (self.all[0] >> 20).bit_length() - 5)
                 self.row_rate = 3000 + 48000000 // (2000 + 8 * min(self.y, 1 << 20))
@@ -811,7 +819,11 @@ class MixingHistory:
                 for self.p in range(k):
                     self.n = self.j * k + self.p
                     self.expect()
-                    v = self.symbol()
+                    self.q = state % 2 if machine else 0
+                    v = self.index()
+                    if machine:
+                        state = MACHINES[machine - 1][state][v % 2]
+                        v = 2 * v - self.q * sign(v)
                     require(is_symbol(v + centre), "symbol")
                     self.learn(v)
                     self.values.append(v)
@@ -852,7 +864,7 @@ class MixingHistory:
         self.up = values[-self.w] if k > 1 and p >= self.w else 0
         self.above = values[-self.c * k] if y > 0 else 0
 
-    def symbol(self) -> int:
+    def index(self) -> int:
         k, scale, lean, decide = self.k, self.scale, self.lean, self.model.decide
         v = [0] * 6
         v[0] = bin_of(self.E, 4, 80)
@@ -864,6 +876,7 @@ class MixingHistory:
         v[3] = 32 * g + bin_of(self.R, 2, 32)
         v[4] = pair(self.left, self.above)
         v[5] = 20 * bin_of(self.R, 3, 64) + clamp(((self.H if k > 1 else self.C) - self.A >> 6) + 10, 0, 19)
+        v = [one + 1500 * self.q for one in v]
         if not decide(0, v, scale, lean):
             return 0
         t, u = 8 * abs(self.value_mean[0]), self.magnitude_mean[0]
@@ -879,9 +892,9 @@ class MixingHistory:
         ]
         negative = decide(23, z, scale, lean)
         filled = level(self.filled[0])
-        v[0] = 1000 + bin_of(max(self.E, filled - 410), 4, 80)
+        v[0] = 1000 + bin_of(max(self.E, filled - 410), 4, 80) + 1500 * self.q
         v[2] += lean != 10 and negative == (lean < 10)
-        v[5] = 3000 + 2 * bin_of(filled, 3, 64) + negative
+        v[5] = 3000 + 2 * bin_of(filled, 3, 64) + negative + 256 * self.q
         lower = number = 1
         while lower < 1 << 31 and decide(min(number, 22), v, scale, lean):
             lower += class_width(lower)

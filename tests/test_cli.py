@@ -224,8 +224,6 @@ BAD_SOURCES = {
     "no state dict": lambda folder, good: torch_file(folder, [1, 2]),
     "a pickle": lambda folder, good: torch_file(folder, {"a": Exception("x")}),
     "empty state": lambda folder, good: torch_file(folder, {}),
-    "NaN": lambda folder, good: torch_file(folder, {"a": torch.full((2, 2), float("nan"))}),
-    "infinity": lambda folder, good: torch_file(folder, {"a": torch.full((2, 2), float("inf"))}),
     "complex": lambda folder, good: torch_file(folder, {"a": torch.ones(2, dtype=torch.complex64)}),
     "no name": lambda folder, good: torch_file(folder, {"\ud800": torch.ones(2)}),
 }
@@ -396,3 +394,27 @@ def test_complexity(succeeds, tmp_path):
     result = json.loads(succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot, "--json"))
     assert sum(result["counts"]) == 200
     assert result["largest"] < 32
+
+
+def test_compare(succeeds, checkpoint, file, tmp_path):
+    plain = json.loads(succeeds("compare", checkpoint, file, "--json"))
+    assert {row["tensor"] for row in plain["tensors"]} == set(network())
+    assert plain["second_bytes"] == file.stat().st_size
+    coarser = tmp_path / "coarser.mtq"
+    metaq.save(metaq.compress(network(), bits=2), coarser)
+    both = json.loads(succeeds("compare", file, coarser, "--reference", checkpoint, "--json"))
+    assert both["second_error"] > both["first_error"] > 0
+    assert "relative squared error" in succeeds("compare", checkpoint, file)
+
+
+def test_compare_refuses_what_is_no_network_of_the_recipe(fails, checkpoint):
+    assert "expected the tensors of lenet5" in fails("compare", checkpoint, checkpoint, "--recipe", "lenet5-digits")
+
+
+@pytest.mark.slow
+def test_curve(succeeds, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "mixing" in succeeds("curve", checkpoint)
+    rows = json.loads((tmp_path / "curve.json").read_text())["rows"]
+    assert {row["quantizer"] for row in rows} == {"nearest", "rate", "trellis", "kmeans"}
+    assert "<svg" in (tmp_path / "curve.svg").read_text()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaq.api import decode, encode, load_file, load_into, save
+    from metaq.calibration import Calibration, calibrate
     from metaq.checkpoints import CompressionConfig, compress_state_dict
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from metaq.lossless import compress_losslessly
     from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
     from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
+    from metaq.pretrained import from_pretrained, save_pretrained
 
 __version__ = "0.1.0"
 
@@ -22,6 +24,7 @@ __all__ = [
     "LC",
     "LOBSTER",
     "Alias",
+    "Calibration",
     "CodedTensor",
     "CompressedModel",
     "CompressionConfig",
@@ -34,18 +37,32 @@ __all__ = [
     "MetaqError",
     "Pruned",
     "RecipeError",
+    "calibrate",
     "compress",
     "compress_losslessly",
     "compress_state_dict",
     "decode",
     "encode",
+    "from_pretrained",
     "load_file",
     "load_into",
     "safe_open",
     "save",
+    "save_pretrained",
 ]
 
-_MODULES = ("api", "checkpoints", "compressor", "errors", "lazy", "lossless", "methods", "pipeline")
+_MODULES = (
+    "api",
+    "calibration",
+    "checkpoints",
+    "compressor",
+    "errors",
+    "lazy",
+    "lossless",
+    "methods",
+    "pipeline",
+    "pretrained",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -24,9 +24,18 @@ def mixing_decode(data: Buffer, shapes: Sequence[tuple[int, int, int]]) -> list[
 def quantize_by_rate(
     weights: Sequence[NDArray[np.float32]],
     importances: Sequence[NDArray[np.float32] | None],
+    feedbacks: Sequence[NDArray[np.float32] | None],
     symbols: Sequence[NDArray[np.int32]],
     rate_weight: float,
 ) -> float: ...
+def quantize_by_trellis(
+    weights: Sequence[NDArray[np.float32]],
+    importances: Sequence[NDArray[np.float32] | None],
+    symbols: Sequence[NDArray[np.int32]],
+    most: Sequence[int],
+    rate_weight: float,
+    states: int,
+) -> None: ...
 def join_planes(planes: Sequence[NDArray[np.int8]], is_float: bool, output: NDArray[np.uint8]) -> None: ...
 def text_encode(bytes: Buffer) -> bytes: ...
 def text_decode(data: Buffer, size: int) -> bytes: ...

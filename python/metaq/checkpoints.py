@@ -1,7 +1,8 @@
 """Checkpoints, without training, to a chosen error or size.
 
-All tensors that are quantized share one step and one price of a bit (`metaq.methods.rdoq`), unless told otherwise. So
-they have equal slope: no bit would lower the error more in another tensor. What is left to find is the step.
+All tensors that are quantized share one step and one price of a bit, unless told otherwise. So they have equal slope:
+no bit would lower the error more in another tensor. What is left to find is the step. Weights are quantized in the
+trellis (`metaq.methods.trellis`) for the mixing coder, and one by one (`metaq.methods.rdoq`) for the others.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 
 from metaq import coding
+from metaq.calibration import Calibration
+from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads
 from metaq.codebook import UniformCodebook
-from metaq.coding import SYMBOL_LIMIT
 from metaq.container import encode
 from metaq.errors import InputError
 from metaq.header import block_shape
-from metaq.methods import rdoq
+from metaq.methods import rdoq, trellis
+from metaq.methods.second_order import Sensitivity, relative_steps, sensitivity
 from metaq.pipeline import CodedTensor, CompressedModel, is_quantizable, keep
 from metaq.rounding import is_roundable, round_as_float16
 from metaq.step_guesses import Guess, guessed_bits, guessed_error
@@ -72,18 +75,29 @@ class CompressionConfig:
 
 
 def compress_state_dict(
-    state: Mapping[str, Tensor], config: CompressionConfig | None = None, metadata: Mapping[str, str] | None = None
+    state: Mapping[str, Tensor],
+    config: CompressionConfig | None = None,
+    metadata: Mapping[str, str] | None = None,
+    calibration: Calibration | None = None,
 ) -> CompressedModel:
     """A state dict quantized to a chosen error or size, which is met from below, within 1 % where the steps allow it.
 
     Tensors of floating point (float32, float16, bfloat16, float64) of two dimensions and more are quantized. Those of
     fewer dimensions, biases and norms, are rounded to eleven significant bits if they are float32 or float64: no less
-    exact than float16, in the range of their own dtype (`metaq.rounding`). All else stays as it is, and all keep their
-    dtypes.
+    exact than float16, in the range of their own dtype (`metaq.rounding`). All else stays as it is, tensors with NaN or
+    infinities included, and all keep their dtypes.
+
+    Args:
+        state: named dense tensors.
+        config: to what error or size; by default 4 bits a weight.
+        metadata: to be kept with the tensors.
+        calibration: of the model that the state is of (`metaq.calibrate`). A layer's steps then follow from what its
+            errors do to the predictions, and its weights make up for each other's errors: at the same size the error
+            is larger, and the predictions are better.
 
     Raises:
-        InputError: an empty state, a tensor that a file cannot hold, weights to quantize that are NaN or infinite, a
-            pattern that matches no tensor, or an error or size that no step leads to.
+        InputError: an empty state, a tensor that a file cannot hold, a pattern that matches no tensor, or an error or
+            size that no step leads to.
     """
     config = config or CompressionConfig()
     tensors = keep(state)
@@ -95,13 +109,24 @@ def compress_state_dict(
         if not isinstance(entry, Tensor) or _match(name, config.keep) is not None:
             continue
         if is_quantizable(entry):
-            weights[name] = entry.detach().cpu()
+            if bool(torch.isfinite(entry).all()):
+                weights[name] = entry.detach().cpu()
         elif entry.ndim < 2 and is_roundable(entry):
             tensors[name] = round_as_float16(entry)
-    for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"tensor {name!r}: expected finite weights, found NaN or infinity")
-    return _Checkpoint(CompressedModel(tensors, dict(metadata or {})), weights, config).compress()
+    model = CompressedModel(tensors, dict(metadata or {}))
+    return _Checkpoint(model, weights, config, _sensitivities(weights, calibration)).compress()
+
+
+def _sensitivities(weights: Mapping[str, Tensor], calibration: Calibration | None) -> dict[str, Sensitivity]:
+    """Of the tensors that were calibrated."""
+    if calibration is None:
+        return {}
+    found = {name: sensitivity(calibration, name) for name in weights if name in calibration.inputs}
+    for name, entry in found.items():
+        if entry.rows != len(weights[name]) or entry.rows * len(entry.costs) != weights[name].numel():
+            shape = tuple(weights[name].shape)
+            raise InputError(f"calibration of {name!r}: expected one of shape {shape}, found another model's")
+    return found
 
 
 def _match(name: str, patterns: tuple[str, ...]) -> str | None:
@@ -110,19 +135,25 @@ def _match(name: str, patterns: tuple[str, ...]) -> str | None:
 
 @dataclass(frozen=True)
 class _Quantized:
-    """Tensors on some step: their entries in a model, how far off they are, what the mixing coder's model asks for."""
+    """Tensors on some step: their entries in a model, and how far off they are."""
 
     tensors: dict[str, CodedTensor]
     error: float
-    bits: float
 
 
 class _Checkpoint:
     """A model all ready but for ``weights``, which are to be quantized, and what is to become of it."""
 
-    def __init__(self, model: CompressedModel, weights: dict[str, Tensor], config: CompressionConfig) -> None:
-        self.model, self.weights, self.config = model, weights, config
+    def __init__(
+        self,
+        model: CompressedModel,
+        weights: dict[str, Tensor],
+        config: CompressionConfig,
+        sensitivities: dict[str, Sensitivity],
+    ) -> None:
+        self.model, self.weights, self.config, self.sensitivities = model, weights, config, sensitivities
         self.fixed: dict[str, UniformCodebook] = {}
+        self.scales = relative_steps(sensitivities)
 
     def compress(self) -> CompressedModel:
         config, patterns = self.config, tuple(self.config.tensor_bits)
@@ -168,14 +199,18 @@ class _Checkpoint:
     ) -> _Quantized:
         """Weights on the step at which what is measured meets the target, tried on a sample first if they are many."""
         rises = guess is guessed_error
-        problem = StepProblem(target, octaves(weights), rises, guess(weights))
+        scaled = {
+            name: tensor / self.scales[name] if name in self.scales else tensor for name, tensor in weights.items()
+        }
+        problem = StepProblem(target, octaves(scaled), rises, guess(scaled))
         stride = _count(weights) // SAMPLE_WEIGHTS
         if stride > 1:
             sample = {name: tensor[::stride] for name, tensor in weights.items()}
             step = 2.0 ** problem.place()
             found = self._quantize(sample, step)
             measured = found.error if rises else self._bits_per_weight(found)
-            guessed = (guessed_error if rises else guessed_bits)(sample)(step)
+            of_sample = {name: tensor[::stride] for name, tensor in scaled.items()}
+            guessed = (guessed_error if rises else guessed_bits)(of_sample)(step)
             if measured and guessed:
                 problem = replace(problem, factor=measured / guessed)
 
@@ -189,27 +224,38 @@ class _Checkpoint:
             raise InputError(f"{name}: {error}") from None
 
     def _quantize(self, weights: dict[str, Tensor], step: float) -> _Quantized:
-        shared = UniformCodebook(step)
-        books = {name: self.fixed.get(name, shared) for name in weights}
-        symbols, bits = rdoq.quantize(weights, books)
-        coded = {}
-        for name, tensor in weights.items():
-            most = min(SYMBOL_LIMIT - 1, int(torch.finfo(tensor.dtype).max / books[name].step))  # the next is infinite
-            coded[name] = CodedTensor(symbols[name].clamp_(-most, most), books[name], tensor.dtype)
-        return _Quantized(coded, _error(weights, coded), bits)
+        """``step`` is rdoq's; the trellis takes the finer one that leads to about the same error.
+
+        With a calibration it is rdoq, which knows how weights make up for each other.
+        """
+        in_trellis = self.config.coder == "mixing" and not self.sensitivities
+        finest = step / trellis.FINER if in_trellis else step
+        books = {name: self.fixed.get(name) or UniformCodebook(finest * self.scales.get(name, 1.0)) for name in weights}
+        if in_trellis:
+            symbols = trellis.quantize(weights, books)
+        else:
+            known = {name: self.sensitivities[name] for name in weights if name in self.sensitivities}
+            importance = {name: entry.importance(weights[name].shape) for name, entry in known.items()}
+            shares = {name: entry.shares for name, entry in known.items()}
+            symbols, _ = rdoq.quantize(weights, books, importance=importance, feedback=shares)
+        coded = {name: CodedTensor(symbols[name], books[name], tensor.dtype) for name, tensor in weights.items()}
+        return _Quantized(coded, _error(weights, coded))
 
     def _model(self, found: _Quantized) -> CompressedModel:
         return CompressedModel({**self.model.tensors, **found.tensors}, self.model.metadata)
 
     def _bits_per_weight(self, found: _Quantized) -> float:
-        bits = found.bits
-        if self.config.coder != "mixing":
-            blocks = [
-                entry.symbols.numpy().reshape(block_shape(tuple(entry.symbols.shape)))
-                for entry in found.tensors.values()
-            ]
-            bits = 8 * len(coding.by_name(self.config.coder).encode(blocks))
-        return bits / max(1, sum(entry.symbols.numel() for entry in found.tensors.values()))
+        coder = coding.by_name(self.config.coder)
+        tensors = [entry.symbols for entry in found.tensors.values() if entry.symbols.numel()]
+
+        def size_bytes(chunk: list[Run]) -> int:
+            blocks = [tensors[run.tensor].numpy().reshape(-1)[run.elements.start : run.elements.stop] for run in chunk]
+            shaped = [block.reshape(run.shape) for block, run in zip(blocks, chunk, strict=True)]
+            return len(coder.encode(shaped))
+
+        sequence = [Run(index, None, 0, block_shape(tuple(tensor.shape))) for index, tensor in enumerate(tensors)]
+        sizes = in_threads(size_bytes, list(cut(sequence, CHUNK_SYMBOLS)))
+        return 8 * sum(sizes) / max(1, sum(tensor.numel() for tensor in tensors))
 
 
 def _count(weights: Mapping[str, Tensor]) -> int:
@@ -234,4 +280,4 @@ def octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
     """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left."""
     highest = max((float(tensor.abs().max()) for tensor in weights.values()), default=0.0) or 1.0
     middle = math.log2(highest)
-    return max(middle - 24, -149.0), min(middle + 2, 127.0)
+    return max(middle - 24, -148.0), min(middle + 2, 127.0)

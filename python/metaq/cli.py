@@ -163,6 +163,62 @@ def inspect(source: MtqFile, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A checkpoint or .mtq file.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another of the same network.", show_default=False)],
+    reference: Annotated[
+        Path | None, typer.Option(help="The checkpoint that both were made of, to compare their rate and distortion.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe whose network and test set to measure both with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two checkpoints: errors and sizes tensor by tensor and over all, and accuracies, given a recipe."""
+    from metaq.report import compare as comparison
+    from metaq.report.tables import show, show_entries
+
+    with _working(f"comparing {first.name} and {second.name}"):
+        a, b = comparison.read_checkpoint(first), comparison.read_checkpoint(second)
+        rows, summary = comparison.compare(a, b)
+        if reference is not None:
+            summary |= comparison.rate_distortion(a, b, comparison.read_checkpoint(reference))
+        if recipe is not None:
+            summary |= comparison.accuracies(a, b, recipe)
+    if as_json:
+        print(json.dumps({**summary, "tensors": rows}, indent=2))
+        return
+    show(rows)
+    show_entries(summary)
+
+
+@app.command()
+def curve(
+    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt or .pth state dict.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the figures, as JSON.")] = Path(
+        "curve.json"
+    ),
+    plot: Annotated[Path, typer.Option(help="Where to draw them, as SVG.")] = Path("curve.svg"),
+    as_json: AsJson = False,
+) -> None:
+    """Size against error of a checkpoint, for every quantizer and coder."""
+    from metaq.files import write_atomically
+    from metaq.io import read_state
+    from metaq.report import curve as curves
+    from metaq.report.tables import show
+
+    state, _ = read_state(source)
+    with _progress(MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
+        bar = progress.add_task("quantizing and coding", total=len(curves.QUANTIZERS) * len(curves.BITS))
+        rows = curves.curve(state, advance=lambda: progress.advance(bar))
+    figures = json.dumps({"checkpoint": str(source), "rows": rows}, indent=2)
+    write_atomically(output, figures.encode())
+    curves.write_plot(rows, plot)
+    if as_json:
+        print(figures)
+        return
+    show(curves.size_rows(rows), title=f"{source.name}: bytes by coder")
+
+
+@app.command()
 def verify(source: MtqFile, as_json: AsJson = False) -> None:
     """Check every byte of a .mtq file: checksums, limits, and that all of it decodes."""
     from metaq.files import map_bytes

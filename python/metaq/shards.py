@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from metaq import checkpoints
+from metaq import checkpoints, coding
 from metaq.api import DEFAULT_CODER
 from metaq.checkpoints import DEFAULT_BITS, QUALITIES
 from metaq.chunks import CHUNK_SYMBOLS, stream
@@ -28,7 +28,7 @@ from metaq.errors import InputError
 from metaq.header import block_shape
 from metaq.io.safetensors import SafetensorsFile
 from metaq.lossless import coder_for
-from metaq.methods import rdoq
+from metaq.methods import trellis
 from metaq.progress import Progress
 from metaq.resuming import WorkFolder
 from metaq.step_guesses import guessed_bits, guessed_error
@@ -109,7 +109,6 @@ class Shards:
         self.quantized = [name for name, found in self.treatments.items() if found.fate is Fate.QUANTIZED]
         self.fixed: dict[str, UniformCodebook] = {}
         self.coder = dials.coder or (coder_for(self.size_bytes) if dials.lossless else DEFAULT_CODER)
-        self.rate_weight = rdoq.RATE_WEIGHT if dials.step is None else 0.0
 
     def _treatments(self) -> dict[str, Treatment]:
         self.progress.begin("reading", self.size_bytes)
@@ -175,7 +174,7 @@ class Shards:
             return measure(self._measure_all(group, step)), step
 
         step = self._search(group, try_step, measure, bits, f"bits of {pattern!r}")
-        self.fixed |= dict.fromkeys(group, UniformCodebook(step))
+        self.fixed |= self._books(group, step)
 
     def _search(
         self,
@@ -201,8 +200,9 @@ class Shards:
         problem = StepProblem(target, checkpoints.octaves({"": torch.tensor([peak])}), rises, guess)
 
         def try_sample(step: float) -> tuple[float, float]:
-            _, sums = quantize(sample, self._books(names, step), self.rate_weight)
-            value = measure(_scaled(sums, share, kept))
+            symbols, sums = quantize(sample, self._books(names, step), self.coder)
+            payload = coding.by_name(self.coder).encode([tensor.numpy() for tensor in symbols.values()])
+            value = measure(_scaled(sums + Sums(bits=8 * len(payload)), share, kept))
             return value, value / (guess(step) or math.inf)
 
         try:
@@ -237,11 +237,13 @@ class Shards:
         return math.prod(shape) * dtype.itemsize
 
     def _books(self, names: list[str], step: float) -> dict[str, UniformCodebook]:
-        shared = UniformCodebook(step)
+        """``step`` is rdoq's, as in `metaq.checkpoints`, unless it is given."""
+        in_trellis = self.coder == "mixing" and self.dials.step is None
+        shared = UniformCodebook(step / trellis.FINER if in_trellis else step)
         return {name: self.fixed.get(name, shared) for name in names}
 
     def _encoder(self, part: str) -> StreamEncoder:
-        return StreamEncoder(self.files[part], self.treatments, self.coder, self.rate_weight, self.stop)
+        return StreamEncoder(self.files[part], self.treatments, self.coder, self.dials.step is not None, self.stop)
 
     def _measure_all(self, names: list[str], step: float) -> Sums:
         self.progress.begin("measuring", sum(self._size(name) for name in names))

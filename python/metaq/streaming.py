@@ -26,7 +26,7 @@ from metaq.files import atomic_file, forget_pages, map_bytes
 from metaq.header import ChunkEntry, Header, TensorEntry
 from metaq.io.onnx import GRAPH
 from metaq.io.safetensors import Put, SafetensorsFile, write_pieces
-from metaq.methods import rdoq
+from metaq.methods import rdoq, trellis
 from metaq.progress import Progress
 from metaq.reader import Reader
 from metaq.rounding import round_as_float16
@@ -66,7 +66,7 @@ class StreamEncoder:
 
     Args:
         coder: name of the coder for symbols.
-        rate_weight: as in `rdoq.quantize`; 0 for the nearest levels.
+        is_nearest: every weight on the nearest level, whatever it costs in bits.
         stop: given up, with a StoppedError, as soon as this is set.
     """
 
@@ -75,10 +75,10 @@ class StreamEncoder:
         file: SafetensorsFile,
         treatments: Mapping[str, Treatment],
         coder: str,
-        rate_weight: float = rdoq.RATE_WEIGHT,
+        is_nearest: bool = False,
         stop: threading.Event | None = None,
     ) -> None:
-        self.file, self.treatments, self.coder, self.rate_weight = file, treatments, coder, rate_weight
+        self.file, self.treatments, self.coder, self.is_nearest = file, treatments, coder, is_nearest
         self.stop = stop or threading.Event()
 
     def encode(self, path: Path, books: Books, threads: int, progress: Progress) -> Sums:
@@ -124,9 +124,8 @@ class StreamEncoder:
                 raise StoppedError("stopped")
             blocks, sums = self._blocks(chunk, entries, books)
             entry, payload = encode_chunk(chunk, blocks, self.coder)
-            if self.coder != "mixing" and sums.bits:
-                of_weights = sum(len(run.elements) for run in chunk if self._is_quantized(entries[run.tensor]))
-                sums = Sums(sums.squared_error, 8 * len(payload) * of_weights / entry.symbols)
+            of_weights = sum(len(run.elements) for run in chunk if self._is_quantized(entries[run.tensor]))
+            sums += Sums(bits=8 * len(payload) * of_weights / entry.symbols)
             widths = [1 if run.plane is not None else entries[run.tensor].dtype.itemsize for run in chunk]
             size = sum(width * len(run.elements) for width, run in zip(widths, chunk, strict=True))
             progress.advance(size, len(payload))
@@ -143,7 +142,7 @@ class StreamEncoder:
         blocks = []
         for run in chunk:
             name = entries[run.tensor].name
-            if self.rate_weight and self._is_quantized(entries[run.tensor]):
+            if not self.is_nearest and self._is_quantized(entries[run.tensor]):
                 weights[name] = self.file.read(name, run.elements).reshape(run.shape)
                 blocks.append(np.empty(0, np.int32))
                 continue
@@ -154,7 +153,7 @@ class StreamEncoder:
             blocks.append(block.reshape(run.shape))
         if not weights:
             return blocks, Sums()
-        symbols, sums = quantize(weights, books, self.rate_weight)
+        symbols, sums = quantize(weights, books, self.coder)
         names = [entries[run.tensor].name for run in chunk]
         return [
             symbols[name].numpy() if name in symbols else block for name, block in zip(names, blocks, strict=True)
@@ -174,9 +173,13 @@ class StreamEncoder:
         return integers
 
 
-def quantize(weights: Mapping[str, Tensor], books: Books, rate_weight: float) -> tuple[dict[str, Tensor], Sums]:
-    """Symbols of tensors that are in memory, and what they come to."""
-    symbols, bits = rdoq.quantize(weights, {name: books[name] for name in weights}, rate_weight)
+def quantize(weights: Mapping[str, Tensor], books: Books, coder: str) -> tuple[dict[str, Tensor], Sums]:
+    """Symbols of tensors that are in memory, and their error."""
+    of_weights = {name: books[name] for name in weights}
+    if coder == "mixing":
+        symbols = trellis.quantize(weights, of_weights)
+    else:
+        symbols, _ = rdoq.quantize(weights, of_weights)
     error = 0.0
     for name, tensor in weights.items():
         found, exact = _within(symbols[name], books[name], tensor.dtype).view(-1), tensor.reshape(-1)
@@ -184,7 +187,7 @@ def quantize(weights: Mapping[str, Tensor], books: Books, rate_weight: float) ->
             part = slice(first, first + PIECE_SYMBOLS)
             missed = exact[part].double() - reconstruct(found[part], books[name], tensor.dtype).double()
             error += float(missed.square().sum())
-    return symbols, Sums(error, bits)
+    return symbols, Sums(error)
 
 
 def _within(symbols: Tensor, codebook: UniformCodebook, dtype: torch.dtype) -> Tensor:

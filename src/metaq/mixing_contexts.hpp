@@ -106,7 +106,7 @@ public:
         return expected;
     }
 
-    Contexts zero_contexts(const Expectation& expected, const Neighbours& near) const {
+    Contexts zero_contexts(const Expectation& expected, const Neighbours& near, std::size_t quantizer) const {
         Contexts contexts = shared(expected);
         const std::size_t scale = contexts.scale;
         const int input = spatial_ ? expected.channel : expected.column;
@@ -116,6 +116,9 @@ public:
                           source_bin() * kScales + bin_of(expected.row, 2, kScales),
                           exact(near.left, near.above),
                           bin_of(expected.row, 3, 64) * 20 + static_cast<std::size_t>(std::clamp(((input - expected.all) >> 6) + 10, 0, 19))};
+        if (quantizer == 1) {
+            for (auto& value : contexts.value) value += kOtherBase;
+        }
         return contexts;
     }
 
@@ -133,11 +136,15 @@ public:
     }
 
     // Once a symbol is known not to be zero and its sign is: how large such symbols were comes in.
-    void turn_to_magnitude(Contexts& contexts, const Expectation& expected, bool negative) const {
+    void turn_to_magnitude(Contexts& contexts, const Expectation& expected, bool negative, std::size_t quantizer) const {
         const int filled = filled_.level();
         contexts.value[0] = kFilledBase + bin_of(std::max(expected.magnitude, filled - kFilledMargin), 4, kEstimateBins);
         contexts.value[2] += expected.lean != kNoLean && negative == (expected.lean < kNoLean);
         contexts.value[5] = kFilledContexts + bin_of(filled, 3, 64) * 2 + negative;
+        if (quantizer == 1) {
+            contexts.value[0] += kOtherBase;
+            contexts.value[5] += kOtherFilled;
+        }
     }
 
     void learn(const Position& at, std::int64_t magnitude, bool negative) {
@@ -178,6 +185,8 @@ private:
     static constexpr std::int64_t kGuessLimit = 64 << 16;  // no channel starts at more than 64 times the row's mean
     static constexpr int kFilledMargin = 410;
     static constexpr std::size_t kFilledContexts = 3000;
+    static constexpr std::size_t kOtherFilled = 256;
+    static constexpr std::size_t kOtherBase = 1500;  // added to contexts of quantizer 1
     static constexpr std::size_t kNoLean = 10;
 
     Column& column(const Position& at) { return columns_[at.column % kColumns]; }

@@ -11,6 +11,7 @@ from metaq.pipeline import Alias, CodedTensor, CompressedModel
 
 FOLDER = Path(__file__).parent
 CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma", "rans"]
+CODED_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 KEPT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
 INTEGER_DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 
@@ -87,7 +88,45 @@ def sparse() -> CompressedModel:
     return CompressedModel({"sparse": CodedTensor(symbols, UniformCodebook(0.03125), torch.float32)})
 
 
-MODELS = {"every-dtype": every_dtype, "shapes": shapes, "sparse": sparse, "nothing": lambda: CompressedModel({})}
+MACHINES = {
+    4: [(0, 1), (2, 3), (1, 0), (3, 2)],
+    8: [(0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5)],
+}
+
+
+def dependent_symbols(indices: torch.Tensor, states: int) -> torch.Tensor:
+    """The symbols of dependent quantizers with these indices: row by row, 2 index - sign(index) * (state mod 2)."""
+    rows = []
+    for row in indices.reshape(len(indices), -1).tolist():
+        state = 0
+        for index in row:
+            rows.append(2 * index - (index > 0) * (state % 2) + (index < 0) * (state % 2))
+            state = MACHINES[states][state][index % 2]
+    return torch.tensor(rows, dtype=torch.int32).reshape(indices.shape)
+
+
+def dependent() -> CompressedModel:
+    """Symbols of four and of eight states between free ones, all in one chunk."""
+    step = UniformCodebook(0.03125)
+    shapes = {"four": ((12, 6, 3, 3), 4), "eight": ((30, 24), 8), "large": ((9, 40), 8)}
+    tensors: dict[str, CodedTensor | torch.Tensor | Alias] = {
+        name: CodedTensor(
+            dependent_symbols((1 + 40 * (name == "large")) * skewed(*shape, seed=80), states), step, dtype
+        )
+        for (name, (shape, states)), dtype in zip(shapes.items(), CODED_DTYPES, strict=True)
+    }
+    tensors["free"] = CodedTensor(skewed(20, 20, seed=81), step, torch.float32)
+    tensors["again"] = CodedTensor(dependent_symbols(skewed(200, 1, seed=82), 8), step, torch.float32)
+    return CompressedModel(tensors)
+
+
+MODELS = {
+    "every-dtype": every_dtype,
+    "shapes": shapes,
+    "sparse": sparse,
+    "dependent": dependent,
+    "nothing": lambda: CompressedModel({}),
+}
 
 
 def files() -> dict[str, tuple[CompressedModel, str]]:

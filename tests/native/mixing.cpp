@@ -26,13 +26,28 @@ suite::Bytes of_rate(std::span<const ConstBlock> blocks, std::size_t rate) {
     return mixing::encoded(blocks, headers, rate);
 }
 
+// A stream of one block of eight zeros with this header.
+Status decoded(const BlockHeader& header) {
+    suite::Bytes bytes;
+    BinaryEncoder coder(bytes);
+    const auto state = std::make_unique<mixing::State>();
+    state->model.set_mixer_rate(header.rate);
+    mixing::code_header(state->model, coder, header);
+    const std::vector<std::int32_t> zeros(8, header.centre);
+    if (!header.constant) mixing::code_symbols(*state, coder, ConstBlock{zeros.data(), 2, 4, 1}, header.centre, mixing::FreeSymbols{});
+    coder.finish(1);
+    std::vector<std::int32_t> symbols(8);
+    const std::vector<Block> blocks{{symbols.data(), 2, 4, 1}};
+    return mixing::decode(bytes, blocks);
+}
+
 // A stream of two constant blocks, whose headers name these rates.
 Status decoded(std::size_t first_rate, std::size_t second_rate) {
     suite::Bytes bytes;
     BinaryEncoder coder(bytes);
     mixing::Model model;
-    mixing::code_header(model, coder, {3, true, first_rate});
-    mixing::code_header(model, coder, {3, true, second_rate});
+    mixing::code_header(model, coder, {3, true, first_rate, 0});
+    mixing::code_header(model, coder, {3, true, second_rate, 0});
     coder.finish(1);
     std::vector<std::int32_t> symbols(2);
     const std::vector<Block> blocks{{&symbols[0], 1, 1, 1}, {&symbols[1], 1, 1, 1}};
@@ -60,7 +75,17 @@ TEST(mixing_takes_the_rate_of_the_shortest_stream) {
 
 TEST(mixing_refuses_rates_that_are_not) {
     for (std::size_t rate = 0; rate < mixing::kMixerRates.size(); ++rate) CHECK(decoded(rate, 0) == Status::ok);
-    CHECK(decoded(mixing::kMixerRates.size(), 0) == Status::corrupt);
+    CHECK(decoded(0, mixing::kMixerRates.size() - 1) == Status::corrupt);
     CHECK(decoded(0, 1) == Status::corrupt);
     CHECK(decoded(1, 1) == Status::corrupt);
+}
+
+TEST(mixing_refuses_machines_that_are_not) {
+    for (std::size_t machine = 0; machine <= dependent::kMachines; ++machine) {
+        CHECK(decoded({0, false, 0, machine}) == Status::ok);
+        CHECK(decoded({0, false, 3, machine}) == Status::ok);
+        CHECK(decoded({5, false, 0, machine}) == (machine == 0 ? Status::ok : Status::corrupt));
+        CHECK(decoded({0, true, 0, machine}) == (machine == 0 ? Status::ok : Status::corrupt));
+    }
+    CHECK(decoded({0, false, 0, dependent::kMachines + 1}) == Status::corrupt);
 }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from metaq import data, models
 from metaq.errors import InputError
 from metaq.files import read_bytes
 from metaq.metrics import digest
 from metaq.reader import Reader
-from metaq.training.loop import evaluate
-from metaq.training.recipe import load_recipe
+from metaq.training.loop import Evaluation, evaluate
+from metaq.training.recipe import Recipe, load_recipe
 
 
 def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
@@ -36,13 +39,7 @@ def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
     if name is None:
         raise InputError(f"{path}: expected the name of a recipe in its metadata, found none; add --recipe NAME")
     recipe = load_recipe(name)
-    model = models.by_name(recipe.network.name)()
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        details = " ".join(str(error).split())
-        raise InputError(f"{path}: expected the tensors of {recipe.network.name}, found others: {details}") from None
-    result = evaluate(model, data.by_name(recipe.data.name)(recipe.data.held_out).test)
+    model, result = evaluate_weights(weights, recipe, str(path))
     float_bytes = 4 * sum(parameter.numel() for parameter in model.parameters())
     return {
         "file": str(path),
@@ -54,3 +51,19 @@ def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
         **{f"test_{key}": value for key, value in asdict(result).items()},
         "weights_sha256": digest(model.state_dict()),
     }
+
+
+def evaluate_weights(weights: Mapping[str, Tensor], recipe: Recipe, source: str) -> tuple[nn.Module, Evaluation]:
+    """A recipe's network with given weights, and what it does on the recipe's test set.
+
+    Raises:
+        InputError: the weights, called ``source``, are not those of the network.
+        DataError: the data set is not to be had.
+    """
+    model = models.by_name(recipe.network.name)()
+    try:
+        model.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        details = " ".join(str(error).split())
+        raise InputError(f"{source}: expected the tensors of {recipe.network.name}, found others: {details}") from None
+    return model, evaluate(model, data.by_name(recipe.data.name)(recipe.data.held_out).test)
