@@ -125,11 +125,14 @@ void bind_coder(nb::module_& module, const char* encode_name, const char* decode
     module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
 }
 
-using WeightArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ChosenArray = nb::ndarray<std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 using WeightArrays = std::vector<WeightArray>;
-using ImportanceArrays = std::vector<std::optional<WeightArray>>;
+using ImportanceArrays = std::vector<std::optional<ImportanceArray>>;
+using FeedbackArrays = std::vector<std::optional<FeedbackArray>>;
 using ChosenArrays = std::vector<ChosenArray>;
 
 void check_weights(const WeightArrays& weights, const ImportanceArrays& importances, const ChosenArrays& symbols) {
@@ -151,12 +154,19 @@ metaq::Block block_of(const ChosenArray& symbols) {
 }
 
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
-double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances, const ChosenArrays& symbols,
-                        double rate_weight) {
+// Weights with a feedback are moved.
+double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances, const FeedbackArrays& feedbacks,
+                        const ChosenArrays& symbols, double rate_weight) {
     check_weights(weights, importances, symbols);
+    if (weights.size() != feedbacks.size()) throw std::invalid_argument("weights and feedbacks differ in number");
     std::vector<metaq::rdoq::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i])});
+        const std::size_t row_size = symbols[i].shape(1) * symbols[i].shape(2);
+        if (feedbacks[i] && (feedbacks[i]->shape(0) != row_size || feedbacks[i]->shape(1) != row_size)) {
+            throw std::invalid_argument("a feedback has other columns than its weights");
+        }
+        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr,
+                          feedbacks[i] ? feedbacks[i]->data() : nullptr, block_of(symbols[i])});
     }
     nb::gil_scoped_release release;
     return metaq::rdoq::quantize(blocks, rate_weight);
@@ -406,7 +416,7 @@ NB_MODULE(_native, module) {
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
     // Without conversion: it would fill copies.
     module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
-               nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
+               nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
     module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
                nb::arg("symbols").noconvert(), nb::arg("most"), nb::arg("rate_weight"), nb::arg("states"));
     module.def("show_quantized", &show_quantized);

@@ -27,7 +27,7 @@ def test_last_matrix_with_independent_inputs():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4))
     images = torch.randn(4000, 6)
-    found = calibrate(model, images.split(500)).importance["0.weight"]
+    found = calibrate(model, images.split(500)).importance("0.weight")
     torch.testing.assert_close(found, exact_fisher(model, images[:1500], "0.weight"), rtol=0.25, atol=0.01)
 
 
@@ -39,12 +39,12 @@ def test_filters_are_ranked_as_the_definition_ranks_them():
         model[0].bias.zero_()
         model[3].weight[:, 9:18] *= 0.01
     images = torch.randn(300, 2, 6, 6) * torch.tensor([0.3, 1.0])[:, None, None]
-    found = calibrate(model, [(part, None) for part in images.split(50)]).importance
+    found = calibrate(model, [(part, None) for part in images.split(50)]).importance("0.weight")
     exact = exact_fisher(model, images[:150], "0.weight")
-    assert found["0.weight"].shape == exact.shape
-    both = torch.stack([found["0.weight"].flatten().log(), exact.flatten().log()])
+    assert found.shape == (3, 18)
+    both = torch.stack([found.flatten().log(), exact.flatten().log()])
     assert torch.corrcoef(both)[0, 1] > 0.95
-    assert 0.3 < float(found["0.weight"].sum() / exact.sum()) < 3
+    assert 0.3 < float(found.sum() / exact.sum()) < 3
 
 
 def test_inputs_are_their_second_moments():
@@ -64,12 +64,12 @@ def test_the_model_is_left_as_it_was():
     model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(), nn.Linear(8, 3))
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    first = calibrate(model, [torch.ones(4, 5)]).importance["0.weight"]
+    first = calibrate(model, [torch.ones(4, 5)]).importance("0.weight")
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(first, calibrate(model, [torch.ones(4, 5)]).importance["0.weight"])
+    assert torch.equal(first, calibrate(model, [torch.ones(4, 5)]).importance("0.weight"))
 
 
 class Tokens(nn.Module):
@@ -83,8 +83,8 @@ class Tokens(nn.Module):
 
 def test_sequences_and_keyword_arguments():
     found = metaq.calibrate(Tokens(), [{"tokens": torch.arange(6).reshape(2, 3)}], batches=1)
-    assert list(found.importance) == ["head.weight"]
-    assert float(found.importance["head.weight"].min()) > 0
+    assert list(found.inputs) == list(found.rows) == ["head.weight"]
+    assert float(found.importance("head.weight").min()) > 0
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ def mixing_decode(data: Buffer, shapes: Sequence[tuple[int, int, int]]) -> list[
 def quantize_by_rate(
     weights: Sequence[NDArray[np.float32]],
     importances: Sequence[NDArray[np.float32] | None],
+    feedbacks: Sequence[NDArray[np.float32] | None],
     symbols: Sequence[NDArray[np.int32]],
     rate_weight: float,
 ) -> float: ...

@@ -7,7 +7,7 @@ KL divergence. For a layer that multiplies inputs x by W, whose outputs have the
 
     F[i, j] = G[i] A[j, j],    A = mean over samples of Σ x xᵀ over positions,    G[i] = mean of g_i² over both,
 
-and A is the layer's Hessian as `metaq.methods.rdoq` takes it, up to the factor G of each row.
+and G[i] A is the Hessian of row i (`metaq.methods.second_order`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ from metaq.errors import InputError
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each weight that was calibrated, by name: the Fisher information, and its layer's inputs.
+    """Of each weight that was calibrated, by name: its layer's inputs and its rows' gradients.
 
     Attributes:
-        importance: F, float32, in the weight's shape; at least 0.
         inputs: A, float32, of shape (d, d), d the inputs of a row: columns, or channels times kernel positions.
+        rows: G, float32, of shape (rows,); at least 0.
     """
 
-    importance: dict[str, Tensor]
     inputs: dict[str, Tensor]
+    rows: dict[str, Tensor]
+
+    def importance(self, name: str) -> Tensor:
+        """F of a weight, float32, of shape (rows, d)."""
+        return self.rows[name][:, None] * self.inputs[name].diagonal()
 
 
 def calibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = None, seed: int = 0) -> Calibration:
@@ -79,8 +83,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = Non
         raise InputError("calibrate: expected at least one batch of samples, found none")
     used = {name: layer for name, layer in layers.items() if layer.positions}
     return Calibration(
-        {name: layer.importance(samples) for name, layer in used.items()},
         {name: layer.inputs / samples for name, layer in used.items()},
+        {name: (layer.gradients / layer.positions).float() for name, layer in used.items()},
     )
 
 
@@ -119,12 +123,6 @@ class _Layer:
 
     def remove(self) -> None:
         self._hook.remove()
-
-    def importance(self, samples: int) -> Tensor:
-        """F in the weight's shape."""
-        squares = self.inputs.diagonal() / samples
-        rows = (self.gradients / self.positions).float()
-        return (rows[:, None] * squares).reshape(self.module.weight.shape)
 
     def _on_forward(self, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         inputs = arguments[0].detach().float()

@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from metaq import _native
+from metaq.errors import InputError
+from metaq.header import block_shape
 from metaq.methods.weight_chunks import Codebooks, WeightChunk, check_rate_weight, fill_symbols
 
 RATE_WEIGHT = 0.1  # near the least size at equal error at 2 and at 4 bits a weight
@@ -28,6 +31,7 @@ def quantize(
     codebook: Codebooks,
     rate_weight: float = RATE_WEIGHT,
     importance: Mapping[str, Tensor] | None = None,
+    feedback: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """Symbols of tensors that follow each other in a file, and what the mixing coder takes for them.
 
@@ -36,23 +40,38 @@ def quantize(
         codebook: the levels, of all tensors or of each by name.
         rate_weight: λ, at least 0; at 0 every symbol is the nearest.
         importance: F_i, at least 0, in the weights' shapes, for those that have one; 1 for the others.
+        feedback: for those that have one, of shape (d, d) for rows of d weights: the share of an error in column j by
+            which the weight in column k > j moves the other way (`metaq.methods.second_order`).
 
     Returns:
         int32 symbols in the weights' shapes by name, and their code length in bits.
 
     Raises:
         InputError: weights that are not finite or too many steps from zero, a rate weight below 0, or an importance
-            that is negative, not finite or of another shape.
+            that is negative, not finite or of another shape, or a feedback that is not finite or of another shape.
     """
     check_rate_weight(rate_weight)
+    feedbacks = {name: _feedback(name, weights[name], given) for name, given in (feedback or {}).items() if name in weights}
 
     def choose(chunk: WeightChunk) -> float:
         for values, symbols in zip(chunk.values, chunk.symbols, strict=True):
             np.rint(values, out=symbols, casting="unsafe")
-        bits = _native.quantize_by_rate(chunk.values, chunk.importances, chunk.symbols, rate_weight)
+        shares = [feedbacks.get(name) for name in chunk.names]
+        bits = _native.quantize_by_rate(chunk.values, chunk.importances, shares, chunk.symbols, rate_weight)
         for symbols, most in zip(chunk.symbols, chunk.most, strict=True):
             np.clip(symbols, -most, most, out=symbols)
         return bits
 
     symbols, bits = fill_symbols(weights, codebook, importance, choose)
     return symbols, sum(bits)
+
+
+def _feedback(name: str, tensor: Tensor, given: Tensor) -> np.ndarray:
+    _, channels, kernel = block_shape(tuple(tensor.shape))
+    if given.shape != (channels * kernel, channels * kernel):
+        expected = (channels * kernel, channels * kernel)
+        raise InputError(f"feedback of {name!r}: expected shape {expected}, found {tuple(given.shape)}")
+    if not bool(torch.isfinite(given).all()):
+        raise InputError(f"feedback of {name!r}: expected finite numbers, found others")
+    shares: np.ndarray = given.detach().cpu().to(torch.float32).contiguous().numpy()
+    return shares

@@ -25,12 +25,14 @@ class WeightChunk:
     """Blocks of rows x channels x kernel.
 
     Attributes:
+        names: of the tensors that they are rows of.
         values: float32 weights in units of their steps.
         importances: float32 factors of their squared errors, None for 1.
         symbols: int32, to be filled.
         most: of each block, the largest symbol that its dtype has a value for.
     """
 
+    names: list[str] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
     importances: list[np.ndarray | None] = field(default_factory=list)
     symbols: list[np.ndarray] = field(default_factory=list)
@@ -59,6 +61,7 @@ def fill_symbols(
         for run in runs:
             name, rows = names[run.tensor], slice(run.first_row, run.first_row + run.shape[0])
             factor, step, dtype = factors[name], books[name].step, weights[name].dtype
+            chunk.names.append(name)
             chunk.values.append(_in_steps(name, _block(weights[name])[rows], step))
             chunk.importances.append(None if factor is None else _block(factor)[rows].float().numpy())
             chunk.symbols.append(_block(symbols[name])[rows].numpy())

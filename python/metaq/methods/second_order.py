@@ -1,0 +1,50 @@
+"""Second-order error feedback: weights not yet quantized make up for the errors of those that are.
+
+A layer multiplies inputs x by W. With A the second moments of x, an error δ in a row of W costs ``δ A δᵀ`` in squared
+output. Rows are quantized from left to right (optimal brain surgeon in a fixed order, as Frantar et al. 2023, GPTQ).
+With A^-1 = Uᵀ U, U upper triangular, and the weights right of column j free, an error of 1 in that column costs least,
+1 / U[j, j]², where each weight k to its right has moved by U[j, k] / U[j, j] the other way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metaq.errors import InputError
+
+_DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What follows from a layer's inputs.
+
+    Attributes:
+        shares: float32, (d, d): `metaq.methods.rdoq.quantize` takes it.
+        costs: float32, (d,): of a squared error in each column, the weights to its right making up for it.
+    """
+
+    shares: Tensor
+    costs: Tensor
+
+
+def feedback(inputs: Tensor) -> Feedback:
+    """The feedback of second moments A, symmetric and positive semidefinite, of shape (d, d).
+
+    Raises:
+        InputError: they are not.
+    """
+    moments = inputs.detach().cpu().double()
+    if moments.ndim != 2 or moments.shape[0] != moments.shape[1] or not bool(torch.isfinite(moments).all()):
+        raise InputError(f"inputs: expected a square matrix of finite numbers, found shape {tuple(inputs.shape)}")
+    damping = _DAMPING * moments.diagonal().mean().clamp_min(1e-30)
+    try:
+        lower = torch.linalg.cholesky(moments + damping * torch.eye(len(moments), dtype=torch.float64))
+        factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    except RuntimeError:
+        raise InputError("inputs: expected second moments, found a matrix that has negative eigenvalues") from None
+    scales = factor.diagonal()
+    return Feedback((factor / scales[:, None]).float(), scales.square().reciprocal().float())
