@@ -51,7 +51,9 @@ def quantize(
             that is negative, not finite or of another shape, or a feedback that is not finite or of another shape.
     """
     check_rate_weight(rate_weight)
-    feedbacks = {name: _feedback(name, weights[name], given) for name, given in (feedback or {}).items() if name in weights}
+    feedbacks = {
+        name: _feedback(name, weights[name], given) for name, given in (feedback or {}).items() if name in weights
+    }
 
     def choose(chunk: WeightChunk) -> float:
         for values, symbols in zip(chunk.values, chunk.symbols, strict=True):

@@ -17,7 +17,7 @@ from metaq.codebook import TableCodebook, UniformCodebook
 from metaq.container import encode
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.methods import rdoq
+from metaq.methods import rdoq, trellis
 from metaq.metrics import relative_squared_error
 from metaq.pipeline import CodedTensor, CompressedModel, compress, is_quantizable, keep, step_for_bits
 from metaq.rounding import is_roundable, round_as_float16
@@ -45,6 +45,15 @@ def by_rate(state: State, bits: float) -> CompressedModel:
     return CompressedModel({**keep(state), **coded})
 
 
+def in_trellis(state: State, bits: float) -> CompressedModel:
+    """Dependent quantization with a finer step (`metaq.methods.trellis`), which is for the mixing coder."""
+    weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
+    step = UniformCodebook(step_for_bits(list(weights.values()), bits) / trellis.FINER)
+    symbols = trellis.quantize(weights, step)
+    coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
+    return CompressedModel({**keep(state), **coded})
+
+
 def by_kmeans(state: State, bits: float) -> CompressedModel:
     """Every tensor on its own 2^bits levels of least squared error, by exact k-means."""
     tensors = keep(state)
@@ -59,6 +68,7 @@ def by_kmeans(state: State, bits: float) -> CompressedModel:
 QUANTIZERS: dict[str, Callable[[State, float], CompressedModel]] = {
     "nearest": nearest,
     "rate": by_rate,
+    "trellis": in_trellis,
     "kmeans": by_kmeans,
 }
 
