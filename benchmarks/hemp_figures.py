@@ -1,11 +1,14 @@
 """The figures of the HEMP paper, from short training runs of one's own.
 
     python benchmarks/hemp_figures.py [--network lenet5] [--data mnist] [--epochs 8] [--folder benchmarks/results]
+    python benchmarks/hemp_figures.py --network resnet32 --weights resnet32-cifar10 --data cifar10-jpeg --only 8 ...
 
 6a: H_n and the entropy of the quantized weights over epochs, for every order. 7: weights around their levels, N = 3.
 8a: losses of the float and of the quantized network with and without E. 8b: R and the loss with and without the
-insensitivity, and without it at a tenth of R. Losses are on held-out images. All runs start from one float network;
-each is added to the JSON file when it is done, and not done again.
+insensitivity, and without it at a tenth of R. Table 3: file bytes (LZMA) and accuracy of HEMP alone and with LOBSTER.
+Losses and accuracies are on held-out images. All runs start from one float network;
+each is added to the JSON file when it is done, and not done again. With --images a run is shortened: its epochs are of
+that many training images.
 """
 
 import argparse
@@ -22,16 +25,18 @@ import torch
 from torch import nn
 
 import metaq
-from metaq import data, models
-from metaq.data import Dataset
+from metaq import container, data, models
+from metaq.data import Dataset, Split
 from metaq.metrics import entropy_of_order
 from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Optimizer, Schedule, StageSection
 
 BATCH, RATE = 100, 1e-2
 PAPER = metaq.HEMP()
+RECALIBRATION_BATCHES = 20
 STRONG_ERROR = 20.0  # λ_E at which E is felt: (25) divides its gradient by the number of weights
-RUNS = {
+ALONE = replace(PAPER, zero_level=True, error_strength=STRONG_ERROR)
+RUNS: dict[str, metaq.HEMP | metaq.Pruned] = {
     "order 1": replace(PAPER, order=1),
     "order 2": PAPER,
     "order 4": replace(PAPER, order=4),
@@ -41,36 +46,69 @@ RUNS = {
     "with strong E": replace(PAPER, levels=5, error_strength=STRONG_ERROR),
     "without insensitivity": replace(PAPER, levels=5, insensitivity=False),
     "without insensitivity, 0.1 R": replace(PAPER, levels=5, insensitivity=False, strength=0.1, error_strength=0.01),
+    "HEMP": ALONE,
+    "HEMP + LOBSTER": metaq.Pruned(ALONE, metaq.LOBSTER(tolerated_worsening=0.1, plateau_epochs=1)),
+}
+
+
+PANELS = {  # of each figure, the runs that it shows
+    "6a": ("order 1", "order 2", "order 4"),
+    "7": ("three levels",),
+    "table 3": ("HEMP", "HEMP + LOBSTER"),
+    "8": ("without E", "with E", "with strong E", "without insensitivity", "without insensitivity, 0.1 R"),
 }
 
 
 def new_network(options: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
-    return models.by_name(options.network)()
+    model = models.by_name(options.network)()
+    if options.weights:
+        models.load_weights(model, options.weights)
+    return model
 
 
-def trained(model: nn.Module, dataset: Dataset, epochs: int, compressor: metaq.Compressor | None = None) -> list[Any]:
+def load(options: argparse.Namespace) -> Dataset:
+    dataset = data.by_name(options.data)(options.held_out)
+    if options.images is None:
+        return dataset
+    return replace(dataset, train=Split(dataset.train.images[: options.images], dataset.train.labels[: options.images]))
+
+
+def trained(
+    model: nn.Module,
+    dataset: Dataset,
+    epochs: int,
+    compressor: metaq.Compressor | None = None,
+    method: metaq.HEMP | metaq.Pruned = PAPER,
+) -> list[Any]:
     """Train in place; of every epoch, what the figures show."""
-    section = StageSection(epochs, BATCH, RATE, Optimizer.SGD, Schedule.CONSTANT)
+    section = StageSection(
+        epochs, BATCH, RATE, Optimizer.SGD, Schedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
+    )
     stage = Stage(model, section, dataset.train, 1, compressor)
     rows = []
     for epoch in range(epochs):
         stage.run_epoch(epoch, lambda: None)
         quantized = stage.end_epoch(dataset.validation)
         if compressor is not None:
-            rows.append(measured(model, dataset, compressor) | {"quantized_loss": quantized.loss})
+            rows.append(measured(model, dataset, compressor, method) | {"quantized_loss": quantized.loss})
             rows[-1]["quantized_accuracy"] = quantized.accuracy
     return rows
 
 
-def measured(model: nn.Module, dataset: Dataset, compressor: metaq.Compressor) -> dict[str, float]:
+def measured(
+    model: nn.Module, dataset: Dataset, compressor: metaq.Compressor, method: metaq.HEMP | metaq.Pruned
+) -> dict[str, float]:
     """Of the float network, and of the file that would be made of it."""
-    config, measures = compressor.bound.config, compressor.bound.measures()
+    config = method.method if isinstance(method, metaq.Pruned) else method
+    measures = compressor.bound.measures()
     terms = config.strength * config.order * measures["proxy_entropy"]
     float_network = type(model)()
     float_network.load_state_dict(model.state_dict())
+    compressed = compressor.compress()
     return measures | {
-        "entropy": entropy_of_order(compressor.compress(), config.order),
+        "entropy": entropy_of_order(compressed, config.order),
+        "file_bytes": len(container.encode(compressed, "lzma")),
         "float_loss": evaluate(float_network, dataset.validation).loss,
         "terms": terms + config.error_strength * measures["reconstruction_error"],
     }
@@ -86,19 +124,20 @@ def histogram(model: nn.Module, compressor: metaq.Compressor) -> dict[str, Any]:
 
 
 def run_all(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> None:
-    dataset = data.by_name(options.data)(options.held_out)
+    dataset = load(options)
     start = new_network(options)
     trained(start, dataset, options.float_epochs)
-    for name, config in RUNS.items():
+    for name in (name for panel in options.only for name in PANELS[panel]):
         if name in report["runs"]:
             continue
+        config = RUNS[name]
         model = new_network(options)
         model.load_state_dict(start.state_dict())
         compressor = metaq.Compressor(model, config)
         run: dict[str, Any] = {"configuration": {k: str(v) for k, v in asdict(config).items()}}
-        run["before"] = measured(model, dataset, compressor)
-        run["epochs"] = trained(model, dataset, options.epochs, compressor)
-        if config.levels == 3:
+        run["before"] = measured(model, dataset, compressor, config)
+        run["epochs"] = trained(model, dataset, options.epochs, compressor, config)
+        if name == "three levels":
             run["histogram"] = histogram(model, compressor)
         report["runs"][name] = run
         path.write_text(json.dumps(report, indent=1) + "\n")
@@ -109,50 +148,87 @@ def series(axes: Any, run: dict[str, Any], key: str, label: str, **style: Any) -
     axes.plot(range(1, len(values) + 1), values, label=label, **style)
 
 
-def plot(report: dict[str, Any], path: Path) -> None:
-    runs = report["runs"]
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+def plot_orders(runs: dict[str, Any], axes: Any) -> None:
     for order, colour in ((1, "tab:red"), (2, "tab:blue"), (4, "black")):
-        series(axes[0, 0], runs[f"order {order}"], "proxy_entropy", f"H, n = {order}", color=colour)
-        series(axes[0, 0], runs[f"order {order}"], "entropy", f"quantized, n = {order}", color=colour, linestyle="--")
-    axes[0, 0].set(title="6a: entropy of order n over n", xlabel="epoch", ylabel="bits per weight")
+        series(axes, runs[f"order {order}"], "proxy_entropy", f"H, n = {order}", color=colour)
+        series(axes, runs[f"order {order}"], "entropy", f"quantized, n = {order}", color=colour, linestyle="--")
+    axes.set(title="6a: entropy of order n over n", xlabel="epoch", ylabel="bits per weight")
+    axes.legend(fontsize="small")
+
+
+def plot_histogram(runs: dict[str, Any], axes: Any) -> None:
     shown = runs["three levels"]["histogram"]
-    axes[0, 1].stairs(shown["counts"], shown["edges"], fill=True)
+    axes.stairs(shown["counts"], shown["edges"], fill=True)
     for level in shown["levels"]:
-        axes[0, 1].axvline(level, color="tab:red", linewidth=0.8)
-    axes[0, 1].set(title=f"7: {shown['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log")
+        axes.axvline(level, color="tab:red", linewidth=0.8)
+    axes.set(title=f"7: {shown['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log")
+
+
+def plot_error(runs: dict[str, Any], axes: Any) -> None:
     for name, colour in (("without E", "tab:red"), ("with E", "tab:blue"), ("with strong E", "tab:green")):
-        series(axes[1, 0], runs[name], "float_loss", f"{name}, float", color=colour)
-        series(axes[1, 0], runs[name], "quantized_loss", f"{name}, quantized", color=colour, linestyle="--")
-    axes[1, 0].set(title="8a: loss with and without E", xlabel="epoch", ylabel="held-out loss", yscale="log")
+        series(axes, runs[name], "float_loss", f"{name}, float", color=colour)
+        series(axes, runs[name], "quantized_loss", f"{name}, quantized", color=colour, linestyle="--")
+    axes.set(title="8a: loss with and without E", xlabel="epoch", ylabel="held-out loss", yscale="log")
+    axes.legend(fontsize="small")
+
+
+def plot_insensitivity(runs: dict[str, Any], axes: Any) -> None:
     names = {"with E": "tab:blue", "without insensitivity": "magenta", "without insensitivity, 0.1 R": "tab:cyan"}
-    beside = axes[1, 1].twinx()
+    beside = axes.twinx()
     for name, colour in names.items():
         label = "with insensitivity" if name == "with E" else name
-        series(axes[1, 1], runs[name], "float_loss", label, color=colour)
+        series(axes, runs[name], "float_loss", label, color=colour)
         series(beside, runs[name], "terms", label, color=colour, linestyle="--")
-    axes[1, 1].set(title="8b: loss (solid) and R (dashed)", xlabel="epoch", ylabel="held-out loss", yscale="log")
+    axes.set(title="8b: loss (solid) and R (dashed)", xlabel="epoch", ylabel="held-out loss", yscale="log")
+    axes.legend(fontsize="small")
     beside.set_ylabel("R")
-    for panel in (axes[0, 0], axes[1, 0], axes[1, 1]):
-        panel.legend(fontsize="small")
+
+
+def plot_sizes(runs: dict[str, Any], axes: Any) -> None:
+    beside = axes.twinx()
+    for name, colour in (("HEMP", "tab:blue"), ("HEMP + LOBSTER", "tab:red")):
+        series(axes, runs[name], "file_bytes", name, color=colour)
+        series(beside, runs[name], "quantized_accuracy", name, color=colour, linestyle="--")
+    axes.set(title="Table 3: bytes (solid), accuracy (dashed)", xlabel="epoch", ylabel="file bytes, LZMA")
+    axes.legend(fontsize="small")
+    beside.set_ylabel("held-out accuracy, quantized")
+
+
+def plot(runs: dict[str, Any], figures: Sequence[str], path: Path) -> None:
+    plots = {
+        "6a": [plot_orders],
+        "7": [plot_histogram],
+        "8": [plot_error, plot_insensitivity],
+        "table 3": [plot_sizes],
+    }
+    panels = [panel for figure in figures for panel in plots[figure]]
+    rows = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(rows, 2, figsize=(11, 4 * rows), layout="constrained", squeeze=False)
+    for panel, place in zip(panels, axes.flat, strict=False):
+        panel(runs, place)
+    for place in axes.flat[len(panels) :]:
+        place.remove()
     figure.savefig(path.with_suffix(".svg"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="lenet5")
+    parser.add_argument("--weights", help="trained ones to start from, by name or path")
     parser.add_argument("--data", default="mnist")
+    parser.add_argument("--images", type=int, help="train on only so many of them")
+    parser.add_argument("--only", nargs="+", choices=PANELS, default=["6a", "7", "8"], metavar="FIGURE")
     parser.add_argument("--held-out", type=int, default=5000)
-    parser.add_argument("--float-epochs", type=int, default=3, help="before all runs")
+    parser.add_argument("--float-epochs", type=int, default=3, help="in float, before all runs")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    path = options.folder / f"hemp_figures_{options.data}.json"
+    path = options.folder / f"hemp_figures_{options.network}_{options.data}.json"
     command = shlex.join(["python", *(sys.argv if arguments is None else arguments)])
     report = json.loads(path.read_text()) if path.exists() else {"command": command, "runs": {}}
     run_all(options, path, report)
-    plot(report, path)
+    plot(report["runs"], options.only, path)
 
 
 if __name__ == "__main__":

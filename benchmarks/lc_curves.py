@@ -2,12 +2,12 @@
 
     python benchmarks/lc_curves.py --folder runs/lc --output lc_curves.json [--network lenet300] [--only 'kmeans:*']
 
-The three start from the same trained network; LC and iDC then train for the same number of epochs, at the same
-learning rates but for LC's limit of 1/μ. All minimise the cross-entropy and a weight decay, without which a net that
-fits all images has no optimum to start from: the loss would fall for ever with the weights' growth. What is measured is
-the file: its bytes are decoded and put into the network.
+The three start from the same trained network; LC and iDC then train for the same number of epochs, with as many
+projections, at the same learning rates (half a cosine down to 0) but for LC's limit of 1/μ. All minimise the
+cross-entropy and a weight decay, without which a net that fits all images has no optimum to start from: the loss would
+fall for ever with the weights' growth. What is measured is the file: its bytes are decoded and put into the network.
 Rows that the output file already has are not made again, so a killed run goes on where it was. The settings were chosen
-for two and for eight levels a layer, on the objective. `--plot FILE.svg` draws the rows.
+on the objective over the training images. `--plot FILE.svg` draws the rows.
 """
 
 import argparse
@@ -50,11 +50,11 @@ class Settings:
     learning_rate: float
     batch_size: int = 256
     weight_decay: float = 1e-4
-    last_mu: float = 10.0
 
 
 SETTINGS = {
     "lenet300": Settings(70, 24, 2, 0.1),
+    "lenet5": Settings(30, 16, 1, 0.05),
     "lenet5-caffe": Settings(20, 10, 1, 0.05),
     "quick": Settings(1, 2, 1, 0.05),
 }
@@ -62,32 +62,42 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Way:
-    """LC's way: the first μ, and how many L steps are in an epoch."""
+    """LC's way: first and last μ, L steps in an epoch, and the learning rate where the network's own is too large."""
 
     mu: float
     l_steps: int
+    last_mu: float = 10.0
+    learning_rate: float | None = None
 
 
 # Where compression changes the weights much, they need time at a small μ. Where it changes them little, an L step at a
-# small μ does not move them towards Δ(Θ), the multipliers only wind up, and assignments are settled too late.
-COARSE, FINE = Way(1e-3, 1), Way(2e-2, 4)
-FINE_SCHEMES = [*ADAPTIVE[2:], "powers:5", "scaled-powers:5"]
+# small μ does not move them towards Δ(Θ), the multipliers only wind up: many short ones settle what they stir up.
+COARSE, MIDDLE, FINE = Way(1e-3, 1), Way(5e-3, 4), Way(1e-3, 4)
+WAYS = dict.fromkeys(["kmeans:4", "scaled-ternary", "prune:0.05"], MIDDLE)
+WAYS |= dict.fromkeys(["kmeans:16", "powers:5", "scaled-powers:5"], FINE)
+WAYS |= dict.fromkeys(["kmeans:32", "kmeans:64"], Way(3e-4, 4)) | {"kmeans:8": Way(1e-4, 4, 3.0)}
+# Weights of ±1 make outputs of some thousands, and gradients in proportion.
+WAYS |= {"binary": Way(2e-2, 1, 20.0, 1e-2), "ternary": Way(3e-3, 8, 3.0, 5e-2)}
+
+
+def way_of(scheme: str) -> Way:
+    return WAYS.get(scheme, COARSE)
 
 
 def configuration(scheme: str, algorithm: Algorithm, settings: Settings, steps_per_epoch: int) -> LC:
-    way = FINE if scheme in FINE_SCHEMES else COARSE
+    way = way_of(scheme)
     l_steps = way.l_steps * (settings.epochs - settings.last_epochs)
-    growth = (settings.last_mu / way.mu) ** (1 / l_steps)
+    growth = (way.last_mu / way.mu) ** (1 / l_steps)
     return LC({"*.weight": scheme}, algorithm, way.mu, growth, max(1, steps_per_epoch // way.l_steps))
 
 
-def stage_section(settings: Settings, epochs: int, schedule: Schedule, last_epochs: int = 0) -> StageSection:
+def stage_section(settings: Settings, epochs: int, learning_rate: float, last_epochs: int = 0) -> StageSection:
     return StageSection(
         epochs,
         settings.batch_size,
-        settings.learning_rate,
+        learning_rate,
         Optimizer.SGD,
-        schedule,
+        Schedule.COSINE,
         settings.weight_decay,
         last_epochs,
     )
@@ -99,7 +109,7 @@ def reference_network(name: str, settings: Settings, dataset: Dataset, folder: P
     model: nn.Module = models.by_name(name)()
     path = folder / f"{name}-reference.safetensors"
     if not path.exists():
-        section = stage_section(settings, settings.reference_epochs, Schedule.COSINE)
+        section = stage_section(settings, settings.reference_epochs, settings.learning_rate)
         stage = Stage(model, section, dataset.train, 0)
         for epoch in range(section.epochs):
             stage.run_epoch(epoch, lambda: None)
@@ -125,7 +135,8 @@ def run(reference: nn.Module, scheme: str, algorithm: Algorithm | None, settings
     compressor = Compressor(model, method)
     started = time.perf_counter()
     if algorithm is not None:
-        section = stage_section(settings, settings.epochs, Schedule.CONSTANT, settings.last_epochs)
+        learning_rate = way_of(scheme).learning_rate or settings.learning_rate
+        section = stage_section(settings, settings.epochs, learning_rate, settings.last_epochs)
         stage = Stage(model, section, dataset.train, 1, compressor)
         for epoch in range(section.epochs):
             stage.run_epoch(epoch, lambda: None)
@@ -191,7 +202,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=["lenet300", "lenet5-caffe"], default="lenet300")
+    parser.add_argument("--network", choices=["lenet300", "lenet5", "lenet5-caffe"], default="lenet300")
     parser.add_argument("--folder", type=Path, required=True, help="where trained networks are kept")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, and to go on from")
     parser.add_argument("--only", default="*", help="pattern of schemes")

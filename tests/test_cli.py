@@ -224,8 +224,6 @@ BAD_SOURCES = {
     "no state dict": lambda folder, good: torch_file(folder, [1, 2]),
     "a pickle": lambda folder, good: torch_file(folder, {"a": Exception("x")}),
     "empty state": lambda folder, good: torch_file(folder, {}),
-    "NaN": lambda folder, good: torch_file(folder, {"a": torch.full((2, 2), float("nan"))}),
-    "infinity": lambda folder, good: torch_file(folder, {"a": torch.full((2, 2), float("inf"))}),
     "complex": lambda folder, good: torch_file(folder, {"a": torch.ones(2, dtype=torch.complex64)}),
     "no name": lambda folder, good: torch_file(folder, {"\ud800": torch.ones(2)}),
 }
@@ -298,7 +296,7 @@ def test_bad_files(fails, tmp_path, file, verb, harm):
 
 
 def test_decompress_knows_its_suffixes_before_it_works(fails, tmp_path, file):
-    assert "a path ending in" in fails("decompress", damaged(file), "-o", tmp_path / "x.onnx")
+    assert "a path ending in" in fails("decompress", damaged(file), "-o", tmp_path / "x.bin")
 
 
 @pytest.mark.parametrize("where", [0, 1, 2])
@@ -418,5 +416,5 @@ def test_curve(succeeds, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "mixing" in succeeds("curve", checkpoint)
     rows = json.loads((tmp_path / "curve.json").read_text())["rows"]
-    assert {row["quantizer"] for row in rows} == {"nearest", "rate", "kmeans"}
+    assert {row["quantizer"] for row in rows} == {"nearest", "rate", "trellis", "kmeans"}
     assert "<svg" in (tmp_path / "curve.svg").read_text()

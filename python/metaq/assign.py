@@ -33,8 +33,8 @@ def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
         middles = (table[1:] + table[:-1]) / 2
         return (torch.searchsorted(middles, values.contiguous()) - codebook.origin).to(torch.int32)
     step = codebook.step if isinstance(codebook, UniformCodebook) else 1.0
-    symbols = torch.round(values / step)
-    if symbols.numel() and float(symbols.abs().max()) >= SYMBOL_LIMIT:
+    symbols = (values / step).round_()
+    if symbols.numel() and max(map(abs, map(float, symbols.aminmax()))) >= SYMBOL_LIMIT:
         raise InputError(f"weights: expected less than 2^30 steps of {step:g} from zero, found more; use a larger step")
     return symbols.to(torch.int32)
 

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from metaq import coding
+from metaq.calibration import Calibration
 from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads
 from metaq.codebook import UniformCodebook
 from metaq.container import encode
 from metaq.errors import InputError
 from metaq.header import block_shape
 from metaq.methods import rdoq, trellis
+from metaq.methods.second_order import Sensitivity, relative_steps, sensitivity
 from metaq.pipeline import CodedTensor, CompressedModel, is_quantizable, keep
 from metaq.rounding import is_roundable, round_as_float16
 from metaq.step_guesses import Guess, guessed_bits, guessed_error
@@ -73,18 +75,29 @@ class CompressionConfig:
 
 
 def compress_state_dict(
-    state: Mapping[str, Tensor], config: CompressionConfig | None = None, metadata: Mapping[str, str] | None = None
+    state: Mapping[str, Tensor],
+    config: CompressionConfig | None = None,
+    metadata: Mapping[str, str] | None = None,
+    calibration: Calibration | None = None,
 ) -> CompressedModel:
     """A state dict quantized to a chosen error or size, which is met from below, within 1 % where the steps allow it.
 
     Tensors of floating point (float32, float16, bfloat16, float64) of two dimensions and more are quantized. Those of
     fewer dimensions, biases and norms, are rounded to eleven significant bits if they are float32 or float64: no less
-    exact than float16, in the range of their own dtype (`metaq.rounding`). All else stays as it is, and all keep their
-    dtypes.
+    exact than float16, in the range of their own dtype (`metaq.rounding`). All else stays as it is, tensors with NaN or
+    infinities included, and all keep their dtypes.
+
+    Args:
+        state: named dense tensors.
+        config: to what error or size; by default 4 bits a weight.
+        metadata: to be kept with the tensors.
+        calibration: of the model that the state is of (`metaq.calibrate`). A layer's steps then follow from what its
+            errors do to the predictions, and its weights make up for each other's errors: at the same size the error
+            is larger, and the predictions are better.
 
     Raises:
-        InputError: an empty state, a tensor that a file cannot hold, weights to quantize that are NaN or infinite, a
-            pattern that matches no tensor, or an error or size that no step leads to.
+        InputError: an empty state, a tensor that a file cannot hold, a pattern that matches no tensor, or an error or
+            size that no step leads to.
     """
     config = config or CompressionConfig()
     tensors = keep(state)
@@ -96,13 +109,24 @@ def compress_state_dict(
         if not isinstance(entry, Tensor) or _match(name, config.keep) is not None:
             continue
         if is_quantizable(entry):
-            weights[name] = entry.detach().cpu()
+            if bool(torch.isfinite(entry).all()):
+                weights[name] = entry.detach().cpu()
         elif entry.ndim < 2 and is_roundable(entry):
             tensors[name] = round_as_float16(entry)
-    for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"tensor {name!r}: expected finite weights, found NaN or infinity")
-    return _Checkpoint(CompressedModel(tensors, dict(metadata or {})), weights, config).compress()
+    model = CompressedModel(tensors, dict(metadata or {}))
+    return _Checkpoint(model, weights, config, _sensitivities(weights, calibration)).compress()
+
+
+def _sensitivities(weights: Mapping[str, Tensor], calibration: Calibration | None) -> dict[str, Sensitivity]:
+    """Of the tensors that were calibrated."""
+    if calibration is None:
+        return {}
+    found = {name: sensitivity(calibration, name) for name in weights if name in calibration.inputs}
+    for name, entry in found.items():
+        if entry.rows != len(weights[name]) or entry.rows * len(entry.costs) != weights[name].numel():
+            shape = tuple(weights[name].shape)
+            raise InputError(f"calibration of {name!r}: expected one of shape {shape}, found another model's")
+    return found
 
 
 def _match(name: str, patterns: tuple[str, ...]) -> str | None:
@@ -120,9 +144,16 @@ class _Quantized:
 class _Checkpoint:
     """A model all ready but for ``weights``, which are to be quantized, and what is to become of it."""
 
-    def __init__(self, model: CompressedModel, weights: dict[str, Tensor], config: CompressionConfig) -> None:
-        self.model, self.weights, self.config = model, weights, config
+    def __init__(
+        self,
+        model: CompressedModel,
+        weights: dict[str, Tensor],
+        config: CompressionConfig,
+        sensitivities: dict[str, Sensitivity],
+    ) -> None:
+        self.model, self.weights, self.config, self.sensitivities = model, weights, config, sensitivities
         self.fixed: dict[str, UniformCodebook] = {}
+        self.scales = relative_steps(sensitivities)
 
     def compress(self) -> CompressedModel:
         config, patterns = self.config, tuple(self.config.tensor_bits)
@@ -168,14 +199,18 @@ class _Checkpoint:
     ) -> _Quantized:
         """Weights on the step at which what is measured meets the target, tried on a sample first if they are many."""
         rises = guess is guessed_error
-        problem = StepProblem(target, _octaves(weights), rises, guess(weights))
+        scaled = {
+            name: tensor / self.scales[name] if name in self.scales else tensor for name, tensor in weights.items()
+        }
+        problem = StepProblem(target, octaves(scaled), rises, guess(scaled))
         stride = _count(weights) // SAMPLE_WEIGHTS
         if stride > 1:
             sample = {name: tensor[::stride] for name, tensor in weights.items()}
             step = 2.0 ** problem.place()
             found = self._quantize(sample, step)
             measured = found.error if rises else self._bits_per_weight(found)
-            guessed = (guessed_error if rises else guessed_bits)(sample)(step)
+            of_sample = {name: tensor[::stride] for name, tensor in scaled.items()}
+            guessed = (guessed_error if rises else guessed_bits)(of_sample)(step)
             if measured and guessed:
                 problem = replace(problem, factor=measured / guessed)
 
@@ -189,14 +224,20 @@ class _Checkpoint:
             raise InputError(f"{name}: {error}") from None
 
     def _quantize(self, weights: dict[str, Tensor], step: float) -> _Quantized:
-        """``step`` is rdoq's; the trellis takes the finer one that leads to about the same error."""
-        in_trellis = self.config.coder == "mixing"
-        shared = UniformCodebook(step / trellis.FINER if in_trellis else step)
-        books = {name: self.fixed.get(name, shared) for name in weights}
+        """``step`` is rdoq's; the trellis takes the finer one that leads to about the same error.
+
+        With a calibration it is rdoq, which knows how weights make up for each other.
+        """
+        in_trellis = self.config.coder == "mixing" and not self.sensitivities
+        finest = step / trellis.FINER if in_trellis else step
+        books = {name: self.fixed.get(name) or UniformCodebook(finest * self.scales.get(name, 1.0)) for name in weights}
         if in_trellis:
             symbols = trellis.quantize(weights, books)
         else:
-            symbols, _ = rdoq.quantize(weights, books)
+            known = {name: self.sensitivities[name] for name in weights if name in self.sensitivities}
+            importance = {name: entry.importance(weights[name].shape) for name, entry in known.items()}
+            shares = {name: entry.shares for name, entry in known.items()}
+            symbols, _ = rdoq.quantize(weights, books, importance=importance, feedback=shares)
         coded = {name: CodedTensor(symbols[name], books[name], tensor.dtype) for name, tensor in weights.items()}
         return _Quantized(coded, _error(weights, coded))
 
@@ -235,7 +276,7 @@ def _uniform(codebook: object) -> UniformCodebook:
     return codebook
 
 
-def _octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
+def octaves(weights: dict[str, Tensor]) -> tuple[float, float]:
     """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left."""
     highest = max((float(tensor.abs().max()) for tensor in weights.values()), default=0.0) or 1.0
     middle = math.log2(highest)

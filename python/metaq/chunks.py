@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -77,3 +79,30 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], at_most: i
         return [work(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, items))
+
+
+def stream(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int, stop: threading.Event | None = None
+) -> Iterator[Result]:
+    """`work` on every item, in order, no more than ``threads`` results ahead of the one that is taken.
+
+    Where it ends early, ``stop`` is set, so that work under way can be given up, and what is left is not begun.
+    """
+    if threads < 2:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        ahead: deque[Future[Result]] = deque()
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    except BaseException:
+        if stop is not None:
+            stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -37,6 +37,7 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MtqFile = Annotated[Path, typer.Argument(help="A .mtq file.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write.", show_default=False)]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run left.")]
 
 
 class _StoppedError(Exception):
@@ -75,7 +76,10 @@ def _usage(error: TyperException) -> str:
 
 @app.command()
 def compress(
-    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt or .pth state dict.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A .safetensors, .pt or .onnx file, a Hugging Face folder, or -.", show_default=False),
+    ],
     output: Output,
     max_error: Annotated[float | None, typer.Option(help="Relative squared error to stay below.")] = None,
     size: Annotated[str | None, typer.Option(help="Size of the file to stay below: 4MB, 500kB, 20000.")] = None,
@@ -95,54 +99,46 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Compress a checkpoint, without training, to an error or a size, as a .mtq file; to 4 bits unless told otherwise.
 
     Matrices and filters are quantized; biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless all stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
+    A folder of shards becomes such a folder. The place - is standard input or output.
     """
-    from metaq import api, coding, pipeline
-    from metaq.checkpoints import CompressionConfig, compress_state_dict
+    from metaq.checkpoints import CompressionConfig
     from metaq.errors import InputError
-    from metaq.io import read_state
-    from metaq.lossless import compress_losslessly, suitable_coder
     from metaq.options import parse_bits, parse_size
+    from metaq.transfer import compress_path
+    from metaq.treatment import Dials
 
-    coding.by_name(coder or api.DEFAULT_CODER)
     has_dials = any(dial is not None for dial in (max_error, size, bits, quality)) or bool(keep or override)
     if has_dials + (step is not None) + lossless > 1:
         raise InputError("compress: expected --lossless or --step alone, found other options too")
     size_bytes = None if size is None else parse_size(size)
+    given = {} if coder is None else {"coder": coder}
     config = CompressionConfig(
-        max_error, size_bytes, bits, quality, tuple(keep or ()), parse_bits(override or []), coder or api.DEFAULT_CODER
+        max_error, size_bytes, bits, quality, tuple(keep or ()), parse_bits(override or []), **given
     )
-    state, metadata = read_state(source)
-    coder = coder or (suitable_coder(state) if lossless else api.DEFAULT_CODER)
-    with _working(f"compressing {source.name}"):
-        if lossless:
-            model = compress_losslessly(state)
-        elif step is not None:
-            model = pipeline.compress(state, step=step)
-        else:
-            model = compress_state_dict(state, config, metadata)
-        size_bytes = api.save(pipeline.CompressedModel(model.tensors, metadata), output, coder)
-    before = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
-    result = {"file": str(output), "tensors": len(state), "bytes_before": before, "bytes": size_bytes}
-    _print({**result, "ratio": before / size_bytes}, as_json)
+    with _resumable(output) as progress:
+        result = compress_path(source, output, Dials(config, lossless, step, coder), resume, progress)
+    if str(output) != "-":
+        _print(result, as_json)
 
 
 @app.command()
-def decompress(source: MtqFile, output: Output) -> None:
-    """Write a .mtq file's tensors as a .safetensors, .pt or .pth state dict."""
-    from metaq.files import map_bytes
-    from metaq.io import check_suffix, write_state
-    from metaq.reader import Reader
+def decompress(
+    source: Annotated[Path, typer.Argument(help="A .mtq file, a folder of such, or -.", show_default=False)],
+    output: Output,
+    resume: Resume = False,
+) -> None:
+    """Write a .mtq file's tensors as a .safetensors, .pt, .pth or .onnx file, or a folder's as the folder it was."""
+    from metaq.transfer import decompress_path
 
-    check_suffix(output)
-    reader = Reader(map_bytes(source), str(source))
-    with _working(f"decompressing {source.name}"):
-        write_state(output, reader.load(), reader.header.metadata)
+    with _resumable(output) as progress:
+        decompress_path(source, output, resume, progress)
 
 
 @app.command()
@@ -349,6 +345,22 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(result, indent=2))
     else:
         show_entries(result)
+
+
+@contextmanager
+def _resumable(output: Path) -> Iterator[Any]:
+    """A bar, and what to do after Ctrl-C."""
+    from metaq.progress import shown
+    from metaq.transfer import work_folder
+
+    try:
+        with shown() as progress:
+            yield progress
+    except KeyboardInterrupt:
+        if str(output) != "-" and work_folder(output).exists():
+            kept = "what is finished is kept: the same command with --resume goes on from there"
+            raise _StoppedError(f"stopped; {kept}") from None
+        raise
 
 
 @contextmanager

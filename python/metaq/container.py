@@ -29,6 +29,7 @@ from metaq.header import (
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
 
 Blocks = list[np.ndarray]
+_PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay small
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -42,30 +43,54 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
     Raises:
         InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
     """
-    chosen, stored = coding.by_name(coder), coding.by_name("stored")
+    coding.by_name(coder)
     check_model(model)
     entries, symbols = _entries(model)
 
-    def encode_chunk(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
-        blocks = [_rows(symbols(run), run) for run in chunk]
-        is_noise = chunk[0].plane is not None and chunk[0].plane > 0 and _looks_random(blocks)
-        candidates = [stored] if is_noise or chosen is stored else [chosen, stored]
-        size = sum(block.size for block in blocks)
-        payloads = [(candidate.encode(blocks), candidate.identifier) for candidate in candidates]
-        readable = [item for item in payloads if size <= SYMBOLS_PER_BYTE * len(item[0])]
-        payload, identifier = min(readable, key=lambda item: len(item[0]))
-        return ChunkEntry(identifier, size, len(payload)), payload
+    def encode_runs(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
+        return encode_chunk(chunk, [_rows(symbols(run), run) for run in chunk], coder)
 
-    encoded = in_threads(encode_chunk, list(cut(runs(entries), CHUNK_SYMBOLS)))
-    header = pack(Header(model.metadata, entries, [entry for entry, _ in encoded]))
-    if len(header) > MAX_HEADER_BYTES:
-        raise InputError(f"header: expected at most {MAX_HEADER_BYTES} bytes in all, found {len(header)}")
-    coded_header = _native.text_encode(header)
-    out = bytearray(MAGIC + bytes([VERSION]) + varint(len(header)) + varint(len(coded_header)) + coded_header)
-    out += struct.pack("<I", zlib.crc32(out))
+    encoded = in_threads(encode_runs, list(cut(runs(entries), CHUNK_SYMBOLS)))
+    out = bytearray(encode_header(Header(model.metadata, entries, [entry for entry, _ in encoded])))
     for _, payload in encoded:
-        out += payload + struct.pack("<I", zlib.crc32(payload))
+        out += sealed(payload)
     return bytes(out)
+
+
+def encode_chunk(chunk: list[Run], blocks: Blocks, coder: str) -> tuple[ChunkEntry, bytes]:
+    """A chunk's entry in the header, and its payload.
+
+    Args:
+        chunk: the runs that it covers.
+        blocks: int32 symbols of each run, in its shape.
+        coder: as in `encode`.
+    """
+    chosen, stored = coding.by_name(coder), coding.by_name("stored")
+    is_noise = chunk[0].plane is not None and chunk[0].plane > 0 and _looks_random(blocks)
+    candidates = [stored] if is_noise or chosen is stored else [chosen, stored]
+    size = sum(block.size for block in blocks)
+    payloads = [(candidate.encode(blocks), candidate.identifier) for candidate in candidates]
+    readable = [item for item in payloads if size <= SYMBOLS_PER_BYTE * len(item[0])]
+    payload, identifier = min(readable, key=lambda item: len(item[0]))
+    return ChunkEntry(identifier, size, len(payload)), payload
+
+
+def encode_header(header: Header) -> bytes:
+    """All of a file before its first payload.
+
+    Raises:
+        InputError: there is more than a file may have.
+    """
+    packed = pack(header)
+    if len(packed) > MAX_HEADER_BYTES:
+        raise InputError(f"header: expected at most {MAX_HEADER_BYTES} bytes in all, found {len(packed)}")
+    coded = _native.text_encode(packed)
+    return sealed(MAGIC + bytes([VERSION]) + varint(len(packed)) + varint(len(coded)) + coded)
+
+
+def sealed(data: bytes) -> bytes:
+    """Bytes, and their checksum behind them."""
+    return data + struct.pack("<I", zlib.crc32(data))
 
 
 def _entries(model: CompressedModel) -> tuple[list[TensorEntry], Callable[[Run], np.ndarray]]:
@@ -105,7 +130,9 @@ def _rows(symbols: np.ndarray, run: Run) -> np.ndarray:
 
 def _looks_random(blocks: Blocks) -> bool:
     """Whether byte symbols hold so little redundancy that coding them would be time for nothing."""
-    counts = np.sum([np.bincount(block.reshape(-1) + 128, minlength=256) for block in blocks], axis=0)
+    flat = [block.reshape(-1) for block in blocks]
+    parts = [block[first : first + _PART] for block in flat for first in range(0, block.size, _PART)]
+    counts = np.sum([np.bincount(part + 128, minlength=256) for part in parts], axis=0)
     shares = counts[counts > 0] / np.sum(counts)
     # The empirical entropy of few random bytes falls below 8 bits by about (256 - 1) / (2 n ln 2) bits.
     return float(-(shares * np.log2(shares)).sum()) > 7.8 - 184 / float(np.sum(counts))

@@ -6,13 +6,29 @@ import mmap
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from metaq.errors import InputError
 
+TEMPORARY_PREFIX = ".metaq-"
+
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: a temporary sibling, synced, then renamed over ``path``.
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: the folder is missing or not writable, or the disk is full.
+    """
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` at the end: a temporary sibling, synced, then renamed over it.
 
     Raises:
         InputError: the folder is missing or not writable, or the disk is full.
@@ -23,15 +39,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         if target.exists() and not target.is_file():
             found = "a directory" if target.is_dir() else "a device or pipe"
             raise InputError(f"{path}: expected a file to write, found {found}")
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".metaq-", suffix=".tmp")
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY_PREFIX, suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"{path}: expected a writable place, found {error.strerror}") from None
+        raise InputError(f"{path}: expected a writable place, found {error.strerror or error}") from None
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -60,6 +76,12 @@ def map_bytes(path: str | os.PathLike[str]) -> memoryview:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: expected a readable file, found {reason}") from None
+
+
+def forget_pages(view: memoryview) -> None:
+    """Let go of the pages that a view of `map_bytes` has read so far; the next look reads them again."""
+    if isinstance(view.obj, mmap.mmap):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

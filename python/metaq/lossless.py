@@ -7,7 +7,8 @@ distinct values, say one that was quantized and written as floats, becomes a cod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,31 +43,71 @@ def compress_losslessly(state: Mapping[str, Tensor]) -> CompressedModel:
 
 def suitable_coder(state: Mapping[str, Tensor]) -> str:
     """The coder that decodes at about a gigabyte a second; for a small checkpoint the one of the smallest file."""
-    size_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
+    return coder_for(sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values()))
+
+
+def coder_for(size_bytes: int) -> str:
+    """`suitable_coder` of a checkpoint of so many bytes."""
     return "mixing" if size_bytes < _SMALL_BYTES else "rans"
 
 
+@dataclass(frozen=True)
+class Levels:
+    """A codebook that stands for every bit pattern of a tensor."""
+
+    codebook: TableCodebook
+    patterns: np.ndarray  # increasing, as words
+    symbol_of: np.ndarray  # int32, of each pattern
+
+    def symbols(self, words: np.ndarray) -> np.ndarray:
+        """int32 symbols of a tensor's words (`metaq.planes.words_of`)."""
+        found: np.ndarray = self.symbol_of[np.searchsorted(self.patterns, words)]
+        return found
+
+
+def find_levels(pieces: Iterable[np.ndarray], dtype: torch.dtype) -> Levels | None:
+    """Levels of a tensor whose words come in pieces, if they are exact and make it at least a tenth smaller."""
+    patterns, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for words in pieces:
+        if np.unique(words[:: -(-words.size // _SAMPLE)]).size > MOST_LEVELS:
+            return None
+        patterns, counts = _merged((patterns, counts), _counted(words))
+        if patterns.size > MOST_LEVELS:
+            return None
+    if patterns.size == 0 or not _is_worth_it(patterns, counts, dtype):
+        return None
+    values = torch.from_numpy(patterns.view(np.uint8)).view(dtype)
+    order = values.double().argsort()
+    levels = values[order].float()
+    is_exact = np.array_equal(planes.words_of(levels.to(dtype)), patterns[order.numpy()])
+    # Zeros of both signs are one level.
+    if not (is_exact and bool(levels.isfinite().all()) and bool((levels[1:] > levels[:-1]).all())):
+        return None
+    codebook = TableCodebook.around_zero(levels)
+    return Levels(codebook, patterns, np.argsort(order.numpy()).astype(np.int32) - np.int32(codebook.origin))
+
+
 def _coded(tensor: Tensor) -> CodedTensor | Tensor:
-    """The tensor as levels and indices if those are exact and at least a tenth smaller, otherwise as it is."""
+    """The tensor as levels and indices, or as it is."""
     if tensor.dtype not in CODED_FLOATS or tensor.numel() == 0:
         return tensor
     words = planes.words_of(tensor)
-    if np.unique(words[:: -(-words.size // _SAMPLE)]).size > MOST_LEVELS:
+    levels = find_levels([words], tensor.dtype)
+    if levels is None:
         return tensor
-    patterns, counts = _counted(words)
-    if patterns.size > MOST_LEVELS or not _is_worth_it(patterns, counts, tensor.dtype):
-        return tensor
-    values = torch.from_numpy(patterns.view(np.uint8)).view(tensor.dtype)
-    order = values.double().argsort()
-    levels = values[order].float()
-    is_exact = np.array_equal(planes.words_of(levels.to(tensor.dtype)), patterns[order.numpy()])
-    # Zeros of both signs are one level.
-    if not (is_exact and bool(levels.isfinite().all()) and bool((levels[1:] > levels[:-1]).all())):
-        return tensor
-    codebook = TableCodebook.around_zero(levels)
-    symbol_of = np.argsort(order.numpy()).astype(np.int32) - np.int32(codebook.origin)
-    symbols = torch.from_numpy(symbol_of[np.searchsorted(patterns, words)]).reshape(tensor.shape)
-    return CodedTensor(symbols, codebook, tensor.dtype)
+    symbols = torch.from_numpy(levels.symbols(words)).reshape(tensor.shape)
+    return CodedTensor(symbols, levels.codebook, tensor.dtype)
+
+
+def _merged(*counted: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Words and how often they occur, of two such lists."""
+    (before, counts_before), (words, counts) = counted
+    if before.size == 0:
+        return words, counts
+    merged, places = np.unique(np.concatenate([before, words]), return_inverse=True)
+    total = np.zeros(merged.size, np.int64)
+    np.add.at(total, places, np.concatenate([counts_before, counts]))
+    return merged, total
 
 
 def _counted(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -161,7 +161,7 @@ def test_nonsense(tmp_path, suffix, data):
 @pytest.mark.parametrize("name", ["x", "x.bin", "x.SAFETENSORS", ".pt", "x.pt.gz"])
 def test_suffixes(tmp_path, name):
     for work in (read_state, lambda path: write_state(path, {"a": torch.ones(1)}, {})):
-        with pytest.raises(InputError, match=r"a path ending in .safetensors, .pt, .pth, found"):
+        with pytest.raises(InputError, match=r"a path ending in .safetensors, .pt, .pth, .onnx, found"):
             work(tmp_path / name)
 
 

@@ -129,9 +129,16 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
     for table in compressor.bound.levels:
         assert bool((table.diff() > 0).all())
         assert not zero_level or float(table[2]) == 0
+        is_equally_spaced = torch.allclose(table.diff(), table.diff()[:1], rtol=1e-4)
+        assert is_equally_spaced or quantizer not in (Quantizer.UNIFORM, Quantizer.FIXED)
     changed = not torch.equal(first[0], compressor.bound.levels[0])
     assert changed == (quantizer is not Quantizer.FIXED)
-    metaq.metrics.digest(compressor.compress().decompress())
+    compressed = compressor.compress()
+    decoded = compressed.decompress()
+    for (name, tensor), table in zip(model.state_dict().items(), compressor.bound.levels, strict=True):
+        assert torch.equal(tensor, decoded[name])
+        assert torch.isin(tensor, table).all()
+        assert torch.equal(compressed.tensors[name].symbols, torch.searchsorted(table, tensor) - 2)
 
 
 @pytest.mark.parametrize("gradient", Gradient)
@@ -163,3 +170,13 @@ def test_state_round_trip_in_mid_training(gradient):
 def test_configurations_are_checked(options):
     with pytest.raises(InputError, match=f"HEMP {next(iter(options))}"):
         metaq.HEMP(**options)
+
+
+def test_a_table_in_the_file_ends_at_the_outermost_level_in_use():
+    model = nn.Linear(6, 1, bias=False)
+    model.weight.data = torch.tensor([[-2.0, 0.0, 1.0, 2.0, 3.0, 4.0]])
+    compressor = metaq.Compressor(model, metaq.HEMP(levels=7, zero_level=True))
+    compressor.bound.levels = [torch.tensor([-9.0, -3.0, -2.0, 0.0, 1.0, 3.0, 9.0])]
+    coded = compressor.compress().tensors["weight"]
+    assert coded.codebook == metaq.codebook.TableCodebook((-2.0, 0.0, 1.0, 3.0), 1)
+    assert coded.symbols.tolist() == [[-1, 0, 1, 1, 2, 2]]

@@ -8,11 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from metaq.errors import InputError
+from metaq.io.onnx import GRAPH, read_onnx, write_onnx
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.io.torch import read_torch, write_torch
 
-_READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch}
-_WRITERS = {".safetensors": write_safetensors, ".pt": write_torch, ".pth": write_torch}
+_READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch, ".onnx": read_onnx}
+_WRITERS = {".safetensors": write_safetensors, ".pt": write_torch, ".pth": write_torch, ".onnx": write_onnx}
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -36,6 +37,8 @@ def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, 
         InputError: an unknown suffix, or a place that cannot be written.
     """
     check_suffix(path)
+    if path.suffix != ".onnx":
+        state = {name: tensor for name, tensor in state.items() if name != GRAPH}
     _WRITERS[path.suffix](path, state, metadata)
 
 

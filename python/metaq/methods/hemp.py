@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from metaq.assign import nearest
-from metaq.codebook import TableCodebook
+from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.errors import InputError
 from metaq.methods.base import Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.shown import TrainedInFloat
-from metaq.solvers.lloyd_max import lloyd_max, spread
+from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient
 
 
@@ -33,11 +33,13 @@ class Quantizer(Enum):
     """Where a layer's levels lie.
 
     LLOYD_MAX: at the means of the weights nearest to them, each refresh starting from the last.
-    UNIFORM: equally spaced over the weights' range.
+    KMEANS: as LLOYD_MAX, but the best such levels there are; with a zero level, Lloyd-Max from the best of each side.
+    UNIFORM: equally spaced over the weights' range; with a zero level, multiples of a step that cover it.
     FIXED: as UNIFORM when training begins, and never again.
     """
 
     LLOYD_MAX = "lloyd-max"
+    KMEANS = "k-means"
     UNIFORM = "uniform"
     FIXED = "fixed"
 
@@ -131,7 +133,8 @@ class BoundHEMP(TrainedInFloat):
         self.training_step = 0
         self.error_strength = config.error_strength
         self.zero = config.levels // 2 if config.zero_level else None
-        self.levels = [self._fitted(tensor, self._spread(tensor)) for tensor in self.parameters.values()]
+        self.has_step = config.zero_level and config.quantizer in (Quantizer.UNIFORM, Quantizer.FIXED)
+        self.levels = [self._fitted(tensor) for tensor in self.parameters.values()]
         self.layers = self._layers()
 
     def on_forward(self, is_training: bool) -> None:
@@ -157,11 +160,15 @@ class BoundHEMP(TrainedInFloat):
         """Weights settle: λ_E is that of the last phase."""
         self.error_strength = self.config.last_error_strength
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
+    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
         """The nearest of the parameter's levels; symbols are positions, counted alike in all parameters."""
         levels = self.levels[list(self.parameters).index(name)]
-        codebook = TableCodebook(tuple(levels.tolist()), min(self.config.levels // 2, len(levels) - 1))
-        return codebook, nearest(weights.cpu(), codebook)
+        origin = min(self.config.levels // 2, len(levels) - 1)
+        if self.has_step:
+            step = UniformCodebook(-float(levels[origin - 1]))
+            return step, nearest(weights.cpu(), step).clamp_(-origin, len(levels) - 1 - origin)
+        table = TableCodebook(tuple(levels.tolist()), origin)
+        return trimmed(table, nearest(weights.cpu(), table))
 
     def measures(self) -> dict[str, float]:
         """H_n / n, in bits per weight, and E."""
@@ -191,10 +198,44 @@ class BoundHEMP(TrainedInFloat):
     def _layers(self) -> Layers:
         return Layers(list(self.parameters.values()), self.levels, self.config.order)
 
-    def _spread(self, tensor: Tensor) -> Tensor:
-        return spread(tensor, self.config.levels, self.zero)
+    def _fitted(self, tensor: Tensor, last: Tensor | None = None) -> Tensor:
+        """A parameter's levels, given those it has had so far."""
+        quantizer, count = self.config.quantizer, self.config.levels
+        if self.has_step:
+            return multiples(tensor, count)
+        if quantizer is Quantizer.KMEANS:
+            return shortened(best_levels(tensor, count, self.zero))
+        start = spread(tensor, count, self.zero)
+        if quantizer is Quantizer.LLOYD_MAX:
+            return shortened(lloyd_max(tensor, start if last is None else last.to(start), self.zero))
+        return start.to(torch.float32)
 
-    def _fitted(self, tensor: Tensor, start: Tensor) -> Tensor:
-        if self.config.quantizer is Quantizer.LLOYD_MAX:
-            return lloyd_max(tensor, start, self.zero).to(torch.float32)
-        return self._spread(tensor).to(torch.float32)
+
+def shortened(levels: Tensor) -> Tensor:
+    """Increasing levels as float32, with 8 significant bits where that keeps them apart: they take room in the file."""
+    short = levels.to(torch.bfloat16).to(torch.float32)
+    return short if bool((short.diff() > 0).all()) else levels.to(torch.float32)
+
+
+def trimmed(table: TableCodebook, symbols: Tensor) -> tuple[TableCodebook, Tensor]:
+    """The table without the levels beyond those in use and its origin; symbols stay as they are."""
+    first, last = (int(symbol) + table.origin for symbol in symbols.aminmax())
+    first, last = min(first, table.origin), max(last, table.origin)
+    return TableCodebook(table.levels[first : last + 1], table.origin - first), symbols
+
+
+def multiples(weights: Tensor, count: int) -> Tensor:
+    """Zero, at position ``count // 2``, and the multiples of one step around it that cover the weights.
+
+    Args:
+        weights: any shape, at least one.
+        count: C, at least 2.
+
+    Returns:
+        float32 (C,), strictly increasing.
+    """
+    least, greatest = (float(value) for value in weights.detach().aminmax())
+    below = count // 2
+    above = count - 1 - below
+    step = short_step(max(-least / below, greatest / above if above else 0.0, 0.0))
+    return torch.arange(-below, above + 1, dtype=torch.float32, device=weights.device) * step

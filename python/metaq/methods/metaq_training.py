@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metaq.assign import cheapest, nearest
-from metaq.codebook import UniformCodebook
+from metaq.codebook import UniformCodebook, short_step
 from metaq.methods.base import BoundMethod
 from metaq.methods.learned_steps import LearnedSteps
 from metaq.methods.metaq import Final, Levels, METaQ, Objective
@@ -32,7 +31,6 @@ _LASTING_GAIN, _PASSING_GAIN = 0.2, 2.0
 _LAST_PASSING_GAIN = 50.0  # in the last phase, where hardly anything but less of a pull keeps a file from shrinking
 _LARGEST_PASSING = 4.0
 _AIM_ABOVE = 1.03  # of the target: in the last phase weights easily become cheaper, and hardly dearer
-_STEP_BITS = 4  # significant bits of a step: costs nothing in accuracy, and a byte or two less in the file
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
 _FIRST_RATE_WEIGHT, _LAST_RATE_WEIGHT = 2.0**-10, 2.0**10
 _BISECTIONS = 8
@@ -95,7 +93,7 @@ class BoundMETaQ(RegularizedTraining):
         self.rate_weight = 0.0  # of a final quantization that is being tried
         self.lengths = torch.empty(0)  # the code lengths that it uses, (T, 2 * radius + 1)
         tensors = list(self.parameters.values())
-        steps = [_short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
+        steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
         self.view = QuantizedView(tensors, steps, config.radius)
         is_learned = config.levels is Levels.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
@@ -159,7 +157,7 @@ class BoundMETaQ(RegularizedTraining):
         self.is_last_phase = True
         if self.learned is not None:
             self.view.hide()
-            self.view.steps = [_short_step(step) for step in self.view.steps]
+            self.view.steps = [short_step(step) for step in self.view.steps]
         self.view.pin_commonest()
 
     def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
@@ -230,11 +228,3 @@ def _objective(config: METaQ) -> BoundObjective:
     if config.objective is Objective.PERSPECTIVE:
         return PerspectiveObjective(config.perspective)
     return CodeLengthObjective(config.slopes)
-
-
-def _short_step(step: float) -> float:
-    """A step rounded to few significant bits; 1 for a tensor of zeros, where any step serves."""
-    if step == 0:
-        return 1.0
-    mantissa, exponent = math.frexp(step)
-    return math.ldexp(round(mantissa * 2**_STEP_BITS) / 2**_STEP_BITS, exponent)

@@ -15,12 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from metaq import _native
-from metaq.errors import InputError
-from metaq.header import block_shape
 from metaq.methods.weight_chunks import Codebooks, WeightChunk, check_rate_weight, fill_symbols
 
 RATE_WEIGHT = 0.1  # near the least size at equal error at 2 and at 4 bits a weight
@@ -51,29 +48,14 @@ def quantize(
             that is negative, not finite or of another shape, or a feedback that is not finite or of another shape.
     """
     check_rate_weight(rate_weight)
-    feedbacks = {
-        name: _feedback(name, weights[name], given) for name, given in (feedback or {}).items() if name in weights
-    }
 
     def choose(chunk: WeightChunk) -> float:
         for values, symbols in zip(chunk.values, chunk.symbols, strict=True):
             np.rint(values, out=symbols, casting="unsafe")
-        shares = [feedbacks.get(name) for name in chunk.names]
-        bits = _native.quantize_by_rate(chunk.values, chunk.importances, shares, chunk.symbols, rate_weight)
+        bits = _native.quantize_by_rate(chunk.values, chunk.importances, chunk.feedbacks, chunk.symbols, rate_weight)
         for symbols, most in zip(chunk.symbols, chunk.most, strict=True):
             np.clip(symbols, -most, most, out=symbols)
         return bits
 
-    symbols, bits = fill_symbols(weights, codebook, importance, choose)
+    symbols, bits = fill_symbols(weights, codebook, importance, choose, feedback)
     return symbols, sum(bits)
-
-
-def _feedback(name: str, tensor: Tensor, given: Tensor) -> np.ndarray:
-    _, channels, kernel = block_shape(tuple(tensor.shape))
-    if given.shape != (channels * kernel, channels * kernel):
-        expected = (channels * kernel, channels * kernel)
-        raise InputError(f"feedback of {name!r}: expected shape {expected}, found {tuple(given.shape)}")
-    if not bool(torch.isfinite(given).all()):
-        raise InputError(f"feedback of {name!r}: expected finite numbers, found others")
-    shares: np.ndarray = given.detach().cpu().to(torch.float32).contiguous().numpy()
-    return shares

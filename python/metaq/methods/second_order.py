@@ -8,11 +8,14 @@ With A^-1 = Uᵀ U, U upper triangular, and the weights right of column j free, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metaq.calibration import Calibration
 from metaq.errors import InputError
 
 _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
@@ -29,6 +32,46 @@ class Feedback:
 
     shares: Tensor
     costs: Tensor
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How a calibrated weight is to be quantized.
+
+    Attributes:
+        rows: how many it has.
+        shares: as in `Feedback`.
+        costs: those of `Feedback`, relative to their mean.
+        cost: of a squared error in one weight to the predictions, on average, in nats: the mean of ``G[i] / U[j, j]²``.
+    """
+
+    rows: int
+    shares: Tensor
+    costs: Tensor
+    cost: float
+
+    def importance(self, shape: Sequence[int]) -> Tensor:
+        """The costs in the shape of any number of the weight's rows."""
+        return self.costs.expand(shape[0], -1).reshape(tuple(shape))
+
+
+def sensitivity(calibration: Calibration, name: str) -> Sensitivity:
+    """What follows from a calibration for one of its weights.
+
+    Deviation: rows count alike. Where those whose gradients are small get fewer bits, networks do worse.
+    """
+    found, gradients = feedback(calibration.inputs[name]), calibration.rows[name]
+    mean = found.costs.mean()
+    return Sensitivity(len(gradients), found.shares, found.costs / mean, float(mean * gradients.double().mean()))
+
+
+def relative_steps(sensitivities: Mapping[str, Sensitivity]) -> dict[str, float]:
+    """Steps of equal slope: as 1 / √cost, of geometric mean 1. What costs nothing has the coarsest of the others."""
+    costs = {name: entry.cost for name, entry in sensitivities.items()}
+    least = min((cost for cost in costs.values() if cost > 0), default=1.0)
+    octaves = {name: -0.5 * math.log2(cost if cost > 0 else least) for name, cost in costs.items()}
+    middle = sum(octaves.values()) / max(1, len(octaves))
+    return {name: 2.0 ** (place - middle) for name, place in octaves.items()}
 
 
 def feedback(inputs: Tensor) -> Feedback:

@@ -25,16 +25,16 @@ class WeightChunk:
     """Blocks of rows x channels x kernel.
 
     Attributes:
-        names: of the tensors that they are rows of.
         values: float32 weights in units of their steps.
         importances: float32 factors of their squared errors, None for 1.
+        feedbacks: float32 (d, d) for rows of d weights, None for none.
         symbols: int32, to be filled.
         most: of each block, the largest symbol that its dtype has a value for.
     """
 
-    names: list[str] = field(default_factory=list)
     values: list[np.ndarray] = field(default_factory=list)
     importances: list[np.ndarray | None] = field(default_factory=list)
+    feedbacks: list[np.ndarray | None] = field(default_factory=list)
     symbols: list[np.ndarray] = field(default_factory=list)
     most: list[int] = field(default_factory=list)
 
@@ -44,26 +44,29 @@ def fill_symbols(
     codebook: Codebooks,
     importance: Mapping[str, Tensor] | None,
     fill: Callable[[WeightChunk], Result],
+    feedback: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], list[Result]]:
     """Symbols (int32, in the weights' shapes) by name, and what ``fill``, run in threads, returned for each chunk.
 
     Raises:
-        InputError: weights that are not finite or too many steps from zero, or an importance that is negative, not
-            finite or of another shape.
+        InputError: weights that are not finite or too many steps from zero, or an importance or feedback that is
+            negative, not finite or of another shape.
     """
     books = codebook if isinstance(codebook, Mapping) else dict.fromkeys(weights, codebook)
     symbols = {name: torch.zeros(tensor.shape, dtype=torch.int32) for name, tensor in weights.items()}
     names = [name for name, tensor in weights.items() if tensor.numel()]
     factors = {name: _importance(name, weights[name], importance or {}) for name in names}
 
+    feedbacks = {name: _feedback(name, weights[name], feedback or {}) for name in names}
+
     def fill_chunk(runs: list[Run]) -> Result:
         chunk = WeightChunk()
         for run in runs:
             name, rows = names[run.tensor], slice(run.first_row, run.first_row + run.shape[0])
             factor, step, dtype = factors[name], books[name].step, weights[name].dtype
-            chunk.names.append(name)
             chunk.values.append(_in_steps(name, _block(weights[name])[rows], step))
             chunk.importances.append(None if factor is None else _block(factor)[rows].float().numpy())
+            chunk.feedbacks.append(feedbacks[name])
             chunk.symbols.append(_block(symbols[name])[rows].numpy())
             chunk.most.append(min(SYMBOL_LIMIT - 1, int(torch.finfo(dtype).max / step)))
         return fill(chunk)
@@ -99,6 +102,19 @@ def _importance(name: str, tensor: Tensor, importance: Mapping[str, Tensor]) -> 
     if not bool((torch.isfinite(given) & (given >= 0)).all()):
         raise InputError(f"importance of {name!r}: expected finite numbers of at least 0, found others")
     return given
+
+
+def _feedback(name: str, tensor: Tensor, feedback: Mapping[str, Tensor]) -> np.ndarray | None:
+    if name not in feedback:
+        return None
+    given, (_, channels, kernel) = feedback[name], block_shape(tuple(tensor.shape))
+    if given.shape != (channels * kernel, channels * kernel):
+        expected = (channels * kernel, channels * kernel)
+        raise InputError(f"feedback of {name!r}: expected shape {expected}, found {tuple(given.shape)}")
+    if not bool(torch.isfinite(given).all()):
+        raise InputError(f"feedback of {name!r}: expected finite numbers, found others")
+    shares: np.ndarray = given.detach().cpu().to(torch.float32).contiguous().numpy()
+    return shares
 
 
 def _block(tensor: Tensor) -> Tensor:

@@ -38,18 +38,20 @@ def nearest(state: State, bits: float) -> CompressedModel:
 
 def by_rate(state: State, bits: float) -> CompressedModel:
     """The same step, weights chosen for their error and their code length (`metaq.methods.rdoq`)."""
-    weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    step = UniformCodebook(step_for_bits(list(weights.values()), bits))
-    symbols, _ = rdoq.quantize(weights, step)
-    coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
-    return CompressedModel({**keep(state), **coded})
+    return _on_step(state, bits, 1.0, lambda weights, step: rdoq.quantize(weights, step)[0])
 
 
-def in_trellis(state: State, bits: float) -> CompressedModel:
-    """Dependent quantization with a finer step (`metaq.methods.trellis`), which is for the mixing coder."""
+def by_trellis(state: State, bits: float) -> CompressedModel:
+    """Dependent quantization (`metaq.methods.trellis`), on the finer step that leads to about the same error."""
+    return _on_step(state, bits, trellis.FINER, trellis.quantize)
+
+
+def _on_step(
+    state: State, bits: float, finer: float, quantize: Callable[[State, UniformCodebook], dict[str, Tensor]]
+) -> CompressedModel:
     weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    step = UniformCodebook(step_for_bits(list(weights.values()), bits) / trellis.FINER)
-    symbols = trellis.quantize(weights, step)
+    step = UniformCodebook(step_for_bits(list(weights.values()), bits) / finer)
+    symbols = quantize(weights, step)
     coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
     return CompressedModel({**keep(state), **coded})
 
@@ -68,7 +70,7 @@ def by_kmeans(state: State, bits: float) -> CompressedModel:
 QUANTIZERS: dict[str, Callable[[State, float], CompressedModel]] = {
     "nearest": nearest,
     "rate": by_rate,
-    "trellis": in_trellis,
+    "trellis": by_trellis,
     "kmeans": by_kmeans,
 }
 

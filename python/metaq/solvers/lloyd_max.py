@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metaq.solvers.kmeans1d import kmeans
+
 _MARGIN = 2.0**-8  # spacing of the levels of equal weights, relative to them: any would do
 
 
@@ -68,3 +70,28 @@ def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iteration
             break
         levels = moved
     return levels
+
+
+def best_levels(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
+    """The levels of least squared error there are; with ``zero``, `lloyd_max` from the best on either side of it.
+
+    Args:
+        weights: floating point, any shape, finite, at least one.
+        count: C, at least 1; with ``zero`` at least 2.
+        zero: the position of a level that is 0.
+
+    Returns:
+        float64 (C,), strictly increasing; `spread`'s where, or on which side, there are too few different weights.
+    """
+    start = spread(weights, count, zero)
+    if zero is None:
+        levels = kmeans(weights, count).levels
+        return levels if len(levels) == count else start
+    # On either side zero takes the place of the level that is nearest to it.
+    below = kmeans(weights.detach().clamp(max=0), zero + 1).levels[:-1]
+    above = kmeans(weights.detach().clamp(min=0), count - zero).levels[1:]
+    if len(below) == zero:
+        start[:zero] = below
+    if len(above) == count - zero - 1:
+        start[zero + 1 :] = above
+    return lloyd_max(weights, start, zero)

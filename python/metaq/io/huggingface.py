@@ -1,0 +1,127 @@
+"""Folders as Hugging Face's libraries write them: shards, an index that names them, and other files beside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metaq.errors import InputError
+from metaq.files import write_atomically
+
+SAFETENSORS, MTQ = ".safetensors", ".mtq"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A checkpoint's folder.
+
+    Attributes:
+        path: of the folder.
+        suffix: of its shards, ".safetensors" or ".mtq".
+        shards: their file names, in order.
+        index: the index's file name, or None where one shard holds all.
+        content: of the index, as parsed from JSON.
+    """
+
+    path: Path
+    suffix: str
+    shards: list[str]
+    index: str | None
+    content: dict[str, Any]
+
+    def other_files(self) -> list[Path]:
+        """All that is neither shard nor index, relative to the folder; links to folders are not followed."""
+        own = {*self.shards, self.index}
+        found = [
+            Path(folder, name).relative_to(self.path)
+            for folder, _, names in os.walk(self.path)
+            for name in sorted(names)
+        ]
+        return [path for path in found if str(path) not in own]
+
+    def check(self, names_in: Callable[[str], Iterable[str]]) -> None:
+        """Raise an InputError unless every tensor is in the shard that the index names.
+
+        Args:
+            names_in: from a shard's file name to its tensors' names. Those that the index does not name are no error.
+        """
+        places = {shard: set(names_in(shard)) for shard in self.shards}
+        for name, shard in self.content.get("weight_map", {}).items():
+            if name not in places[shard]:
+                found = next((f"it in {other}" for other, names in places.items() if name in names), "it nowhere")
+                raise InputError(f"{self.path / str(self.index)}: expected tensor {name!r} in {shard}, found {found}")
+
+    def renamed(self, shard: str, suffix: str) -> str:
+        """A shard's file name in a folder of shards of another suffix."""
+        return shard.removesuffix(self.suffix) + suffix
+
+    def finish(self, target: Path, suffix: str) -> None:
+        """Put the index and the other files beside the shards in ``target``, which are of another suffix.
+
+        Raises:
+            InputError: a file cannot be read or written, or has the name of a shard.
+        """
+        for path in self.other_files():
+            place = target / path
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.path / path, place)
+            except OSError as error:
+                raise InputError(f"{place}: expected to copy {self.path / path}, found {error.strerror}") from None
+        if self.index is not None:
+            places = {name: self.renamed(shard, suffix) for name, shard in self.content["weight_map"].items()}
+            text = json.dumps({**self.content, "weight_map": places}, indent=2, ensure_ascii=False) + "\n"
+            write_atomically(target / self._index_name(suffix), text.encode())
+
+    def _index_name(self, suffix: str) -> str:
+        assert self.index is not None
+        return self.index.removesuffix(f"{self.suffix}.index.json") + f"{suffix}.index.json"
+
+    def check_names(self, suffix: str) -> None:
+        """Raise an InputError if another file has the name that a shard or the index will have."""
+        taken = {str(path) for path in self.other_files()}
+        index = [] if self.index is None else [self._index_name(suffix)]
+        for name in (*(self.renamed(shard, suffix) for shard in self.shards), *index):
+            if name in taken:
+                raise InputError(f"{self.path}: expected no file called {name!r}, whose name is needed, found one")
+
+
+def read_folder(path: Path, suffix: str) -> Folder:
+    """A folder's shards of this suffix: those that ``*SUFFIX.index.json`` names, or the only file of the suffix.
+
+    Raises:
+        InputError: there are none or several, or the index is malformed or names a missing shard.
+    """
+    indices = sorted(path.glob(f"*{suffix}.index.json"))
+    singles = sorted(entry.name for entry in path.glob(f"*{suffix}") if entry.is_file())
+    if len(indices) > 1 or (not indices and len(singles) != 1):
+        found = [entry.name for entry in indices] or singles
+        expected = f"one file {'*' + suffix + '.index.json'!r} or else one {'*' + suffix!r}"
+        raise InputError(f"{path}: expected {expected}, found {', '.join(found) or 'none'}")
+    if not indices:
+        return Folder(path, suffix, singles, None, {})
+    content = _read_index(indices[0])
+    shards = list(dict.fromkeys(content["weight_map"].values()))
+    for shard in sorted(shards):
+        if not shard.endswith(suffix) or Path(shard).name != shard or "\\" in shard:
+            raise InputError(f"{indices[0]}: expected shards '*{suffix}' beside it, found {shard!r}")
+        if not (path / shard).is_file():
+            raise InputError(f"{indices[0]}: expected the shard {shard} beside it, found no such file")
+    return Folder(path, suffix, sorted(shards), indices[0].name, content)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, found otherwise ({error})") from None
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
+        raise InputError(f"{path}: expected an object with a shard's name for each tensor in 'weight_map', found none")
+    result: dict[str, Any] = content
+    return result

@@ -1,0 +1,121 @@
+"""Standard input and output in place of files."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+
+from metaq import api
+from metaq.container import encode
+from metaq.errors import FormatError, InputError
+from metaq.io import standard
+from metaq.lossless import compress_losslessly
+from metaq.transfer import STANDARD, compress_path, decompress_path
+from metaq.treatment import Dials
+
+STATE = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2])}
+LOSSLESS = Dials(lossless=True)
+
+
+class Standard:
+    """What stands in for a standard stream."""
+
+    def __init__(self, data=b""):
+        self.buffer = io.BytesIO(data)
+
+    def isatty(self):
+        return False
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """From input to output of some work."""
+
+    def run(work, data):
+        monkeypatch.setattr(standard.sys, "stdin", Standard(data))
+        monkeypatch.setattr(standard.sys, "stdout", Standard())
+        work()
+        return standard.sys.stdout.buffer.getvalue()
+
+    return run
+
+
+def as_torch(is_new):
+    buffer = io.BytesIO()
+    torch.save(STATE, buffer, _use_new_zipfile_serialization=is_new)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [safetensors.torch.save(STATE, {"k": "v"}), as_torch(True), as_torch(False)],
+    ids=["safetensors", "pt", "old"],
+)
+def test_there_and_back(streams, data):
+    small = streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), data)
+    back = safetensors.torch.load(streams(lambda: decompress_path(STANDARD, STANDARD), small))
+    assert all(torch.equal(back[name], tensor) for name, tensor in STATE.items())
+
+
+def test_onnx(streams):
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.numpy_helper.from_array(STATE["w"].numpy(), "w")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["w"], ["y"])], "main", [], [], [weights])
+    model = onnx.helper.make_model(graph)
+    small = streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), model.SerializeToString())
+    assert onnx.load_from_string(streams(lambda: decompress_path(STANDARD, STANDARD), small)) == model
+
+
+def test_one_of_them(streams, tmp_path):
+    data = safetensors.torch.save(STATE)
+    (tmp_path / "x.safetensors").write_bytes(data)
+    small = streams(lambda: compress_path(tmp_path / "x.safetensors", STANDARD, LOSSLESS), b"")
+    assert small == encode(compress_losslessly({"b": STATE["b"], "w": STATE["w"]}))
+    assert streams(lambda: compress_path(STANDARD, tmp_path / "x.mtq", LOSSLESS), data) == b""
+    assert (tmp_path / "x.mtq").read_bytes() == small
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"garbage" * 9, b"\xff" * 8 + b"{"])
+def test_unknown_formats(streams, data):
+    with pytest.raises(
+        InputError, match=r"standard input: expected a .safetensors, torch, .onnx or .mtq file, found b"
+    ):
+        streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), data)
+
+
+def test_errors_name_standard_input(streams):
+    data = safetensors.torch.save(STATE)
+    with pytest.raises(InputError, match=r"^standard input: expected a .safetensors file"):
+        streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), data[:-1])
+    with pytest.raises(FormatError, match=r"^standard input: expected"):
+        streams(lambda: decompress_path(STANDARD, STANDARD), encode(compress_losslessly(STATE))[:-1])
+
+
+def test_a_terminal_is_spared(monkeypatch, tmp_path):
+    safetensors.torch.save_file(STATE, tmp_path / "x.safetensors")
+    monkeypatch.setattr(standard.sys.stdout, "isatty", lambda: True, raising=False)
+    with pytest.raises(InputError, match="standard output: expected a file or a pipe, found a terminal"):
+        compress_path(tmp_path / "x.safetensors", STANDARD, LOSSLESS)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+def test_processes_of_their_own(tmp_path):
+    """A pipe of both commands, and a full disk behind standard output."""
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file(STATE, path)
+    metaq = f"{sys.executable} -m metaq"
+    pipe = (
+        f"{metaq} compress - -o - --lossless < {path} | tee {tmp_path}/x.mtq | {metaq} decompress - -o {tmp_path}/y.pt"
+    )
+    finished = subprocess.run(pipe, shell=True, capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+    assert torch.equal(api.load_file(tmp_path / "x.mtq")["w"], STATE["w"])
+    assert torch.equal(torch.load(tmp_path / "y.pt")["w"], STATE["w"])
+    full = subprocess.run(f"{metaq} compress {path} -o - > /dev/full", shell=True, capture_output=True, text=True)
+    assert full.returncode == 2
+    assert full.stderr.count("\n") == 1
+    assert "No space left on device" in full.stderr
