@@ -120,11 +120,12 @@ inline double quantize(std::span<const Weights> blocks, double rate_weight) {
     for (const Weights& weights : blocks) {
         const Block& block = weights.nearest;
         if (block.size() == 0) continue;
-        const mixing::BlockHeader header = mixing::make_header({block.symbols, block.rows, block.channels, block.kernel});
+        mixing::BlockHeader header = mixing::make_header({block.symbols, block.rows, block.channels, block.kernel});
+        header.machine = 0;
         const std::size_t row_size = block.channels * block.kernel;
         Chooser chooser{weights.values, weights.importance, weights.feedback, row_size, rate_weight, header.centre};
         mixing::code_header(state->model, chooser, header);
-        if (!header.constant) mixing::code_block(*state, chooser, block, header);
+        if (!header.constant) mixing::code_symbols(*state, chooser, block, header.centre, mixing::FreeSymbols{});
         bits += chooser.bits;
     }
     return bits;

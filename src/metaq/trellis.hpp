@@ -38,7 +38,13 @@ struct Row {
 
 class Viterbi {
 public:
-    Viterbi(const dependent::Machine& machine, float rate_weight) : machine_(machine), rate_weight_(rate_weight) {}
+    Viterbi(const dependent::Machine& machine, float rate_weight) : machine_(machine), rate_weight_(rate_weight) {
+        std::array<std::size_t, dependent::kMostStates> known{};
+        for (std::size_t way = 0; way < 2 * machine.states; ++way) {
+            const std::size_t reached = machine.next[way / 2][way % 2];
+            ways_[reached][known[reached]++] = static_cast<std::uint8_t>(way);
+        }
+    }
 
     // Fills the symbols of a row, and counts their indices for the next tables.
     void run(const Row& row, const Rates& rates, Rates& counted) {
@@ -84,9 +90,10 @@ private:
                 const float miss = size - static_cast<float>(symbol);
                 const float sum = importance * miss * miss + rate_weight_ * rates.bits(quantizer, row.bins[i], index);
                 float& least = cost[quantizer][index & 1];
-                if (symbol > row.most || sum >= least) return;
-                least = sum;
-                step.index[quantizer][index & 1] = index;
+                std::int32_t& best = step.index[quantizer][index & 1];
+                const bool is_cheaper = (sum < least) & (symbol <= row.most);
+                best = is_cheaper ? index : best;
+                least = is_cheaper ? sum : least;
             };
             const std::int32_t below = (static_cast<std::int32_t>(size) + static_cast<std::int32_t>(quantizer)) / 2;
             offer(below);
@@ -102,22 +109,25 @@ private:
                                                       Step& step) const {
         std::array<float, dependent::kMostStates> next;
         next.fill(kNever);
+        float least = kNever;
         for (std::size_t state = 0; state < machine_.states; ++state) {
-            for (std::size_t parity = 0; parity < 2; ++parity) {
-                const std::size_t reached = machine_.next[state][parity];
-                const float sum = cost[state] + cheapest[dependent::quantizer_of(state)][parity];
-                if (sum >= next[reached]) continue;
-                next[reached] = sum;
-                step.from[reached] = static_cast<std::uint8_t>(2 * state + parity);
+            std::array<float, 2> sum;
+            for (std::size_t way = 0; way < 2; ++way) {
+                const std::size_t from = ways_[state][way] / 2, parity = ways_[state][way] % 2;
+                sum[way] = cost[from] + cheapest[dependent::quantizer_of(from)][parity];
             }
+            const bool second = sum[1] < sum[0];  // a branch would often be guessed wrong
+            next[state] = second ? sum[1] : sum[0];
+            step.from[state] = second ? ways_[state][1] : ways_[state][0];
+            least = std::min(least, next[state]);
         }
-        const float least = *std::min_element(next.begin(), next.end());
         for (float& sum : next) sum = std::min(sum - least, kNever);
         return next;
     }
 
     const dependent::Machine& machine_;
     float rate_weight_;
+    std::array<std::array<std::uint8_t, 2>, dependent::kMostStates> ways_;  // to each state, as in Step::from
     std::vector<Step> steps_;
 };
 

@@ -9,7 +9,7 @@ from metaq import coding
 from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
-from metaq.methods import rdoq
+from metaq.methods import rdoq, trellis
 
 UNIT = UniformCodebook(1.0)
 
@@ -74,6 +74,12 @@ def test_symbols_that_are_mostly_not_zero():
     symbols, bits = rdoq.quantize({"w": weights}, UNIT, 0.1)
     assert abs(8 * len(coding.by_name("mixing").encode([symbols["w"].numpy()[:, :, None]])) - bits) < 0.001 * bits + 16
     assert float((symbols["w"] - weights).abs().max()) < 3
+
+
+def test_symbols_of_a_trellis_are_taken_as_they_are():
+    symbols = trellis.quantize({"w": laplacian(40, 40, scale=4.0)}, UNIT)
+    found, _ = rdoq.quantize({"w": symbols["w"].float()}, UNIT, 0)
+    assert torch.equal(found["w"], symbols["w"])
 
 
 def test_huge_weights():
