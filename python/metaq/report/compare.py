@@ -14,7 +14,7 @@ from metaq.errors import InputError
 from metaq.files import map_bytes
 from metaq.io import read_state
 from metaq.reader import Reader
-from metaq.report.tables import tensor_rows
+from metaq.report.tables import shared_sizes
 from metaq.training.evaluation import evaluate_weights
 from metaq.training.recipe import load_recipe
 
@@ -45,7 +45,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if path.suffix == ".mtq":
         reader = Reader(map_bytes(path), str(path))
-        sizes = {row["tensor"]: row["bytes"] for row in tensor_rows(reader)}
+        names = [entry.name for entry in reader.header.tensors]
+        sizes = dict(zip(names, shared_sizes(reader), strict=True))
         return Checkpoint(path, reader.load(), sizes, len(reader.data))
     tensors, _ = read_state(path)
     return Checkpoint(path, tensors, {name: tensor.nbytes for name, tensor in tensors.items()}, path.stat().st_size)

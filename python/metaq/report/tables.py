@@ -31,7 +31,7 @@ def tensor_rows(reader: Reader) -> list[Row]:
     The tensors of a chunk are one stream of bytes; its size is shared out by their zero-order entropies.
     """
     model = reader.model()
-    sizes = _shared_sizes(reader)
+    sizes = shared_sizes(reader)
     rows: list[Row] = []
     for index, (entry, tensor) in enumerate(zip(reader.header.tensors, model.tensors.values(), strict=True)):
         row: Row = {"tensor": entry.name, "dtype": str(entry.dtype).removeprefix("torch."), "shape": list(entry.shape)}
@@ -54,7 +54,8 @@ def entropy_entries(model: CompressedModel) -> dict[str, float]:
     return {f"entropy_order_{order}_bits_per_weight": entropy_of_order(model, order) for order in _ORDERS}
 
 
-def _shared_sizes(reader: Reader) -> list[float]:
+def shared_sizes(reader: Reader) -> list[float]:
+    """Bytes of each tensor; those of a chunk's stream are shared out by zero-order entropy."""
     sizes = [0.0] * len(reader.header.tensors)
     for index, (chunk, runs) in enumerate(zip(reader.header.chunks, reader.chunk_runs(), strict=True)):
         blocks = reader.decode_chunk(index, [run.shape for run in runs])
