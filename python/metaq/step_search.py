@@ -15,6 +15,7 @@ NEAR = 0.01  # what may be missing of a target
 _MOST_TRIED = 60
 _STRAY = 2e-3  # octaves between steps tried around such, where sizes of small files leap up and down
 _HALVINGS = 18
+_FEW = 4
 _NARROW = 1e-4  # octaves between steps too near each other to tell apart
 
 
@@ -84,6 +85,7 @@ def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepPro
     fits = exceeds = factor = None
     highest = -1.0  # of the values below the target
     place = problem.place()
+    widths: list[float] = []  # of the ranges between what fits and what exceeds
     for tried in range(_MOST_TRIED):
         value, model = try_step(2.0**place)
         if highest < value <= target:
@@ -100,19 +102,26 @@ def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepPro
         guessed = problem.guess(2.0**place)
         if value > 0 and guessed > 0:
             factor = _Factor(place, value / guessed, factor)
-        place = _next_place(problem.place(factor), fits, exceeds, (safe_end, far_end), tried)
+        if fits is not None and exceeds is not None:
+            widths.append(abs(exceeds - fits))
+        place = _next_place(problem.place(factor), fits, exceeds, (safe_end, far_end), tried, _is_slow(widths))
     return best
 
 
+def _is_slow(widths: list[float]) -> bool:
+    """Whether the range was not halved by two steps; after a few by the last."""
+    return len(widths) > 2 and widths[-1] > widths[-2 if len(widths) > _FEW else -3] / 2
+
+
 def _next_place(
-    wanted: float, fits: float | None, exceeds: float | None, ends: tuple[float, float], tried: int
+    wanted: float, fits: float | None, exceeds: float | None, ends: tuple[float, float], tried: int, is_slow: bool
 ) -> float:
     """``wanted`` if it is well within what is known to fit and to exceed, otherwise a place there.
 
-    Every third time it halves, for values that are far from the guess.
+    Where guesses narrow it too slowly, the middle.
     """
     if fits is not None and exceeds is not None:
-        share = (wanted - fits) / (exceeds - fits) if tried % 3 != 2 else 0.5
+        share = 0.5 if is_slow else (wanted - fits) / (exceeds - fits)
         return fits + (exceeds - fits) * min(max(share, 0.02), 0.98)
     known, end = (fits, ends[1]) if fits is not None else (exceeds, ends[0])
     assert known is not None
