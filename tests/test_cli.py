@@ -128,6 +128,20 @@ def test_order_and_ties_survive_from_and_to_torch(succeeds, tmp_path):
     assert back["tied"].data_ptr() == back["z.weight"].data_ptr()
 
 
+def test_folders(succeeds, fails, tmp_path, checkpoint):
+    (tmp_path / "model").mkdir()
+    checkpoint.rename(tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    shown = json.loads(succeeds("compress", tmp_path / "model", "-o", tmp_path / "small", "--lossless", "--json"))
+    assert shown["folder"] == str(tmp_path / "small")
+    assert (shown["shards"], shown["tensors"], shown["bytes_before"]) == (1, 4, 4888)
+    succeeds("decompress", tmp_path / "small", "-o", tmp_path / "back")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+    assert "found one with files in it" in fails("compress", tmp_path / "model", "-o", tmp_path / "back")
+    assert "found standard output" in fails("compress", tmp_path / "model", "-o", "-")
+
+
 def test_metadata_survives(succeeds, tmp_path, checkpoint):
     succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "--bits", "3")
     succeeds("decompress", tmp_path / "x.mtq", "-o", tmp_path / "y.safetensors")
@@ -368,6 +382,28 @@ def test_ctrl_c_in_the_demo(tmp_path):
     assert errors.count("\n") == 1
     assert f"metaq train lenet5-digits --folder {folder} --resume" in errors
     assert set(names_in(folder)) <= {"config.json", "metrics.jsonl", "checkpoint.pt"}
+
+
+def test_ctrl_c_in_a_folder(tmp_path):
+    """What is finished stays, and --resume goes on to the same files."""
+    folder, out, generator = tmp_path / "model", tmp_path / "out", torch.Generator().manual_seed(0)
+    folder.mkdir()
+    shards = {f"{shard}.weight": f"{shard}.safetensors" for shard in range(16)}
+    for name, shard in shards.items():
+        safetensors.torch.save_file({name: torch.randn(200, 400, generator=generator)}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    arguments = ["compress", folder, "-o", out, "--bits", "3"]
+    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "metaq-state.json")
+    assert (code, output) == (130, ""), errors
+    assert errors == "metaq: stopped; what is finished is kept: the same command with --resume goes on from there\n"
+    assert names_in(tmp_path) == ["model", "out.partial"]
+    done = len(list((tmp_path / "out.partial").glob("*.mtq")))
+    assert 0 < done < 16
+    resumed = start(*arguments, "--resume", "--json")
+    output, errors = resumed.communicate(timeout=120)
+    assert (resumed.returncode, errors) == (0, "")
+    assert json.loads(output)["shards"] == 16
+    assert names_in(tmp_path) == ["model", "out"]
 
 
 def test_a_process_of_its_own(file):

@@ -76,7 +76,7 @@ def decompress_path(source: Path, output: Path, resumes: bool = False, progress:
         with writable(output, ".onnx" if is_onnx else SAFETENSORS) as target:
             if target.suffix == SAFETENSORS:
                 progress.begin("decompressing", decoded_bytes(path))
-                decode_to_safetensors(path, target, sum(thread_counts(1)) - 1, progress)
+                decode_to_safetensors(path, target, thread_counts(1)[1], progress)
                 return
             progress.begin(f"decompressing {path.name}")
             write_state(target, reader.load(), reader.header.metadata)

@@ -31,10 +31,11 @@ def readable(source: Path) -> Iterator[Path]:
         try:
             with open(path, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-            path = path.rename(path.with_suffix(_suffix(path)))
-            yield path
         except OSError as error:
             raise InputError(f"standard input: expected room in {folder} for it, found {error.strerror}") from None
+        try:
+            path = path.rename(path.with_suffix(_suffix(path)))
+            yield path
         except (InputError, FormatError) as error:
             raise type(error)(str(error).replace(str(path), "standard input")) from None
 
@@ -62,7 +63,7 @@ def writable(output: Path, suffix: str) -> Iterator[Path]:
         suffix: of the temporary file.
 
     Raises:
-        InputError: standard output is a terminal.
+        InputError: standard output is a terminal, or there is no room behind it.
     """
     if output != STANDARD:
         yield output
@@ -72,6 +73,11 @@ def writable(output: Path, suffix: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="metaq-") as folder:
         path = Path(folder, f"output{suffix}")
         yield path
-        with open(path, "rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            with open(path, "rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # nobody reads on, which is no failure of ours
+            raise
+        except OSError as error:
+            raise InputError(f"standard output: expected room for all of it, found {error.strerror}") from None

@@ -18,6 +18,7 @@ from metaq.header import block_shape
 
 Result = TypeVar("Result")
 Codebooks = UniformCodebook | Mapping[str, UniformCodebook]
+_PIECE = 1 << 18  # weights taken as float64 at a time, so that temporary tensors stay small
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,18 @@ def check_rate_weight(rate_weight: float) -> None:
 
 
 def _in_steps(name: str, rows: Tensor, step: float) -> np.ndarray:
-    values = rows.double() / step
-    highest = float(values.abs().max())
-    if not np.isfinite(highest):
-        raise InputError(f"tensor {name!r}: weights: expected finite values, found NaN or infinity")
-    if highest >= SYMBOL_LIMIT - 1:
-        found = f"more; use a larger step than {step:g}"
-        raise InputError(f"tensor {name!r}: weights: expected less than 2^30 steps from zero, found {found}")
-    in_steps: np.ndarray = values.float().numpy()
-    return in_steps
+    in_steps = torch.empty(rows.shape, dtype=torch.float32)
+    for first in range(0, rows.numel(), _PIECE):
+        values = rows.reshape(-1)[first : first + _PIECE].double() / step
+        highest = float(values.abs().max())
+        if not np.isfinite(highest):
+            raise InputError(f"tensor {name!r}: weights: expected finite values, found NaN or infinity")
+        if highest >= SYMBOL_LIMIT - 1:
+            found = f"more; use a larger step than {step:g}"
+            raise InputError(f"tensor {name!r}: weights: expected less than 2^30 steps from zero, found {found}")
+        in_steps.view(-1)[first : first + _PIECE] = values
+    result: np.ndarray = in_steps.numpy()
+    return result
 
 
 def _importance(name: str, tensor: Tensor, importance: Mapping[str, Tensor]) -> Tensor | None:
