@@ -92,9 +92,9 @@ inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_cou
     return alphabet;
 }
 
-// As many lanes as cost at most 1/512 of about so many bytes.
+// As many lanes as cost at most 1/128 of about so many bytes: with few, decoding waits for each symbol.
 inline unsigned choose_lane_width(std::uint64_t size_bytes) {
-    const std::uint64_t lanes = std::clamp<std::uint64_t>(size_bytes / 512 / sizeof(std::uint32_t), 1, kLaneLimit);
+    const std::uint64_t lanes = std::clamp<std::uint64_t>(size_bytes / 128 / sizeof(std::uint32_t), 1, kLaneLimit);
     return static_cast<unsigned>(std::bit_width(lanes)) - 1;
 }
 
