@@ -78,6 +78,16 @@ def test_pruning_waits_for_the_plateau_and_is_for_good():
     assert (model.weight == 0).tolist() == [[True, False, True, False]]
 
 
+def test_nothing_shrinks_in_the_last_phase():
+    model = nn.Linear(2, 2)
+    model.weight.data.fill_(1.0)
+    compressor = metaq.Compressor(model, metaq.LOBSTER(strength=0.25))
+    compressor.begin_last_phase()
+    compressor.regularize()
+    model(torch.zeros(1, 2))
+    assert torch.equal(model.weight.detach(), torch.ones(2, 2))
+
+
 def test_nothing_more_is_pruned_in_the_last_phase():
     model = nn.Linear(4, 1)
     compressor = metaq.Compressor(model, metaq.LOBSTER(plateau_epochs=1, tolerated_worsening=100.0))

@@ -90,11 +90,12 @@ class BoundLOBSTER(TrainedInFloat):
     def on_gradients(self) -> None:
         """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
         self.on_forward(True)
+        strength = 0.0 if self.is_last_phase else self.config.strength
         # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
         self.factors = [gradient_of(tensor).abs() for tensor in self.parameters.values()]
         torch._foreach_clamp_max_(self.factors, 1.0)
-        torch._foreach_mul_(self.factors, self.config.strength)
-        torch._foreach_add_(self.factors, 1.0 - self.config.strength)
+        torch._foreach_mul_(self.factors, strength)
+        torch._foreach_add_(self.factors, 1.0 - strength)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """Prune if the validation loss has not improved for long enough, but no more in the last phase."""
@@ -109,7 +110,7 @@ class BoundLOBSTER(TrainedInFloat):
             self.epochs_since_best = 0
 
     def on_last_phase(self) -> None:
-        """What is pruned stays so, and nothing more goes: the rest is to recover."""
+        """What is pruned stays so, nothing more goes and nothing shrinks: the rest is to recover."""
         self.is_last_phase = True
 
     @torch.no_grad()
