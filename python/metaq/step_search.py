@@ -109,8 +109,8 @@ def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepPro
 
 
 def _is_slow(widths: list[float]) -> bool:
-    """Whether the range was not halved by two steps; after a few by the last."""
-    return len(widths) > 2 and widths[-1] > widths[-2 if len(widths) > _FEW else -3] / 2
+    """Whether two steps did not halve the range, or more than a few did not end the search."""
+    return len(widths) > _FEW or (len(widths) > 2 and widths[-1] > widths[-3] / 2)
 
 
 def _next_place(

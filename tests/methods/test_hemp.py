@@ -137,8 +137,10 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
     decoded = compressed.decompress()
     for (name, tensor), table in zip(model.state_dict().items(), compressor.bound.levels, strict=True):
         assert torch.equal(tensor, decoded[name])
-        assert torch.isin(tensor, table).all()
-        assert torch.equal(compressed.tensors[name].symbols, torch.searchsorted(table, tensor) - 2)
+        is_fitted = quantizer in (Quantizer.LLOYD_MAX, Quantizer.KMEANS)
+        written = hemp.shortened(table) if is_fitted else table
+        assert torch.isin(tensor, written).all()
+        assert torch.equal(compressed.tensors[name].symbols, torch.searchsorted(written, tensor) - 2)
 
 
 @pytest.mark.parametrize("gradient", Gradient)

@@ -12,7 +12,6 @@ from metaq.training.recipe import recipe_from
 
 METHODS = {
     "hemp": {"method": {"name": "hemp", "levels": 5, "strength": 0.3, "last_error_strength": 2.0}},
-    "hemp, nine levels": {"method": {"name": "hemp", "levels": 9, "strength": 0.1, "last_error_strength": 20.0}},
     "lobster": {"method": {"name": "lobster", "plateau_epochs": 1, "strength": 1e-3}},
     "hemp-lobster": {
         "method": {"name": "hemp", "levels": 5, "strength": 0.3, "zero_level": True, "last_error_strength": 2.0},
@@ -81,8 +80,8 @@ def test_a_run_makes_the_file_small_and_resumes_to_the_same_bytes(name, tmp_path
 )
 def test_higher_orders_see_more_on_real_weights(tmp_path):
     """Ĥ_n / n does not rise with n, and LeNet-5 on MNIST keeps its accuracy at a fraction of its entropy."""
-    result = run.Run(recipe("hemp, nine levels", data="mnist", epochs=(1, 3)), tmp_path, False, lambda *_: None).train()
+    result = run.Run(recipe("hemp", data="mnist", epochs=(1, 3)), tmp_path, False, lambda *_: None).train()
     last = lines(tmp_path)[-1]
     assert last["entropy_4"] <= last["entropy_2"] <= last["entropy_1"]
-    assert last["entropy_2"] < 2.5
-    assert result["test_after"]["accuracy"] > 0.975
+    assert last["entropy_2"] < 1.5
+    assert result["test_after"]["accuracy"] > 0.96

@@ -143,7 +143,8 @@ class BoundHEMP(TrainedInFloat):
             self.undo_forward()
         elif self.shown.own is None:
             columns = zip(self.parameters.items(), self.levels, strict=True)
-            self.shown.show({name: nearest_level(tensor.detach(), levels) for (name, tensor), levels in columns})
+            show = {name: nearest_level(tensor.detach(), self._written(levels)) for (name, tensor), levels in columns}
+            self.shown.show(show)
 
     def on_gradients(self) -> None:
         """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is time."""
@@ -167,7 +168,7 @@ class BoundHEMP(TrainedInFloat):
         if self.has_step:
             step = UniformCodebook(-float(levels[origin - 1]))
             return step, nearest(weights.cpu(), step).clamp_(-origin, len(levels) - 1 - origin)
-        table = TableCodebook(tuple(levels.tolist()), origin)
+        table = TableCodebook(tuple(self._written(levels).tolist()), origin)
         return trimmed(table, nearest(weights.cpu(), table))
 
     def measures(self) -> dict[str, float]:
@@ -195,6 +196,11 @@ class BoundHEMP(TrainedInFloat):
             self.levels = [self._fitted(tensor, levels) for tensor, levels in columns]
             self.layers = self._layers()
 
+    def _written(self, levels: Tensor) -> Tensor:
+        """The levels as the file has them: fitted ones are shortened, equally spaced ones stay so."""
+        is_fitted = self.config.quantizer in (Quantizer.LLOYD_MAX, Quantizer.KMEANS)
+        return shortened(levels) if is_fitted else levels
+
     def _layers(self) -> Layers:
         return Layers(list(self.parameters.values()), self.levels, self.config.order)
 
@@ -204,10 +210,10 @@ class BoundHEMP(TrainedInFloat):
         if self.has_step:
             return multiples(tensor, count)
         if quantizer is Quantizer.KMEANS:
-            return shortened(best_levels(tensor, count, self.zero))
+            return best_levels(tensor, count, self.zero).to(torch.float32)
         start = spread(tensor, count, self.zero)
         if quantizer is Quantizer.LLOYD_MAX:
-            return shortened(lloyd_max(tensor, start if last is None else last.to(start), self.zero))
+            start = lloyd_max(tensor, start if last is None else last.to(start), self.zero)
         return start.to(torch.float32)
 
 
