@@ -18,6 +18,7 @@
 #include <tuple>
 #include <vector>
 
+#include "metaq/adaptive.hpp"
 #include "metaq/hemp.hpp"
 #include "metaq/huffman.hpp"
 #include "metaq/kmeans1d.hpp"
@@ -414,6 +415,7 @@ NB_MODULE(_native, module) {
     module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
+    bind_coder<metaq::adaptive::encode, metaq::adaptive::decode>(module, "adaptive_encode", "adaptive_decode");
     // Without conversion: it would fill copies.
     module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
                nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
