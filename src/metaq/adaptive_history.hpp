@@ -173,7 +173,10 @@ public:
     // The expectations of the group's i-th symbol.
     Expected expect(std::size_t i) {
         const int level = plus(base_, columns_[first_ + i]);
-        if (kernel_ == 1) return {std::clamp(level, 0, kLevels - 1), shift_, means_[first_ + i] >> (8 + shift_)};
+        if (kernel_ == 1) {
+            const auto mean = static_cast<std::int32_t>(means_[first_ + i] >> (8 + shift_));
+            return {std::clamp(level, 0, kLevels - 1), shift_, mean};
+        }
         return {std::clamp(plus(level, positions_[position_ + i]), 0, kLevels - 1), shift_, predictor_.predict(i, position_ + i)};
     }
 
@@ -182,8 +185,8 @@ public:
         const auto known = static_cast<std::int16_t>(std::clamp<std::int64_t>(value >> shift_, -kValueLimit, kValueLimit));
         const std::int32_t miss = known * 256 - expected.value;
         if (kernel_ == 1) {
-            std::int32_t& mean = means_[first_ + i];
-            mean += static_cast<std::int32_t>(((std::int64_t{known} << (16 + shift_)) - mean) * mean_rate_ >> 16);
+            std::int64_t& mean = means_[first_ + i];
+            mean += (std::int64_t{known} * (std::int64_t{65536} << shift_) - mean) * mean_rate_ >> 16;
         } else {
             predictor_.note(i, known, miss);
         }
@@ -250,7 +253,7 @@ private:
     int all_ = kLevelOne, row_ = 0;
     std::vector<int> columns_, channel_levels_, positions_;
     std::vector<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
-    std::vector<std::int32_t> means_;  // of a matrix's columns, in units of 2^-16
+    std::vector<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
     KernelPredictor predictor_;
 
     std::size_t row_number_ = 0, row_seen_ = 0, all_seen_ = 0;
