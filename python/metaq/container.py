@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from metaq import _native, coding, planes
-from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads, runs
+from metaq.chunks import Run, cut_for, in_threads, runs
 from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.errors import InputError
 from metaq.header import (
@@ -50,7 +50,7 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
     def encode_runs(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
         return encode_chunk(chunk, [_rows(symbols(run), run) for run in chunk], coder)
 
-    encoded = in_threads(encode_runs, list(cut(runs(entries), CHUNK_SYMBOLS)))
+    encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
     out = bytearray(encode_header(Header(model.metadata, entries, [entry for entry, _ in encoded])))
     for _, payload in encoded:
         out += sealed(payload)
