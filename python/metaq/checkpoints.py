@@ -263,12 +263,16 @@ def _count(weights: Mapping[str, Tensor]) -> int:
 
 
 def _error(weights: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -> float:
-    error = weight = 0.0
+    error = energy = 0.0
     for name, entry in coded.items():
-        exact = weights[name].double()
-        error += float((exact - entry.decompress().double()).square().sum())
-        weight += float(exact.square().sum())
-    return error / weight if weight else 0.0
+        exact = weights[name].to(torch.promote_types(entry.dtype, torch.float32))
+        error += _energy(exact - entry.decompress().to(exact.dtype))
+        energy += _energy(exact)
+    return error / energy if energy else 0.0
+
+
+def _energy(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def _uniform(codebook: object) -> UniformCodebook:
