@@ -89,7 +89,7 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def fits_limits(shape: tuple[int, ...]) -> bool:
     """Whether a file may hold a tensor of this shape."""
     # Every dimension counts as at least one, so that no huge dimension hides behind a zero.
-    return len(shape) <= MAX_DIMENSIONS and math.prod(max(length, 1) for length in shape) < MAX_ELEMENTS
+    return len(shape) <= MAX_DIMENSIONS and math.prod([length or 1 for length in shape]) < MAX_ELEMENTS
 
 
 def fits_dtype(codebook: Codebook, dtype: torch.dtype) -> bool:
