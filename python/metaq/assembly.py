@@ -15,7 +15,7 @@ from metaq.chunks import Run, batched, in_threads
 from metaq.codebook import TableCodebook, UniformCodebook
 from metaq.coding import Rans, Stored
 from metaq.coding.rans import ValueCodebook
-from metaq.errors import FormatError
+from metaq.errors import FormatError, InputError
 from metaq.header import TensorEntry
 
 if TYPE_CHECKING:
@@ -53,32 +53,51 @@ class Assembly:
         self.entries = reader.header.tensors
         self.wanted = wanted
         self.as_symbols = as_symbols
-        self.size_bytes = 0
         self.parts: dict[int, Tensor] = {}
+        self.filled: dict[int, np.ndarray] = {}  # the memory of those parts that rANS fills
         self.planes: dict[int, list[planes.Segments]] = {}
-        self.octets: dict[int, np.ndarray] = {}  # where those of coded planes go, but for small tensors
+        self.octets: dict[int, np.ndarray] = {}  # where those of coded planes go, and all those of small tensors
         self.small: dict[torch.dtype, list[int]] = {}
+        self.joint: list[tuple[list[int], torch.dtype, np.ndarray]] = []  # the octets of some small tensors
+        self.size_bytes = 0
         for index, elements in wanted.items():
             entry, size = self.entries[index], len(elements)
             dtype = torch.int32 if as_symbols and entry.codebook is not None else entry.dtype
             self.size_bytes += size * dtype.itemsize
+            if entry.codebook is None and 0 < size <= SMALL_ELEMENTS and size == entry.size:
+                self.small.setdefault(dtype, []).append(index)
+                continue
+            array, self.parts[index] = self._allocated(size, dtype)
             if entry.codebook is None:
                 self.planes[index] = [[] for _ in range(dtype.itemsize)]
-                if 0 < size <= SMALL_ELEMENTS and size == entry.size:
-                    self.small.setdefault(dtype, []).append(index)
-                    continue
                 self.octets[index] = np.empty((dtype.itemsize, size), np.int8)
-            self.parts[index] = self._allocated(size, dtype)
+            elif not as_symbols and dtype in _FILLED:
+                self.filled[index] = array
+        self._lay_out_small()
 
-    def _allocated(self, size: int, dtype: torch.dtype) -> Tensor:
-        size_bytes = size * dtype.itemsize
+    def _lay_out_small(self) -> None:
+        """The planes of small tensors of a dtype one behind the other, so that they can be joined at once."""
+        for dtype, small in self.small.items():
+            sizes = [len(self.wanted[index]) for index in small]
+            for batch in batched(list(zip(small, sizes, strict=True)), sizes, TASK_SYMBOLS):
+                octets = np.empty((dtype.itemsize, sum(size for _, size in batch)), np.int8)
+                self.joint.append(([index for index, _ in batch], dtype, octets))
+                first = 0
+                for index, size in batch:
+                    self.octets[index] = octets[:, first : first + size]
+                    first += size
+
+    def _allocated(self, size: int, dtype: torch.dtype) -> tuple[np.ndarray, Tensor]:
+        """Memory as an array, of which rANS knows the dtype if it can fill it, and as a tensor."""
         try:
             # NumPy asks for huge pages, without which the first touch of memory takes longer than decoding.
-            return torch.from_numpy(np.empty(size, f"i{dtype.itemsize}")).view(dtype)
+            array = np.empty(size, _FILLED.get(dtype) or f"i{dtype.itemsize}")
         except MemoryError:
+            size_bytes = size * dtype.itemsize
             raise MemoryError(
                 f"{self.reader.name}: expected memory for a tensor of {size_bytes} bytes, found less"
             ) from None
+        return array, torch.from_numpy(array).view(dtype)
 
     def run(self) -> dict[int, Tensor]:
         """The tensors, filled.
@@ -96,15 +115,14 @@ class Assembly:
         for of_tensor in self.planes.values():
             for segments in of_tensor:
                 segments.sort(key=lambda segment: segment[0])
-        for dtype, small in self.small.items():
-            for indices in batched(small, [len(self.wanted[index]) for index in small], TASK_SYMBOLS):
-                self._join_small(dtype, indices)
         pieces = [
             (index, self.wanted[index][first : first + PIECE_ELEMENTS])
-            for index in self.octets
+            for index in self.planes
             for first in range(0, len(self.wanted[index]), PIECE_ELEMENTS)
         ]
         in_threads(self._join_all, batched(pieces, [len(elements) for _, elements in pieces], TASK_SYMBOLS))
+        for indices, dtype, octets in self.joint:
+            self._join_small(indices, dtype, octets)
         return self.parts
 
     def _is_wanted(self, run: Run) -> bool:
@@ -132,25 +150,24 @@ class Assembly:
             else:
                 blocks = coder.decode(payload, shapes)
         for run, block in zip(chunk, blocks, strict=True):
-            if run.tensor not in self.wanted:
-                continue
-            if run.plane is not None and block.dtype == np.int8:
-                self.planes[run.tensor][run.plane].append((run.elements.start, block))
-            elif not (isinstance(coder, Rans) and self._is_filled(run)):
-                with self.reader.naming(f", tensor {self.entries[run.tensor].name!r}"):
+            if run.tensor in self.wanted and not (isinstance(coder, Rans) and self._is_in_place(run)):
+                try:
                     self._put(run, block.reshape(-1))
+                except (FormatError, InputError):
+                    with self.reader.naming(f", tensor {self.entries[run.tensor].name!r}"):
+                        raise
 
     def _symbols_made(self, index: int, chunk: list[Run]) -> int:
         """How many int32 symbols decoding a chunk makes."""
         if self.reader.header.chunks[index].coder != Rans.identifier:
             return self.reader.header.chunks[index].symbols
-        return sum(len(run.elements) for run in chunk if run.plane is None and not self._is_filled(run))
+        return sum(len(run.elements) for run in chunk if run.plane is None and not self._is_in_place(run))
 
-    def _is_filled(self, run: Run) -> bool:
-        """Whether rANS can fill the run's place in its tensor."""
-        if self.as_symbols or run.plane is not None or run.tensor not in self.wanted:
-            return False
-        return self._is_whole(run) and self.entries[run.tensor].dtype in _FILLED
+    def _is_in_place(self, run: Run) -> bool:
+        """Whether nothing is left to do once rANS has filled the run's place in its tensor, or in its plane."""
+        if run.plane is not None:
+            return run.tensor in self.octets and run.tensor not in self.planes
+        return run.tensor in self.filled and self._is_whole(run)
 
     def _is_whole(self, run: Run) -> bool:
         """Whether all of a run's elements are wanted, of a tensor of which some are."""
@@ -158,18 +175,14 @@ class Assembly:
         return wanted.start <= elements.start and elements.stop <= wanted.stop
 
     def _output(self, run: Run) -> np.ndarray:
-        """What rANS fills: the run's place in its tensor if it can, otherwise bytes or symbols to be put there."""
-        is_filled = self._is_whole(run) if run.plane is not None and run.tensor in self.octets else self._is_filled(run)
-        if not is_filled:
-            return np.empty(math.prod(run.shape), np.int32 if run.plane is None else np.int8)
-        elements, start = run.elements, self.wanted[run.tensor].start
-        first, last = elements.start - start, elements.stop - start
-        if run.plane is not None:
-            return self.octets[run.tensor][run.plane, first:last]
-        part = self.parts[run.tensor]
-        place = part[first:last]
-        as_integers = place.view(torch.int16) if part.dtype == torch.bfloat16 else place
-        return as_integers.numpy().view(_FILLED[part.dtype])
+        """What rANS fills: the run's place if it has one, otherwise bytes or symbols to be put there."""
+        place = (self.filled if run.plane is None else self.octets).get(run.tensor)
+        size = math.prod(run.shape)
+        if place is not None:
+            first = run.elements.start - self.wanted[run.tensor].start
+            if first >= 0 and first + size <= place.shape[-1]:
+                return place[first : first + size] if run.plane is None else place[run.plane, first : first + size]
+        return np.empty(size, np.int32 if run.plane is None else np.int8)
 
     def _value_codebook(self, run: Run) -> ValueCodebook:
         codebook = None if run.plane is not None else self.entries[run.tensor].codebook
@@ -181,22 +194,21 @@ class Assembly:
         """A plane's block beside the others of its tensor; symbols into it, as values if it is of such."""
         entry, wanted = self.entries[run.tensor], self.wanted[run.tensor]
         if run.plane is not None:
-            self.planes[run.tensor][run.plane].append((run.elements.start, _octets(block)))
+            octets, first = _octets(block), run.elements.start
+            if run.tensor in self.planes:
+                self.planes[run.tensor][run.plane].append((first, octets))
+            else:
+                self.octets[run.tensor][run.plane, first : first + octets.size] = octets
             return
         elements = run.elements_in(wanted)
         symbols = block[elements.start - run.elements.start : elements.stop - run.elements.start]
         _put_symbols(symbols, entry, self.parts[run.tensor][elements.start - wanted.start :])
 
-    def _join_small(self, dtype: torch.dtype, indices: list[int]) -> None:
-        """Whole tensors of one dtype, as if they were one that is then cut up."""
-        sizes = [len(self.wanted[index]) for index in indices]
-        joined = self._allocated(sum(sizes), dtype)
-        of_all: list[planes.Segments] = []
-        for plane in range(dtype.itemsize):
-            octets = [octets for index in indices for _, octets in self.planes[index][plane]]
-            of_all.append([(0, np.concatenate(octets))])
-        planes.join(of_all, range(sum(sizes)), joined)
-        self.parts.update(zip(indices, [part.clone() for part in joined.split(sizes)], strict=True))
+    def _join_small(self, indices: list[int], dtype: torch.dtype, octets: np.ndarray) -> None:
+        _, joined = self._allocated(octets.shape[1], dtype)
+        planes.join([[(0, plane)] for plane in octets], range(joined.numel()), joined)
+        parts = joined.split([len(self.wanted[index]) for index in indices])
+        self.parts.update(zip(indices, [part.clone() for part in parts], strict=True))
 
     def _join_all(self, pieces: list[tuple[int, range]]) -> None:
         for index, elements in pieces:
@@ -205,9 +217,11 @@ class Assembly:
 
 
 def _octets(block: np.ndarray) -> np.ndarray:
-    if block.dtype != np.int8 and (block.min() < -128 or block.max() > 127):
+    if block.dtype == np.int8:
+        return block
+    if block.min() < -128 or block.max() > 127:
         raise FormatError("expected symbols of bytes, -128 to 127, found others")
-    return block.astype(np.int8, copy=False)
+    return block.astype(np.int8)
 
 
 def _put_symbols(symbols: np.ndarray, entry: TensorEntry, out: Tensor) -> None:

@@ -259,11 +259,12 @@ class HeaderParser:
 
     def varint(self) -> int:
         """Unsigned LEB128, in its shortest form."""
-        value = self.byte()
-        if value < 0x80:  # most are
-            return value
-        value &= 0x7F
-        for shift in range(7, 70, 7):
+        data, offset = self.data, self.offset
+        if offset < len(data) and data[offset] < 0x80:  # as most are
+            self.offset = offset + 1
+            return data[offset]
+        value = 0
+        for shift in range(0, 70, 7):
             byte = self.byte()
             value |= (byte & 0x7F) << shift
             if byte < 0x80:

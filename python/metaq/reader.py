@@ -188,5 +188,8 @@ class Reader:
         wanted = {index: range(entry.size) for index, entry in enumerate(entries) if entry.target is None}
         parts = Assembly(self, wanted, as_symbols).run()
         owners = [index if entry.target is None else entry.target for index, entry in enumerate(entries)]
-        whole = {index: part.reshape(entries[index].shape) for index, part in parts.items()}
+        shapes = [entry.shape for entry in entries]
+        whole = {
+            index: part if len(shapes[index]) == 1 else part.reshape(shapes[index]) for index, part in parts.items()
+        }
         return {entry.name: whole[owner] for entry, owner in zip(entries, owners, strict=True)}
