@@ -13,7 +13,7 @@ from metaq import coding, planes
 from metaq.assign import check_symbols, reconstruct
 from metaq.chunks import Run, batched, in_threads
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.coding import Rans, Stored
+from metaq.coding import NativeCoder, Rans, Stored
 from metaq.coding.rans import ValueCodebook
 from metaq.errors import FormatError, InputError
 from metaq.header import TensorEntry
@@ -145,8 +145,11 @@ class Assembly:
             if isinstance(coder, Rans):
                 blocks = [self._output(run) for run in chunk]
                 coder.decode_values(payload, shapes, blocks, [self._value_codebook(run) for run in chunk])
-            elif isinstance(coder, Stored) and all([run.plane is not None for run in chunk]):
+            elif isinstance(coder, Stored) and all(run.plane is not None for run in chunk):
                 blocks = coder.decode_octets(payload, shapes)
+            elif isinstance(coder, NativeCoder):
+                blocks = [self._symbol_place(run) for run in chunk]
+                coder.decode_into(payload, blocks)
             else:
                 blocks = coder.decode(payload, shapes)
         for run, block in zip(chunk, blocks, strict=True):
@@ -158,10 +161,13 @@ class Assembly:
                         raise
 
     def _symbols_made(self, index: int, chunk: list[Run]) -> int:
-        """How many int32 symbols decoding a chunk makes."""
-        if self.reader.header.chunks[index].coder != Rans.identifier:
-            return self.reader.header.chunks[index].symbols
-        return sum(len(run.elements) for run in chunk if run.plane is None and not self._is_in_place(run))
+        """How many int32 symbols decoding a chunk makes beside what is there for them."""
+        entry = self.reader.header.chunks[index]
+        if entry.coder == Rans.identifier:
+            return sum(len(run.elements) for run in chunk if run.plane is None and not self._is_in_place(run))
+        if isinstance(coding.by_identifier(entry.coder), NativeCoder):
+            return sum(len(run.elements) for run in chunk if not self._holds_symbols(run))
+        return entry.symbols
 
     def _is_in_place(self, run: Run) -> bool:
         """Whether nothing is left to do once rANS has filled the run's place in its tensor, or in its plane."""
@@ -183,6 +189,20 @@ class Assembly:
             if first >= 0 and first + size <= place.shape[-1]:
                 return place[first : first + size] if run.plane is None else place[run.plane, first : first + size]
         return np.empty(size, np.int32 if run.plane is None else np.int8)
+
+    def _holds_symbols(self, run: Run) -> bool:
+        """Whether a run's place in its tensor is as wide as its symbols."""
+        if run.plane is not None or run.tensor not in self.parts:
+            return False
+        return self.parts[run.tensor].dtype in (torch.float32, torch.int32) and self._is_whole(run)
+
+    def _symbol_place(self, run: Run) -> np.ndarray:
+        """Memory for a run's symbols: that of what they become, if it is as wide."""
+        if not self._holds_symbols(run):
+            return np.empty(run.shape, np.int32)
+        first = run.elements.start - self.wanted[run.tensor].start
+        place = self.parts[run.tensor].numpy()[first : first + len(run.elements)]
+        return place.view(np.int32).reshape(run.shape)
 
     def _value_codebook(self, run: Run) -> ValueCodebook:
         codebook = None if run.plane is not None else self.entries[run.tensor].codebook
@@ -225,7 +245,7 @@ def _octets(block: np.ndarray) -> np.ndarray:
 
 
 def _put_symbols(symbols: np.ndarray, entry: TensorEntry, out: Tensor) -> None:
-    """Symbols to the start of ``out``: as values of its dtype, or as they are if that is int32."""
+    """Symbols to the start of ``out``, where they may be already: as values of its dtype, or as they are if int32."""
     assert entry.codebook is not None
     if (
         isinstance(entry.codebook, UniformCodebook) and out.dtype == torch.float32
