@@ -35,7 +35,7 @@ struct BlockHeader {
     std::size_t machine;  // 0 for symbols that are free, or one more than the place in dependent::kMachine
 };
 
-// Up to 32 bits as they are; the encoder's, and those a decoder finds.
+// Bits as they are, up to 38 of them; the encoder's, and those a decoder finds.
 template <class Coder>
 std::uint64_t code_bits(Coder& coder, std::uint64_t value, unsigned count) {
     std::uint64_t found = 0;
@@ -75,7 +75,7 @@ template <class Coder>
     if (place.shift > 0) {
         const unsigned listed = std::min(place.shift, kLowBits), plain = place.shift - listed;
         low = static_cast<std::uint64_t>(index) & ((std::uint64_t{1} << place.shift) - 1);
-        const std::uint64_t high = coder.code(tables.low[listed - 1][entry], low >> plain) % (1u << listed);
+        const std::uint64_t high = coder.code(tables.low[listed - 1][entry], low >> plain, std::size_t{1} << listed);
         low = high << plain | code_bits(coder, low, plain);
     }
     return place.turned((cell + place.offset) * (std::int64_t{1} << place.shift) + static_cast<std::int64_t>(low));
