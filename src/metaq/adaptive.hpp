@@ -35,7 +35,7 @@ struct BlockHeader {
     std::size_t machine;  // 0 for symbols that are free, or one more than the place in dependent::kMachine
 };
 
-// Up to 32 bits as they are; the encoder's, and those a decoder finds.
+// Bits as they are, up to 38 of them; the encoder's, and those a decoder finds.
 template <class Coder>
 std::uint64_t code_bits(Coder& coder, std::uint64_t value, unsigned count) {
     std::uint64_t found = 0;

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 #include <emmintrin.h>
 #endif
 
@@ -15,7 +15,7 @@ namespace metaq::adaptive {
 inline constexpr std::size_t kLanes = 8;
 inline constexpr int kUsedShift = 3;  // bits of a weight that take no part in predictions
 
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 
 struct Lanes {
     __m128i bits = _mm_setzero_si128();

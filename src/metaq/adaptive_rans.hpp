@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 #include <emmintrin.h>
 #endif
 
@@ -41,7 +41,7 @@ public:
 
     // The entry whose share a place in 2^15 lies in.
     std::size_t find(std::uint32_t place) const {
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
         const __m128i wanted = _mm_set1_epi16(static_cast<short>(place));
         const auto beyond = [&](std::size_t first) {
             return _mm_cmpgt_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(starts_.data() + first)), wanted);
@@ -139,12 +139,13 @@ public:
     Decoder(std::span<const std::uint8_t> data, bool has_steps) : data_(data) {
         if (!has_steps) return;
         if (data_.size() < kStateBytes) {
-            is_truncated_ = true;
+            status_ = Status::truncated;
             return;
         }
         state_ = std::uint64_t{word(0)} | std::uint64_t{word(4)} << 32;
         other_ = std::uint64_t{word(8)} | std::uint64_t{word(12)} << 32;
         position_ = kStateBytes;
+        if (!is_state(state_) || !is_state(other_)) status_ = Status::corrupt;
     }
 
     std::size_t code(Table& table, std::size_t) {
@@ -161,12 +162,12 @@ public:
         return place / share;
     }
 
-    // Behind the end, what is decoded means nothing.
-    Status status() const { return is_truncated_ ? Status::truncated : Status::ok; }
+    // Unless ok, what is decoded means nothing.
+    Status status() const { return status_; }
 
     // That of a stream which should end here, but for zeros if it `is_filled`.
     Status finish(bool is_filled) const {
-        if (is_truncated_) return Status::truncated;
+        if (status_ != Status::ok) return status_;
         if (state_ != kLeastState || other_ != kLeastState) return Status::corrupt;
         const auto rest = data_.subspan(position_);
         const bool is_zero = std::all_of(rest.begin(), rest.end(), [](std::uint8_t byte) { return byte == 0; });
@@ -174,6 +175,9 @@ public:
     }
 
 private:
+    // Where encoders' states stay between steps, without which a stream could be written in several ways.
+    static bool is_state(std::uint64_t state) { return kLeastState <= state && state < kLeastState << 32; }
+
     std::uint32_t word(std::size_t at) const {
         std::array<std::uint8_t, kWordBytes> bytes;
         std::memcpy(bytes.data(), data_.data() + at, bytes.size());
@@ -188,7 +192,7 @@ private:
         const unsigned wants = state < kLeastState;
         state_ = other_;
         if (data_.size() - position_ < kWordBytes) {
-            is_truncated_ |= wants != 0;
+            if (wants != 0) status_ = Status::truncated;
             other_ = state;
             return;
         }
@@ -200,7 +204,7 @@ private:
     std::size_t position_ = 0;
     std::uint64_t state_ = kLeastState;  // whose turn it is
     std::uint64_t other_ = kLeastState;
-    bool is_truncated_ = false;
+    Status status_ = Status::ok;
 };
 
 }  // namespace metaq::adaptive

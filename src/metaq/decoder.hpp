@@ -185,7 +185,7 @@ private:
         }
         if (left > 0) return FileStatus::chunk_sum;
         for (const FileChunk& chunk : header_.chunks) {
-            if (chunk.coder > static_cast<std::uint8_t>(CoderId::rans)) return FileStatus::unknown_coder;
+            if (chunk.coder > static_cast<std::uint8_t>(CoderId::adaptive)) return FileStatus::unknown_coder;
             const auto payload = fields.take(chunk.payload_bytes);
             const auto checksum = fields.take(4);
             chunks_.push_back({chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, payload, checksum});
