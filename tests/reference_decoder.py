@@ -1187,18 +1187,12 @@ def moved(level: int, total: int, rate: int) -> int:
 @dataclass
 class AdaptiveTables:
     cells: dict[tuple[int, int, int], LearningTable] = field(default_factory=dict)
-    low: dict[tuple[int, int], LearningTable] = field(default_factory=dict)
     far: list[LearningTable] = field(default_factory=lambda: [LearningTable([64] * 16) for _ in range(3)])
 
     def cells_of(self, set_: int, bin_: int, lean: int) -> LearningTable:
         if (set_, bin_, lean) not in self.cells:
             self.cells[set_, bin_, lean] = LearningTable(list(CELL_COUNTS[set_][bin_]))
         return self.cells[set_, bin_, lean]
-
-    def low_of(self, w: int, e: int) -> LearningTable:
-        if (w, e) not in self.low:
-            self.low[w, e] = LearningTable([1280 >> w] * (1 << w) + [0] * (16 - (1 << w)))
-        return self.low[w, e]
 
 
 class AdaptiveHistory:
@@ -1285,13 +1279,7 @@ class AdaptiveHistory:
             guess = (abs(self.V) << self.unit) + (1 << (t - 1)) >> t
         e = steps.entry(tables.cells_of(set_, bin_, lean))
         cell = self.distant(set_) if e == 15 else e - 7
-        place = 0
-        if s > 0:
-            w = min(s, 4)
-            place = steps.entry(tables.low_of(w, e))
-            require(place < 1 << w, "place in its cell")
-            place = place << (s - w) | steps.plain(s - w)
-        i = (guess + cell << s) + place
+        i = (guess + cell << s) + steps.plain(s)
         return -i if self.V < 0 else i
 
     def distant(self, set_: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import coding, container, planes
+from metaq import chunks, coding, container, planes
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
@@ -249,7 +249,7 @@ def small_model(seed):
 def test_made_files(name, monkeypatch):
     for seed in range(3):
         if seed == 2:
-            monkeypatch.setattr(container, "CHUNK_SYMBOLS", 20)
+            monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 20)
         assert_agrees(container.encode(small_model(seed), name))
 
 

@@ -71,13 +71,8 @@ template <class Coder>
     const bool is_near = -kCentre <= cell && cell <= kCentre;
     const std::size_t entry = coder.code(*place.cells, is_near ? static_cast<std::size_t>(cell + kCentre) : kFar);
     cell = entry == kFar ? code_far(coder, tables.far[set], cell) : static_cast<std::int64_t>(entry) - kCentre;
-    std::uint64_t low = 0;
-    if (place.shift > 0) {
-        const unsigned listed = std::min(place.shift, kLowBits), plain = place.shift - listed;
-        low = static_cast<std::uint64_t>(index) & ((std::uint64_t{1} << place.shift) - 1);
-        const std::uint64_t high = coder.code(tables.low[listed - 1][entry], low >> plain, std::size_t{1} << listed);
-        low = high << plain | code_bits(coder, low, plain);
-    }
+    std::uint32_t low = 0;  // the place within the cell
+    if (place.shift > 0) low = coder.bits(static_cast<std::uint32_t>(index) & ((1u << place.shift) - 1), place.shift);
     return place.turned((cell + place.offset) * (std::int64_t{1} << place.shift) + static_cast<std::int64_t>(low));
 }
 

@@ -93,8 +93,7 @@ inline constexpr std::size_t kStateBytes = 16, kWordBytes = 4;
 
 class Encoder {
 public:
-    // An entry, one of the first so many.
-    std::size_t code(Table& table, std::size_t entry, [[maybe_unused]] std::size_t entries = kEntries) {
+    std::size_t code(Table& table, std::size_t entry) {
         note(table.start(entry), table.share(entry));
         table.count(entry);
         return entry;
@@ -149,12 +148,11 @@ public:
         if (!is_state(state_) || !is_state(other_)) status_ = Status::corrupt;
     }
 
-    std::size_t code(Table& table, std::size_t, std::size_t entries = kEntries) {
+    std::size_t code(Table& table, std::size_t) {
         const std::uint32_t place = state_ % kOne;
         const std::size_t entry = table.find(place);
         take(place - table.start(entry), table.share(entry));
         table.count(entry);
-        if (entries < kEntries && entry >= entries) status_ = Status::corrupt;
         return entry;
     }
 

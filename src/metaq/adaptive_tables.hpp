@@ -22,7 +22,7 @@ inline constexpr int kBins = 2 * kLevels / kLevelOne;  // of levels, two an octa
 inline constexpr std::size_t kLeans = 7;
 inline constexpr int kCentre = 7;  // the entry of cell 0
 inline constexpr std::size_t kFar = 15;  // the entry of cells beyond
-inline constexpr unsigned kLowBits = 4;  // of a place in its cell, coded by tables; bits below are plain
+inline constexpr std::uint16_t kFirstFarCount = 64;
 
 // log2 of a cell's indices.
 constexpr unsigned shift_of(std::size_t set, int bin) {
@@ -51,23 +51,17 @@ constexpr Counts first_counts(std::size_t set, int bin) {
     return counts;
 }
 
-constexpr Counts even_counts(std::size_t entries, std::uint16_t total) {
-    Counts counts{};
-    for (std::size_t i = 0; i < entries; ++i) counts[i] = static_cast<std::uint16_t>(total / entries);
-    return counts;
-}
-
 struct Tables {
     std::array<std::array<std::array<Table, kLeans>, kBins>, kSets> cells;
-    std::array<std::array<Table, kEntries>, kLowBits> low;  // by bits less one, and the cell's entry
-    std::array<Table, kSets> far;                           // of distances: twice the bits, at most 7 of them, and the sign
+    std::array<Table, kSets> far;  // of distances: twice the bits, at most 7 of them, and the sign
 
     Tables() {
         for (std::size_t set = 0; set < kSets; ++set) {
             for (int bin = 0; bin < kBins; ++bin) cells[set][static_cast<std::size_t>(bin)].fill(Table(first_counts(set, bin)));
         }
-        for (unsigned bits = 1; bits <= kLowBits; ++bits) low[bits - 1].fill(Table(even_counts(1u << bits, 1280)));
-        far.fill(Table(even_counts(kEntries, 1024)));
+        Counts even;
+        even.fill(kFirstFarCount);
+        far.fill(Table(even));
     }
 };
 
