@@ -3,7 +3,7 @@
 // A level is the sum of those of all symbols, the row, the column, the channel and the kernel position. Each learns by how
 // much magnitudes exceed what was expected. A value is predicted within a kernel from the positions before, by
 // normalised least mean squares with weights of each position's own; otherwise it is the mean of the column so far.
-// Symbols come in groups, a kernel or some columns of a matrix, and nothing is learned until a group is complete.
+// Symbols come in groups, a kernel or some columns of a matrix, and levels and weights learn only when a group is complete.
 #pragma once
 
 #include <algorithm>
