@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ class Assembly:
         self.parts: dict[int, Tensor] = {}
         self.filled: dict[int, np.ndarray] = {}  # the memory of those parts that rANS fills
         self.planes: dict[int, list[planes.Segments]] = {}
-        self.octets: dict[int, list[np.ndarray]] = {}  # where those of coded planes go, and all those of small tensors
+        self.octets: dict[int, Sequence[np.ndarray]] = {}  # where coded planes go, and small tensors'
         self.small: dict[torch.dtype, list[int]] = {}
         self.joint: list[tuple[list[int], torch.dtype, np.ndarray]] = []  # the octets of some small tensors
         self.size_bytes = 0
@@ -79,13 +80,12 @@ class Assembly:
         """The planes of small tensors of a dtype one behind the other, so that they can be joined at once."""
         for dtype, small in self.small.items():
             sizes = [len(self.wanted[index]) for index in small]
-            for batch in batched(list(zip(small, sizes, strict=True)), sizes, TASK_SYMBOLS):
-                octets = np.empty((dtype.itemsize, sum(size for _, size in batch)), np.int8)
-                self.joint.append(([index for index, _ in batch], dtype, octets))
-                first = 0
-                for index, size in batch:
-                    self.octets[index] = list(octets[:, first : first + size])
-                    first += size
+            for indices in batched(small, sizes, TASK_SYMBOLS):
+                ends = list(accumulate([len(self.wanted[index]) for index in indices]))
+                octets = np.empty((dtype.itemsize, ends[-1]), np.int8)
+                self.joint.append((indices, dtype, octets))
+                of_planes = [[row[i:j] for i, j in zip([0, *ends], ends, strict=False)] for row in octets]
+                self.octets.update(zip(indices, zip(*of_planes, strict=True), strict=True))
 
     def _allocated(self, size: int, dtype: torch.dtype) -> tuple[np.ndarray, Tensor]:
         """Memory as an array, of which rANS knows the dtype if it can fill it, and as a tensor."""
@@ -147,7 +147,7 @@ class Assembly:
                 blocks = [self._output(run) for run in chunk]
                 codebooks = [_SYMBOLS if run.plane is not None else self._value_codebook(run) for run in chunk]
                 coder.decode_values(payload, shapes, blocks, codebooks)
-            elif isinstance(coder, Stored) and all([run.plane is not None for run in chunk]):
+            elif isinstance(coder, Stored) and all(run.plane is not None for run in chunk):
                 blocks = coder.decode_octets(payload, shapes)
             else:
                 blocks = coder.decode(payload, shapes)
@@ -188,7 +188,7 @@ class Assembly:
         if place is not None:
             first = run.first_row * channels * kernel - self.wanted[run.tensor].start
             if first >= 0 and first + size <= place.size:
-                return place[first : first + size]
+                return place[first : first + size] if size < place.size else place
         return np.empty(size, np.int32 if run.plane is None else np.int8)
 
     def _value_codebook(self, run: Run) -> ValueCodebook:
