@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ class Assembly:
         self.parts: dict[int, Tensor] = {}
         self.filled: dict[int, np.ndarray] = {}  # the memory of those parts that rANS fills
         self.planes: dict[int, list[planes.Segments]] = {}
-        self.octets: dict[int, np.ndarray] = {}  # where those of coded planes go, and all those of small tensors
+        self.octets: dict[int, Sequence[np.ndarray]] = {}  # where coded planes go, and small tensors'
         self.small: dict[torch.dtype, list[int]] = {}
         self.joint: list[tuple[list[int], torch.dtype, np.ndarray]] = []  # the octets of some small tensors
         self.size_bytes = 0
@@ -70,7 +71,7 @@ class Assembly:
             array, self.parts[index] = self._allocated(size, dtype)
             if entry.codebook is None:
                 self.planes[index] = [[] for _ in range(dtype.itemsize)]
-                self.octets[index] = np.empty((dtype.itemsize, size), np.int8)
+                self.octets[index] = list(np.empty((dtype.itemsize, size), np.int8))
             elif not as_symbols and dtype in _FILLED:
                 self.filled[index] = array
         self._lay_out_small()
@@ -79,13 +80,12 @@ class Assembly:
         """The planes of small tensors of a dtype one behind the other, so that they can be joined at once."""
         for dtype, small in self.small.items():
             sizes = [len(self.wanted[index]) for index in small]
-            for batch in batched(list(zip(small, sizes, strict=True)), sizes, TASK_SYMBOLS):
-                octets = np.empty((dtype.itemsize, sum(size for _, size in batch)), np.int8)
-                self.joint.append(([index for index, _ in batch], dtype, octets))
-                first = 0
-                for index, size in batch:
-                    self.octets[index] = octets[:, first : first + size]
-                    first += size
+            for indices in batched(small, sizes, TASK_SYMBOLS):
+                ends = list(accumulate([len(self.wanted[index]) for index in indices]))
+                octets = np.empty((dtype.itemsize, ends[-1]), np.int8)
+                self.joint.append((indices, dtype, octets))
+                of_planes = [[row[i:j] for i, j in zip([0, *ends], ends, strict=False)] for row in octets]
+                self.octets.update(zip(indices, zip(*of_planes, strict=True), strict=True))
 
     def _allocated(self, size: int, dtype: torch.dtype) -> tuple[np.ndarray, Tensor]:
         """Memory as an array, of which rANS knows the dtype if it can fill it, and as a tensor."""
@@ -141,10 +141,12 @@ class Assembly:
         """Decode a chunk: values and symbols to where they belong, bytes to the planes of their tensors."""
         payload, shapes = self.reader.payload(index), [run.shape for run in chunk]
         coder = coding.by_identifier(self.reader.header.chunks[index].coder)
+        is_rans = isinstance(coder, Rans)
         with self.reader.naming(f", chunk {index}"):
             if isinstance(coder, Rans):
                 blocks = [self._output(run) for run in chunk]
-                coder.decode_values(payload, shapes, blocks, [self._value_codebook(run) for run in chunk])
+                codebooks = [_SYMBOLS if run.plane is not None else self._value_codebook(run) for run in chunk]
+                coder.decode_values(payload, shapes, blocks, codebooks)
             elif isinstance(coder, Stored) and all(run.plane is not None for run in chunk):
                 blocks = coder.decode_octets(payload, shapes)
             elif isinstance(coder, NativeCoder):
@@ -153,7 +155,7 @@ class Assembly:
             else:
                 blocks = coder.decode(payload, shapes)
         for run, block in zip(chunk, blocks, strict=True):
-            if run.tensor in self.wanted and not (isinstance(coder, Rans) and self._is_in_place(run)):
+            if run.tensor in self.wanted and not (is_rans and self._is_in_place(run)):
                 try:
                     self._put(run, block.reshape(-1))
                 except (FormatError, InputError):
@@ -182,12 +184,17 @@ class Assembly:
 
     def _output(self, run: Run) -> np.ndarray:
         """What rANS fills: the run's place if it has one, otherwise bytes or symbols to be put there."""
-        place = (self.filled if run.plane is None else self.octets).get(run.tensor)
-        size = math.prod(run.shape)
+        rows, channels, kernel = run.shape
+        size = rows * channels * kernel
+        place = None
+        if run.plane is None:
+            place = self.filled.get(run.tensor)
+        elif run.tensor in self.octets:
+            place = self.octets[run.tensor][run.plane]
         if place is not None:
-            first = run.elements.start - self.wanted[run.tensor].start
-            if first >= 0 and first + size <= place.shape[-1]:
-                return place[first : first + size] if run.plane is None else place[run.plane, first : first + size]
+            first = run.first_row * channels * kernel - self.wanted[run.tensor].start
+            if first >= 0 and first + size <= place.size:
+                return place[first : first + size] if size < place.size else place
         return np.empty(size, np.int32 if run.plane is None else np.int8)
 
     def _holds_symbols(self, run: Run) -> bool:
@@ -205,7 +212,7 @@ class Assembly:
         return place.view(np.int32).reshape(run.shape)
 
     def _value_codebook(self, run: Run) -> ValueCodebook:
-        codebook = None if run.plane is not None else self.entries[run.tensor].codebook
+        codebook = self.entries[run.tensor].codebook
         if isinstance(codebook, TableCodebook):
             return 1.0, codebook.table.numpy(), codebook.origin
         return (codebook.step, None, 0) if isinstance(codebook, UniformCodebook) else _SYMBOLS
@@ -218,7 +225,7 @@ class Assembly:
             if run.tensor in self.planes:
                 self.planes[run.tensor][run.plane].append((first, octets))
             else:
-                self.octets[run.tensor][run.plane, first : first + octets.size] = octets
+                self.octets[run.tensor][run.plane][first : first + octets.size] = octets
             return
         elements = run.elements_in(wanted)
         symbols = block[elements.start - run.elements.start : elements.stop - run.elements.start]

@@ -44,17 +44,18 @@ class Run(NamedTuple):
         return range(max(elements.start, wanted.start), min(elements.stop, wanted.stop))
 
 
-def runs(tensors: Sequence[TensorEntry]) -> Iterator[Run]:
+def runs(tensors: Sequence[TensorEntry]) -> list[Run]:
     """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
-    owned = [(index, entry) for index, entry in enumerate(tensors) if entry.target is None and entry.size]
-    for index, entry in owned:
-        if entry.codebook is not None:
-            yield Run(index, None, 0, block_shape(entry.shape))
-    kept = [(index, entry.dtype.itemsize, block_shape(entry.shape)) for index, entry in owned if entry.codebook is None]
+    owned = [
+        (index, entry, block_shape(entry.shape))
+        for index, entry in enumerate(tensors)
+        if entry.target is None and entry.size
+    ]
+    sequence = [Run(index, None, 0, shape) for index, entry, shape in owned if entry.codebook is not None]
+    kept = [(index, entry.dtype.itemsize, shape) for index, entry, shape in owned if entry.codebook is None]
     for plane in range(8):
-        for index, width, shape in kept:
-            if plane < width:
-                yield Run(index, plane, 0, shape)
+        sequence += [Run(index, plane, 0, shape) for index, width, shape in kept if plane < width]
+    return sequence
 
 
 def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:

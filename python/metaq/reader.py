@@ -107,7 +107,7 @@ class Reader:
             FormatError: a chunk ends inside a row.
         """
         covered: list[list[Run]] = []
-        sequence = runs(self.header.tensors)
+        sequence = iter(runs(self.header.tensors))
         run = next(sequence, None)
         for index, chunk in enumerate(self.header.chunks):
             left = chunk.symbols
