@@ -211,8 +211,8 @@ def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
             del victim[generator.integers(1, len(victim) + 1) :]
         else:
             victim[generator.integers(0, len(victim))] ^= 1 << generator.integers(0, 8)
-        chunks = [malformed.chunk(*entry, payload) for entry, payload in zip(entries, altered, strict=True)]
-        file = malformed.sealed(header + malformed.listed(*chunks), [bytes(payload) for payload in altered])
+        listed = [malformed.chunk(*entry, payload) for entry, payload in zip(entries, altered, strict=True)]
+        file = malformed.sealed(header + malformed.listed(*listed), [bytes(payload) for payload in altered])
         try:
             Reader(file).load()
         except FormatError:
