@@ -69,6 +69,23 @@ def test_the_network_trains_in_float_and_is_measured_quantized():
     assert torch.equal(model[0].weight, decoded["0.weight"])
 
 
+def test_straight_through_the_float_weights_take_the_gradients_of_the_quantized_ones():
+    model, other = small(), small()
+    config = metaq.HEMP(levels=3, strength=0.0, error_strength=0.0, straight_through=True)
+    compressor = metaq.Compressor(model, config)
+    before = model[0].weight.detach().clone()
+    model(BATCH[0])
+    decoded = compressor.compress().decompress()
+    assert not torch.equal(model[0].weight, before)
+    assert torch.equal(model[0].weight, decoded["0.weight"])
+    gradients = one_step(model, compressor, *BATCH)
+    assert torch.equal(model[0].weight, before)
+    other.load_state_dict(decoded)
+    nn.functional.cross_entropy(other(BATCH[0]), BATCH[1]).backward()
+    for gradient, parameter in zip(gradients, other.parameters(), strict=True):
+        assert torch.equal(gradient, parameter.grad)
+
+
 def test_the_entropy_falls_and_the_proxy_follows_it():
     model = small()
     compressor = metaq.Compressor(model, metaq.HEMP(levels=4, strength=2.0, error_strength=40.0, refresh_every=20))
@@ -144,8 +161,9 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
 
 
 @pytest.mark.parametrize("gradient", Gradient)
-def test_state_round_trip_in_mid_training(gradient):
-    config = metaq.HEMP(levels=5, refresh_every=3, gradient=gradient)
+@pytest.mark.parametrize("straight_through", [False, True])
+def test_state_round_trip_in_mid_training(gradient, straight_through):
+    config = metaq.HEMP(levels=5, refresh_every=3, gradient=gradient, straight_through=straight_through)
     results = []
     for interrupted in (False, True):
         model = small()

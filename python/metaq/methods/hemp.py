@@ -94,6 +94,8 @@ class HEMP(Method):
         refresh_every: training steps between two fits of the levels.
         gradient: the exact gradient of H_n, or the printed one.
         insensitivity: whether the gradient of R is re-weighted by (27).
+        straight_through: whether training sees the quantized weights too, and the float ones take their gradients; the
+            paper trains in float.
     """
 
     order: int = 2
@@ -106,6 +108,7 @@ class HEMP(Method):
     refresh_every: int = 100
     gradient: Gradient = Gradient.EXACT
     insensitivity: bool = True
+    straight_through: bool = False
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
@@ -138,8 +141,8 @@ class BoundHEMP(TrainedInFloat):
         self.layers = self._layers()
 
     def on_forward(self, is_training: bool) -> None:
-        """Training sees the float weights, evaluation those of the file."""
-        if is_training:
+        """Evaluation sees the weights of the file, training the float ones unless it is straight-through."""
+        if is_training and not self.config.straight_through:
             self.undo_forward()
         elif self.shown.own is None:
             columns = zip(self.parameters.items(), self.levels, strict=True)
