@@ -115,6 +115,17 @@ def test_the_last_phase_has_an_error_strength_of_its_own():
     assert compressor.bound.measures()["reconstruction_error"] < 0.5 * errors[0]
 
 
+def test_the_strength_follows_its_schedule():
+    model, added = small(), []
+    config = metaq.HEMP(levels=3, error_strength=0.0, insensitivity=False, schedule=((0, 1.0), (2, 0.5), (3, 0.0)))
+    compressor = metaq.Compressor(model, config)
+    for _ in range(4):
+        before = one_step(model, compressor, *BATCH)
+        added.append(model[0].weight.grad - before[0])
+    for terms, factor in zip(added, (1.0, 0.75, 0.5, 0.0), strict=True):
+        torch.testing.assert_close(terms, factor * added[0], rtol=1e-3, atol=1e-7)
+
+
 def test_the_reconstruction_error_breaks_the_tie_in_the_middle():
     """Two levels evenly filled: a weight in the middle has no entropy gradient, (21), but E moves it off."""
     for error_strength, moves in ((0.0, False), (0.1, True)):
@@ -185,7 +196,14 @@ def test_state_round_trip_in_mid_training(gradient, straight_through):
 
 @pytest.mark.parametrize(
     "options",
-    [{"order": 0}, {"levels": 1}, {"strength": -1.0}, {"error_strength": float("inf")}, {"refresh_every": 0}],
+    [
+        {"order": 0},
+        {"levels": 1},
+        {"strength": -1.0},
+        {"schedule": ((2, 1.0), (1, 1.0))},
+        {"error_strength": float("inf")},
+        {"refresh_every": 0},
+    ],
 )
 def test_configurations_are_checked(options):
     with pytest.raises(InputError, match=f"HEMP {next(iter(options))}"):

@@ -24,6 +24,7 @@ from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.errors import InputError
 from metaq.methods.base import Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
+from metaq.methods.schedule import Schedule, factor_at, is_schedule
 from metaq.methods.shown import TrainedInFloat
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient
@@ -87,6 +88,7 @@ class HEMP(Method):
         order: n, of the entropy that is minimised.
         levels: N, of every layer.
         strength: λ_H.
+        schedule: (training step, factor of λ_H) in order; linear in between, constant before and after.
         error_strength: λ_E.
         last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
         quantizer: where the levels lie.
@@ -101,6 +103,7 @@ class HEMP(Method):
     order: int = 2
     levels: int = 16
     strength: float = 1.0
+    schedule: Schedule = ()
     error_strength: float = 0.1
     last_error_strength: float = 0.1
     quantizer: Quantizer = Quantizer.LLOYD_MAX
@@ -115,6 +118,7 @@ class HEMP(Method):
             ("order", self.order >= 1, "at least 1"),
             ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
+            ("schedule", is_schedule(self.schedule), "rising steps with finite factors"),
             ("error_strength", 0 <= self.error_strength < math.inf, "a finite number of at least 0"),
             ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
@@ -156,7 +160,8 @@ class BoundHEMP(TrainedInFloat):
             self._refresh()
         gradients = [gradient_of(tensor) for tensor in self.parameters.values()]
         config = self.config
-        weighting = Weighting(config.strength, self.error_strength, config.gradient, config.insensitivity)
+        strength = config.strength * factor_at(config.schedule, self.training_step)
+        weighting = Weighting(strength, self.error_strength, config.gradient, config.insensitivity)
         self.layers.add_gradient(gradients, weighting)
         self.training_step += 1
 
