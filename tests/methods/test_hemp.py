@@ -171,6 +171,16 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
         assert torch.equal(compressed.tensors[name].symbols, torch.searchsorted(written, tensor) - 2)
 
 
+def test_fixed_levels_can_reach_beyond_the_weights():
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data = torch.tensor([[-2.0, 0.0, 0.5, 1.0]])
+    config = metaq.HEMP(levels=9, quantizer=Quantizer.FIXED, zero_level=True, reach=2.0, straight_through=True)
+    compressor = metaq.Compressor(model, config)
+    assert compressor.bound.levels[0].tolist() == [-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]
+    model.weight.data[0, 0] = -3.9
+    assert compressor.compress().decompress()["weight"].tolist() == [[-4.0, 0.0, 0.0, 1.0]]
+
+
 @pytest.mark.parametrize("gradient", Gradient)
 @pytest.mark.parametrize("straight_through", [False, True])
 def test_state_round_trip_in_mid_training(gradient, straight_through):
@@ -203,6 +213,7 @@ def test_state_round_trip_in_mid_training(gradient, straight_through):
         {"schedule": ((2, 1.0), (1, 1.0))},
         {"error_strength": float("inf")},
         {"refresh_every": 0},
+        {"reach": 0.0},
     ],
 )
 def test_configurations_are_checked(options):

@@ -92,6 +92,8 @@ class HEMP(Method):
         error_strength: λ_E.
         last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
         quantizer: where the levels lie.
+        reach: of levels that are multiples of a step: how far they go, as a multiple of the weights' largest magnitude.
+            Where they are fixed, what is left of a network may need larger weights than the whole had.
         zero_level: whether one of them is 0 in every layer, as pruning needs.
         refresh_every: training steps between two fits of the levels.
         gradient: the exact gradient of H_n, or the printed one.
@@ -107,6 +109,7 @@ class HEMP(Method):
     error_strength: float = 0.1
     last_error_strength: float = 0.1
     quantizer: Quantizer = Quantizer.LLOYD_MAX
+    reach: float = 1.0
     zero_level: bool = False
     refresh_every: int = 100
     gradient: Gradient = Gradient.EXACT
@@ -121,6 +124,7 @@ class HEMP(Method):
             ("schedule", is_schedule(self.schedule), "rising steps with finite factors"),
             ("error_strength", 0 <= self.error_strength < math.inf, "a finite number of at least 0"),
             ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
+            ("reach", 0 < self.reach < math.inf, "a finite number of more than 0"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
         ):
             if not holds:
@@ -216,7 +220,7 @@ class BoundHEMP(TrainedInFloat):
         """A parameter's levels, given those it has had so far."""
         quantizer, count = self.config.quantizer, self.config.levels
         if self.has_step:
-            return multiples(tensor, count)
+            return multiples(tensor, count, self.config.reach)
         if quantizer is Quantizer.KMEANS:
             return best_levels(tensor, count, self.zero).to(torch.float32)
         start = spread(tensor, count, self.zero)
@@ -238,12 +242,13 @@ def trimmed(table: TableCodebook, symbols: Tensor) -> tuple[TableCodebook, Tenso
     return TableCodebook(table.levels[first : last + 1], table.origin - first), symbols
 
 
-def multiples(weights: Tensor, count: int) -> Tensor:
-    """Zero, at position ``count // 2``, and the multiples of one step around it that cover the weights.
+def multiples(weights: Tensor, count: int, reach: float = 1.0) -> Tensor:
+    """Zero, at position ``count // 2``, and multiples of one step around it that cover the weights, ``reach`` times.
 
     Args:
         weights: any shape, at least one.
         count: C, at least 2.
+        reach: how far they go, as a multiple of the largest magnitude.
 
     Returns:
         float32 (C,), strictly increasing.
@@ -251,5 +256,5 @@ def multiples(weights: Tensor, count: int) -> Tensor:
     least, greatest = (float(value) for value in weights.detach().aminmax())
     below = count // 2
     above = count - 1 - below
-    step = short_step(max(-least / below, greatest / above if above else 0.0, 0.0))
+    step = short_step(reach * max(-least / below, greatest / above if above else 0.0, 0.0))
     return torch.arange(-below, above + 1, dtype=torch.float32, device=weights.device) * step
