@@ -69,6 +69,23 @@ def test_the_network_trains_in_float_and_is_measured_quantized():
     assert torch.equal(model[0].weight, decoded["0.weight"])
 
 
+def test_straight_through_the_float_weights_take_the_gradients_of_the_quantized_ones():
+    model, other = small(), small()
+    config = metaq.HEMP(levels=3, strength=0.0, error_strength=0.0, straight_through=True)
+    compressor = metaq.Compressor(model, config)
+    before = model[0].weight.detach().clone()
+    model(BATCH[0])
+    decoded = compressor.compress().decompress()
+    assert not torch.equal(model[0].weight, before)
+    assert torch.equal(model[0].weight, decoded["0.weight"])
+    gradients = one_step(model, compressor, *BATCH)
+    assert torch.equal(model[0].weight, before)
+    other.load_state_dict(decoded)
+    nn.functional.cross_entropy(other(BATCH[0]), BATCH[1]).backward()
+    for gradient, parameter in zip(gradients, other.parameters(), strict=True):
+        assert torch.equal(gradient, parameter.grad)
+
+
 def test_the_entropy_falls_and_the_proxy_follows_it():
     model = small()
     compressor = metaq.Compressor(model, metaq.HEMP(levels=4, strength=2.0, error_strength=40.0, refresh_every=20))
@@ -96,6 +113,17 @@ def test_the_last_phase_has_an_error_strength_of_its_own():
         one_step(model, compressor, *BATCH)
         optimizer.step()
     assert compressor.bound.measures()["reconstruction_error"] < 0.5 * errors[0]
+
+
+def test_the_strength_follows_its_schedule():
+    model, added = small(), []
+    config = metaq.HEMP(levels=3, error_strength=0.0, insensitivity=False, schedule=((0, 1.0), (2, 0.5), (3, 0.0)))
+    compressor = metaq.Compressor(model, config)
+    for _ in range(4):
+        before = one_step(model, compressor, *BATCH)
+        added.append(model[0].weight.grad - before[0])
+    for terms, factor in zip(added, (1.0, 0.75, 0.5, 0.0), strict=True):
+        torch.testing.assert_close(terms, factor * added[0], rtol=1e-3, atol=1e-7)
 
 
 def test_the_reconstruction_error_breaks_the_tie_in_the_middle():
@@ -143,9 +171,20 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
         assert torch.equal(compressed.tensors[name].symbols, torch.searchsorted(written, tensor) - 2)
 
 
+def test_fixed_levels_can_reach_beyond_the_weights():
+    model = nn.Linear(4, 1, bias=False)
+    model.weight.data = torch.tensor([[-2.0, 0.0, 0.5, 1.0]])
+    config = metaq.HEMP(levels=9, quantizer=Quantizer.FIXED, zero_level=True, reach=2.0, straight_through=True)
+    compressor = metaq.Compressor(model, config)
+    assert compressor.bound.levels[0].tolist() == [-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0]
+    model.weight.data[0, 0] = -3.9
+    assert compressor.compress().decompress()["weight"].tolist() == [[-4.0, 0.0, 0.0, 1.0]]
+
+
 @pytest.mark.parametrize("gradient", Gradient)
-def test_state_round_trip_in_mid_training(gradient):
-    config = metaq.HEMP(levels=5, refresh_every=3, gradient=gradient)
+@pytest.mark.parametrize("straight_through", [False, True])
+def test_state_round_trip_in_mid_training(gradient, straight_through):
+    config = metaq.HEMP(levels=5, refresh_every=3, gradient=gradient, straight_through=straight_through)
     results = []
     for interrupted in (False, True):
         model = small()
@@ -167,7 +206,15 @@ def test_state_round_trip_in_mid_training(gradient):
 
 @pytest.mark.parametrize(
     "options",
-    [{"order": 0}, {"levels": 1}, {"strength": -1.0}, {"error_strength": float("inf")}, {"refresh_every": 0}],
+    [
+        {"order": 0},
+        {"levels": 1},
+        {"strength": -1.0},
+        {"schedule": ((2, 1.0), (1, 1.0))},
+        {"error_strength": float("inf")},
+        {"refresh_every": 0},
+        {"reach": 0.0},
+    ],
 )
 def test_configurations_are_checked(options):
     with pytest.raises(InputError, match=f"HEMP {next(iter(options))}"):

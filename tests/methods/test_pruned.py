@@ -10,6 +10,7 @@ from metaq.training.recipe import as_tree, load_recipe, recipe_from
 
 METHODS = {
     "hemp": metaq.HEMP(levels=5, zero_level=True),
+    "hemp, straight-through": metaq.HEMP(levels=5, zero_level=True, straight_through=True),
     "metaq": metaq.METaQ(strength=1e-3),
 }
 LOBSTER = metaq.LOBSTER(strength=1e-2, tolerated_worsening=0.2, plateau_epochs=1)
@@ -84,6 +85,20 @@ def test_metaqs_latent_weights_shrink_not_the_quantized_ones():
     model(torch.zeros(1, 1))
     compressor.bound.undo_forward()
     assert float(model.weight.detach()) == pytest.approx(0.81)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_in_the_last_phase_the_zero_pattern_stays(name):
+    model = small()
+    compressor = metaq.Compressor(model, metaq.Pruned(METHODS[name], LOBSTER))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    train(model, compressor, optimizer, 2)
+    zeros = [tensor == 0 for tensor in compressor.compress().decompress().values()]
+    assert any(map(bool, (mask.any() for mask in zeros)))
+    compressor.begin_last_phase()
+    train(model, compressor, optimizer, 2)
+    for mask, tensor in zip(zeros, compressor.compress().decompress().values(), strict=True):
+        assert not bool(tensor[mask].any())
 
 
 def test_a_method_without_a_level_at_zero_is_refused():

@@ -24,6 +24,7 @@ from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.errors import InputError
 from metaq.methods.base import Method, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
+from metaq.methods.schedule import Schedule, factor_at, is_schedule
 from metaq.methods.shown import TrainedInFloat
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient
@@ -87,33 +88,43 @@ class HEMP(Method):
         order: n, of the entropy that is minimised.
         levels: N, of every layer.
         strength: λ_H.
+        schedule: (training step, factor of λ_H) in order; linear in between, constant before and after.
         error_strength: λ_E.
         last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
         quantizer: where the levels lie.
+        reach: of levels that are multiples of a step: how far they go, as a multiple of the weights' largest magnitude.
+            Where they are fixed, what is left of a network may need larger weights than the whole had.
         zero_level: whether one of them is 0 in every layer, as pruning needs.
         refresh_every: training steps between two fits of the levels.
         gradient: the exact gradient of H_n, or the printed one.
         insensitivity: whether the gradient of R is re-weighted by (27).
+        straight_through: whether training sees the quantized weights too, and the float ones take their gradients; the
+            paper trains in float.
     """
 
     order: int = 2
     levels: int = 16
     strength: float = 1.0
+    schedule: Schedule = ()
     error_strength: float = 0.1
     last_error_strength: float = 0.1
     quantizer: Quantizer = Quantizer.LLOYD_MAX
+    reach: float = 1.0
     zero_level: bool = False
     refresh_every: int = 100
     gradient: Gradient = Gradient.EXACT
     insensitivity: bool = True
+    straight_through: bool = False
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
             ("order", self.order >= 1, "at least 1"),
             ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
+            ("schedule", is_schedule(self.schedule), "rising steps with finite factors"),
             ("error_strength", 0 <= self.error_strength < math.inf, "a finite number of at least 0"),
             ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
+            ("reach", 0 < self.reach < math.inf, "a finite number of more than 0"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
         ):
             if not holds:
@@ -138,8 +149,8 @@ class BoundHEMP(TrainedInFloat):
         self.layers = self._layers()
 
     def on_forward(self, is_training: bool) -> None:
-        """Training sees the float weights, evaluation those of the file."""
-        if is_training:
+        """Evaluation sees the weights of the file, training the float ones unless it is straight-through."""
+        if is_training and not self.config.straight_through:
             self.undo_forward()
         elif self.shown.own is None:
             columns = zip(self.parameters.items(), self.levels, strict=True)
@@ -153,7 +164,8 @@ class BoundHEMP(TrainedInFloat):
             self._refresh()
         gradients = [gradient_of(tensor) for tensor in self.parameters.values()]
         config = self.config
-        weighting = Weighting(config.strength, self.error_strength, config.gradient, config.insensitivity)
+        strength = config.strength * factor_at(config.schedule, self.training_step)
+        weighting = Weighting(strength, self.error_strength, config.gradient, config.insensitivity)
         self.layers.add_gradient(gradients, weighting)
         self.training_step += 1
 
@@ -208,7 +220,7 @@ class BoundHEMP(TrainedInFloat):
         """A parameter's levels, given those it has had so far."""
         quantizer, count = self.config.quantizer, self.config.levels
         if self.has_step:
-            return multiples(tensor, count)
+            return multiples(tensor, count, self.config.reach)
         if quantizer is Quantizer.KMEANS:
             return best_levels(tensor, count, self.zero).to(torch.float32)
         start = spread(tensor, count, self.zero)
@@ -230,12 +242,13 @@ def trimmed(table: TableCodebook, symbols: Tensor) -> tuple[TableCodebook, Tenso
     return TableCodebook(table.levels[first : last + 1], table.origin - first), symbols
 
 
-def multiples(weights: Tensor, count: int) -> Tensor:
-    """Zero, at position ``count // 2``, and the multiples of one step around it that cover the weights.
+def multiples(weights: Tensor, count: int, reach: float = 1.0) -> Tensor:
+    """Zero, at position ``count // 2``, and multiples of one step around it that cover the weights, ``reach`` times.
 
     Args:
         weights: any shape, at least one.
         count: C, at least 2.
+        reach: how far they go, as a multiple of the largest magnitude.
 
     Returns:
         float32 (C,), strictly increasing.
@@ -243,5 +256,5 @@ def multiples(weights: Tensor, count: int) -> Tensor:
     least, greatest = (float(value) for value in weights.detach().aminmax())
     below = count // 2
     above = count - 1 - below
-    step = short_step(max(-least / below, greatest / above if above else 0.0, 0.0))
+    step = short_step(reach * max(-least / below, greatest / above if above else 0.0, 0.0))
     return torch.arange(-below, above + 1, dtype=torch.float32, device=weights.device) * step

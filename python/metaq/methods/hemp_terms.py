@@ -19,6 +19,7 @@ from metaq.solvers import tuple_entropy
 from metaq.solvers.tuple_entropy import DENSE_CELLS, LEAST_MASS, Gradient
 
 _MOST_NATIVE_ORDER = 4
+_FEW_LEVELS = 16  # among which a weight's is found sooner by comparing with all than by a search
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,12 @@ class Layers:
 def nearest_level(weights: Tensor, levels: Tensor) -> Tensor:
     """The level nearest to each weight, of two equally near the lower."""
     middles = (levels[1:] + levels[:-1]) / 2
-    return levels[torch.searchsorted(middles, weights.contiguous())]
+    if len(levels) > _FEW_LEVELS:
+        return levels[torch.searchsorted(middles, weights.contiguous())]
+    positions, is_above = torch.zeros_like(weights), torch.empty_like(weights)
+    for middle in middles:
+        positions.add_(torch.gt(weights, middle, out=is_above))
+    return levels[positions.to(torch.int64)]
 
 
 def _is_plain(tensor: Tensor) -> bool:

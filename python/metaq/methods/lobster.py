@@ -110,8 +110,10 @@ class BoundLOBSTER(TrainedInFloat):
             self.epochs_since_best = 0
 
     def on_last_phase(self) -> None:
-        """What is pruned stays so, nothing more goes and nothing shrinks: the rest is to recover."""
+        """What is zero stays so, nothing more goes and nothing shrinks: the rest is to recover."""
+        self.on_forward(True)
         self.is_last_phase = True
+        self.kept = [tensor.detach() != 0 for tensor in self.parameters.values()]
 
     @torch.no_grad()
     def prune(self, validation_loss: Callable[[], float], limit: float) -> float:

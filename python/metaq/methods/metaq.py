@@ -27,6 +27,7 @@ import torch
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method
 from metaq.methods.metaq_objectives import Counts, Perspective, Slopes, Solver
+from metaq.methods.schedule import Schedule, is_schedule
 
 
 class Objective(Enum):
@@ -60,10 +61,6 @@ class Final(Enum):
 
     NEAREST = "nearest"
     RATE = "rate"
-
-
-def _are_factors(schedule: tuple[tuple[float, float], ...]) -> bool:
-    return all(step >= 0 and factor >= 0 and math.isfinite(step + factor) for step, factor in schedule)
 
 
 def _check(where: str, configuration: object, *conditions: tuple[str, bool, str]) -> None:
@@ -124,7 +121,7 @@ class METaQ(Method):
 
     objective: Objective = Objective.CODELENGTH
     strength: float = 3e-5
-    schedule: tuple[tuple[float, float], ...] = ()
+    schedule: Schedule = ()
     refresh_every: int = 10
     slopes: Slopes = Slopes.HULL
     levels: Levels = Levels.FIXED
@@ -142,16 +139,11 @@ class METaQ(Method):
     def __post_init__(self) -> None:
         is_fixed, is_around = self.levels is Levels.FIXED, self.levels is Levels.AROUND_MEAN
         is_perspective = self.objective is Objective.PERSPECTIVE
-        steps = [step for step, _ in self.schedule]
         _check(
             "METaQ",
             self,
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
-            (
-                "schedule",
-                _are_factors(self.schedule) and steps == sorted(set(steps)),
-                "rising steps with finite factors",
-            ),
+            ("schedule", is_schedule(self.schedule), "rising steps with finite factors"),
             ("step", 0 < self.step <= 1, "more than 0 and at most 1"),
             ("step_learning_rate", 0 < self.step_learning_rate <= 1, "more than 0 and at most 1"),
             ("radius", 1 <= self.radius <= 2048, "1 to 2048"),
@@ -173,19 +165,6 @@ class METaQ(Method):
 
         bound = BoundAroundMean if self.levels is Levels.AROUND_MEAN else BoundMETaQ
         return bound(self, parameters)
-
-    def strength_factor(self, training_step: int) -> float:
-        """What the schedule makes of the strength in a training step."""
-        factor = 1.0
-        before: tuple[float, float] | None = None
-        for step, value in self.schedule:
-            if training_step < step:
-                if before is None:
-                    return value
-                share = (training_step - before[0]) / (step - before[0])
-                return before[1] + share * (value - before[1])
-            before, factor = (step, value), value
-        return factor
 
 
 __all__ = ["AroundMean", "Counts", "Final", "Levels", "METaQ", "Objective", "Perspective", "Slopes", "Solver"]

@@ -23,6 +23,7 @@ from metaq.methods.metaq_objectives import (
     code_lengths,
 )
 from metaq.methods.quantized_view import QuantizedView
+from metaq.methods.schedule import factor_at
 
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
 # Steering: the strength is multiplied by a power of the ratio of the size to what it should be, for good, and by
@@ -53,7 +54,7 @@ class RegularizedTraining(BoundMethod):
     def on_gradients(self) -> None:
         """Give the optimizer its weights back and add strength·β to their gradients."""
         self.on_forward(True)
-        self.take_back(self.strength * self.passing_factor * self.config.strength_factor(self.training_step))
+        self.take_back(self.strength * self.passing_factor * factor_at(self.config.schedule, self.training_step))
         self.training_step += 1
 
     @abstractmethod

@@ -86,7 +86,12 @@ class BoundPruned(BoundMethod):
         self.method.on_epoch(validation_loss)
 
     def on_last_phase(self) -> None:
-        """For both."""
+        """For both; what the method shows as zero is pruned, so that the zero pattern stays as it is."""
+        self.on_forward(False)
+        zeros = [tensor.detach() == 0 for tensor in self.parameters.values()]
+        self.undo_forward()
+        for tensor, is_zero in zip(self.parameters.values(), zeros, strict=True):
+            tensor.detach().masked_fill_(is_zero, 0.0)
         self.pruning.on_last_phase()
         self.method.on_last_phase()
 
