@@ -174,8 +174,9 @@ def run(
     }
 
 
-def jobs(only: str) -> list[tuple[str, Algorithm | None]]:
-    schemes = [scheme for scheme in [*ADAPTIVE, *FIXED, *OTHERS] if fnmatchcase(scheme, only)]
+def jobs(only: Sequence[str]) -> list[tuple[str, Algorithm | None]]:
+    schemes = [*ADAPTIVE, *FIXED, *OTHERS]
+    schemes = [scheme for scheme in schemes if any(fnmatchcase(scheme, pattern) for pattern in only)]
     rows = [(scheme, algorithm) for scheme in schemes for algorithm in (Algorithm.AUGMENTED, Algorithm.ITERATED, None)]
     # Iterations and one projection know no μ, which sets the price of a bit.
     return [row for row in rows if not row[0].startswith("entropy") or row[1] is Algorithm.AUGMENTED]
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", choices=["lenet300", "lenet5", "lenet5-caffe"], default="lenet300")
     parser.add_argument("--folder", type=Path, required=True, help="where trained networks are kept")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, and to go on from")
-    parser.add_argument("--only", default="*", help="pattern of schemes")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of schemes")
     parser.add_argument("--seed", type=int, default=0, help="of the reference's weights and of all shuffling")
     parser.add_argument("--plot", type=Path, help="only draw the output file's rows, as SVG")
     parser.add_argument("--data", default="mnist")
