@@ -84,12 +84,18 @@ WAYS |= dict.fromkeys(["binary", "ternary"], Way(2e-3, 1, 20.0, 1e-2))
 RESCALED = {"binary": (-1.0, 1.0), "ternary": (-1.0, 0.0, 1.0)}
 
 
-def way_of(scheme: str) -> Way:
-    return WAYS.get(scheme, COARSE)
+# LeNet-5 needs other ways in these; with two more layers of ±1 its outputs are larger still.
+OF_LENET5 = {"scaled-binary": MIDDLE, "scaled-powers:5": Way(1e-2, 4, 3.0)}
+OF_LENET5 |= {"binary": Way(2e-1, 1, 2000.0, 1e-4), "ternary": Way(6e-2, 1, 600.0, 3e-4)}
+
+
+def way_of(scheme: str, settings: Settings) -> Way:
+    ways = WAYS | OF_LENET5 if settings is SETTINGS["lenet5"] else WAYS
+    return ways.get(scheme, COARSE)
 
 
 def configuration(scheme: str, algorithm: Algorithm, settings: Settings, steps_per_epoch: int) -> LC:
-    way = way_of(scheme)
+    way = way_of(scheme, settings)
     l_steps = way.l_steps * (settings.epochs - settings.last_epochs)
     growth = (way.last_mu / way.mu) ** (1 / l_steps)
     return LC({"*.weight": scheme}, algorithm, way.mu, growth, max(1, steps_per_epoch // way.l_steps))
@@ -156,7 +162,7 @@ def run(
     compressor = Compressor(model, method)
     started = time.perf_counter()
     if algorithm is not None:
-        learning_rate = way_of(scheme).learning_rate or settings.learning_rate
+        learning_rate = way_of(scheme, settings).learning_rate or settings.learning_rate
         section = stage_section(settings, settings.epochs, learning_rate, settings.last_epochs)
         stage = Stage(model, section, dataset.train, 2 * seed + 1, compressor)
         for epoch in range(section.epochs):
