@@ -16,8 +16,9 @@ from metaq.header import TensorEntry, block_shape
 # On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
 # 2^20 and 0.7 % less in chunks of 2^24, which leave most threads idle; rANS differs by 0.1 % at most from 2^18 on.
 CHUNK_SYMBOLS = 1 << 22
-# The adaptive coder learns faster: eight chunks of 2^17 take 0.5 % more than one, and spread over as many threads.
-_ADAPTIVE_SYMBOLS, _ADAPTIVE_CHUNKS = 1 << 17, 8
+# The adaptive coder learns faster: two chunks of ResNet-20 take 0.4 % more than one, and are for two threads. Encoding
+# takes some bytes a symbol, which bounds chunks from above.
+_ADAPTIVE_SYMBOLS, _ADAPTIVE_CHUNKS, _ADAPTIVE_MOST = 1 << 17, 8, 1 << 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,11 +86,12 @@ def cut_for(coder: str, sequence: Iterable[Run]) -> Iterator[list[Run]]:
 
 
 def chunk_symbols(coder: str, symbols: int) -> int:
-    """How large chunks should be of so many symbols. They are about equal, and their number a power of two up to 8."""
+    """How large chunks should be of so many symbols. A power of two of about equal ones, more if need be."""
     if coder != "adaptive":
         return CHUNK_SYMBOLS
     chunks = min(1 << (max(1, symbols // _ADAPTIVE_SYMBOLS).bit_length() - 1), _ADAPTIVE_CHUNKS)
-    return min(CHUNK_SYMBOLS, symbols // chunks + symbols // 64 + 1)  # whole rows do not fill them exactly
+    about = symbols // chunks + symbols // 64 + 1  # whole rows do not fill them exactly
+    return min(CHUNK_SYMBOLS, _ADAPTIVE_MOST, about)
 
 
 def batched(items: Iterable[Item], sizes: Iterable[int], least: int) -> list[list[Item]]:
