@@ -33,10 +33,11 @@ import torch
 from measuring import machine
 
 import metaq
-from metaq import _native, coding, container
+from metaq import _native, coding
+from metaq import chunks as chunking
 from metaq.reader import Reader
 
-CHUNK_SYMBOLS = container.CHUNK_SYMBOLS
+CHUNK_SYMBOLS = chunking.CHUNK_SYMBOLS
 STUDIED_CHUNKS = tuple(1 << width for width in (16, 18, 20, 22, 24))
 QUICK_SYMBOLS = 1 << 15
 REPEAT_SECONDS = 1.0
@@ -147,6 +148,7 @@ def contestants() -> tuple[list[Contestant], list[str]]:
         registered("rans", "rans"),
         rans_to_float(),
         registered("mixing", "mixing"),
+        registered("adaptive", "adaptive"),
         registered("range", "range"),
         registered("Huffman", "huffman"),
         registered("zstd-22", "zstd"),
@@ -269,7 +271,7 @@ def study_chunks(name: str, blocks: Blocks, coders: Sequence[str], sizes: Sequen
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.mtq"
         for coder, size in itertools.product(coders, sizes):
-            container.CHUNK_SYMBOLS = size
+            chunking.CHUNK_SYMBOLS = size
             size_bytes = metaq.save(model, path, coder)
             chunks = len(Reader(path.read_bytes()).header.chunks)
             rates = []
@@ -278,7 +280,7 @@ def study_chunks(name: str, blocks: Blocks, coders: Sequence[str], sizes: Sequen
                 rates.append(weights / best_seconds([partial(metaq.load_file, path)], 1) / 1e6)
             os.cpu_count = available
             yield ChunkSize(name, coder, size, chunks, size_bytes, tuple(rates))
-    container.CHUNK_SYMBOLS = CHUNK_SYMBOLS
+    chunking.CHUNK_SYMBOLS = CHUNK_SYMBOLS
 
 
 def chunk_table(results: Sequence[ChunkSize]) -> Iterator[str]:

@@ -31,6 +31,7 @@ from metaq.data import Dataset
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods.lc import LC, Algorithm
 from metaq.reader import Reader
+from metaq.solvers.scaled_codebook import best_scale
 from metaq.training.loop import Stage, evaluate
 from metaq.training.recipe import Optimizer, Schedule, StageSection
 
@@ -77,15 +78,24 @@ WAYS = dict.fromkeys(["kmeans:4", "scaled-ternary", "prune:0.05"], MIDDLE)
 WAYS |= dict.fromkeys(["kmeans:16", "powers:5", "scaled-powers:5"], FINE)
 WAYS |= dict.fromkeys(["kmeans:32", "kmeans:64"], Way(3e-4, 4)) | {"kmeans:8": Way(1e-4, 4, 3.0)}
 # Weights of ±1 make outputs of some thousands, and gradients in proportion.
-WAYS |= {"binary": Way(2e-2, 1, 20.0, 1e-2), "ternary": Way(3e-3, 8, 3.0, 5e-2)}
+WAYS |= dict.fromkeys(["binary", "ternary"], Way(2e-3, 1, 20.0, 1e-2))
+
+# All three start from weights of this size: to the reference's own the nearest of {-1, 0, 1} is nearly always 0.
+RESCALED = {"binary": (-1.0, 1.0), "ternary": (-1.0, 0.0, 1.0)}
 
 
-def way_of(scheme: str) -> Way:
-    return WAYS.get(scheme, COARSE)
+# LeNet-5 needs other ways in these; with two more layers of ±1 its outputs are larger still.
+OF_LENET5 = {"scaled-binary": MIDDLE, "scaled-powers:5": Way(1e-2, 4, 3.0)}
+OF_LENET5 |= {"binary": Way(2e-1, 1, 2000.0, 1e-4), "ternary": Way(6e-2, 1, 600.0, 3e-4)}
+
+
+def way_of(scheme: str, settings: Settings) -> Way:
+    ways = WAYS | OF_LENET5 if settings is SETTINGS["lenet5"] else WAYS
+    return ways.get(scheme, COARSE)
 
 
 def configuration(scheme: str, algorithm: Algorithm, settings: Settings, steps_per_epoch: int) -> LC:
-    way = way_of(scheme)
+    way = way_of(scheme, settings)
     l_steps = way.l_steps * (settings.epochs - settings.last_epochs)
     growth = (way.last_mu / way.mu) ** (1 / l_steps)
     return LC({"*.weight": scheme}, algorithm, way.mu, growth, max(1, steps_per_epoch // way.l_steps))
@@ -103,20 +113,33 @@ def stage_section(settings: Settings, epochs: int, learning_rate: float, last_ep
     )
 
 
-def reference_network(name: str, settings: Settings, dataset: Dataset, folder: Path) -> nn.Module:
+def reference_network(name: str, settings: Settings, dataset: Dataset, folder: Path, seed: int) -> nn.Module:
     """The trained network, from the folder if it is there."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model: nn.Module = models.by_name(name)()
-    path = folder / f"{name}-reference.safetensors"
+    path = folder / f"{name}-reference-{seed}.safetensors"
     if not path.exists():
         section = stage_section(settings, settings.reference_epochs, settings.learning_rate)
-        stage = Stage(model, section, dataset.train, 0)
+        stage = Stage(model, section, dataset.train, 2 * seed)
         for epoch in range(section.epochs):
             stage.run_epoch(epoch, lambda: None)
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, model.state_dict(), {})
     model.load_state_dict(read_safetensors(path)[0])
     return model
+
+
+@torch.no_grad()
+def rescale(model: nn.Module, levels: Sequence[float]) -> None:
+    """Divide each layer's weights by the best scale of these levels, so that they have the levels' size.
+
+    ReLU and pooling pass a factor on, so with biases in proportion the classes would be the same. The biases stay as
+    they are: they matter little, and so much larger they would pay more weight decay than all weights together.
+    """
+    for name, weights in model.named_parameters():
+        if name.endswith("weight"):
+            scale = best_scale(weights.flatten().to(torch.float64), torch.tensor(levels, dtype=torch.float64))
+            weights /= scale
 
 
 def measure(model: nn.Module, dataset: Dataset, weight_decay: float) -> dict[str, Any]:
@@ -127,17 +150,21 @@ def measure(model: nn.Module, dataset: Dataset, weight_decay: float) -> dict[str
     return measured | {"objective": measured["train"]["loss"] + weight_decay / 2 * norm}
 
 
-def run(reference: nn.Module, scheme: str, algorithm: Algorithm | None, settings: Settings, dataset: Dataset) -> Any:
+def run(
+    reference: nn.Module, scheme: str, algorithm: Algorithm | None, settings: Settings, dataset: Dataset, seed: int
+) -> Any:
     """One row; no algorithm is direct compression."""
     model = copy.deepcopy(reference)
+    if scheme in RESCALED:
+        rescale(model, RESCALED[scheme])
     steps = len(dataset.train) // settings.batch_size
     method = configuration(scheme, algorithm or Algorithm.ITERATED, settings, steps)
     compressor = Compressor(model, method)
     started = time.perf_counter()
     if algorithm is not None:
-        learning_rate = way_of(scheme).learning_rate or settings.learning_rate
+        learning_rate = way_of(scheme, settings).learning_rate or settings.learning_rate
         section = stage_section(settings, settings.epochs, learning_rate, settings.last_epochs)
-        stage = Stage(model, section, dataset.train, 1, compressor)
+        stage = Stage(model, section, dataset.train, 2 * seed + 1, compressor)
         for epoch in range(section.epochs):
             stage.run_epoch(epoch, lambda: None)
     file = container.encode(compressor.compress())
@@ -153,8 +180,9 @@ def run(reference: nn.Module, scheme: str, algorithm: Algorithm | None, settings
     }
 
 
-def jobs(only: str) -> list[tuple[str, Algorithm | None]]:
-    schemes = [scheme for scheme in [*ADAPTIVE, *FIXED, *OTHERS] if fnmatchcase(scheme, only)]
+def jobs(only: Sequence[str]) -> list[tuple[str, Algorithm | None]]:
+    schemes = [*ADAPTIVE, *FIXED, *OTHERS]
+    schemes = [scheme for scheme in schemes if any(fnmatchcase(scheme, pattern) for pattern in only)]
     rows = [(scheme, algorithm) for scheme in schemes for algorithm in (Algorithm.AUGMENTED, Algorithm.ITERATED, None)]
     # Iterations and one projection know no μ, which sets the price of a bit.
     return [row for row in rows if not row[0].startswith("entropy") or row[1] is Algorithm.AUGMENTED]
@@ -205,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--network", choices=["lenet300", "lenet5", "lenet5-caffe"], default="lenet300")
     parser.add_argument("--folder", type=Path, required=True, help="where trained networks are kept")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write, and to go on from")
-    parser.add_argument("--only", default="*", help="pattern of schemes")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of schemes")
+    parser.add_argument("--seed", type=int, default=0, help="of the reference's weights and of all shuffling")
     parser.add_argument("--plot", type=Path, help="only draw the output file's rows, as SVG")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--held-out", type=int, default=5000)
@@ -217,11 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     settings = SETTINGS["quick" if options.quick else options.network]
     dataset = data.by_name(options.data)(options.held_out)
-    reference = reference_network(options.network, settings, dataset, options.folder)
+    reference = reference_network(options.network, settings, dataset, options.folder, options.seed)
     report: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv] if arguments is None else arguments),
         "machine": machine(),
         "network": options.network,
+        "seed": options.seed,
         "settings": asdict(settings),
         "reference": measure(reference, dataset, settings.weight_decay),
         "rows": json.loads(options.output.read_text())["rows"] if options.output.exists() else [],
@@ -229,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     done = {(row["scheme"], row["algorithm"]) for row in report["rows"]}
     for scheme, algorithm in jobs(options.only):
         if (scheme, NAMES[algorithm]) not in done:
-            report["rows"].append(run(reference, scheme, algorithm, settings, dataset))
+            report["rows"].append(run(reference, scheme, algorithm, settings, dataset, options.seed))
             options.output.write_text(json.dumps(report, indent=1) + "\n")
             print(table(report)[-1], flush=True)
     print("\n".join(table(report)))

@@ -9,8 +9,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -18,6 +16,7 @@
 #include <tuple>
 #include <vector>
 
+#include "metaq/adaptive.hpp"
 #include "metaq/hemp.hpp"
 #include "metaq/huffman.hpp"
 #include "metaq/kmeans1d.hpp"
@@ -38,7 +37,7 @@ namespace {
 
 using SymbolArray = nb::ndarray<const std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using DecodedArray = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<3>, nb::c_contig>;
+using FilledArray = nb::ndarray<std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Shape = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
 using Bytes = std::vector<std::uint8_t>;
@@ -54,37 +53,6 @@ nb::bytes to_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.s
 
 std::span<const std::uint8_t> view(const ByteArray& data) { return {data.data(), data.size()}; }
 
-// A block with memory of its own, which a NumPy array can take over.
-struct OwnedBlock {
-    std::unique_ptr<std::int32_t[]> symbols;
-    metaq::Block block;
-};
-
-OwnedBlock allocate_block(const Shape& shape) {
-    const auto [rows, channels, kernel] = shape;
-    std::size_t size = 1;
-    for (const std::int64_t side : {rows, channels, kernel}) {
-        if (side < 0) throw std::invalid_argument("a side of a shape is negative");
-        // The sides themselves as well, so that strides do not overflow where another side is zero.
-        const std::size_t limit = std::numeric_limits<std::ptrdiff_t>::max() / sizeof(std::int32_t);
-        const auto positive = static_cast<std::size_t>(std::max<std::int64_t>(side, 1));
-        if (size > limit / positive) throw std::invalid_argument("a shape is too large");
-        size *= positive;
-    }
-    if (rows == 0 || channels == 0 || kernel == 0) size = 0;
-    OwnedBlock owned{std::make_unique_for_overwrite<std::int32_t[]>(size), {}};
-    owned.block = {owned.symbols.get(), static_cast<std::size_t>(rows), static_cast<std::size_t>(channels),
-                   static_cast<std::size_t>(kernel)};
-    return owned;
-}
-
-DecodedArray to_python(OwnedBlock& owned) {
-    const metaq::Block& block = owned.block;
-    const auto free = [](void* symbols) noexcept { delete[] static_cast<std::int32_t*>(symbols); };
-    nb::capsule owner(owned.symbols.get(), free);
-    return DecodedArray(owned.symbols.release(), {block.rows, block.channels, block.kernel}, owner);
-}
-
 template <Encode encode>
 nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
     std::vector<metaq::ConstBlock> blocks;
@@ -99,43 +67,39 @@ nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
     return to_python(out);
 }
 
+metaq::Block block_of(const FilledArray& symbols) {
+    return {symbols.data(), symbols.shape(0), symbols.shape(1), symbols.shape(2)};
+}
+
 template <Decode decode>
-std::vector<DecodedArray> decode_blocks(const ByteArray& data, const std::vector<Shape>& shapes) {
-    std::vector<OwnedBlock> owned;
+void decode_blocks(const ByteArray& data, const std::vector<FilledArray>& arrays) {
     std::vector<metaq::Block> blocks;
-    for (const Shape& shape : shapes) {
-        owned.push_back(allocate_block(shape));
-        blocks.push_back(owned.back().block);
-    }
+    for (const FilledArray& array : arrays) blocks.push_back(block_of(array));
     metaq::Status status = metaq::Status::ok;
     {
         nb::gil_scoped_release release;
         status = decode(view(data), blocks);
     }
     check_status(status);
-    std::vector<DecodedArray> result;
-    for (OwnedBlock& block : owned) result.push_back(to_python(block));
-    return result;
 }
 
 template <Encode encode, Decode decode>
 void bind_coder(nb::module_& module, const char* encode_name, const char* decode_name) {
-    // Without conversion: it would truncate other types to int32, silently.
+    // Without conversion: it would truncate other types to int32, silently, and fill copies.
     module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks").noconvert());
-    module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("shapes"));
+    module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("blocks").noconvert());
 }
 
 using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using ChosenArray = nb::ndarray<std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 using WeightArrays = std::vector<WeightArray>;
 using ImportanceArrays = std::vector<std::optional<ImportanceArray>>;
 using FeedbackArrays = std::vector<std::optional<FeedbackArray>>;
-using ChosenArrays = std::vector<ChosenArray>;
+using FilledArrays = std::vector<FilledArray>;
 
-void check_weights(const WeightArrays& weights, const ImportanceArrays& importances, const ChosenArrays& symbols) {
+void check_weights(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols) {
     if (weights.size() != symbols.size() || weights.size() != importances.size()) {
         throw std::invalid_argument("weights, importances and symbols differ in number");
     }
@@ -149,14 +113,10 @@ void check_weights(const WeightArrays& weights, const ImportanceArrays& importan
     }
 }
 
-metaq::Block block_of(const ChosenArray& symbols) {
-    return {symbols.data(), symbols.shape(0), symbols.shape(1), symbols.shape(2)};
-}
-
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
 // Weights with a feedback are moved.
 double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances, const FeedbackArrays& feedbacks,
-                        const ChosenArrays& symbols, double rate_weight) {
+                        const FilledArrays& symbols, double rate_weight) {
     check_weights(weights, importances, symbols);
     if (weights.size() != feedbacks.size()) throw std::invalid_argument("weights and feedbacks differ in number");
     std::vector<metaq::rdoq::Weights> blocks;
@@ -173,7 +133,7 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
 }
 
 // Fills symbols, none larger than `most` of its block.
-void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& importances, const ChosenArrays& symbols,
+void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols,
                          const std::vector<std::int32_t>& most, double rate_weight, std::size_t states) {
     check_weights(weights, importances, symbols);
     if (most.size() != weights.size() || std::any_of(most.begin(), most.end(), [](auto one) { return one < 0 || one >= metaq::kSymbolLimit; })) {
@@ -414,6 +374,7 @@ NB_MODULE(_native, module) {
     module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<metaq::mixing::encode, metaq::mixing::decode>(module, "mixing_encode", "mixing_decode");
+    bind_coder<metaq::adaptive::encode, metaq::adaptive::decode>(module, "adaptive_encode", "adaptive_decode");
     // Without conversion: it would fill copies.
     module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
                nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));

@@ -160,7 +160,7 @@ def codebooks() -> Iterator[tuple[str, bytes]]:
 
 
 def chunk_lists() -> Iterator[tuple[str, bytes]]:
-    yield "unknown_coder", file(chunks=((8, 0, PLAIN),))
+    yield "unknown_coder", file(chunks=((9, 0, PLAIN),))
     yield "unknown_coder", file(chunks=((255, 0, PLAIN),))
     yield "chunk_symbols", file(chunks=((0, 7, PLAIN),))
     yield "chunk_symbols", file(chunks=((0, 0, b""),))
@@ -182,7 +182,7 @@ def payloads() -> Iterator[tuple[str, bytes]]:
     for limit in (2**30, -(2**30)):
         payload = b"\4" + struct.pack("<6i", limit, *range(5))
         yield "stream_corrupt", file(chunks=((0, 0, payload),))
-    for identifier in (1, 2, 3, 7):
+    for identifier in (1, 2, 3, 7, 8):
         yield "stream_corrupt", file(chunks=((identifier, 0, b"\xff" * 20),))
     yield "symbol_range", of_one(FLOAT32, table(1.0, 2.0, 3.0, origin=1), 2)
     yield "symbol_range", of_one(FLOAT32, table(1.0, 2.0, 3.0, origin=1), -2)

@@ -5,6 +5,7 @@
 Names follow the document. Every rule of it is checked; breaking one is a `MalformedError`.
 """
 
+import bisect
 import copy
 import itertools
 import lzma
@@ -13,6 +14,7 @@ import struct
 import sys
 import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -1020,6 +1022,14 @@ def rans_classes(source: Bits, blocks: list[Shape], classes: int) -> list[int]:
     return of_symbols
 
 
+def check_filler(payload: bytes, at: int, count: int) -> None:
+    """Behind the words, which end there, of so many symbols."""
+    least = -(-count // SYMBOLS_PER_BYTE)
+    require(len(payload) >= least, "truncated")
+    filler = payload[at:]
+    require(not filler or (len(payload) == least and not any(filler)), "bytes left over")
+
+
 def decode_rans(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
     count = sum(map(math.prod, blocks))
     source = Bits(payload)
@@ -1070,12 +1080,267 @@ def decode_rans(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
     require(all(state == 1 << 16 for state in states), "last states")
     require(escapes_seen == escapes, "escapes")
     escaped.finish()
-    least = -(-count // SYMBOLS_PER_BYTE)
-    require(len(payload) >= least, "truncated")
-    filler = payload[rest.at :]
-    require(not filler or (len(payload) == least and not any(filler)), "bytes left over")
+    check_filler(payload, rest.at, count)
     ends = [sum(map(math.prod, blocks[: i + 1])) for i in range(len(blocks))]
     return [symbols[end - math.prod(block) : end] for block, end in zip(blocks, ends, strict=True)]
+
+
+# ---- Coder 8 ----
+
+
+class LearningTable:
+    def __init__(self, counts: list[int]) -> None:
+        self.count = counts
+        self.gap = 4
+        self.learn()
+
+    def learn(self) -> None:
+        total = sum(self.count)
+        factor = (32752 << 16) // total
+        before = itertools.accumulate(self.count, initial=0)
+        self.start = [e + (earlier * factor >> 16) for e, earlier in zip(range(16), before, strict=False)] + [1 << 15]
+        self.left = self.gap
+        self.gap = min(self.gap + self.gap // 4, 32)
+        if total + 32 * self.gap > 48000:
+            self.count = [count - count // 2 for count in self.count]
+
+
+class Steps:
+    """The two states that take turns."""
+
+    def __init__(self, words: Bytes) -> None:
+        self.words = words
+        self.a, self.b = struct.unpack("<2Q", words.take(16))
+        require(all(1 << 31 <= state < 1 << 63 for state in (self.a, self.b)), "state")
+
+    def take(self, v: int, share: int) -> None:
+        x = share * (self.a >> 15) + v
+        if x < 1 << 31:
+            x = x << 32 | int.from_bytes(self.words.take(4), "little")
+        self.a, self.b = self.b, x
+
+    def plain(self, w: int) -> int:
+        if w == 0:
+            return 0
+        if w > 15:
+            high = self.plain(15)
+            return high << (w - 15) | self.plain(w - 15)
+        v, share = self.a % (1 << 15), 1 << (15 - w)
+        self.take(v % share, share)
+        return v // share
+
+    def entry(self, t: LearningTable) -> int:
+        v = self.a % (1 << 15)
+        e = bisect.bisect_right(t.start, v) - 1
+        self.take(v - t.start[e], t.start[e + 1] - t.start[e])
+        t.count[e] += 32
+        t.left -= 1
+        if t.left == 0:
+            t.learn()
+        return e
+
+    def finish(self) -> None:
+        require(self.a == self.b == 1 << 31, "last states")
+
+
+def cell_shift(set_: int, bin_: int) -> int:
+    return max(0, bin_ - (9 if set_ == 2 else 11)) // 2
+
+
+def cell_counts(set_: int, bin_: int) -> list[int]:
+    mean = (77936, 110218)[bin_ % 2] << bin_ // 2 >> 4 + (set_ < 2) + cell_shift(set_, bin_)
+    ratio = (mean << 16) // (mean + (1 << 16))
+    weight, weights = 1 << 24, [0] * 16
+    for d in range(8):
+        weights[7 - d] = weights[7 + d] = weight
+        weight = weight * ratio >> 16
+    weights[15] = 2 * weight
+    if set_ == 1 and cell_shift(set_, bin_) == 0:
+        weights[7] >>= 3
+    return [max(1, 600 * each // sum(weights)) for each in weights]
+
+
+def make_fall() -> list[int]:
+    table, power = [], 1 << 31
+    for _ in range(256):
+        table.append(power + (1 << 14) >> 15)
+        power = power * 4283353945 >> 32
+    return table
+
+
+FALL = make_fall()
+CELL_COUNTS = [[cell_counts(set_, bin_) for bin_ in range(40)] for set_ in range(3)]
+
+
+def wrap(a: int) -> int:
+    return (a + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+def rate(factor: int, first: int, limit: int, count: int) -> int:
+    return factor * RECIPROCAL[min(first + count, limit)] >> 8
+
+
+def moved(level: int, total: int, rate: int) -> int:
+    return clamp(level + (total * rate >> 8), -(1 << 21), 1 << 21)
+
+
+@dataclass
+class AdaptiveTables:
+    cells: dict[tuple[int, int, int], LearningTable] = field(default_factory=dict)
+    far: list[LearningTable] = field(default_factory=lambda: [LearningTable([64] * 16) for _ in range(3)])
+
+    def cells_of(self, set_: int, bin_: int, lean: int) -> LearningTable:
+        if (set_, bin_, lean) not in self.cells:
+            self.cells[set_, bin_, lean] = LearningTable(list(CELL_COUNTS[set_][bin_]))
+        return self.cells[set_, bin_, lean]
+
+
+class AdaptiveHistory:
+    """Blocks one after the other; names as in the document."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+        self.tables = AdaptiveTables()
+        self.all = 1 << 16
+        self.before: list[int] = []
+        self.weights = [[0] * 9 for _ in range(64)]
+
+    def block(self, shape: Shape, kind: int, centre: int) -> list[int]:
+        h, self.c, self.k = shape
+        self.kind = kind
+        c, k = self.c, self.k
+        r = c // len(self.before) if self.before and c % len(self.before) == 0 else 0
+        self.column = [self.before[n // k // r] if r > 0 else 0 for n in range(c * k)]
+        self.channel, self.position, self.mean = [0] * c, [0] * k, [0] * (c * k)
+        rows, symbols = [], []
+        for self.y in range(h):
+            self.row = state = 0
+            for group in self.groups():
+                self.start(group[0])
+                for n in group:
+                    q = state % 2
+                    self.expect(n)
+                    v = self.index(q)
+                    if kind > 0:
+                        state = MACHINES[kind - 1][state][v % 2]
+                        v = 2 * v - q * sign(v)
+                    self.note(v)
+                    require(is_symbol(v + centre), "symbol")
+                    symbols.append(v + centre)
+                self.end(group)
+            rows.append(self.row)
+        if c * k > 1:
+            mean = toward_zero(sum(rows), h)
+            self.before = [row - mean for row in rows] if h <= 1 << 16 else []
+        return symbols
+
+    def groups(self) -> Iterator[range]:
+        """Each group's columns."""
+        unit, most = (self.k, 64) if self.k > 1 else (self.c, 16)
+        for first in range(0, self.c * self.k, unit):
+            for n in range(first, first + unit, most):
+                yield range(n, min(n + most, first + unit))
+
+    def start(self, n: int) -> None:
+        j, p = divmod(n, self.k)
+        self.base = self.all + self.row + (self.channel[j] if self.k > 1 else 0)
+        if p == 0:
+            self.unit = clamp((self.base >> 16) - 5, 0, 8)
+            self.known: list[int] = []  # of this kernel
+        self.group: list[tuple[list[int], int, int]] = []  # x, miss and excess of each symbol
+
+    def expect(self, n: int) -> None:
+        p = n % self.k
+        self.n, self.x = n, []
+        level = self.base + (1 << 18) + self.column[n]
+        if self.k > 1:
+            level += self.position[p]
+            self.x = (self.known[:-10:-1] + [0] * 9)[:9]
+            weights = [clamp(wrap(w) >> 3, -(1 << 15), (1 << 15) - 1) for w in self.weights[min(p, 63)]]
+            self.V = sum(a * w for a, w in zip(self.x, weights, strict=True)) >> 5
+        else:
+            self.V = self.mean[n] >> 8 + self.unit
+        self.E = clamp(wrap(level), 0, 20 * 2**16 - 1)
+
+    def times(self, m: int) -> int:
+        return m * FALL[(self.E >> 8) % 256] >> (self.E >> 16) + 12 - self.unit
+
+    def index(self, q: int) -> int:
+        steps, tables = self.steps, self.tables
+        set_ = q if self.kind > 0 else 2
+        bin_ = self.E >> 15
+        s = cell_shift(set_, bin_)
+        lean = guess = 0
+        if s == 0:
+            relative = self.times(abs(self.V))
+            lean = sum(bound <= relative for bound in (13, 38, 77, 128, 205, 307))
+        else:
+            t = 8 + s + (set_ < 2)
+            guess = (abs(self.V) << self.unit) + (1 << (t - 1)) >> t
+        e = steps.entry(tables.cells_of(set_, bin_, lean))
+        cell = self.distant(set_) if e == 15 else e - 7
+        i = (guess + cell << s) + steps.plain(s)
+        return -i if self.V < 0 else i
+
+    def distant(self, set_: int) -> int:
+        e = self.steps.entry(self.tables.far[set_])
+        b = e // 2
+        if b == 7:
+            b += self.steps.plain(5)
+        d = 7 + (1 << b) + self.steps.plain(b)
+        return -d if e % 2 == 1 else d
+
+    def note(self, v: int) -> None:
+        known = clamp(v >> self.unit, -4095, 4095)
+        miss = 256 * known - self.V
+        excess = min(self.times(max(abs(miss), 48)) - 256, 700)
+        if self.k == 1:
+            change = ((known << 16 + self.unit) - self.mean[self.n]) * rate(256, 8, 650, self.y)
+            self.mean[self.n] += change >> 16
+        self.known.append(known)
+        self.group.append((self.x, miss, excess))
+
+    def end(self, group: range) -> None:
+        c, k, y = self.c, self.k, self.y
+        j, column_rate, position_rate = group[0] // k, rate(112, 16, 200, y), rate(104, 48, 1000, y * c)
+        for n, (x, miss, excess) in zip(group, self.group, strict=True):
+            self.column[n] += excess * column_rate >> 8
+            if k > 1:
+                p = n % k
+                self.position[p] += excess * position_rate >> 8
+                t = (3 + sum(a * a for a in x)).bit_length() - 2
+                weights = self.weights[min(p, 63)]
+                for i, a in enumerate(x):
+                    weights[i] += a * clamp(miss, -32767, 32767) >> t
+        total = sum(excess for _, _, excess in self.group)
+        if k > 1:
+            self.channel[j] = moved(self.channel[j], total, rate(112, 8, 96, y * k))
+        seen = group[-1] + 1
+        self.row = moved(self.row, total, rate(440, 3, 1000, seen))
+        self.all = moved(self.all, total, rate(32, 4, 1000, y * c * k + seen))
+
+
+def decode_adaptive(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
+    source = Bits(payload)
+    headers = []
+    for _ in blocks:
+        kind = source.get(2)
+        centre = 0 if kind in (1, 2) else source.signed(3)
+        require(is_symbol(centre), "centre")
+        headers.append((kind, centre))
+    require(source.get(-source.position % 8) == 0, "padding")
+    rest = Bytes(payload, source.position // 8)
+    steps = history = None
+    if any(kind != 3 for kind, _ in headers):
+        steps = Steps(rest)
+        history = AdaptiveHistory(steps)
+    decoded = []
+    for block, (kind, centre) in zip(blocks, headers, strict=True):
+        decoded.append([centre] * math.prod(block) if kind == 3 else history.block(block, kind, centre))
+    if steps:
+        steps.finish()
+    check_filler(payload, rest.at, sum(map(math.prod, blocks)))
+    return decoded
 
 
 # ---- Text coder ----
@@ -1199,6 +1464,7 @@ CODERS = {
     5: decode_zstd,
     6: decode_lzma,
     7: decode_rans,
+    8: decode_adaptive,
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import assembly, container
+from metaq import assembly, chunks, container
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.container import encode
 from metaq.errors import FormatError
@@ -44,16 +44,16 @@ def model():
 
 
 @pytest.fixture(params=["planes apart", "all in one chunk", "small chunks"])
-def chunks(request, monkeypatch):
+def _chunking(request, monkeypatch):
     if request.param == "all in one chunk":  # as another writer may do it
-        monkeypatch.setattr(container, "cut", lambda sequence, most_symbols: [list(sequence)])
+        monkeypatch.setattr(container, "cut_for", lambda coder, sequence: [list(sequence)])
     if request.param == "small chunks":
-        monkeypatch.setattr(container, "CHUNK_SYMBOLS", 70)
+        monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 70)
 
 
 @pytest.mark.parametrize("coder", ["rans", "stored", "huffman", "zstd"])
 @pytest.mark.parametrize("piece", [5, 1 << 20])
-@pytest.mark.usefixtures("chunks")
+@pytest.mark.usefixtures("_chunking")
 def test_whole_tensors_symbols_and_rows(coder, piece, monkeypatch):
     monkeypatch.setattr(assembly, "PIECE_ELEMENTS", piece)
     original = model()
@@ -97,7 +97,7 @@ def test_a_plane_of_wide_symbols_is_refused():
 
 
 def test_large_tensors_in_many_chunks_and_threads(monkeypatch):
-    monkeypatch.setattr(container, "CHUNK_SYMBOLS", 40_000)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 40_000)
     generator = torch.Generator().manual_seed(0)
     kept = torch.randn(500, 301, generator=generator).to(torch.bfloat16)
     coded = CodedTensor(symbols_of(500, 301), TABLE, torch.bfloat16)

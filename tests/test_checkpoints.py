@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import metaq
-from metaq import checkpoints, metrics
+from metaq import checkpoints, chunks, metrics
 from metaq.checkpoints import QUALITIES, CompressionConfig, compress_state_dict
 from metaq.container import encode
 from metaq.errors import InputError
-from metaq.methods import trellis, weight_chunks
+from metaq.methods import trellis
 from metaq.options import parse_bits, parse_size
 from metaq.pipeline import CodedTensor
 from metaq.reader import Reader
@@ -67,7 +67,7 @@ def test_many_weights_in_many_chunks(monkeypatch, dial):
     tried = []
     quantize = trellis.quantize
     monkeypatch.setattr(checkpoints, "SAMPLE_WEIGHTS", 3000)
-    monkeypatch.setattr(weight_chunks, "CHUNK_SYMBOLS", 2000)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 2000)
     monkeypatch.setattr(trellis, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
     model = compress_state_dict(STATE, CompressionConfig(**dial))
     counts = [sum(tensor.numel() for tensor in weights.values()) for weights in tried]

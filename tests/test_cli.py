@@ -115,7 +115,7 @@ def test_lossless(succeeds, tmp_path):
         back = torch.load(tmp_path / "y.pt")
         assert torch.equal(back["a"], state["a"])
         assert torch.equal(back["b"].view(torch.int32), state["b"].view(torch.int32))
-    assert sizes["--coder", "mixing"] == sizes[()] != sizes["--coder", "rans"]
+    assert sizes["--coder", "mixing"] == sizes[()] <= sizes["--coder", "rans"]
     assert max(sizes.values()) < 0.665 * 2 * 800_000
 
 

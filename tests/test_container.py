@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import _native, assembly, coding, container
+from metaq import _native, assembly, chunks, coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.container import encode
 from metaq.errors import FormatError
@@ -233,7 +233,7 @@ def test_chunks_that_end_between_rows():
 def test_chunks_of_any_size_decode_the_same(coder, size, monkeypatch):
     model = mixed_model()
     expected = digest(Reader(encode(model, coder)).load())
-    monkeypatch.setattr(container, "CHUNK_SYMBOLS", size)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", size)
     data = encode(model, coder)
     reader = Reader(data)
     assert len(reader.header.chunks) > {1: 300, 2: 180, 20: 60, 21: 50, 64: 15}.get(size, 4)

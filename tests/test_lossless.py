@@ -14,9 +14,10 @@ from metaq.codebook import TableCodebook
 from metaq.container import encode
 from metaq.errors import InputError
 from metaq.header import CODED_FLOATS, DTYPES
-from metaq.lossless import compress_losslessly, suitable_coder
+from metaq.lossless import compress_losslessly
 from metaq.pipeline import CodedTensor
 from metaq.reader import Reader
+from metaq.treatment import suitable_coder
 
 every_float = pytest.mark.parametrize("dtype", CODED_FLOATS, ids=str)
 
@@ -123,8 +124,9 @@ def test_sizes_of_weights(dtype, share):
 
 
 def test_the_coder_for_a_size():
-    assert suitable_coder({"a": torch.zeros(1 << 20), "b": torch.zeros(1)}) == "rans"
-    assert suitable_coder({"a": torch.zeros(1 << 20, dtype=torch.bfloat16)}) == "mixing"
+    assert suitable_coder((1 << 22) - 1, lossless=True) == suitable_coder((1 << 22) - 1, lossless=False) == "mixing"
+    assert suitable_coder(1 << 22, lossless=True) == "rans"
+    assert suitable_coder(1 << 22, lossless=False) == "adaptive"
 
 
 def test_it_is_public_and_refuses_what_no_file_can_hold(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import coding, container, planes
+from metaq import chunks, coding, container, planes
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
@@ -100,7 +100,72 @@ def test_streams_of_every_coder(name, distribution):
         assert decoded == as_lists(blocks)
 
 
-@pytest.mark.parametrize("name", ["huffman", "range", "mixing", "rans"])
+def path_of(indices, machine):
+    """The symbols of dependent quantizers with these indices: row by row, 2 index - sign(index) * (state mod 2)."""
+    symbols = np.zeros(indices.shape, dtype=np.int32)
+    for row, line in zip(symbols.reshape(len(indices), -1), indices.reshape(len(indices), -1).tolist(), strict=True):
+        state = 0
+        for n, index in enumerate(line):
+            row[n] = 2 * index - (index > 0) * (state % 2) + (index < 0) * (state % 2)
+            state = reference.MACHINES[machine][state][index % 2]
+    return symbols
+
+
+def assert_adaptive_agrees(blocks):
+    data = coding.by_name("adaptive").encode(blocks)
+    assert reference.decode_adaptive(data, [block.shape for block in blocks]) == as_lists(blocks)
+
+
+@pytest.mark.parametrize("scale", [0.2, 2.0, 30.0, 1e3, 1e5, 1e8])
+def test_adaptive_blocks_of_every_kind(scale):
+    """Small and large shifts, far cells, free and dependent symbols, rows that feed channels, centres and constants."""
+    generator = np.random.default_rng(3)
+
+    def symbols(values):
+        return np.rint(values).clip(-(2**28), 2**28).astype(np.int32)
+
+    def weights(*shape):
+        spread = scale * np.exp(generator.normal(0, 1, (shape[0], 1, 1)))
+        return symbols(np.exp(generator.normal(0, 1, shape)) * generator.laplace(0, spread, shape))
+
+    waves = 9 * np.sin(np.arange(30 * 4 * 25) / 3) + generator.normal(0, 1, 3000)
+    columns = np.linspace(-40 * scale, 40 * scale, 80)[:, None]
+    assert_adaptive_agrees(
+        [
+            weights(40, 3, 9),
+            symbols(scale * waves).reshape(30, 4, 25),
+            weights(4, 2, 150) + 5,
+            np.full((3, 4, 9), -6, dtype=np.int32),
+            path_of(weights(16, 8, 9), 0),
+            path_of(weights(24, 32, 1), 1),
+            weights(50, 1, 1) + 2**29,
+            symbols(weights(40, 48, 1) * (np.arange(40) % 2)[:, None, None]),
+            weights(2, 80, 4),
+            symbols(weights(60, 80, 1) + columns),
+            weights(1, 1, 1),
+        ]
+    )
+
+
+def test_adaptive_tables_that_have_seen_much():
+    generator = np.random.default_rng(4)
+    assert_adaptive_agrees([generator.integers(-1, 2, (150, 100, 1)).astype(np.int32)])
+
+
+def test_adaptive_rows_too_many_for_their_levels_and_weights_beyond_32_bits():
+    rows = np.tile(np.array([2, 201], dtype=np.int32), 65_700).reshape(65_700, 1, 2)
+    assert_adaptive_agrees([rows, rows[:20].reshape(4, 5, 2)])
+
+
+def test_adaptive_levels_at_their_limits():
+    generator = np.random.default_rng(5)
+    every_other = generator.integers(-200, 201, (40, 48, 1), dtype=np.int32)
+    every_other[::2] = 0
+    assert_adaptive_agrees(blocks_of([*[(1, 16, 1)] * 150, (1, 4000, 1), (2, 3, 4)], "extreme", 5))
+    assert_adaptive_agrees([every_other, generator.integers(-1, 2, (3, 80, 64), dtype=np.int32)])
+
+
+@pytest.mark.parametrize("name", ["huffman", "range", "mixing", "rans", "adaptive"])
 def test_fillers_and_least_sizes(name):
     shapes = [(2**19 + 1, 1, 1), (2**20, 1, 1), (1, 1, 1)]
     blocks = [np.full(shape, 7, dtype=np.int32) for shape in shapes]
@@ -184,7 +249,7 @@ def small_model(seed):
 def test_made_files(name, monkeypatch):
     for seed in range(3):
         if seed == 2:
-            monkeypatch.setattr(container, "CHUNK_SYMBOLS", 20)
+            monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 20)
         assert_agrees(container.encode(small_model(seed), name))
 
 
@@ -227,5 +292,8 @@ def test_the_documents_check_values():
     for name, table in tables.items():
         crc = zlib.crc32(struct.pack(f"<{len(table)}H", *table))
         assert re.search(rf"{name}\W+`{crc:08X}`", DOCUMENT), f"{name} {crc:08X}"
+    counts = [count for bins in reference.CELL_COUNTS for counts in bins for count in counts]
+    for crc in (zlib.crc32(struct.pack("<1920H", *counts)), zlib.crc32(struct.pack("<256I", *reference.FALL))):
+        assert f"`{crc:08X}`" in DOCUMENT, f"{crc:08X}"
     assert len(reference.PRIMING) == 1036
     assert f"{zlib.crc32(reference.PRIMING):08X}" in DOCUMENT

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from metaq import api, chunks, shards, streaming, transfer, treatment
+from metaq import api, chunks, shards, transfer, treatment
 from metaq.checkpoints import CompressionConfig, compress_state_dict
 from metaq.container import encode
 from metaq.errors import InputError
@@ -52,7 +52,7 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     """Many chunks, pieces and a sample smaller than the whole, as large checkpoints have them."""
-    monkeypatch.setattr(streaming, "CHUNK_SYMBOLS", 5000)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 5000)
     monkeypatch.setattr(treatment, "PIECE_ELEMENTS", 1111)
     monkeypatch.setattr(shards, "SAMPLE_WEIGHTS", 8000)
     monkeypatch.setattr(transfer, "LARGE_BYTES", 0)
@@ -161,8 +161,7 @@ def as_mtq(tmp_path, state, dials):
     return (tmp_path / "x.mtq").read_bytes()
 
 
-def test_the_same_bytes_as_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK_SYMBOLS", chunks.CHUNK_SYMBOLS)
+def test_the_same_bytes_as_in_memory(tmp_path):
     state = {**tensors(0), "few": torch.randint(0, 9, (80, 80)).half(), "none": torch.empty(0, 3)}
     found = as_mtq(tmp_path, state, Dials(lossless=True, coder="rans"))
     model = compress_losslessly(read_safetensors(tmp_path / "x.safetensors")[0])
@@ -170,8 +169,7 @@ def test_the_same_bytes_as_in_memory(tmp_path, monkeypatch):
     assert found == encode(model, "rans")
 
 
-def test_no_larger_than_in_memory_at_equal_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming, "CHUNK_SYMBOLS", chunks.CHUNK_SYMBOLS)
+def test_no_larger_than_in_memory_at_equal_error(tmp_path):
     config = CompressionConfig(max_error=1e-3)
     found = as_mtq(tmp_path, tensors(0), Dials(config))
     assert len(found) <= 1.005 * len(encode(compress_state_dict(tensors(0), config)))

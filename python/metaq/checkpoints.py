@@ -2,7 +2,7 @@
 
 All tensors that are quantized share one step and one price of a bit, unless told otherwise. So they have equal slope:
 no bit would lower the error more in another tensor. What is left to find is the step. Weights are quantized in the
-trellis (`metaq.methods.trellis`) for the mixing coder, and one by one (`metaq.methods.rdoq`) for the others.
+trellis (`metaq.methods.trellis`) for the coders that know of it, and one by one (`metaq.methods.rdoq`) for the others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metaq import coding
 from metaq.calibration import Calibration
-from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads
+from metaq.chunks import Run, cut_for, in_threads
 from metaq.codebook import UniformCodebook
 from metaq.container import encode
 from metaq.errors import InputError
@@ -228,7 +228,7 @@ class _Checkpoint:
 
         With a calibration it is rdoq, which knows how weights make up for each other.
         """
-        in_trellis = self.config.coder == "mixing" and not self.sensitivities
+        in_trellis = self.config.coder in trellis.CODERS and not self.sensitivities
         finest = step / trellis.FINER if in_trellis else step
         books = {name: self.fixed.get(name) or UniformCodebook(finest * self.scales.get(name, 1.0)) for name in weights}
         if in_trellis:
@@ -254,7 +254,7 @@ class _Checkpoint:
             return len(coder.encode(shaped))
 
         sequence = [Run(index, None, 0, block_shape(tuple(tensor.shape))) for index, tensor in enumerate(tensors)]
-        sizes = in_threads(size_bytes, list(cut(sequence, CHUNK_SYMBOLS)))
+        sizes = in_threads(size_bytes, list(cut_for(self.config.coder, sequence)))
         return 8 * sum(sizes) / max(1, sum(tensor.numel() for tensor in tensors))
 
 
@@ -263,12 +263,16 @@ def _count(weights: Mapping[str, Tensor]) -> int:
 
 
 def _error(weights: Mapping[str, Tensor], coded: Mapping[str, CodedTensor]) -> float:
-    error = weight = 0.0
+    error = energy = 0.0
     for name, entry in coded.items():
-        exact = weights[name].double()
-        error += float((exact - entry.decompress().double()).square().sum())
-        weight += float(exact.square().sum())
-    return error / weight if weight else 0.0
+        exact = weights[name].to(torch.promote_types(entry.dtype, torch.float32))
+        error += _energy(exact - entry.decompress().to(exact.dtype))
+        energy += _energy(exact)
+    return error / energy if energy else 0.0
+
+
+def _energy(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
 
 
 def _uniform(codebook: object) -> UniformCodebook:

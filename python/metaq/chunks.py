@@ -7,8 +7,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from itertools import groupby
+from typing import NamedTuple, TypeVar
 
 from metaq.header import TensorEntry, block_shape
 
@@ -16,13 +16,14 @@ from metaq.header import TensorEntry, block_shape
 # On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
 # 2^20 and 0.7 % less in chunks of 2^24, which leave most threads idle; rANS differs by 0.1 % at most from 2^18 on.
 CHUNK_SYMBOLS = 1 << 22
+# The adaptive coder learns faster: eight chunks of 2^17 take 0.5 % more than one, and spread over as many threads.
+_ADAPTIVE_SYMBOLS, _ADAPTIVE_CHUNKS = 1 << 17, 8
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Whole rows of one tensor (or of one byte plane of it) within a chunk."""
 
     tensor: int
@@ -34,23 +35,27 @@ class Run:
     def elements(self) -> range:
         """Its elements' places in the flattened tensor."""
         rows, channels, kernel = self.shape
-        return range(self.first_row * channels * kernel, (self.first_row + rows) * channels * kernel)
+        row = channels * kernel
+        return range(self.first_row * row, (self.first_row + rows) * row)
 
     def elements_in(self, wanted: range) -> range:
         """Those of its elements that are wanted."""
-        return range(max(self.elements.start, wanted.start), min(self.elements.stop, wanted.stop))
+        elements = self.elements
+        return range(max(elements.start, wanted.start), min(elements.stop, wanted.stop))
 
 
-def runs(tensors: Sequence[TensorEntry]) -> Iterator[Run]:
+def runs(tensors: Sequence[TensorEntry]) -> list[Run]:
     """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
-    owned = [(index, entry) for index, entry in enumerate(tensors) if entry.target is None and entry.size]
-    for index, entry in owned:
-        if entry.codebook is not None:
-            yield Run(index, None, 0, block_shape(entry.shape))
+    owned = [
+        (index, entry, block_shape(entry.shape))
+        for index, entry in enumerate(tensors)
+        if entry.target is None and entry.size
+    ]
+    sequence = [Run(index, None, 0, shape) for index, entry, shape in owned if entry.codebook is not None]
+    kept = [(index, entry.dtype.itemsize, shape) for index, entry, shape in owned if entry.codebook is None]
     for plane in range(8):
-        for index, entry in owned:
-            if entry.codebook is None and plane < entry.dtype.itemsize:
-                yield Run(index, plane, 0, block_shape(entry.shape))
+        sequence += [Run(index, plane, 0, shape) for index, width, shape in kept if plane < width]
+    return sequence
 
 
 def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:
@@ -70,6 +75,36 @@ def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:
             room -= taken * channels * kernel
     if chunk:
         yield chunk
+
+
+def cut_for(coder: str, sequence: Iterable[Run]) -> Iterator[list[Run]]:
+    """Chunks as they suit a coder: of its quantized weights, and of each plane."""
+    for _, group in groupby(sequence, key=lambda run: run.plane):
+        of_group = list(group)
+        yield from cut(of_group, chunk_symbols(coder, sum(len(run.elements) for run in of_group)))
+
+
+def chunk_symbols(coder: str, symbols: int) -> int:
+    """How large chunks should be of so many symbols. They are about equal, and their number a power of two up to 8."""
+    if coder != "adaptive":
+        return CHUNK_SYMBOLS
+    chunks = min(1 << (max(1, symbols // _ADAPTIVE_SYMBOLS).bit_length() - 1), _ADAPTIVE_CHUNKS)
+    return min(CHUNK_SYMBOLS, symbols // chunks + symbols // 64 + 1)  # whole rows do not fill them exactly
+
+
+def batched(items: Iterable[Item], sizes: Iterable[int], least: int) -> list[list[Item]]:
+    """Items in order, in batches of ``least`` in size or more; what is left at the end joins the last."""
+    batches: list[list[Item]] = []
+    room = 0
+    for item, size in zip(items, sizes, strict=True):
+        if room <= 0:
+            batches.append([])
+            room = least
+        batches[-1].append(item)
+        room -= size
+    if room > 0 and len(batches) > 1:
+        batches[-2:] = [batches[-2] + batches[-1]]
+    return batches
 
 
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], at_most: int | None = None) -> list[Result]:

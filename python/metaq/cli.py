@@ -94,8 +94,8 @@ def compress(
     coder: Annotated[
         str | None,
         typer.Option(
-            help="mixing (smallest), rans (fastest), range, huffman, zstd, lzma, gzip or stored. Unless given, mixing; "
-            "with --lossless, rans from 4 MiB on.",
+            help="mixing (smallest), adaptive (nearly), rans (fastest), range, huffman, zstd, lzma, gzip or stored. "
+            "Unless given, mixing; from 4 MiB on adaptive, with --lossless rans.",
             show_default=False,
         ),
     ] = None,

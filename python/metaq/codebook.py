@@ -6,6 +6,7 @@ is one), so that coders, which know nothing of levels, find small numbers where 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,9 +39,8 @@ class UniformCodebook:
     step: float
 
     def __post_init__(self) -> None:
-        with np.errstate(over="ignore"):  # infinity is refused below
-            step = float(np.float32(self.step))
-        if not (np.isfinite(step) and step > 0):
+        step = ctypes.c_float(self.step).value  # NumPy would warn of infinity, which is refused here
+        if not (math.isfinite(step) and step > 0):
             raise InputError(f"codebook step: expected a positive finite float32, found {self.step:g}")
         object.__setattr__(self, "step", step)
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from metaq import _native, coding, planes
-from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads, runs
+from metaq.chunks import Run, cut_for, in_threads, runs
 from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.errors import InputError
 from metaq.header import (
@@ -29,6 +29,8 @@ from metaq.header import (
 from metaq.pipeline import Alias, CodedTensor, CompressedModel, check_model
 
 Blocks = list[np.ndarray]
+# Of bytes, whose values are no magnitudes, rANS often makes less than the coders for weights.
+_FOR_PLANES = {"mixing": ["mixing", "rans"], "adaptive": ["rans"]}
 _PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay small
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +40,8 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
     """A whole `.mtq` file.
 
     Args:
-        coder: name of the coder for symbols; a chunk that it would not make smaller is stored.
+        coder: name of the coder for symbols; a chunk that it would not make smaller is stored, and the bytes of kept
+            tensors take rANS instead where they are smaller by it than by mixing, or would be coded by adaptive.
 
     Raises:
         InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
@@ -50,7 +53,7 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
     def encode_runs(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
         return encode_chunk(chunk, [_rows(symbols(run), run) for run in chunk], coder)
 
-    encoded = in_threads(encode_runs, list(cut(runs(entries), CHUNK_SYMBOLS)))
+    encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
     out = bytearray(encode_header(Header(model.metadata, entries, [entry for entry, _ in encoded])))
     for _, payload in encoded:
         out += sealed(payload)
@@ -65,14 +68,21 @@ def encode_chunk(chunk: list[Run], blocks: Blocks, coder: str) -> tuple[ChunkEnt
         blocks: int32 symbols of each run, in its shape.
         coder: as in `encode`.
     """
-    chosen, stored = coding.by_name(coder), coding.by_name("stored")
-    is_noise = chunk[0].plane is not None and chunk[0].plane > 0 and _looks_random(blocks)
-    candidates = [stored] if is_noise or chosen is stored else [chosen, stored]
+    candidates = [coding.by_name(name) for name in _candidates(chunk[0].plane, blocks, coder)]
     size = sum(block.size for block in blocks)
     payloads = [(candidate.encode(blocks), candidate.identifier) for candidate in candidates]
     readable = [item for item in payloads if size <= SYMBOLS_PER_BYTE * len(item[0])]
     payload, identifier = min(readable, key=lambda item: len(item[0]))
     return ChunkEntry(identifier, size, len(payload)), payload
+
+
+def _candidates(plane: int | None, blocks: Blocks, coder: str) -> list[str]:
+    """Names of the coders to try on a chunk of weights, or of a plane of kept tensors."""
+    if plane is None:
+        return list(dict.fromkeys([coder, "stored"]))
+    if plane > 0 and _looks_random(blocks):
+        return ["stored"]
+    return list(dict.fromkeys([*_FOR_PLANES.get(coder, [coder]), "stored"]))
 
 
 def encode_header(header: Header) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,8 +47,7 @@ DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 CODED_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One tensor: coded if it has a codebook, an alias of the entry at ``target`` if it has one, kept otherwise."""
 
     name: str
@@ -62,8 +62,7 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkEntry:
+class ChunkEntry(NamedTuple):
     """One chunk: the coder's identifier, the number of symbols, the payload's size in bytes without its checksum."""
 
     coder: int
@@ -90,7 +89,7 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def fits_limits(shape: tuple[int, ...]) -> bool:
     """Whether a file may hold a tensor of this shape."""
     # Every dimension counts as at least one, so that no huge dimension hides behind a zero.
-    return len(shape) <= MAX_DIMENSIONS and math.prod(max(length, 1) for length in shape) < MAX_ELEMENTS
+    return len(shape) <= MAX_DIMENSIONS and math.prod([length or 1 for length in shape]) < MAX_ELEMENTS
 
 
 def fits_dtype(codebook: Codebook, dtype: torch.dtype) -> bool:
@@ -158,41 +157,47 @@ class HeaderParser:
 
     def parse(self) -> Header:
         """The whole header, used up to its last byte."""
-        self.expect(self.byte() == 0, "reserved flags 0", "other bits")
+        if self.byte() != 0:
+            raise self.error("reserved flags 0", "other bits")
         keys: set[str] = set()
         entries = range(self.count("metadata entries", 2))
         metadata = {self.new_string("metadata keys", keys): self.string() for _ in entries}
         names: set[str] = set()
         tensors: list[TensorEntry] = []
         count = self.count("tensors", 4)
-        self.expect(count <= MAX_TENSORS, f"at most {MAX_TENSORS} tensors", str(count))
+        if count > MAX_TENSORS:
+            raise self.error(f"at most {MAX_TENSORS} tensors", str(count))
         for _ in range(count):
             tensors.append(self.tensor(self.new_string("tensor names", names), tensors))
         chunks = [self.chunk() for _ in range(self.count("chunks", 3))]
         left = len(self.data) - self.offset
-        self.expect(left == 0, "the end of the header", f"{left} more bytes")
+        if left > 0:
+            raise self.error("the end of the header", f"{left} more bytes")
         return Header(metadata, tensors, _fill_last_count(tensors, chunks))
 
     def tensor(self, name: str, before: list[TensorEntry]) -> TensorEntry:
         """One tensor entry behind its name."""
         code = self.byte()
-        self.expect(code in DTYPES, "a known dtype", f"{code} for tensor {name!r}")
+        if code not in DTYPES:
+            raise self.error("a known dtype", f"{code} for tensor {name!r}")
         dtype = DTYPES[code]
         kind = self.byte()
-        self.expect(kind in (CODED, KEPT, ALIAS), "kind 0, 1 or 2", f"{kind} for tensor {name!r}")
-        self.expect(kind != KEPT or dtype != torch.bool, "bool tensors to be coded", f"a kept one, {name!r}")
+        if kind > ALIAS:
+            raise self.error("kind 0, 1 or 2", f"{kind} for tensor {name!r}")
+        if kind == KEPT and dtype == torch.bool:
+            raise self.error("bool tensors to be coded", f"a kept one, {name!r}")
         if kind == ALIAS:
             target = self.varint()
-            known = target < len(before) and before[target].target is None and before[target].dtype == dtype
-            self.expect(known, "an earlier tensor of the same dtype", f"alias {name!r} of entry {target}")
+            if not (target < len(before) and before[target].target is None and before[target].dtype == dtype):
+                raise self.error("an earlier tensor of the same dtype", f"alias {name!r} of entry {target}")
             return TensorEntry(name, dtype, before[target].shape, target=target)
         dimensions = self.byte()
-        found = f"{dimensions} for tensor {name!r}"
-        self.expect(dimensions <= MAX_DIMENSIONS, f"at most {MAX_DIMENSIONS} dimensions", found)
-        shape = tuple(self.varint() for _ in range(dimensions))
-        self.expect(fits_limits(shape), "fewer than 2^40 elements", f"shape {shape} for tensor {name!r}")
-        codebook = self.codebook_reference(name, dtype) if kind == CODED else None
-        return TensorEntry(name, dtype, shape, codebook)
+        if dimensions > MAX_DIMENSIONS:
+            raise self.error(f"at most {MAX_DIMENSIONS} dimensions", f"{dimensions} for tensor {name!r}")
+        shape = tuple([self.varint() for _ in range(dimensions)])
+        if not fits_limits(shape):
+            raise self.error("fewer than 2^40 elements", f"shape {shape} for tensor {name!r}")
+        return TensorEntry(name, dtype, shape, self.codebook_reference(name, dtype) if kind == CODED else None)
 
     def codebook_reference(self, name: str, dtype: torch.dtype) -> Codebook:
         """A new codebook or an earlier one, checked against the tensor's dtype."""
@@ -200,24 +205,26 @@ class HeaderParser:
         if reference == 0:
             self.codebooks.append(self.codebook())
             reference = len(self.codebooks)
-        found = f"reference {reference} for tensor {name!r}"
-        self.expect(reference <= len(self.codebooks), "a codebook defined before", found)
+        if reference > len(self.codebooks):
+            raise self.error("a codebook defined before", f"reference {reference} for tensor {name!r}")
         codebook = self.codebooks[reference - 1]
-        found = f"a {type(codebook).__name__} for tensor {name!r}"
-        self.expect(fits_dtype(codebook, dtype), f"a codebook for {dtype}", found)
+        if not fits_dtype(codebook, dtype):
+            raise self.error(f"a codebook for {dtype}", f"a {type(codebook).__name__} for tensor {name!r}")
         return codebook
 
     def codebook(self) -> Codebook:
         """One codebook's definition."""
         kind = self.byte()
-        self.expect(kind in (UNIFORM, TABLE, INTEGER), "codebook kind 0, 1 or 2", str(kind))
+        if kind > INTEGER:
+            raise self.error("codebook kind 0, 1 or 2", str(kind))
         try:
             if kind == UNIFORM:
                 return UniformCodebook(struct.unpack("<f", self.take(4))[0])
             if kind == INTEGER:
                 return IntegerCodebook()
             count, origin = self.varint(), self.varint()
-            self.expect(1 <= count <= MAX_LEVELS, "1 to 2^20 levels", str(count))
+            if not 1 <= count <= MAX_LEVELS:
+                raise self.error("1 to 2^20 levels", str(count))
             return TableCodebook(tuple(np.frombuffer(self.take(4 * count), dtype="<f4").tolist()), origin)
         except InputError as error:
             raise FormatError(f"header byte {self.offset}: {error}") from None
@@ -230,13 +237,15 @@ class HeaderParser:
         """A number of items, each of at least ``least_bytes``: never more than the header can hold."""
         number = self.varint()
         room = (len(self.data) - self.offset) // least_bytes
-        self.expect(number <= room, f"at most {room} {what}", str(number))
+        if number > room:
+            raise self.error(f"at most {room} {what}", str(number))
         return number
 
     def new_string(self, what: str, known: set[str]) -> str:
         """A string that is not among the ``known`` ones yet, and now is."""
         text = self.string()
-        self.expect(text not in known, f"distinct {what}", f"{text!r} twice")
+        if text in known:
+            raise self.error(f"distinct {what}", f"{text!r} twice")
         known.add(text)
         return text
 
@@ -246,34 +255,44 @@ class HeaderParser:
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            raise FormatError(f"header byte {self.offset}: expected UTF-8, found {raw[:20]!r}") from None
+            raise self.error("UTF-8", repr(raw[:20])) from None
 
     def varint(self) -> int:
         """Unsigned LEB128, in its shortest form."""
+        data, offset = self.data, self.offset
+        if offset < len(data) and data[offset] < 0x80:  # as most are
+            self.offset = offset + 1
+            return data[offset]
         value = 0
         for shift in range(0, 70, 7):
             byte = self.byte()
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                self.expect((byte > 0 or shift == 0) and value < 1 << 63, "a shortest varint below 2^63", "another")
+                if byte == 0 or value >= 1 << 63:
+                    raise self.error("a shortest varint below 2^63", "another")
                 return value
-        raise FormatError(f"header byte {self.offset}: expected a varint of at most ten bytes, found a longer one")
+        raise self.error("a varint of at most ten bytes", "a longer one")
 
     def byte(self) -> int:
         """One byte."""
-        return self.take(1)[0]
+        offset = self.offset
+        if offset >= len(self.data):
+            raise self.error("1 more bytes", "0")
+        self.offset = offset + 1
+        return self.data[offset]
 
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes."""
-        left = len(self.data) - self.offset
-        self.expect(size <= left, f"{size} more bytes", f"{left}")
-        self.offset += size
-        return self.data[self.offset - size : self.offset]
+        first = self.offset
+        left = len(self.data) - first
+        if size > left:
+            raise self.error(f"{size} more bytes", f"{left}")
+        self.offset = first + size
+        return self.data[first : self.offset]
 
-    def expect(self, holds: bool, expected: str, found: str) -> None:
-        """Raise a FormatError unless ``holds``."""
-        if not holds:
-            raise FormatError(f"header byte {self.offset}: expected {expected}, found {found[:200]}")
+    def error(self, expected: str, found: str) -> FormatError:
+        """What is wrong, and where."""
+        return FormatError(f"header byte {self.offset}: expected {expected}, found {found[:200]}")
 
 
 def symbol_count(tensors: list[TensorEntry]) -> int:

@@ -21,7 +21,6 @@ from metaq.pipeline import CodedTensor, CompressedModel, keep
 
 MOST_LEVELS = 4096  # as many as the coders list
 WORTH = 0.9  # of a tensor's size in planes: above it, planes are better, for they decode faster
-_SMALL_BYTES = 1 << 22  # of a checkpoint that the coder for the smallest files takes well below a second for
 _SAMPLE = 1 << 16  # elements that tell most tensors of many values from those of few
 _LEVEL_BYTES = 6  # of a level in the header and in a coder's table, roughly
 
@@ -39,16 +38,6 @@ def compress_losslessly(state: Mapping[str, Tensor]) -> CompressedModel:
     return CompressedModel(
         {name: _coded(entry) if isinstance(entry, Tensor) else entry for name, entry in tensors.items()}
     )
-
-
-def suitable_coder(state: Mapping[str, Tensor]) -> str:
-    """The coder that decodes at about a gigabyte a second; for a small checkpoint the one of the smallest file."""
-    return coder_for(sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values()))
-
-
-def coder_for(size_bytes: int) -> str:
-    """`suitable_coder` of a checkpoint of so many bytes."""
-    return "mixing" if size_bytes < _SMALL_BYTES else "rans"
 
 
 @dataclass(frozen=True)

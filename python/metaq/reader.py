@@ -107,21 +107,25 @@ class Reader:
             FormatError: a chunk ends inside a row.
         """
         covered: list[list[Run]] = []
-        sequence = runs(self.header.tensors)
-        run, first = next(sequence, None), 0
+        sequence = iter(runs(self.header.tensors))
+        run = next(sequence, None)
         for index, chunk in enumerate(self.header.chunks):
             left = chunk.symbols
             covered.append([])
             while left:
                 assert run is not None  # the header's counts cover the sequence exactly
                 rows, channels, kernel = run.shape
-                taken = min(rows - first, left // (channels * kernel))
+                row = channels * kernel
+                if rows * row <= left:
+                    covered[-1].append(run)
+                    left -= rows * row
+                    run = next(sequence, None)
+                    continue
+                taken = left // row
                 self.expect(taken > 0, f"chunk {index} to end between rows", "an end inside one")
-                covered[-1].append(Run(run.tensor, run.plane, first, (taken, channels, kernel)))
-                left -= taken * channels * kernel
-                first += taken
-                if first == rows:
-                    run, first = next(sequence, None), 0
+                covered[-1].append(run._replace(shape=(taken, channels, kernel)))
+                run = run._replace(first_row=run.first_row + taken, shape=(rows - taken, channels, kernel))
+                left -= taken * row
         return covered
 
     def load(self) -> dict[str, Tensor]:
@@ -184,5 +188,8 @@ class Reader:
         wanted = {index: range(entry.size) for index, entry in enumerate(entries) if entry.target is None}
         parts = Assembly(self, wanted, as_symbols).run()
         owners = [index if entry.target is None else entry.target for index, entry in enumerate(entries)]
-        whole = {index: part.reshape(entries[index].shape) for index, part in parts.items()}
+        shapes = [entry.shape for entry in entries]
+        whole = {
+            index: part if len(shapes[index]) == 1 else part.reshape(shapes[index]) for index, part in parts.items()
+        }
         return {entry.name: whole[owner] for entry, owner in zip(entries, owners, strict=True)}

@@ -20,21 +20,19 @@ import torch
 from torch import Tensor
 
 from metaq import checkpoints, coding
-from metaq.api import DEFAULT_CODER
 from metaq.checkpoints import DEFAULT_BITS, QUALITIES
 from metaq.chunks import CHUNK_SYMBOLS, stream
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
 from metaq.header import block_shape
 from metaq.io.safetensors import SafetensorsFile
-from metaq.lossless import coder_for
 from metaq.methods import trellis
 from metaq.progress import Progress
 from metaq.resuming import WorkFolder
 from metaq.step_guesses import guessed_bits, guessed_error
 from metaq.step_search import StepProblem, find_step
 from metaq.streaming import StoppedError, StreamEncoder, Sums, quantize
-from metaq.treatment import Dials, Fate, Treatment, treatment
+from metaq.treatment import Dials, Fate, Treatment, suitable_coder, treatment
 
 MOST_THREADS = 3  # each takes up to 130 MB
 SAMPLE_WEIGHTS = CHUNK_SYMBOLS  # so that the coder has learned as much as in a chunk
@@ -108,7 +106,7 @@ class Shards:
         self.treatments = self._treatments()
         self.quantized = [name for name, found in self.treatments.items() if found.fate is Fate.QUANTIZED]
         self.fixed: dict[str, UniformCodebook] = {}
-        self.coder = dials.coder or (coder_for(self.size_bytes) if dials.lossless else DEFAULT_CODER)
+        self.coder = dials.coder or suitable_coder(self.size_bytes, dials.lossless)
 
     def _treatments(self) -> dict[str, Treatment]:
         self.progress.begin("reading", self.size_bytes)
@@ -238,7 +236,7 @@ class Shards:
 
     def _books(self, names: list[str], step: float) -> dict[str, UniformCodebook]:
         """``step`` is rdoq's, as in `metaq.checkpoints`, unless it is given."""
-        in_trellis = self.coder == "mixing" and self.dials.step is None
+        in_trellis = self.coder in trellis.CODERS and self.dials.step is None
         shared = UniformCodebook(step / trellis.FINER if in_trellis else step)
         return {name: self.fixed.get(name, shared) for name in names}
 

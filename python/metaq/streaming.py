@@ -17,7 +17,7 @@ from torch import Tensor
 from metaq import planes
 from metaq.assembly import PIECE_SYMBOLS, Assembly
 from metaq.assign import nearest, reconstruct
-from metaq.chunks import CHUNK_SYMBOLS, Run, cut, runs, stream
+from metaq.chunks import Run, cut_for, runs, stream
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.container import encode_chunk, encode_header, sealed
@@ -131,7 +131,7 @@ class StreamEncoder:
             progress.advance(size, len(payload))
             return _Coded(entry, payload, sums)
 
-        return stream(code, cut(runs(entries), CHUNK_SYMBOLS), threads, self.stop)
+        return stream(code, cut_for(self.coder, runs(entries)), threads, self.stop)
 
     def _is_quantized(self, entry: TensorEntry) -> bool:
         return self.treatments[entry.name].fate is Fate.QUANTIZED
@@ -176,7 +176,7 @@ class StreamEncoder:
 def quantize(weights: Mapping[str, Tensor], books: Books, coder: str) -> tuple[dict[str, Tensor], Sums]:
     """Symbols of tensors that are in memory, and their error."""
     of_weights = {name: books[name] for name in weights}
-    if coder == "mixing":
+    if coder in trellis.CODERS:
         symbols = trellis.quantize(weights, of_weights)
     else:
         symbols, _ = rdoq.quantize(weights, of_weights)

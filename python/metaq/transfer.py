@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
 from metaq.io.onnx import GRAPH
 from metaq.io.safetensors import SafetensorsFile
 from metaq.io.standard import STANDARD, readable, writable
-from metaq.lossless import compress_losslessly, suitable_coder
+from metaq.lossless import compress_losslessly
 from metaq.progress import Progress
 from metaq.reader import Reader
 from metaq.resuming import STATE, WorkFolder, fingerprint
 from metaq.shards import Shards, in_parallel, thread_counts
 from metaq.streaming import Sums, decode_to_safetensors, decoded_bytes
-from metaq.treatment import Dials
+from metaq.treatment import Dials, suitable_coder
 
 LARGE_BYTES = 1 << 24  # from here on a .safetensors file is read a piece at a time
 
@@ -91,15 +91,16 @@ def _compress_small(path: Path, target: Path, dials: Dials, resumes: bool, progr
     """All in memory."""
     state, metadata = read_state(path)
     progress.begin(f"compressing {path.name}")
-    coder = dials.coder or (suitable_coder(state) if dials.lossless else api.DEFAULT_CODER)
+    size_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
+    coder = dials.coder or suitable_coder(size_bytes, dials.lossless)
     if dials.lossless:
         model = compress_losslessly(state)
     elif dials.step is not None:
         model = pipeline.compress(state, step=dials.step)
     else:
-        model = compress_state_dict(state, dials.config, metadata)
+        model = compress_state_dict(state, replace(dials.config, coder=coder), metadata)
     size = api.save(pipeline.CompressedModel(model.tensors, metadata), target, coder)
-    return _result(len(state), sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values()), size)
+    return _result(len(state), size_bytes, size)
 
 
 def _compress_large(path: Path, target: Path, dials: Dials, resumes: bool, progress: Progress) -> dict[str, Any]:

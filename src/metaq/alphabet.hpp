@@ -72,8 +72,6 @@ void write_alphabet(Sink& sink, const Alphabet& alphabet) {
     }
 }
 
-inline bool is_symbol(std::int64_t value) { return -kSymbolLimit < value && value < kSymbolLimit; }
-
 // False if no encoder writes this. Reads zeros behind the end, so the source's status is to be asked as well.
 template <class Source>
 bool read_alphabet(Source& source, Alphabet& alphabet) {

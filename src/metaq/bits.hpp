@@ -67,13 +67,18 @@ public:
         return value;
     }
 
-    Status status() const { return (position_ + 7) / 8 > data_.size() ? Status::truncated : Status::ok; }
+    // Those that the bits read so far lie in.
+    std::size_t bytes() const { return static_cast<std::size_t>((position_ + 7) / 8); }
+
+    Status status() const { return bytes() > data_.size() ? Status::truncated : Status::ok; }
+
+    // Reads on to the byte's end. False if there is anything but zeros.
+    bool pads_with_zeros() { return get(static_cast<unsigned>(-position_ & 7)) == 0; }
 
     // The status of a stream that should end here: only zeros up to the byte's end, and no byte after it.
     Status finish() {
         if (status() != Status::ok) return Status::truncated;
-        const unsigned padding = static_cast<unsigned>(-position_ & 7);
-        return get(padding) == 0 && position_ / 8 == data_.size() ? Status::ok : Status::corrupt;
+        return pads_with_zeros() && bytes() == data_.size() ? Status::ok : Status::corrupt;
     }
 
 private:

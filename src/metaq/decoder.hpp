@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "metaq/adaptive.hpp"
 #include "metaq/decoder_header.hpp"
 #include "metaq/decoder_status.hpp"
 #include "metaq/decoder_values.hpp"
@@ -37,7 +38,7 @@
 
 namespace metaq {
 
-enum class CoderId : std::uint8_t { stored = 0, huffman = 1, range = 2, mixing = 3, gzip = 4, zstd = 5, lzma = 6, rans = 7 };
+enum class CoderId : std::uint8_t { stored = 0, huffman = 1, range = 2, mixing = 3, gzip = 4, zstd = 5, lzma = 6, rans = 7, adaptive = 8 };
 
 inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
     static constexpr auto table = [] {
@@ -184,7 +185,7 @@ private:
         }
         if (left > 0) return FileStatus::chunk_sum;
         for (const FileChunk& chunk : header_.chunks) {
-            if (chunk.coder > static_cast<std::uint8_t>(CoderId::rans)) return FileStatus::unknown_coder;
+            if (chunk.coder > static_cast<std::uint8_t>(CoderId::adaptive)) return FileStatus::unknown_coder;
             const auto payload = fields.take(chunk.payload_bytes);
             const auto checksum = fields.take(4);
             chunks_.push_back({chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, payload, checksum});
@@ -298,6 +299,7 @@ private:
             case CoderId::huffman: status = huffman::decode(chunk.payload, blocks); break;
             case CoderId::range: status = range::decode(chunk.payload, blocks); break;
             case CoderId::mixing: status = mixing::decode(chunk.payload, blocks); break;
+            case CoderId::adaptive: status = adaptive::decode(chunk.payload, blocks); break;
 #ifdef METAQ_DECODER_HAS_RANS
             case CoderId::rans: status = rans::decode(chunk.payload, blocks); break;
 #endif

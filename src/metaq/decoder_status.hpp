@@ -86,7 +86,7 @@ inline const char* describe(FileStatus status) {
         case FileStatus::chunk_inside_row: return "header: expected chunks that end between rows, found one that does not";
         case FileStatus::chunk_checksum: return "expected a chunk that matches its checksum, found another";
         case FileStatus::unsupported_coder:
-            return "coder not supported in this decoder: it reads stored, Huffman, range, mixing and rans chunks";
+            return "coder not supported in this decoder: it reads stored, Huffman, range, mixing, adaptive and rans chunks";
         case FileStatus::stream_truncated: return "chunk: expected more bytes, found the end of its payload";
         case FileStatus::stream_corrupt: return "chunk: expected a payload as encoders write it, found another";
         case FileStatus::symbol_range: return "chunk: expected symbols that have a value, found others";

@@ -51,4 +51,12 @@ inline bool follows(const Machine& machine, const ConstBlock& block) {
     return telling >= kTelling;
 }
 
+// For symbols that are free, 0; otherwise one more than the place in kMachine of that whose path they are.
+inline std::size_t machine_of(const ConstBlock& block) {
+    for (std::size_t machine = kMachines; machine > 0; --machine) {
+        if (follows(kMachine[machine - 1], block)) return machine;
+    }
+    return 0;
+}
+
 }  // namespace metaq::dependent

@@ -129,12 +129,17 @@ struct Mixer {
         return std::clamp(sum >> 12, -kLogitLimit, kLogitLimit);
     }
 
+    // What each input is multiplied with, in units of 2^-9 of a weight's, to move its weight.
+    static std::int16_t factor(int logit, bool bit, int rate) {
+        const int error = ((static_cast<int>(bit) << 16) - static_cast<int>(squash(logit))) >> 1;
+        return static_cast<std::int16_t>(std::int64_t{error} * rate >> 16);
+    }
+
     // Learns that `bit` followed the `logit` given for `input`; `rate` is below 2^16, and 2^16 stands for a rate of 1/64.
     void update(const std::array<std::int16_t, inputs>& input, int logit, bool bit, int rate) {
-        const int error = ((static_cast<int>(bit) << 16) - static_cast<int>(squash(logit))) >> 1;
-        const auto factor = static_cast<std::int16_t>(std::int64_t{error} * rate >> 16);
+        const std::int16_t by = factor(logit, bit, rate);
         for (std::size_t i = 0; i < inputs; ++i) {
-            const std::int32_t moved = weight[i] + ((std::int32_t{input[i]} * factor + 256) >> 9);
+            const std::int32_t moved = weight[i] + ((std::int32_t{input[i]} * by + 256) >> 9);
             weight[i] = std::clamp(moved, -kWeightLimit, kWeightLimit);
         }
     }

@@ -10,11 +10,11 @@
 #include <memory>
 #include <span>
 #include <type_traits>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "metaq/binary_coder.hpp"
+#include "metaq/centre.hpp"
 #include "metaq/dependent.hpp"
 #include "metaq/mixing_contexts.hpp"
 #include "metaq/mixing_model.hpp"
@@ -153,35 +153,10 @@ BlockHeader code_header(Model& model, Coder& coder, const BlockHeader& header) {
             kind / 2 % kMixerRates.size(), kind / 2 / kMixerRates.size()};
 }
 
-// That whose path the symbols of a block are, found by trying.
-inline std::size_t machine_of(const ConstBlock& block) {
-    for (std::size_t machine = dependent::kMachines; machine > 0; --machine) {
-        if (dependent::follows(dependent::kMachine[machine - 1], block)) return machine;
-    }
-    return 0;
-}
-
 inline BlockHeader make_header(const ConstBlock& block) {
-    std::unordered_map<std::int32_t, std::size_t> counts;
-    for (std::size_t i = 0; i < block.size(); ++i) ++counts[block.symbols[i]];
-    BlockHeader header{0, counts.size() == 1, 0, 0};
-    if (!header.constant) header.machine = machine_of(block);
-    if (header.machine > 0) return header;
-    std::size_t most = 0;
-    for (const auto& [symbol, count] : counts) {
-        if (count < most || (count == most && symbol > header.centre)) continue;
-        header.centre = symbol;
-        most = count;
-    }
-    return header;
-}
-
-// The least size of a stream: one byte for every 2^19 symbols.
-template <class SomeBlock>
-std::size_t least_bytes(std::span<const SomeBlock> blocks) {
-    std::size_t symbols = 0;
-    for (const SomeBlock& block : blocks) symbols += block.size();
-    return symbols / kSymbolsPerByte + (symbols % kSymbolsPerByte != 0);
+    if (is_constant(block)) return {block.symbols[0], true, 0, 0};
+    const std::size_t machine = dependent::machine_of(block);
+    return {machine > 0 ? 0 : most_frequent(block), false, 0, machine};
 }
 
 inline std::vector<std::uint8_t> encoded(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,

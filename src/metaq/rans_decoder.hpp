@@ -20,24 +20,6 @@
 
 namespace metaq::rans {
 
-// A source of bits that knows how many it gave.
-class CountingReader {
-public:
-    explicit CountingReader(std::span<const std::uint8_t> data) : reader_(data) {}
-
-    std::uint32_t get(unsigned width) {
-        bits_ += width;
-        return reader_.get(width);
-    }
-    std::size_t bytes() const { return static_cast<std::size_t>((bits_ + 7) / 8); }
-    bool pads_with_zeros() { return get(static_cast<unsigned>(-bits_ & 7)) == 0; }
-    Status status() const { return reader_.status(); }
-
-private:
-    BitReader reader_;
-    std::uint64_t bits_ = 0;
-};
-
 template <class Layout>
 std::vector<typename Layout::Slot> decoding_slots(const Header& header) {
     using Slot = typename Layout::Slot;
@@ -202,7 +184,7 @@ private:
 
 // Reads the header and finds the rest, checked to be as long as it has to be at least.
 inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks, Stream& stream) {
-    CountingReader reader(data);
+    BitReader reader(data);
     Header& header = stream.header;
     const bool is_header = read_header(reader, blocks, header) && reader.pads_with_zeros();
     if (reader.status() != Status::ok) return Status::truncated;

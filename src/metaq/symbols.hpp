@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace metaq {
 
@@ -24,8 +25,17 @@ using ConstBlock = BasicBlock<const std::int32_t>;  // read by encoding
 
 // Symbols lie strictly between -kSymbolLimit and kSymbolLimit; whatever decodes to another is corrupt.
 inline constexpr std::int32_t kSymbolLimit = 1 << 30;
+inline bool is_symbol(std::int64_t value) { return -kSymbolLimit < value && value < kSymbolLimit; }
 
 inline constexpr std::size_t kSymbolsPerByte = 1u << 19;  // no stream stands for more than this
+
+// The least size of a stream of such blocks.
+template <class SomeBlock>
+std::size_t least_bytes(std::span<const SomeBlock> blocks) {
+    std::size_t symbols = 0;
+    for (const SomeBlock& block : blocks) symbols += block.size();
+    return symbols / kSymbolsPerByte + (symbols % kSymbolsPerByte != 0);
+}
 
 enum class Status {
     ok,

@@ -17,12 +17,13 @@
 #include "metaq/binary_coder.hpp"
 #include "metaq/logistic.hpp"
 #include "metaq/symbols.hpp"
+#include "metaq/text_arithmetic.hpp"
 #include "metaq/text_priming.hpp"
 
 namespace metaq::text {
 
 inline constexpr std::size_t kOrders = 6;                  // bytes before: 0 to 4; then the word so far
-inline constexpr std::size_t kInputs = 2 * (kOrders + 2);  // two rates of each, and of the match, alone and with the path
+static_assert(kOrders + 2 == kCounters);                   // the others: the match's, alone and with the path
 inline constexpr std::size_t kTableBits = 16;
 inline constexpr std::size_t kMatchStates = 384;
 inline constexpr std::size_t kMixers = kMatchStates / 32;  // one for each class of the match's length
@@ -30,14 +31,13 @@ inline constexpr std::size_t kMatchMinimum = 3;            // bytes that must ag
 inline constexpr std::size_t kMatchEnough = 16;            // no longer one is looked for beyond
 inline constexpr std::size_t kMatchTableBits = 14;
 inline constexpr std::uint32_t kMatchSalt = 77777;
-inline constexpr logistic::CounterRates kRates{250, 10};
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 112;
-inline constexpr int kMixerRate = 13000;
 
-inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) {
-    value = (value + salt * 0x9e3779b1u) * 0x85ebca6bu;
-    return (value ^ value >> 15) * 0xc2b2ae35u;
-}
+// A hash is finished(spread(value) + spread_salt(salt)): for many values with one salt, or the reverse, each is spread once.
+inline std::uint32_t spread(std::uint32_t value) { return value * 0x85ebca6bu; }
+inline std::uint32_t spread_salt(std::uint32_t salt) { return spread(salt * 0x9e3779b1u); }
+inline std::uint32_t finished(std::uint32_t sum) { return (sum ^ sum >> 15) * 0xc2b2ae35u; }
+inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) { return finished(spread(value) + spread_salt(salt)); }
 
 // A byte of the past that follows the same bytes as the one to come. A match is followed beyond a byte that differs (a header
 // goes on as the last one did after a number of its own), until another agrees on more bytes.
@@ -61,11 +61,11 @@ public:
 
     bool following() const { return at_ > 0; }
     std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
-    // 0 ... 10.
-    std::uint32_t length_class() const {
-        return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
+    // How much a prediction is worth, 0 ... 87: by the match's length and the failures among the last eight predictions.
+    std::uint32_t trust() const {
+        const std::uint32_t length_class = length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
+        return length_class * 8 + std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7);
     }
-    std::uint32_t misses() const { return misses_; }
 
 private:
     void consider(const std::vector<std::uint8_t>& history, std::size_t candidate) {
@@ -88,6 +88,7 @@ struct Listener {
     bool code(bool bit, std::uint32_t) { return bit; }
 };
 
+template <class Arithmetic>
 class Model {
 public:
     Model() {
@@ -103,85 +104,97 @@ public:
     template <class Coder>
     std::uint8_t code(Coder& coder, std::uint8_t byte) {
         std::uint32_t path = 1;
+        if (match_.following()) {
+            // While the bits are the match's, processors go on to the next path before they have decoded the last bit.
+            const std::uint32_t expected = match_.predicted(history_) | 256u;
+            bool hit = true;
+            int shift = 8;
+            while (hit && shift > 0) {
+                const std::uint32_t state = 32 + trust_ * 4 + (shift == 8) * 2;
+                path = expected >> shift--;
+                const bool next = expected >> shift & 1;
+                hit = code_bit(coder, byte >> shift & 1, path, state + next) == next;
+            }
+            path = (expected >> shift) ^ static_cast<std::uint32_t>(!hit);
+        }
         while (path < 256) {
             const int shift = 8 - static_cast<int>(std::bit_width(path));
-            path = path << 1 | static_cast<std::uint32_t>(code_bit(coder, byte >> shift & 1, path));
+            path = path << 1 | static_cast<std::uint32_t>(code_bit(coder, byte >> shift & 1, path, match_.following()));
         }
         append(static_cast<std::uint8_t>(path));
         return static_cast<std::uint8_t>(path);
     }
 
 private:
+    // `state` is what the match says of the bit: 0, there is none; 1, it was wrong about this byte; or from 32 on the bit,
+    // whether it is a byte's first, and the match's worth.
     template <class Coder>
-    bool code_bit(Coder& coder, bool bit, std::uint32_t path) {
-        std::array<logistic::Counter*, kOrders + 2> used;
-        for (std::size_t i = 0; i < kOrders; ++i) used[i] = &counters_[i][hashed(context_[i], path) >> (32 - kTableBits)];
-        const std::uint32_t state = match_state(path);
+    bool code_bit(Coder& coder, bool bit, std::uint32_t path, std::uint32_t state) {
+        const std::uint32_t salt = spread_salt(path);
+        Counters used;
+        for (std::size_t i = 0; i < kOrders; ++i) used[i] = &counters_[i][finished(context_[i] + salt) >> (32 - kTableBits)];
         used[kOrders] = &match_counters_[state];
-        used[kOrders + 1] = &counters_[0][hashed(state + kMatchSalt, path) >> (32 - kTableBits)];
-        std::array<std::int16_t, kInputs> input;
-        for (std::size_t i = 0; i < used.size(); ++i) {
-            input[2 * i] = logistic::kStretch[used[i]->slow >> 20];
-            input[2 * i + 1] = logistic::kStretch[used[i]->fast >> 20];
-        }
+        used[kOrders + 1] = &counters_[0][finished(spread(state + kMatchSalt) + salt) >> (32 - kTableBits)];
         auto& mixer = mixers_[state / 32];
-        const int logit = mixer.logit(input);
+        Arithmetic arithmetic;
+        const int logit = arithmetic.mix(used, mixer);
         bit = coder.code(bit, std::clamp<std::uint32_t>(logistic::squash(logit), 16, 65536 - 16));
-        for (auto* counter : used) logistic::update(*counter, bit, kRates);
-        mixer.update(input, logit, bit, kMixerRate);
+        arithmetic.learn(used, mixer, logit, bit);
         return bit;
-    }
-
-    // What the match says of the next bit: nothing, or the bit with its length and its recent failures.
-    std::uint32_t match_state(std::uint32_t path) const {
-        if (!match_.following()) return 0;
-        const std::uint32_t expected = match_.predicted(history_) | 256u;
-        const int known = static_cast<int>(std::bit_width(path)) - 1;
-        if (expected >> (8 - known) != path) return 1;
-        const std::uint32_t bit = expected >> (7 - known) & 1;
-        const auto recent = std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(match_.misses())), 7);
-        return 32 + (match_.length_class() * 8 + recent) * 4 + (known == 0) * 2 + bit;
     }
 
     void append(std::uint8_t byte) {
         history_.push_back(byte);
         match_.advance(history_);
+        trust_ = match_.trust();
         last_ = last_ << 8 | byte;
         const bool letter = (byte | 32) >= 'a' && (byte | 32) <= 'z';
         word_ = letter ? hashed(word_, byte + 1u) : 0;
-        context_[0] = 0;
-        context_[1] = last_ & 0xff;
-        context_[2] = last_ & 0xffff;
-        context_[3] = last_ & 0xffffff;
-        context_[4] = last_;
-        context_[5] = word_ + (last_ & 0xff);
+        const std::array<std::uint32_t, kOrders> contexts{
+            0, last_ & 0xff, last_ & 0xffff, last_ & 0xffffff, last_, word_ + (last_ & 0xff)};
+        for (std::size_t i = 0; i < kOrders; ++i) context_[i] = spread(contexts[i]);
     }
 
     std::array<std::array<logistic::Counter, 1 << kTableBits>, kOrders> counters_;
     std::array<logistic::Counter, kMatchStates> match_counters_;
-    std::array<logistic::Mixer<kInputs>, kMixers> mixers_;
-    std::array<std::uint32_t, kOrders> context_{};
+    std::array<Mixer, kMixers> mixers_;
+    std::array<std::uint32_t, kOrders> context_{};  // spread
     std::vector<std::uint8_t> history_;
     Match match_;
     std::uint32_t last_ = 0;
     std::uint32_t word_ = 0;
+    std::uint32_t trust_ = 0;
 };
 
 inline void encode(std::span<const std::uint8_t> bytes, std::vector<std::uint8_t>& out) {
-    const auto model = std::make_unique<Model>();
+    const auto model = std::make_unique<Model<Portable>>();
     BinaryEncoder coder(out);
     for (const std::uint8_t byte : bytes) model->code(coder, byte);
     coder.finish(0);
 }
 
-inline Status decode(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
-    const auto model = std::make_unique<Model>();
+template <class Arithmetic>
+Status decode_with(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
+    const auto model = std::make_unique<Model<Arithmetic>>();
     BinaryDecoder coder(data);
     for (std::uint8_t& byte : bytes) {
         byte = model->code(coder, 0);
         if (coder.truncated()) return Status::truncated;
     }
     return coder.finish(0);
+}
+
+#ifdef METAQ_TEXT_X86
+[[gnu::target("avx2"), gnu::flatten]] inline Status decode_avx2(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
+    return decode_with<Avx2>(data, bytes);
+}
+#endif
+
+inline Status decode(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
+#ifdef METAQ_TEXT_X86
+    if (__builtin_cpu_supports("avx2")) return decode_avx2(data, bytes);
+#endif
+    return decode_with<Portable>(data, bytes);
 }
 
 }  // namespace metaq::text

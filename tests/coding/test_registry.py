@@ -17,6 +17,7 @@ def test_names_and_identifiers_are_the_formats():
         "zstd": 5,
         "lzma": 6,
         "rans": 7,
+        "adaptive": 8,
     }
 
 

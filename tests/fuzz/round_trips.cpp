@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "metaq/adaptive.hpp"
 #include "metaq/huffman.hpp"
 #include "metaq/mixing.hpp"
 #include "metaq/rans.hpp"
@@ -27,7 +28,8 @@ struct Coder {
 constexpr Coder kCoders[]{{metaq::huffman::encode, metaq::huffman::decode},
                           {metaq::range::encode, metaq::range::decode},
                           {metaq::mixing::encode, metaq::mixing::decode},
-                          {metaq::rans::encode, metaq::rans::decode}};
+                          {metaq::rans::encode, metaq::rans::decode},
+                          {metaq::adaptive::encode, metaq::adaptive::decode}};
 constexpr std::size_t kTextCoder = std::size(kCoders);
 constexpr std::size_t kSymbolsLimit = 1 << 11;
 

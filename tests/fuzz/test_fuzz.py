@@ -47,7 +47,7 @@ def headers():
 
 def blocks():
     generator = np.random.default_rng(1)
-    for coder in range(5):
+    for coder in range(6):
         for scale in (1, 2, 4, 8, 30, 130, 150):
             yield bytes([coder, 0]) + generator.bytes(13) + bytes([scale]) + generator.bytes(100)
         yield bytes([coder, 1]) + generator.bytes(60)

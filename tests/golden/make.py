@@ -10,7 +10,7 @@ from metaq.lossless import compress_losslessly
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
 
 FOLDER = Path(__file__).parent
-CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma", "rans"]
+CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma", "rans", "adaptive"]
 CODED_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 KEPT_DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]
 INTEGER_DTYPES = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
@@ -133,6 +133,7 @@ def files() -> dict[str, tuple[CompressedModel, str]]:
     """Each golden file's model and coder."""
     golden = {f"network-{coder}.mtq": (network(), coder) for coder in CODERS}
     golden["lossless-rans.mtq"] = lossless(), "rans"
+    golden["dependent-adaptive.mtq"] = dependent(), "adaptive"
     return golden | {f"{name}.mtq": (make(), "mixing") for name, make in MODELS.items()}
 
 

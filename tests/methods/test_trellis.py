@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import coding
+from metaq import chunks, coding
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
 from metaq.header import block_shape
-from metaq.methods import rdoq, trellis, weight_chunks
+from metaq.methods import rdoq, trellis
 
 UNIT = UniformCodebook(1.0)
 MACHINES = {
@@ -78,7 +78,7 @@ def test_fewer_bits_than_one_by_one_at_equal_error(step, least_gain):
 def test_chunks_do_not_matter_much(monkeypatch):
     weights = {f"{i}": laplacian(40, 50, seed=i, scale=1 + i) for i in range(4)}
     whole = trellis.quantize(weights, UNIT)
-    monkeypatch.setattr(weight_chunks, "CHUNK_SYMBOLS", 700)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 700)
     parts = trellis.quantize(weights, UNIT)
     assert all(is_path(symbols, 8) for symbols in parts.values())
     assert size_bits(parts) == pytest.approx(size_bits(whole), rel=0.03)

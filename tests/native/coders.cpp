@@ -1,5 +1,6 @@
 // The shared suite over every coder of blocks.
 #include "coder_suite.hpp"
+#include "metaq/adaptive.hpp"
 #include "metaq/huffman.hpp"
 #include "metaq/mixing.hpp"
 #include "metaq/range.hpp"
@@ -11,6 +12,7 @@ constexpr suite::Coder huffman{&metaq::huffman::encode, &metaq::huffman::decode,
 constexpr suite::Coder range{&metaq::range::encode, &metaq::range::decode, false, 40};
 constexpr suite::Coder rans{&metaq::rans::encode, &metaq::rans::decode, true, 40};
 constexpr suite::Coder mixing{&metaq::mixing::encode, &metaq::mixing::decode, false, 2};
+constexpr suite::Coder adaptive{&metaq::adaptive::encode, &metaq::adaptive::decode, true, 10};
 
 }  // namespace
 
@@ -33,3 +35,8 @@ TEST(mixing_round_trips) { suite::round_trips(mixing); }
 TEST(mixing_appends) { suite::appends(mixing); }
 TEST(mixing_survives_damage) { suite::survives_damage(mixing); }
 TEST(mixing_stays_in_range) { suite::stays_in_range(mixing); }
+
+TEST(adaptive_round_trips) { suite::round_trips(adaptive); }
+TEST(adaptive_appends) { suite::appends(adaptive); }
+TEST(adaptive_survives_damage) { suite::survives_damage(adaptive); }
+TEST(adaptive_stays_in_range) { suite::stays_in_range(adaptive); }

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import coding, container, planes
+from metaq import chunks, coding, container, planes
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError
 from metaq.pipeline import Alias, CodedTensor, CompressedModel
@@ -132,7 +132,7 @@ def test_golden_files(path, run):
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("chunk_symbols", [200, 1 << 22])
 def test_made_files(coder, chunk_symbols, run, monkeypatch):
-    monkeypatch.setattr(container, "CHUNK_SYMBOLS", chunk_symbols)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", chunk_symbols)
     assert_agrees(container.encode(model(), coder), run)
 
 
@@ -196,7 +196,7 @@ def test_cut_and_flipped_files_are_refused(coder, run):
 @pytest.mark.parametrize("coder", CODERS)
 def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
     """Python and C++ refuse them both, or decode them to the same."""
-    monkeypatch.setattr(container, "CHUNK_SYMBOLS", 2000)
+    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 2000)
     data = container.encode(model(), coder)
     reader = Reader(data)
     entries = [(chunk.coder, chunk.symbols) for chunk in reader.header.chunks]
@@ -211,8 +211,8 @@ def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
             del victim[generator.integers(1, len(victim) + 1) :]
         else:
             victim[generator.integers(0, len(victim))] ^= 1 << generator.integers(0, 8)
-        chunks = [malformed.chunk(*entry, payload) for entry, payload in zip(entries, altered, strict=True)]
-        file = malformed.sealed(header + malformed.listed(*chunks), [bytes(payload) for payload in altered])
+        listed = [malformed.chunk(*entry, payload) for entry, payload in zip(entries, altered, strict=True)]
+        file = malformed.sealed(header + malformed.listed(*listed), [bytes(payload) for payload in altered])
         try:
             Reader(file).load()
         except FormatError:

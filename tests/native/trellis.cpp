@@ -94,7 +94,7 @@ TEST(trellis_gains_a_decibel) {
         trellis::quantize({&weights, 1}, 0, dependent::kMachine[m]);
         for (std::size_t i = 0; i < values.size(); ++i) errors[m] += std::pow(values[i] - static_cast<float>(symbols[i]), 2);
         errors[m] /= static_cast<double>(values.size());
-        CHECK(mixing::machine_of({symbols.data(), 64, 1024, 1}) == m + 1);
+        CHECK(dependent::machine_of({symbols.data(), 64, 1024, 1}) == m + 1);
     }
     CHECK(errors[0] < 0.262);  // of 1/3 that multiples of two steps have: 1 dB
     CHECK(errors[1] < 0.257);
@@ -102,11 +102,11 @@ TEST(trellis_gains_a_decibel) {
 
 TEST(no_symbols_are_dependent_by_accident) {
     const std::vector<std::int32_t> even{0, 2, 0, 0, 0, 0};  // a path, but a short one
-    CHECK(mixing::machine_of({even.data(), 1, 6, 1}) == 0);
+    CHECK(dependent::machine_of({even.data(), 1, 6, 1}) == 0);
     check::Random random(3);
     std::vector<std::int32_t> free;
     for (std::size_t i = 0; i < 1000; ++i) free.push_back(static_cast<std::int32_t>(random.below(5)) - 2);
-    CHECK(mixing::machine_of({free.data(), 10, 100, 1}) == 0);
+    CHECK(dependent::machine_of({free.data(), 10, 100, 1}) == 0);
 }
 
 TEST(indices_and_symbols) {

@@ -1,6 +1,7 @@
 """Coders: blocks of integer symbols to bytes and back. Adding one is one file and one line in `coders`."""
 
-from metaq.coding.base import SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder
+from metaq.coding.adaptive import Adaptive
+from metaq.coding.base import SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder, NativeCoder
 from metaq.coding.generic import Gzip, Lzma, Stored, Zstd
 from metaq.coding.huffman import Huffman
 from metaq.coding.mixing import Mixing
@@ -8,10 +9,20 @@ from metaq.coding.range import Range
 from metaq.coding.rans import Rans
 from metaq.errors import FormatError, InputError, nearest_name
 
-__all__ = ["SYMBOLS_PER_BYTE", "SYMBOL_LIMIT", "Coder", "Rans", "Stored", "by_identifier", "by_name", "coders"]
+__all__ = [
+    "SYMBOLS_PER_BYTE",
+    "SYMBOL_LIMIT",
+    "Coder",
+    "NativeCoder",
+    "Rans",
+    "Stored",
+    "by_identifier",
+    "by_name",
+    "coders",
+]
 
 coders: dict[str, Coder] = {
-    coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma(), Rans())
+    coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma(), Rans(), Adaptive())
 }
 _by_identifier = {coder.identifier: coder for coder in coders.values()}
 

@@ -48,7 +48,7 @@ class Coder(ABC):
         self._check_count(data, shapes)
         return self._decode(data, shapes)
 
-    def _check_count(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> None:
+    def _check_count(self, data: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> None:
         count = sum(prod(shape) for shape in shapes)
         if count > len(data) * SYMBOLS_PER_BYTE:
             raise FormatError(f"{self.name} stream: expected {count} symbols, found only {len(data)} bytes")
@@ -63,12 +63,23 @@ class Coder(ABC):
 class NativeCoder(Coder):
     """A coder whose kernels are C++; they report a bad stream as a ValueError of one word."""
 
-    def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
+    def decode_into(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
+        """`decode` to memory that is there: contiguous int32 arrays of three dimensions, which are filled.
+
+        After a FormatError they hold anything.
+        """
+        shapes = [block.shape for block in blocks]
+        self._check_count(data, shapes)
         with self._naming(shapes):
-            return self._decode_native(data, shapes)
+            self._fill(data, blocks)
+
+    def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
+        blocks = [np.empty(shape, np.int32) for shape in shapes]
+        self.decode_into(data, blocks)
+        return blocks
 
     @contextmanager
-    def _naming(self, shapes: Sequence[Shape]) -> Iterator[None]:
+    def _naming(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[None]:
         try:
             yield
         except ValueError as error:
@@ -77,7 +88,7 @@ class NativeCoder(Coder):
             ) from error
 
     @abstractmethod
-    def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]: ...
+    def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None: ...
 
 
 def _checked(block: Symbols, index: int) -> Symbols:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metaq import _native
-from metaq.coding.base import NativeCoder, Shape, Symbols
+from metaq.coding.base import NativeCoder, Symbols
 
 
 class Huffman(NativeCoder):
@@ -15,5 +15,5 @@ class Huffman(NativeCoder):
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return _native.huffman_encode(blocks)
 
-    def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
-        return _native.huffman_decode(data, shapes)
+    def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
+        _native.huffman_decode(data, blocks)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metaq import _native
-from metaq.coding.base import NativeCoder, Shape, Symbols
+from metaq.coding.base import NativeCoder, Symbols
 
 
 class Mixing(NativeCoder):
@@ -15,5 +15,5 @@ class Mixing(NativeCoder):
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return _native.mixing_encode(blocks)
 
-    def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
-        return _native.mixing_decode(data, shapes)
+    def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
+        _native.mixing_decode(data, blocks)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metaq import _native
-from metaq.coding.base import NativeCoder, Shape, Symbols
+from metaq.coding.base import NativeCoder, Symbols
 
 
 class Range(NativeCoder):
@@ -15,5 +15,5 @@ class Range(NativeCoder):
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return _native.range_encode(blocks)
 
-    def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
-        return _native.range_decode(data, shapes)
+    def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
+        _native.range_decode(data, blocks)

@@ -40,5 +40,5 @@ class Rans(NativeCoder):
         with self._naming(shapes):
             _native.rans_decode_values(data, shapes, outputs, codebooks)
 
-    def _decode_native(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
-        return _native.rans_decode(data, shapes)
+    def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
+        _native.rans_decode(data, blocks)

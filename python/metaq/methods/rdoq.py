@@ -57,5 +57,5 @@ def quantize(
             np.clip(symbols, -most, most, out=symbols)
         return bits
 
-    symbols, bits = fill_symbols(weights, codebook, importance, choose, feedback)
+    symbols, bits = fill_symbols(weights, codebook, importance, choose, "mixing", feedback)
     return symbols, sum(bits)

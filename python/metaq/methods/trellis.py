@@ -7,9 +7,9 @@ as many levels to choose from as with step 2s, while the rows as a whole have th
     k = argmin  Σ_i F_i (w_i - s r_i)² + λ s² R(k_i | quantizer, scale),    r_i = 2 k_i - sign(k_i) · quantizer,
 
 found by Viterbi's algorithm, take up to 0.17 bits less than those of `metaq.methods.rdoq` at equal error. The machine
-starts anew with each row of a tensor (docs/format.md, "Mixing"). Only the mixing coder knows of it: with others symbols
-take more than rdoq's. R(k) comes from tables by quantizer and by the magnitude expected of a weight, from its row,
-column, channel and kernel position.
+starts anew with each row of a tensor (docs/format.md, "Mixing"). The mixing and the adaptive coder know of it: with
+others symbols take more than rdoq's. R(k) comes from tables by quantizer and by the magnitude expected of a weight,
+from its row, column, channel and kernel position.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from metaq.methods.weight_chunks import Codebooks, WeightChunk, check_rate_weigh
 RATE_WEIGHT = 0.4  # the least size at equal error, at any rate between 2 and 5 bits
 FINER = 1.8  # its steps are finer by this than those of `metaq.methods.rdoq` at the same error
 STATES = (4, 8)
+CODERS = ("mixing", "adaptive")  # that take less for symbols of the machine than for others
 
 
 def quantize(
@@ -57,4 +58,4 @@ def quantize(
     def fill(chunk: WeightChunk) -> None:
         _native.quantize_by_trellis(chunk.values, chunk.importances, chunk.symbols, chunk.most, rate_weight, states)
 
-    return fill_symbols(weights, codebook, importance, fill)[0]
+    return fill_symbols(weights, codebook, importance, fill, "adaptive")[0]

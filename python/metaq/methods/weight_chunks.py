@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaq.chunks import CHUNK_SYMBOLS, Run, cut, in_threads
+from metaq.chunks import Run, cut_for, in_threads
 from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
@@ -45,9 +45,12 @@ def fill_symbols(
     codebook: Codebooks,
     importance: Mapping[str, Tensor] | None,
     fill: Callable[[WeightChunk], Result],
+    coder: str,
     feedback: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], list[Result]]:
     """Symbols (int32, in the weights' shapes) by name, and what ``fill``, run in threads, returned for each chunk.
+
+    Chunks are those of ``coder``.
 
     Raises:
         InputError: weights that are not finite or too many steps from zero, or an importance or feedback that is
@@ -73,7 +76,7 @@ def fill_symbols(
         return fill(chunk)
 
     sequence = [Run(index, None, 0, block_shape(tuple(weights[name].shape))) for index, name in enumerate(names)]
-    return symbols, in_threads(fill_chunk, list(cut(sequence, CHUNK_SYMBOLS)))
+    return symbols, in_threads(fill_chunk, list(cut_for(coder, sequence)))
 
 
 def check_rate_weight(rate_weight: float) -> None:

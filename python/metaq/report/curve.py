@@ -28,7 +28,7 @@ State = Mapping[str, Tensor]
 
 BITS = (2.0, 3.0, 4.0, 5.0, 6.0)
 _INCHES = (7.5, 5.0)
-_DRAWN = {"mixing": "-", "rans": "--", "zstd": ":"}
+_DRAWN = {"mixing": "-", "adaptive": "-.", "rans": "--", "zstd": ":"}
 
 
 def nearest(state: State, bits: float) -> CompressedModel:

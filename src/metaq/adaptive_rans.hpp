@@ -1,0 +1,210 @@
+// What the adaptive coder is built on: tables of sixteen probabilities that follow what is coded, and rANS over them.
+//
+// A step is an entry of a table or up to 15 plain bits: a share of 2^15. Two states of 64 bits take turns, so that a step
+// need not wait for the one before. Encoding runs backwards over the steps noted; decoding, forwards, finds both states
+// where encoding began. A stream: the states, 8 bytes each, and the words of 32 bits that they take in, little-endian.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+#include <emmintrin.h>
+#endif
+
+#include "metaq/symbols.hpp"
+
+namespace metaq::adaptive {
+
+inline constexpr std::size_t kEntries = 16;
+inline constexpr unsigned kShareBits = 15;
+inline constexpr std::uint32_t kOne = 1u << kShareBits;
+
+using Counts = std::array<std::uint16_t, kEntries>;
+
+// Probabilities by counts, which are looked at now and then: after 4 steps, 5, 6, ..., and every 32 in the end.
+class Table {
+public:
+    // At least one count is not zero, and they add up to at most kMostCounted.
+    explicit constexpr Table(const Counts& counts) : counts_(counts) { learn(); }
+    Table() = default;
+
+    std::uint32_t start(std::size_t entry) const { return starts_[entry]; }
+    std::uint32_t share(std::size_t entry) const { return std::uint32_t{starts_[entry + 1]} - starts_[entry]; }
+
+    // The entry whose share a place in 2^15 lies in.
+    std::size_t find(std::uint32_t place) const {
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+        const __m128i wanted = _mm_set1_epi16(static_cast<short>(place));
+        const auto beyond = [&](std::size_t first) {
+            return _mm_cmpgt_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(starts_.data() + first)), wanted);
+        };
+        const int mask = _mm_movemask_epi8(_mm_packs_epi16(beyond(0), beyond(8)));
+        return static_cast<std::size_t>(std::countr_zero(static_cast<unsigned>(mask) | 1u << kEntries)) - 1;
+#else
+        std::size_t entry = 0;
+        for (std::size_t i = 1; i < kEntries; ++i) entry += starts_[i] <= place;
+        return entry;
+#endif
+    }
+
+    void count(std::size_t entry) {
+        counts_[entry] = static_cast<std::uint16_t>(counts_[entry] + kStep);
+        if (--left_ == 0) learn();
+    }
+
+private:
+    static constexpr std::uint16_t kStep = 32;
+    static constexpr std::uint32_t kMostCounted = 48000;  // beyond it, counts are halved
+    static constexpr unsigned kFirstGap = 4, kLastGap = 32;
+
+    // Every entry keeps a share of 1.
+    constexpr void learn() {
+        std::uint32_t total = 0;
+        for (const std::uint16_t counted : counts_) total += counted;
+        const std::uint64_t factor = ((kOne - kEntries) << 16) / total;
+        std::uint64_t sum = 0;
+        for (std::size_t i = 0; i < kEntries; ++i) {
+            starts_[i] = static_cast<std::uint16_t>((sum * factor >> 16) + i);
+            sum += counts_[i];
+        }
+        starts_[kEntries] = kOne;
+        left_ = gap_;
+        gap_ = static_cast<std::uint16_t>(std::min(gap_ + gap_ / 4u, kLastGap));
+        if (total + gap_ * kStep <= kMostCounted) return;
+        for (std::uint16_t& counted : counts_) counted = static_cast<std::uint16_t>(counted - counted / 2);
+    }
+
+    std::array<std::uint16_t, kEntries + 1> starts_{};  // of the entries' shares of 2^15
+    Counts counts_{};
+    std::uint16_t left_ = 0;  // steps until the counts are looked at
+    std::uint16_t gap_ = kFirstGap;
+};
+
+inline constexpr std::uint64_t kLeastState = std::uint64_t{1} << 31;
+inline constexpr std::size_t kStateBytes = 16, kWordBytes = 4;
+
+class Encoder {
+public:
+    std::size_t code(Table& table, std::size_t entry) {
+        note(table.start(entry), table.share(entry));
+        table.count(entry);
+        return entry;
+    }
+
+    // A value of `count` bits, at most 15.
+    std::uint32_t bits(std::uint32_t value, unsigned count) {
+        note(value << (kShareBits - count), kOne >> count);
+        return value;
+    }
+
+    Status status() const { return Status::ok; }
+
+    void finish(std::vector<std::uint8_t>& out) const {
+        std::array<std::uint64_t, 2> states{kLeastState, kLeastState};
+        std::vector<std::uint32_t> words;
+        for (std::size_t i = steps_.size(); i-- > 0;) {
+            std::uint64_t& state = states[i % 2];
+            const std::uint64_t start = steps_[i] >> 16, share = steps_[i] & 0xffff;
+            if (state >= share << (63 - kShareBits)) {
+                words.push_back(static_cast<std::uint32_t>(state));
+                state >>= 32;
+            }
+            state = (state / share << kShareBits) + state % share + start;
+        }
+        for (const std::uint64_t state : states) put(out, state, 8);
+        for (std::size_t i = words.size(); i-- > 0;) put(out, words[i], 4);
+    }
+
+private:
+    void note(std::uint32_t start, std::uint32_t share) { steps_.push_back(start << 16 | share); }
+
+    static void put(std::vector<std::uint8_t>& out, std::uint64_t value, int bytes) {
+        for (int i = 0; i < bytes; ++i) out.push_back(static_cast<std::uint8_t>(value >> 8 * i));
+    }
+
+    std::vector<std::uint32_t> steps_;
+};
+
+class Decoder {
+public:
+    // Of a stream without steps there is nothing to read.
+    Decoder(std::span<const std::uint8_t> data, bool has_steps) : data_(data) {
+        if (!has_steps) return;
+        if (data_.size() < kStateBytes) {
+            status_ = Status::truncated;
+            return;
+        }
+        state_ = std::uint64_t{word(0)} | std::uint64_t{word(4)} << 32;
+        other_ = std::uint64_t{word(8)} | std::uint64_t{word(12)} << 32;
+        position_ = kStateBytes;
+        if (!is_state(state_) || !is_state(other_)) status_ = Status::corrupt;
+    }
+
+    std::size_t code(Table& table, std::size_t) {
+        const std::uint32_t place = state_ % kOne;
+        const std::size_t entry = table.find(place);
+        take(place - table.start(entry), table.share(entry));
+        table.count(entry);
+        return entry;
+    }
+
+    std::uint32_t bits(std::uint32_t, unsigned count) {
+        const std::uint32_t place = state_ % kOne, share = kOne >> count;
+        take(place % share, share);
+        return place / share;
+    }
+
+    // Unless ok, what is decoded means nothing.
+    Status status() const { return status_; }
+
+    // That of a stream which should end here, but for zeros if it `is_filled`.
+    Status finish(bool is_filled) const {
+        if (status_ != Status::ok) return status_;
+        if (state_ != kLeastState || other_ != kLeastState) return Status::corrupt;
+        const auto rest = data_.subspan(position_);
+        const bool is_zero = std::all_of(rest.begin(), rest.end(), [](std::uint8_t byte) { return byte == 0; });
+        return rest.empty() || (is_filled && is_zero) ? Status::ok : Status::corrupt;
+    }
+
+private:
+    // Where encoders' states stay between steps, without which a stream could be written in several ways.
+    static bool is_state(std::uint64_t state) { return kLeastState <= state && state < kLeastState << 32; }
+
+    std::uint32_t word(std::size_t at) const {
+        std::array<std::uint8_t, kWordBytes> bytes;
+        std::memcpy(bytes.data(), data_.data() + at, bytes.size());
+        if constexpr (std::endian::native == std::endian::little) return std::bit_cast<std::uint32_t>(bytes);
+        return std::uint32_t{bytes[0]} | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
+    }
+
+    // Ends the step of the state whose turn it is, given what of its place is left of the share. Whether a word is taken in
+    // would often be guessed wrong, so there is no branch for it but near the end.
+    void take(std::uint32_t rest, std::uint32_t share) {
+        const std::uint64_t state = share * (state_ >> kShareBits) + rest;
+        const unsigned wants = state < kLeastState;
+        state_ = other_;
+        if (data_.size() - position_ < kWordBytes) {
+            if (wants != 0) status_ = Status::truncated;
+            other_ = state;
+            return;
+        }
+        other_ = state << 32 * wants | (std::uint64_t{word(position_)} & (std::uint64_t{0} - wants));
+        position_ += kWordBytes * wants;
+    }
+
+    std::span<const std::uint8_t> data_;
+    std::size_t position_ = 0;
+    std::uint64_t state_ = kLeastState;  // whose turn it is
+    std::uint64_t other_ = kLeastState;
+    Status status_ = Status::ok;
+};
+
+}  // namespace metaq::adaptive

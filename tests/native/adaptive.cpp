@@ -1,0 +1,268 @@
+// The adaptive coder's tables and lanes, its streams' bytes, and streams that no encoder writes. Built twice, the second
+// time without SIMD.
+#include "metaq/adaptive.hpp"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "check.hpp"
+#include "coder_suite.hpp"
+
+namespace {
+
+using namespace metaq;
+using adaptive::BlockHeader;
+using adaptive::kEntries;
+using adaptive::kLanes;
+using adaptive::kLeastState;
+using adaptive::kOne;
+using adaptive::kShareBits;
+using adaptive::Table;
+
+// No share is empty, they lie side by side from 0 to 2^15, and both ends of each are found.
+bool is_sound(const Table& table) {
+    std::uint32_t end = 0;
+    for (std::size_t entry = 0; entry < kEntries; ++entry) {
+        if (table.start(entry) != end || table.share(entry) == 0 || table.share(entry) > kOne) return false;
+        end += table.share(entry);
+        if (table.find(table.start(entry)) != entry || table.find(end - 1) != entry) return false;
+    }
+    return end == kOne;
+}
+
+std::int32_t wrapped(std::int64_t value) { return static_cast<std::int32_t>(static_cast<std::uint64_t>(value)); }
+
+// Notes steps as the encoder does.
+struct Recorder {
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> steps;  // starts and shares
+
+    std::size_t code(Table& table, std::size_t entry) {
+        steps.emplace_back(table.start(entry), table.share(entry));
+        table.count(entry);
+        return entry;
+    }
+    std::uint32_t bits(std::uint32_t value, unsigned count) {
+        steps.emplace_back(value << (kShareBits - count), kOne >> count);
+        return value;
+    }
+    Status status() const { return Status::ok; }
+};
+
+// How a stream differs from the encoder's.
+struct Difference {
+    std::uint64_t last_state = kLeastState;
+    unsigned limit = 63 - kShareBits;  // the first two steps put a word out where a state is 2^limit shares or more
+};
+
+suite::Bytes stream(const ConstBlock& block, const BlockHeader& header, const Difference& difference) {
+    suite::Bytes bytes;
+    BitWriter writer(bytes);
+    adaptive::write_header(writer, header);
+    writer.finish();
+    Recorder recorder;
+    const auto state = std::make_unique<adaptive::State>();
+    adaptive::code_block(*state, recorder, block, header);
+
+    std::array<std::uint64_t, 2> states{difference.last_state, kLeastState};
+    std::vector<std::uint64_t> words;
+    for (std::size_t i = recorder.steps.size(); i-- > 0;) {
+        const auto [start, share] = recorder.steps[i];
+        std::uint64_t& at_hand = states[i % 2];
+        const unsigned limit = i < 2 ? difference.limit : 63 - kShareBits;
+        if (at_hand >> limit >= share) {
+            words.push_back(at_hand & 0xffffffffu);
+            at_hand >>= 32;
+        }
+        at_hand = (at_hand / share << kShareBits) + at_hand % share + start;
+    }
+    const auto put = [&](std::uint64_t value, int size) {
+        for (int i = 0; i < size; ++i) bytes.push_back(static_cast<std::uint8_t>(value >> 8 * i));
+    };
+    for (const std::uint64_t each : states) put(each, 8);
+    for (std::size_t i = words.size(); i-- > 0;) put(words[i], 4);
+    return bytes;
+}
+
+constexpr std::size_t kRows = 4, kChannels = 5, kKernel = 3;
+constexpr std::size_t kSize = kRows * kChannels * kKernel;
+
+ConstBlock block_of(const std::vector<std::int32_t>& symbols) { return {symbols.data(), kRows, kChannels, kKernel}; }
+
+Status decoded(const suite::Bytes& bytes, std::vector<std::int32_t>& symbols) {
+    symbols.assign(kSize, -1);
+    const std::vector<Block> blocks{{symbols.data(), kRows, kChannels, kKernel}};
+    return adaptive::decode(bytes, blocks);
+}
+
+Status decoded(const suite::Bytes& bytes) {
+    std::vector<std::int32_t> symbols;
+    return decoded(bytes, symbols);
+}
+
+// Symbols up to a limit, and the limit once, so that it is not by accident that they are a machine's path.
+std::vector<std::int32_t> random_symbols(std::uint64_t seed, std::int32_t limit) {
+    check::Random random(seed);
+    std::vector<std::int32_t> symbols{limit | 1};
+    while (symbols.size() < kSize) symbols.push_back(static_cast<std::int32_t>(random.below(2u * static_cast<unsigned>(limit) + 1)) - limit);
+    return symbols;
+}
+
+}  // namespace
+
+TEST(adaptive_shares_add_up_after_any_counting) {
+    check::Random random(1);
+    const auto tables = std::make_unique<adaptive::Tables>();
+    const auto follow = [&](Table table, std::uint64_t entries) {
+        CHECK(is_sound(table));
+        for (int step = 0; step < 6000; ++step) {
+            table.count(random.below(entries));
+            if (step % 16 == 0 && !is_sound(table)) return CHECK(!"a table is sound");
+        }
+    };
+    for (std::uint64_t entries = 1; entries <= kEntries; ++entries) {
+        for (const Table& table : {tables->cells[0][0][0], tables->cells[1][39][6], tables->far[2]}) follow(table, entries);
+    }
+    for (const auto& set : tables->cells) {
+        for (const auto& bin : set) {
+            for (const Table& table : bin) CHECK(is_sound(table));
+        }
+    }
+}
+
+TEST(adaptive_lanes_do_what_eight_numbers_do) {
+    check::Random random(2);
+    const auto any = [&] { return static_cast<std::int16_t>(random.next()); };
+    for (int repeat = 0; repeat < 500; ++repeat) {
+        std::array<std::int16_t, kLanes> values, others;
+        std::array<std::int32_t, kLanes> sums;
+        for (std::int16_t& value : values) value = static_cast<std::int16_t>(any() / 8);  // as values are, within 4095
+        for (std::int16_t& other : others) other = any();
+        for (std::int32_t& sum : sums) sum = static_cast<std::int32_t>(random.next()) >> random.below(32);
+        adaptive::Lanes lanes = adaptive::load(values.data());
+        std::int64_t dot = 0;
+        for (std::size_t n = 0; n < kLanes; ++n) dot += std::int64_t{values[n]} * others[n];
+        CHECK(lanes.dot(adaptive::load(others.data())) == dot);
+
+        const std::int16_t factor = any();
+        const int shift = static_cast<int>(random.below(27));
+        std::array<std::int32_t, kLanes> moved = sums;
+        adaptive::load(others.data()).add_to(moved.data(), factor, shift);
+        for (std::size_t n = 0; n < kLanes; ++n) CHECK(moved[n] == wrapped(sums[n] + (std::int64_t{others[n]} * factor >> shift)));
+
+        // Each of the eight alone, by a product with 1 there and 0 elsewhere.
+        const adaptive::Lanes used = adaptive::shortened(sums.data());
+        lanes.push(factor);
+        CHECK(lanes.first() == values[1]);
+        for (std::size_t n = 0; n < kLanes; ++n) {
+            std::array<std::int16_t, kLanes> one{};
+            one[n] = 1;
+            const auto only = adaptive::load(one.data());
+            CHECK(only.dot(used) == std::clamp<std::int32_t>(sums[n] >> adaptive::kUsedShift, INT16_MIN, INT16_MAX));
+            CHECK(only.dot(lanes) == (n + 1 < kLanes ? values[n + 1] : factor));
+        }
+    }
+}
+
+// FNV-1a of all samples' streams: the same on every machine, with SIMD or without.
+TEST(adaptive_streams_are_the_same_everywhere) {
+    constexpr suite::Coder coder{&adaptive::encode, &adaptive::decode, true, 1};
+    std::uint64_t hash = 0xcbf29ce484222325u;
+    for (const suite::Tensors& tensors : suite::samples()) {
+        const suite::Bytes bytes = coder.encoded(tensors);
+        for (const std::uint8_t byte : bytes) hash = (hash ^ byte) * 0x100000001b3u;
+        suite::Tensors result = suite::blank(tensors);
+        CHECK(coder.decoded(bytes, result) == Status::ok);
+        CHECK(suite::are_equal(result, tensors));
+    }
+    CHECK(hash == 0x1bbe659e46f39d02u);
+}
+
+TEST(adaptive_accepts_one_stream_of_its_symbols) {
+    int late = 0, early = 0;
+    for (std::uint64_t seed = 0; seed < 200; ++seed) {
+        const auto symbols = random_symbols(seed, 1 << seed % 28);
+        const BlockHeader header{0, false, 0};
+        const suite::Bytes canonical = stream(block_of(symbols), header, {});
+        std::vector<std::int32_t> found;
+        CHECK(decoded(canonical, found) == Status::ok);
+        CHECK(found == symbols);
+        const auto differs = [&](const Difference& difference) {
+            const suite::Bytes other = stream(block_of(symbols), header, difference);
+            CHECK((decoded(other) == Status::ok) == (other == canonical));
+            return other != canonical;
+        };
+        CHECK(differs({.last_state = kLeastState + 1}));
+        CHECK(differs({.last_state = kLeastState << 1}));
+        late += differs({.limit = 64 - kShareBits});
+        early += differs({.limit = 0});
+    }
+    CHECK(late > 0 && early > 0);
+}
+
+TEST(adaptive_writes_the_stream_that_is_accepted) {
+    for (std::uint64_t seed = 0; seed < 30; ++seed) {
+        const auto symbols = random_symbols(seed, 1 << seed);
+        const std::vector<ConstBlock> blocks{block_of(symbols)};
+        suite::Bytes bytes;
+        adaptive::encode(blocks, bytes);
+        CHECK(bytes == stream(blocks[0], adaptive::make_header(blocks[0]), {}));
+    }
+}
+
+TEST(adaptive_ends_where_it_began) {
+    for (const std::uint64_t state : {kLeastState, kLeastState + 1, kLeastState << 20, (kLeastState << 32) - 1}) {
+        suite::Bytes bytes{0};  // symbols are free, less 0
+        for (int i = 0; i < 16; ++i) bytes.push_back(static_cast<std::uint8_t>(state >> 8 * (i % 8)));
+        CHECK(decoded(bytes) != Status::ok);
+        bytes.resize(400, 1);
+        CHECK(decoded(bytes) == Status::corrupt);
+    }
+}
+
+TEST(adaptive_knows_the_machines) {
+    check::Random random(4);
+    for (std::size_t machine = 1; machine <= dependent::kMachines; ++machine) {
+        std::vector<std::int32_t> symbols;
+        for (std::size_t y = 0; y < kRows; ++y) {
+            adaptive::DependentSymbols path{dependent::kMachine[machine - 1]};
+            for (std::size_t i = 0; i < kSize / kRows; ++i) {
+                const auto index = static_cast<std::int64_t>(random.below(9)) - 10;
+                symbols.push_back(static_cast<std::int32_t>(path.value(index)));
+                CHECK(path.index(symbols.back()) == index);
+                path.move_on(index);
+            }
+        }
+        const ConstBlock block = block_of(symbols);
+        CHECK(adaptive::make_header(block).machine == machine);
+        for (const std::size_t named : {std::size_t{0}, machine}) {  // an encoder need not see what they are
+            std::vector<std::int32_t> found;
+            CHECK(decoded(stream(block, {0, false, named}, {}), found) == Status::ok);
+            CHECK(found == symbols);
+        }
+    }
+}
+
+TEST(adaptive_headers) {
+    const auto of_constant = [](std::int32_t centre, std::uint32_t padding) {
+        suite::Bytes bytes;
+        BitWriter writer(bytes);
+        adaptive::write_header(writer, {centre, true, 0});
+        writer.finish();
+        bytes.back() = static_cast<std::uint8_t>(bytes.back() | padding);
+        return decoded(bytes);
+    };
+    CHECK(of_constant(7, 0) == Status::ok);
+    CHECK(of_constant(kSymbolLimit - 1, 0) == Status::ok);
+    CHECK(of_constant(1 - kSymbolLimit, 0) == Status::ok);
+    CHECK(of_constant(kSymbolLimit, 0) == Status::corrupt);
+    CHECK(of_constant(-kSymbolLimit, 0) == Status::corrupt);
+    CHECK(of_constant(std::numeric_limits<std::int32_t>::min(), 0) == Status::corrupt);
+    CHECK(of_constant(0, 1) == Status::corrupt);
+    CHECK(decoded({0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}) == Status::corrupt);
+    CHECK(decoded({}) != Status::ok);
+    CHECK(decoded({0xc0}) == Status::ok);
+    CHECK(decoded({0xc0, 0}) == Status::corrupt);
+}
