@@ -1106,18 +1106,19 @@ class LearningTable:
 
 
 class Steps:
-    """The two states that take turns."""
+    """The states of a band's rows."""
 
     def __init__(self, words: Bytes) -> None:
         self.words = words
-        self.a, self.b = struct.unpack("<2Q", words.take(16))
-        require(all(1 << 31 <= state < 1 << 63 for state in (self.a, self.b)), "state")
+        self.states = list(struct.unpack("<4Q", words.take(32)))
+        self.at = 0  # which one's turn it is
+        require(all(1 << 31 <= state < 1 << 63 for state in self.states), "state")
 
     def take(self, v: int, share: int) -> None:
-        x = share * (self.a >> 15) + v
+        x = share * (self.states[self.at] >> 15) + v
         if x < 1 << 31:
             x = x << 32 | int.from_bytes(self.words.take(4), "little")
-        self.a, self.b = self.b, x
+        self.states[self.at] = x
 
     def plain(self, w: int) -> int:
         if w == 0:
@@ -1125,12 +1126,12 @@ class Steps:
         if w > 15:
             high = self.plain(15)
             return high << (w - 15) | self.plain(w - 15)
-        v, share = self.a % (1 << 15), 1 << (15 - w)
+        v, share = self.states[self.at] % (1 << 15), 1 << (15 - w)
         self.take(v % share, share)
         return v // share
 
     def entry(self, t: LearningTable) -> int:
-        v = self.a % (1 << 15)
+        v = self.states[self.at] % (1 << 15)
         e = bisect.bisect_right(t.start, v) - 1
         self.take(v - t.start[e], t.start[e + 1] - t.start[e])
         t.count[e] += 32
@@ -1140,7 +1141,7 @@ class Steps:
         return e
 
     def finish(self) -> None:
-        require(self.a == self.b == 1 << 31, "last states")
+        require(self.states == [1 << 31] * 4, "last states")
 
 
 def cell_shift(set_: int, bin_: int) -> int:
@@ -1160,15 +1161,15 @@ def cell_counts(set_: int, bin_: int) -> list[int]:
     return [max(1, 600 * each // sum(weights)) for each in weights]
 
 
-def make_fall() -> list[int]:
+def make_scale() -> list[int]:
     table, power = [], 1 << 31
-    for _ in range(256):
-        table.append(power + (1 << 14) >> 15)
-        power = power * 4283353945 >> 32
+    for _ in range(320):
+        table.append(power)
+        power = power * 4112874773 >> 32
     return table
 
 
-FALL = make_fall()
+SCALE = make_scale()
 CELL_COUNTS = [[cell_counts(set_, bin_) for bin_ in range(40)] for set_ in range(3)]
 
 
@@ -1203,7 +1204,7 @@ class AdaptiveHistory:
         self.tables = AdaptiveTables()
         self.all = 1 << 16
         self.before: list[int] = []
-        self.weights = [[0] * 9 for _ in range(64)]
+        self.weights = [[0] * 8 for _ in range(64)]
 
     def block(self, shape: Shape, kind: int, centre: int) -> list[int]:
         h, self.c, self.k = shape
@@ -1213,22 +1214,29 @@ class AdaptiveHistory:
         self.column = [self.before[n // k // r] if r > 0 else 0 for n in range(c * k)]
         self.channel, self.position, self.mean = [0] * c, [0] * k, [0] * (c * k)
         rows, symbols = [], []
-        for self.y in range(h):
-            self.row = state = 0
+        for self.y in range(0, h, 4):
+            self.m = min(4, h - self.y)
+            self.row, states = [0] * self.m, [0] * self.m
+            band: list[list[int]] = [[] for _ in range(self.m)]
             for group in self.groups():
                 self.start(group[0])
                 for n in group:
-                    q = state % 2
                     self.expect(n)
-                    v = self.index(q)
-                    if kind > 0:
-                        state = MACHINES[kind - 1][state][v % 2]
-                        v = 2 * v - q * sign(v)
-                    self.note(v)
-                    require(is_symbol(v + centre), "symbol")
-                    symbols.append(v + centre)
+                    values = []
+                    for lane in range(self.m):
+                        self.steps.at = lane
+                        q = states[lane] % 2
+                        v = self.index(q)
+                        if kind > 0:
+                            states[lane] = MACHINES[kind - 1][states[lane]][v % 2]
+                            v = 2 * v - q * sign(v)
+                        require(is_symbol(v + centre), "symbol")
+                        band[lane].append(v + centre)
+                        values.append(v)
+                    self.note(values)
                 self.end(group)
-            rows.append(self.row)
+            rows += self.row
+            symbols += itertools.chain.from_iterable(band)
         if c * k > 1:
             mean = toward_zero(sum(rows), h)
             self.before = [row - mean for row in rows] if h <= 1 << 16 else []
@@ -1243,44 +1251,47 @@ class AdaptiveHistory:
 
     def start(self, n: int) -> None:
         j, p = divmod(n, self.k)
-        self.base = self.all + self.row + (self.channel[j] if self.k > 1 else 0)
+        common = self.all + (self.channel[j] if self.k > 1 else 0)
+        self.base = [common + row for row in self.row]
         if p == 0:
-            self.unit = clamp((self.base >> 16) - 5, 0, 8)
-            self.known: list[int] = []  # of this kernel
-        self.group: list[tuple[list[int], int, int]] = []  # x, miss and excess of each symbol
+            self.unit = clamp((common >> 16) - 5, 0, 8)
+            self.known: list[list[int]] = [[] for _ in self.row]  # of these kernels
+        self.group: list[
+            tuple[list[list[int]], list[int], list[int]]
+        ] = []  # x, miss and excess of each place's symbols
 
     def expect(self, n: int) -> None:
         p = n % self.k
         self.n, self.x = n, []
-        level = self.base + (1 << 18) + self.column[n]
+        levels = [base + (1 << 18) + self.column[n] + (self.position[p] if self.k > 1 else 0) for base in self.base]
+        self.E = [clamp(wrap(level) >> 12, 0, 319) for level in levels]
         if self.k > 1:
-            level += self.position[p]
-            self.x = (self.known[:-10:-1] + [0] * 9)[:9]
+            self.x = [(known[:-9:-1] + [0] * 8)[:8] for known in self.known]
             weights = [clamp(wrap(w) >> 3, -(1 << 15), (1 << 15) - 1) for w in self.weights[min(p, 63)]]
-            self.V = sum(a * w for a, w in zip(self.x, weights, strict=True)) >> 5
+            self.V = [sum(a * w for a, w in zip(x, weights, strict=True)) >> 5 for x in self.x]
         else:
-            self.V = self.mean[n] >> 8 + self.unit
-        self.E = clamp(wrap(level), 0, 20 * 2**16 - 1)
+            self.V = [self.mean[n] >> 8 + self.unit] * self.m
 
-    def times(self, m: int) -> int:
-        return m * FALL[(self.E >> 8) % 256] >> (self.E >> 16) + 12 - self.unit
+    def times(self, u: int, E: int) -> int:  # noqa: N803 - as in the document
+        return u * SCALE[E] >> 27 - self.unit
 
     def index(self, q: int) -> int:
         steps, tables = self.steps, self.tables
         set_ = q if self.kind > 0 else 2
-        bin_ = self.E >> 15
+        E, V = self.E[steps.at], self.V[steps.at]  # noqa: N806 - as in the document
+        bin_ = E >> 3
         s = cell_shift(set_, bin_)
         lean = guess = 0
         if s == 0:
-            relative = self.times(abs(self.V))
+            relative = self.times(abs(V), E)
             lean = sum(bound <= relative for bound in (13, 38, 77, 128, 205, 307))
         else:
             t = 8 + s + (set_ < 2)
-            guess = (abs(self.V) << self.unit) + (1 << (t - 1)) >> t
+            guess = (abs(V) << self.unit) + (1 << (t - 1)) >> t
         e = steps.entry(tables.cells_of(set_, bin_, lean))
         cell = self.distant(set_) if e == 15 else e - 7
         i = (guess + cell << s) + steps.plain(s)
-        return -i if self.V < 0 else i
+        return -i if V < 0 else i
 
     def distant(self, set_: int) -> int:
         e = self.steps.entry(self.tables.far[set_])
@@ -1290,34 +1301,35 @@ class AdaptiveHistory:
         d = 7 + (1 << b) + self.steps.plain(b)
         return -d if e % 2 == 1 else d
 
-    def note(self, v: int) -> None:
-        known = clamp(v >> self.unit, -4095, 4095)
-        miss = 256 * known - self.V
-        excess = min(self.times(max(abs(miss), 48)) - 256, 700)
+    def note(self, values: list[int]) -> None:
+        now = [clamp(v >> self.unit, -4095, 4095) for v in values]
+        misses = [clamp(256 * known - V, -32767, 32767) for known, V in zip(now, self.V, strict=True)]
+        times = [self.times(max(abs(miss), 48), E) for miss, E in zip(misses, self.E, strict=True)]
         if self.k == 1:
-            change = ((known << 16 + self.unit) - self.mean[self.n]) * rate(256, 8, 650, self.y)
+            change = ((sum(now) << 16 + self.unit) - self.m * self.mean[self.n]) * rate(256, 8, 650, self.y)
             self.mean[self.n] += change >> 16
-        self.known.append(known)
-        self.group.append((self.x, miss, excess))
+        for known, value in zip(self.known, now, strict=True):
+            known.append(value)
+        self.group.append((self.x, misses, [min(each - 256, 700) for each in times]))
 
     def end(self, group: range) -> None:
         c, k, y = self.c, self.k, self.y
         j, column_rate, position_rate = group[0] // k, rate(112, 16, 200, y), rate(104, 48, 1000, y * c)
-        for n, (x, miss, excess) in zip(group, self.group, strict=True):
-            self.column[n] += excess * column_rate >> 8
+        for n, (x, misses, excess) in zip(group, self.group, strict=True):
+            self.column[n] += sum(excess) * column_rate >> 8
             if k > 1:
                 p = n % k
-                self.position[p] += excess * position_rate >> 8
-                t = (3 + sum(a * a for a in x)).bit_length() - 2
-                weights = self.weights[min(p, 63)]
-                for i, a in enumerate(x):
-                    weights[i] += a * clamp(miss, -32767, 32767) >> t
-        total = sum(excess for _, _, excess in self.group)
+                self.position[p] += sum(excess) * position_rate >> 8
+                t = (15 + sum(a * a for each in x for a in each)).bit_length() - 4
+                for i in range(8):
+                    step = sum(each[i] * miss for each, miss in zip(x, misses, strict=True))
+                    self.weights[min(p, 63)][i] += step >> t
+        of_rows = [sum(excess[lane] for _, _, excess in self.group) for lane in range(self.m)]
         if k > 1:
-            self.channel[j] = moved(self.channel[j], total, rate(112, 8, 96, y * k))
+            self.channel[j] = moved(self.channel[j], sum(of_rows), rate(112, 8, 96, y * k))
         seen = group[-1] + 1
-        self.row = moved(self.row, total, rate(440, 3, 1000, seen))
-        self.all = moved(self.all, total, rate(32, 4, 1000, y * c * k + seen))
+        self.row = [moved(row, total, rate(440, 3, 1000, seen)) for row, total in zip(self.row, of_rows, strict=True)]
+        self.all = moved(self.all, sum(of_rows), rate(32, 4, 1000, y * c * k + self.m * seen))
 
 
 def decode_adaptive(payload: bytes, blocks: list[Shape]) -> list[list[int]]:

@@ -293,7 +293,7 @@ def test_the_documents_check_values():
         crc = zlib.crc32(struct.pack(f"<{len(table)}H", *table))
         assert re.search(rf"{name}\W+`{crc:08X}`", DOCUMENT), f"{name} {crc:08X}"
     counts = [count for bins in reference.CELL_COUNTS for counts in bins for count in counts]
-    for crc in (zlib.crc32(struct.pack("<1920H", *counts)), zlib.crc32(struct.pack("<256I", *reference.FALL))):
+    for crc in (zlib.crc32(struct.pack("<1920H", *counts)), zlib.crc32(struct.pack("<320I", *reference.SCALE))):
         assert f"`{crc:08X}`" in DOCUMENT, f"{crc:08X}"
     assert len(reference.PRIMING) == 1036
     assert f"{zlib.crc32(reference.PRIMING):08X}" in DOCUMENT

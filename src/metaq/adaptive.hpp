@@ -37,50 +37,49 @@ struct BlockHeader {
 
 // Bits as they are, up to 38 of them; the encoder's, and those a decoder finds.
 template <class Coder>
-std::uint64_t code_bits(Coder& coder, std::uint64_t value, unsigned count) {
+std::uint64_t code_bits(Coder& coder, std::size_t lane, std::uint64_t value, unsigned count) {
     std::uint64_t found = 0;
     while (count > 0) {
         const unsigned now = std::min(count, kShareBits);
         count -= now;
-        found = found << now | coder.bits(static_cast<std::uint32_t>(value >> count) & ((1u << now) - 1), now);
+        found = found << now | coder.bits(lane, static_cast<std::uint32_t>(value >> count) & ((1u << now) - 1), now);
     }
     return found;
 }
 
 // A cell outside -7 ... 7: the bits of its distance and the sign by a table, then the distance below its leading one.
 template <class Coder>
-std::int64_t code_far(Coder& coder, Table& table, std::int64_t cell) {
+std::int64_t code_far(Coder& coder, std::size_t lane, Table& table, std::int64_t cell) {
     constexpr unsigned kListed = 7;  // as many bits or more: how many more follows in five bits
     const bool is_negative = cell < 0;
     const auto distance = static_cast<std::uint64_t>(is_negative ? -cell : cell) - kCentre;
     unsigned bits = static_cast<unsigned>(std::bit_width(distance)) - 1;
-    const std::size_t entry = coder.code(table, 2 * std::min(bits, kListed) + is_negative);
+    const std::size_t entry = coder.code(lane, table, 2 * std::min(bits, kListed) + is_negative);
     if (entry / 2 == kListed) {
-        bits = kListed + static_cast<unsigned>(coder.bits(bits - kListed, 5));
+        bits = kListed + static_cast<unsigned>(coder.bits(lane, bits - kListed, 5));
     } else {
         bits = static_cast<unsigned>(entry / 2);
     }
-    const auto found = static_cast<std::int64_t>(std::uint64_t{1} << bits | code_bits(coder, distance, bits)) + kCentre;
+    const auto found = static_cast<std::int64_t>(std::uint64_t{1} << bits | code_bits(coder, lane, distance, bits)) + kCentre;
     return entry % 2 ? -found : found;
 }
 
 template <class Coder>
-[[gnu::always_inline]] inline std::int64_t code_index(Tables& tables, Coder& coder, std::size_t set, const Place& place, std::int64_t index) {
+[[gnu::always_inline]] inline std::int64_t code_index(Tables& tables, Coder& coder, std::size_t lane, std::size_t set, const Place& place, std::int64_t index) {
     index = place.turned(index);
     std::int64_t cell = (index >> place.shift) - place.offset;
     const bool is_near = -kCentre <= cell && cell <= kCentre;
-    const std::size_t entry = coder.code(*place.cells, is_near ? static_cast<std::size_t>(cell + kCentre) : kFar);
-    cell = entry == kFar ? code_far(coder, tables.far[set], cell) : static_cast<std::int64_t>(entry) - kCentre;
+    const std::size_t entry = coder.code(lane, *place.cells, is_near ? static_cast<std::size_t>(cell + kCentre) : kFar);
+    cell = entry == kFar ? code_far(coder, lane, tables.far[set], cell) : static_cast<std::int64_t>(entry) - kCentre;
     std::uint32_t low = 0;  // the place within the cell
-    if (place.shift > 0) low = coder.bits(static_cast<std::uint32_t>(index) & ((1u << place.shift) - 1), place.shift);
+    if (place.shift > 0) low = coder.bits(lane, static_cast<std::uint32_t>(index) & ((1u << place.shift) - 1), place.shift);
     return place.turned((cell + place.offset) * (std::int64_t{1} << place.shift) + static_cast<std::int64_t>(low));
 }
 
 // What is coded of symbols that are free: what they are more than the centre.
 struct FreeSymbols {
-    std::int32_t centre;
+    std::int32_t centre = 0;
 
-    void start_row() {}
     std::size_t set() const { return kFree; }
     std::int64_t index(std::int64_t symbol) const { return symbol - centre; }
     std::int64_t value(std::int64_t index) const { return index; }
@@ -89,51 +88,81 @@ struct FreeSymbols {
 
 // What is coded of symbols of dependent quantizers: their indices.
 struct DependentSymbols {
-    const dependent::Machine& machine;
+    const dependent::Machine* machine = nullptr;
     std::size_t state = 0;
     static constexpr std::int32_t centre = 0;
 
-    void start_row() { state = 0; }
     std::size_t set() const { return dependent::quantizer_of(state); }
     std::int64_t index(std::int64_t symbol) const { return symbol < 0 ? -dependent::index_of(-symbol) : dependent::index_of(symbol); }
     std::int64_t value(std::int64_t index) const {
         const std::int64_t sign = (index > 0) - (index < 0);
         return 2 * index - sign * static_cast<std::int64_t>(set());
     }
-    void move_on(std::int64_t index) { state = machine.next[state][index & 1]; }
+    void move_on(std::int64_t index) { state = machine->next[state][index & 1]; }
 };
+
+// Does something for each lane. Where all take part, it is done four times over, for states in registers.
+template <class Work>
+[[gnu::always_inline]] inline void for_lanes(std::size_t lanes, const Work& work) {
+    static_assert(kLanes == 4);
+    if (lanes == kLanes) {
+        work(0), work(1), work(2), work(3);
+        return;
+    }
+    for (std::size_t lane = 0; lane < lanes; ++lane) work(lane);
+}
+
+// Codes the symbols of a band, or fills them.
+template <class Coder, class Symbol, class Symbols>
+Status code_band(State& state, Coder& coder, const BasicBlock<Symbol>& band, const Symbols& of_rows) {
+    History& history = state.history;
+    const std::size_t lanes = band.rows, row_size = band.channels * band.kernel;
+    std::array<Symbols, kLanes> symbols;
+    symbols.fill(of_rows);
+    Symbol* first = band.symbols;
+    while (const std::size_t size = history.start_group()) {
+        for (std::size_t i = 0; i < size; ++i, ++first) {
+            const Expected expected = history.expect(i);
+            Numbers values{};
+            bool is_sound = true;
+            for_lanes(lanes, [&](std::size_t lane) __attribute__((always_inline)) {
+                Symbol& symbol = first[lane * row_size];
+                const std::size_t set = symbols[lane].set();
+                std::int64_t index = 0;
+                if constexpr (std::is_const_v<Symbol>) index = symbols[lane].index(symbol);
+                index = code_index(state.tables, coder, lane, set, place_of(state.tables, set, expected, lane), index);
+                const std::int64_t value = symbols[lane].value(index);
+                values[lane] = static_cast<std::int32_t>(value);
+                if constexpr (!std::is_const_v<Symbol>) {
+                    is_sound &= is_symbol(of_rows.centre + value);
+                    symbol = static_cast<std::int32_t>(of_rows.centre + value);
+                }
+                symbols[lane].move_on(index);
+            });
+            if (!is_sound) return Status::corrupt;
+            history.note(i, expected, values);
+        }
+        history.end_group();
+        if (coder.status() != Status::ok) return coder.status();
+    }
+    history.end_band();
+    return Status::ok;
+}
 
 // Codes the symbols of a block, or fills it.
 template <class Coder, class Symbol, class Symbols>
-Status code_symbols(State& state, Coder& shared_coder, const BasicBlock<Symbol>& block, Symbols symbols) {
+Status code_symbols(State& state, Coder& shared_coder, const BasicBlock<Symbol>& block, const Symbols& of_rows) {
     Coder coder = std::move(shared_coder);  // by value, so that its states stay in registers
-    History& history = state.history;
-    history.start_block(block.rows, block.channels, block.kernel);
-    Symbol* symbol = block.symbols;
-    for (std::size_t row = 0; row < block.rows; ++row) {
-        history.start_row(row);
-        symbols.start_row();
-        while (const std::size_t size = history.start_group()) {
-            for (std::size_t i = 0; i < size; ++i, ++symbol) {
-                const Expected expected = history.expect(i);
-                const std::size_t set = symbols.set();
-                std::int64_t index = 0;
-                if constexpr (std::is_const_v<Symbol>) index = symbols.index(*symbol);
-                index = code_index(state.tables, coder, set, place_of(state.tables, set, expected), index);
-                const std::int64_t value = symbols.value(index);
-                if constexpr (!std::is_const_v<Symbol>) {
-                    if (!is_symbol(symbols.centre + value)) return Status::corrupt;
-                    *symbol = static_cast<std::int32_t>(symbols.centre + value);
-                }
-                history.note(i, expected, value);
-                symbols.move_on(index);
-            }
-            history.end_group();
-        }
-        history.end_row();
-        if (coder.status() != Status::ok) return coder.status();
+    state.history.start_block(block.rows, block.channels, block.kernel);
+    const std::size_t row_size = block.channels * block.kernel;
+    for (std::size_t row = 0; row < block.rows; row += kLanes) {
+        const std::size_t lanes = std::min(kLanes, block.rows - row);
+        state.history.start_band(row, lanes);
+        const BasicBlock<Symbol> band{block.symbols + row * row_size, lanes, block.channels, block.kernel};
+        const Status status = code_band(state, coder, band, of_rows);
+        if (status != Status::ok) return status;
     }
-    history.end_block();
+    state.history.end_block();
     shared_coder = std::move(coder);
     return Status::ok;
 }
@@ -141,7 +170,7 @@ Status code_symbols(State& state, Coder& shared_coder, const BasicBlock<Symbol>&
 template <class Coder, class Symbol>
 Status code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, const BlockHeader& header) {
     if (header.machine == 0) return code_symbols(state, coder, block, FreeSymbols{header.centre});
-    return code_symbols(state, coder, block, DependentSymbols{dependent::kMachine[header.machine - 1]});
+    return code_symbols(state, coder, block, DependentSymbols{&dependent::kMachine[header.machine - 1]});
 }
 
 inline constexpr std::uint32_t kConstant = dependent::kMachines + 1;  // above the kinds that name a machine
@@ -189,6 +218,10 @@ inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>
     out.resize(std::max(out.size(), start + least_bytes(blocks)));
 }
 
+// Steps of a group at most: of a symbol its cell, and if that is far the bits of its distance, how many these are, and
+// they themselves; then its place in the cell.
+inline constexpr std::size_t kMostSteps = kGroup * kLanes * (2 + 1 + 3 + 1);
+
 // Fills `blocks`, whose shapes are those encoded, from exactly `data`.
 inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     std::vector<BlockHeader> headers;
@@ -202,7 +235,7 @@ inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> 
     }
     if (!reader.pads_with_zeros()) return Status::corrupt;
     if (reader.status() != Status::ok || data.size() < least_bytes(blocks)) return Status::truncated;
-    Decoder coder(data.subspan(reader.bytes()), any);
+    Decoder coder(data.subspan(reader.bytes()), any, kMostSteps);
     const auto state = std::make_unique<State>();
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         if (headers[i].constant) {

@@ -1,4 +1,4 @@
-// Eight numbers at a time: what the adaptive coder's expectations spend their time on. All arithmetic is modulo 2^32.
+// Four rows at a time, and eight values before each: what the adaptive coder's expectations spend their time on.
 #pragma once
 
 #include <algorithm>
@@ -12,87 +12,148 @@
 
 namespace metaq::adaptive {
 
-inline constexpr std::size_t kLanes = 8;
-inline constexpr int kUsedShift = 3;  // bits of a weight that take no part in predictions
+inline constexpr std::size_t kLanes = 4;  // rows
+inline constexpr std::size_t kTaps = 8;   // values before that one is predicted from
+inline constexpr int kUsedShift = 3;      // bits of a weight that take no part in predictions
+inline constexpr int kLevelShift = 12;    // bits of a level that take no part in what is expected
+inline constexpr int kLevels = 320;       // without them
+inline constexpr std::int16_t kValueLimit = 4095;  // larger ones count as this, so that no sum overflows
+inline constexpr std::int16_t kMissLimit = 32767, kLeastMiss = 48;
+inline constexpr std::int16_t kMostExcess = 700;
+
+using Numbers = std::array<std::int32_t, kLanes>;
+using Values = std::array<std::int16_t, kLanes>;
+
+struct Weights {
+    alignas(16) std::array<std::int32_t, kTaps> exact{};  // of the eighth value before ... the last, in units of 2^-16
+    alignas(16) std::array<std::int16_t, kTaps> used{};   // without their last bits, within 16 bits
+};
+
+// What the values of a band's rows are at one place.
+struct Noted {
+    Values known;   // in a unit, within kValueLimit
+    Values misses;  // what they are more than expected, in 1/256 of the unit, within kMissLimit
+    Values excess;  // how many times the expected magnitude the misses are, less one, in 1/256, at most kMostExcess
+    std::int32_t energy;  // the sum of known values' squares
+};
 
 #if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 
-struct Lanes {
-    __m128i bits = _mm_setzero_si128();
+inline __m128i load(const Numbers& numbers) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data())); }
+inline __m128i load(const Values& values) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values.data())); }
+inline void store(Numbers& numbers, __m128i bits) { _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers.data()), bits); }
+inline void store(Values& values, __m128i bits) { _mm_storel_epi64(reinterpret_cast<__m128i*>(values.data()), bits); }
 
-    std::int16_t first() const { return static_cast<std::int16_t>(_mm_cvtsi128_si32(bits)); }
+// Levels of rows, and another, without their last bits, from 0 to below kLevels.
+inline Values shortened(const Numbers& levels, std::int32_t other) {
+    const __m128i sums = _mm_srai_epi32(_mm_add_epi32(load(levels), _mm_set1_epi32(other)), kLevelShift);
+    const __m128i least = _mm_max_epi16(_mm_packs_epi32(sums, sums), _mm_setzero_si128());
+    Values values;
+    store(values, _mm_min_epi16(least, _mm_set1_epi16(kLevels - 1)));
+    return values;
+}
 
-    // The first goes, the others move up. Kept in a register: what was just written by parts is slow to read as a whole.
-    void push(std::int16_t last) { bits = _mm_insert_epi16(_mm_srli_si128(bits, 2), last, kLanes - 1); }
-
-    std::int32_t dot(const Lanes& other) const {
-        __m128i sums = _mm_madd_epi16(bits, other.bits);
-        sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
-        sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1));
-        return _mm_cvtsi128_si32(sums);
-    }
-
-    // Adds factor * lane, shifted down, to eight sums.
-    void add_to(std::int32_t* sums, std::int16_t factor, int shift) const {
-        const __m128i factors = _mm_set1_epi16(factor), count = _mm_cvtsi32_si128(shift);
-        const __m128i low = _mm_mullo_epi16(bits, factors), high = _mm_mulhi_epi16(bits, factors);
-        const auto add = [&](std::int32_t* to, __m128i products) {
-            const __m128i old = _mm_loadu_si128(reinterpret_cast<const __m128i*>(to));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_add_epi32(old, _mm_sra_epi32(products, count)));
-        };
-        add(sums, _mm_unpacklo_epi16(low, high));
-        add(sums + 4, _mm_unpackhi_epi16(low, high));
-    }
-};
-
-inline Lanes load(const std::int16_t* from) { return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))}; }
-
-// Weights without their last bits, within 16 bits.
-inline Lanes shortened(const std::int32_t* weights) {
-    const auto part = [&](std::size_t first) {
-        return _mm_srai_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights + first)), kUsedShift);
+// For each lane the sum of eight values times their weights, less its last bits.
+inline Numbers weighted(const Values* values, const Weights& weights, int shift) {
+    const __m128i used = _mm_load_si128(reinterpret_cast<const __m128i*>(weights.used.data()));
+    const auto pair = [&](std::size_t tap, __m128i factors) {
+        return _mm_madd_epi16(_mm_unpacklo_epi16(load(values[tap]), load(values[tap + 1])), factors);
     };
-    return {_mm_packs_epi32(part(0), part(4))};
+    const __m128i early = _mm_add_epi32(pair(0, _mm_shuffle_epi32(used, 0x00)), pair(2, _mm_shuffle_epi32(used, 0x55)));
+    const __m128i late = _mm_add_epi32(pair(4, _mm_shuffle_epi32(used, 0xaa)), pair(6, _mm_shuffle_epi32(used, 0xff)));
+    Numbers sums;
+    store(sums, _mm_srai_epi32(_mm_add_epi32(early, late), shift));
+    return sums;
+}
+
+// Adds to each exact weight the sum over the lanes of value times miss, shifted down, modulo 2^32.
+inline void learn(Weights& weights, const Values* values, const Values& misses, int shift) {
+    const __m128i count = _mm_cvtsi32_si128(shift);
+    const __m128i miss = _mm_unpacklo_epi64(load(misses), load(misses));
+    const auto two = [&](std::size_t tap) {  // of each of two taps, two halves of the sum
+        return _mm_castsi128_ps(_mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + tap)), miss));
+    };
+    const auto four = [&](std::size_t tap) {
+        const __m128 first = two(tap), second = two(tap + 2);
+        const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88)),
+                                           _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd)));
+        auto* exact = reinterpret_cast<__m128i*>(weights.exact.data() + tap);
+        const __m128i learned = _mm_add_epi32(_mm_load_si128(exact), _mm_sra_epi32(sums, count));
+        _mm_store_si128(exact, learned);
+        return _mm_srai_epi32(learned, kUsedShift);
+    };
+    const __m128i first = four(0);
+    _mm_store_si128(reinterpret_cast<__m128i*>(weights.used.data()), _mm_packs_epi32(first, four(4)));
+}
+
+// Of values in units of 2^-shift of the unit; scales are the inverse expected magnitudes times 2^(scale_shift + 8). Lanes
+// whose mask is zero rather than -1 count for nothing.
+inline Noted noted(const Numbers& values, int shift, const Numbers& expected, const Numbers& scales, int scale_shift, const Values& mask) {
+    const __m128i zero = _mm_setzero_si128(), active = load(mask);
+    const __m128i units = _mm_sra_epi32(load(values), _mm_cvtsi32_si128(shift));
+    __m128i known = _mm_min_epi16(_mm_packs_epi32(units, units), _mm_set1_epi16(kValueLimit));
+    known = _mm_and_si128(_mm_max_epi16(known, _mm_set1_epi16(-kValueLimit)), active);
+    const __m128i miss = _mm_sub_epi32(_mm_srai_epi32(_mm_unpacklo_epi16(zero, known), 8), load(expected));
+    const __m128i short_miss = _mm_and_si128(_mm_max_epi16(_mm_packs_epi32(miss, miss), _mm_set1_epi16(-kMissLimit)), active);
+    const __m128i magnitude = _mm_max_epi16(_mm_max_epi16(short_miss, _mm_sub_epi16(zero, short_miss)), _mm_set1_epi16(kLeastMiss));
+    const __m128i wide = _mm_unpacklo_epi16(magnitude, zero), scale = load(scales), count = _mm_cvtsi32_si128(scale_shift);
+    const __m128i even = _mm_srl_epi64(_mm_mul_epu32(wide, scale), count);
+    const __m128i odd = _mm_srl_epi64(_mm_mul_epu32(_mm_srli_epi64(wide, 32), _mm_srli_epi64(scale, 32)), count);
+    __m128i times = _mm_or_si128(even, _mm_slli_epi64(odd, 32));
+    times = _mm_sub_epi16(_mm_packs_epi32(times, times), _mm_set1_epi16(256));
+    const __m128i squares = _mm_madd_epi16(known, known);
+    Noted noted;
+    store(noted.known, known);
+    store(noted.misses, short_miss);
+    store(noted.excess, _mm_and_si128(_mm_min_epi16(times, _mm_set1_epi16(kMostExcess)), active));
+    noted.energy = _mm_cvtsi128_si32(_mm_add_epi32(squares, _mm_srli_si128(squares, 4)));
+    return noted;
 }
 
 #else
 
-struct Lanes {
-    std::array<std::int16_t, kLanes> lanes{};
-
-    std::int16_t first() const { return lanes[0]; }
-
-    void push(std::int16_t last) {
-        std::copy(lanes.begin() + 1, lanes.end(), lanes.begin());
-        lanes.back() = last;
+inline Values shortened(const Numbers& levels, std::int32_t other) {
+    Values values;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        const auto sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(levels[lane]) + static_cast<std::uint32_t>(other));
+        values[lane] = static_cast<std::int16_t>(std::clamp(sum >> kLevelShift, 0, kLevels - 1));
     }
-
-    std::int32_t dot(const Lanes& other) const {
-        std::int32_t sum = 0;
-        for (std::size_t n = 0; n < kLanes; ++n) sum += std::int32_t{lanes[n]} * other.lanes[n];
-        return sum;
-    }
-
-    void add_to(std::int32_t* sums, std::int16_t factor, int shift) const {
-        for (std::size_t n = 0; n < kLanes; ++n) {
-            const auto product = static_cast<std::uint32_t>(std::int32_t{lanes[n]} * factor >> shift);
-            sums[n] = static_cast<std::int32_t>(static_cast<std::uint32_t>(sums[n]) + product);
-        }
-    }
-};
-
-inline Lanes load(const std::int16_t* from) {
-    Lanes loaded;
-    std::copy_n(from, kLanes, loaded.lanes.begin());
-    return loaded;
+    return values;
 }
 
-inline Lanes shortened(const std::int32_t* weights) {
-    Lanes used;
-    for (std::size_t n = 0; n < kLanes; ++n) {
-        used.lanes[n] = static_cast<std::int16_t>(std::clamp<std::int32_t>(weights[n] >> kUsedShift, INT16_MIN, INT16_MAX));
+inline Numbers weighted(const Values* values, const Weights& weights, int shift) {
+    Numbers sums{};
+    for (std::size_t tap = 0; tap < kTaps; ++tap) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += std::int32_t{values[tap][lane]} * weights.used[tap];
     }
-    return used;
+    for (std::int32_t& sum : sums) sum >>= shift;
+    return sums;
+}
+
+inline void learn(Weights& weights, const Values* values, const Values& misses, int shift) {
+    for (std::size_t tap = 0; tap < kTaps; ++tap) {
+        std::int32_t sum = 0;
+        for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int32_t{values[tap][lane]} * misses[lane];
+        std::int32_t& exact = weights.exact[tap];
+        exact = static_cast<std::int32_t>(static_cast<std::uint32_t>(exact) + static_cast<std::uint32_t>(sum >> shift));
+        weights.used[tap] = static_cast<std::int16_t>(std::clamp<std::int32_t>(exact >> kUsedShift, INT16_MIN, INT16_MAX));
+    }
+}
+
+inline Noted noted(const Numbers& values, int shift, const Numbers& expected, const Numbers& scales, int scale_shift, const Values& mask) {
+    Noted noted{};
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        if (mask[lane] == 0) continue;
+        const std::int32_t known = std::clamp<std::int32_t>(values[lane] >> shift, -kValueLimit, kValueLimit);
+        const std::int32_t miss = std::clamp<std::int32_t>(known * 256 - expected[lane], -kMissLimit, kMissLimit);
+        const auto magnitude = static_cast<std::uint64_t>(std::max<std::int32_t>(miss < 0 ? -miss : miss, kLeastMiss));
+        const std::uint64_t times = magnitude * static_cast<std::uint32_t>(scales[lane]) >> scale_shift;
+        noted.known[lane] = static_cast<std::int16_t>(known);
+        noted.misses[lane] = static_cast<std::int16_t>(miss);
+        noted.excess[lane] = static_cast<std::int16_t>(std::min<std::int32_t>(static_cast<std::int32_t>(times) - 256, kMostExcess));
+        noted.energy += known * known;
+    }
+    return noted;
 }
 
 #endif

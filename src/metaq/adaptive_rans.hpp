@@ -1,7 +1,7 @@
 // What the adaptive coder is built on: tables of sixteen probabilities that follow what is coded, and rANS over them.
 //
-// A step is an entry of a table or up to 15 plain bits: a share of 2^15. Two states of 64 bits take turns, so that a step
-// need not wait for the one before. Encoding runs backwards over the steps noted; decoding, forwards, finds both states
+// A step is an entry of a table or up to 15 plain bits: a share of 2^15. Each lane has a state of 64 bits, so that a step
+// need not wait for those of others. Encoding runs backwards over the steps noted; decoding, forwards, finds both states
 // where encoding began. A stream: the states, 8 bytes each, and the words of 32 bits that they take in, little-endian.
 #pragma once
 
@@ -19,6 +19,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "metaq/adaptive_lanes.hpp"
 #include "metaq/symbols.hpp"
 
 namespace metaq::adaptive {
@@ -89,31 +90,32 @@ private:
 };
 
 inline constexpr std::uint64_t kLeastState = std::uint64_t{1} << 31;
-inline constexpr std::size_t kStateBytes = 16, kWordBytes = 4;
+inline constexpr std::size_t kStateBytes = 8 * kLanes, kWordBytes = 4;
 
 class Encoder {
 public:
-    std::size_t code(Table& table, std::size_t entry) {
-        note(table.start(entry), table.share(entry));
+    std::size_t code(std::size_t lane, Table& table, std::size_t entry) {
+        note(lane, table.start(entry), table.share(entry));
         table.count(entry);
         return entry;
     }
 
     // A value of `count` bits, at most 15.
-    std::uint32_t bits(std::uint32_t value, unsigned count) {
-        note(value << (kShareBits - count), kOne >> count);
+    std::uint32_t bits(std::size_t lane, std::uint32_t value, unsigned count) {
+        note(lane, value << (kShareBits - count), kOne >> count);
         return value;
     }
 
     Status status() const { return Status::ok; }
 
     void finish(std::vector<std::uint8_t>& out) const {
-        std::array<std::uint64_t, 2> states{kLeastState, kLeastState};
+        std::array<std::uint64_t, kLanes> states;
+        states.fill(kLeastState);
         std::vector<std::uint32_t> words;
         for (std::size_t i = steps_.size(); i-- > 0;) {
-            std::uint64_t& state = states[i % 2];
-            const std::uint64_t start = steps_[i] >> 16, share = steps_[i] & 0xffff;
-            if (state >= share << (63 - kShareBits)) {
+            const auto [start, share, lane] = steps_[i];
+            std::uint64_t& state = states[lane];
+            if (state >= std::uint64_t{share} << (63 - kShareBits)) {
                 words.push_back(static_cast<std::uint32_t>(state));
                 state >>= 32;
             }
@@ -124,86 +126,95 @@ public:
     }
 
 private:
-    void note(std::uint32_t start, std::uint32_t share) { steps_.push_back(start << 16 | share); }
+    struct Step {
+        std::uint16_t start, share;
+        std::uint8_t lane;
+    };
+
+    void note(std::size_t lane, std::uint32_t start, std::uint32_t share) {
+        steps_.push_back({static_cast<std::uint16_t>(start), static_cast<std::uint16_t>(share), static_cast<std::uint8_t>(lane)});
+    }
 
     static void put(std::vector<std::uint8_t>& out, std::uint64_t value, int bytes) {
         for (int i = 0; i < bytes; ++i) out.push_back(static_cast<std::uint8_t>(value >> 8 * i));
     }
 
-    std::vector<std::uint32_t> steps_;
+    std::vector<Step> steps_;
 };
 
+// Words are taken in without a look at where the data ends, which is why it is copied, with zeros behind.
 class Decoder {
 public:
-    // Of a stream without steps there is nothing to read.
-    Decoder(std::span<const std::uint8_t> data, bool has_steps) : data_(data) {
+    // Of a stream without steps there is nothing to read. Steps between two looks at `status` are at most `most_steps`.
+    Decoder(std::span<const std::uint8_t> data, bool has_steps, std::size_t most_steps)
+        : padded_(data.begin(), data.end()) {
+        padded_.resize(data.size() + kWordBytes * most_steps);
+        next_ = padded_.data();
+        end_ = next_ + data.size();
+        states_.fill(kLeastState);
         if (!has_steps) return;
-        if (data_.size() < kStateBytes) {
+        if (data.size() < kStateBytes) {
             status_ = Status::truncated;
             return;
         }
-        state_ = std::uint64_t{word(0)} | std::uint64_t{word(4)} << 32;
-        other_ = std::uint64_t{word(8)} | std::uint64_t{word(12)} << 32;
-        position_ = kStateBytes;
-        if (!is_state(state_) || !is_state(other_)) status_ = Status::corrupt;
+        for (std::uint64_t& state : states_) {
+            state = std::uint64_t{word(next_)} | std::uint64_t{word(next_ + kWordBytes)} << 32;
+            next_ += 2 * kWordBytes;
+            if (!is_state(state)) status_ = Status::corrupt;
+        }
     }
 
-    std::size_t code(Table& table, std::size_t) {
-        const std::uint32_t place = state_ % kOne;
+    std::size_t code(std::size_t lane, Table& table, std::size_t) {
+        const std::uint32_t place = states_[lane] % kOne;
         const std::size_t entry = table.find(place);
-        take(place - table.start(entry), table.share(entry));
+        take(lane, place - table.start(entry), table.share(entry));
         table.count(entry);
         return entry;
     }
 
-    std::uint32_t bits(std::uint32_t, unsigned count) {
-        const std::uint32_t place = state_ % kOne, share = kOne >> count;
-        take(place % share, share);
+    std::uint32_t bits(std::size_t lane, std::uint32_t, unsigned count) {
+        const std::uint32_t place = states_[lane] % kOne, share = kOne >> count;
+        take(lane, place % share, share);
         return place / share;
     }
 
     // Unless ok, what is decoded means nothing.
-    Status status() const { return status_; }
+    Status status() const { return status_ == Status::ok && next_ > end_ ? Status::truncated : status_; }
 
     // That of a stream which should end here, but for zeros if it `is_filled`.
     Status finish(bool is_filled) const {
-        if (status_ != Status::ok) return status_;
-        if (state_ != kLeastState || other_ != kLeastState) return Status::corrupt;
-        const auto rest = data_.subspan(position_);
-        const bool is_zero = std::all_of(rest.begin(), rest.end(), [](std::uint8_t byte) { return byte == 0; });
-        return rest.empty() || (is_filled && is_zero) ? Status::ok : Status::corrupt;
+        if (status() != Status::ok) return status();
+        for (const std::uint64_t state : states_) {
+            if (state != kLeastState) return Status::corrupt;
+        }
+        const bool is_zero = std::all_of(next_, end_, [](std::uint8_t byte) { return byte == 0; });
+        return next_ == end_ || (is_filled && is_zero) ? Status::ok : Status::corrupt;
     }
 
 private:
     // Where encoders' states stay between steps, without which a stream could be written in several ways.
     static bool is_state(std::uint64_t state) { return kLeastState <= state && state < kLeastState << 32; }
 
-    std::uint32_t word(std::size_t at) const {
+    static std::uint32_t word(const std::uint8_t* from) {
         std::array<std::uint8_t, kWordBytes> bytes;
-        std::memcpy(bytes.data(), data_.data() + at, bytes.size());
+        std::memcpy(bytes.data(), from, bytes.size());
         if constexpr (std::endian::native == std::endian::little) return std::bit_cast<std::uint32_t>(bytes);
         return std::uint32_t{bytes[0]} | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
     }
 
-    // Ends the step of the state whose turn it is, given what of its place is left of the share. Whether a word is taken in
-    // would often be guessed wrong, so there is no branch for it but near the end.
-    void take(std::uint32_t rest, std::uint32_t share) {
-        const std::uint64_t state = share * (state_ >> kShareBits) + rest;
+    // Ends the step of a lane, given what of its place is left of the share. Whether a word is taken in would often be
+    // guessed wrong, so there is no branch for it.
+    void take(std::size_t lane, std::uint32_t rest, std::uint32_t share) {
+        const std::uint64_t state = share * (states_[lane] >> kShareBits) + rest;
         const unsigned wants = state < kLeastState;
-        state_ = other_;
-        if (data_.size() - position_ < kWordBytes) {
-            if (wants != 0) status_ = Status::truncated;
-            other_ = state;
-            return;
-        }
-        other_ = state << 32 * wants | (std::uint64_t{word(position_)} & (std::uint64_t{0} - wants));
-        position_ += kWordBytes * wants;
+        states_[lane] = state << 32 * wants | (std::uint64_t{word(next_)} & (std::uint64_t{0} - wants));
+        next_ += kWordBytes * wants;
     }
 
-    std::span<const std::uint8_t> data_;
-    std::size_t position_ = 0;
-    std::uint64_t state_ = kLeastState;  // whose turn it is
-    std::uint64_t other_ = kLeastState;
+    std::vector<std::uint8_t> padded_;
+    const std::uint8_t* next_;
+    const std::uint8_t* end_;
+    std::array<std::uint64_t, kLanes> states_;
     Status status_ = Status::ok;
 };
 

@@ -18,7 +18,8 @@ namespace metaq::adaptive {
 
 inline constexpr std::size_t kSets = 3;  // for dependent quantizers 0 and 1, and for symbols that are free
 inline constexpr std::size_t kFree = 2;
-inline constexpr int kBins = 2 * kLevels / kLevelOne;  // of levels, two an octave
+inline constexpr int kBinShift = 3;  // of levels: two bins an octave
+inline constexpr int kBins = kLevels >> kBinShift;
 inline constexpr std::size_t kLeans = 7;
 inline constexpr int kCentre = 7;  // the entry of cell 0
 inline constexpr std::size_t kFar = 15;  // the entry of cells beyond
@@ -65,6 +66,17 @@ struct Tables {
     }
 };
 
+// The place of a table by how many times the expected magnitude the prediction is, in 1/256.
+inline constexpr std::size_t kLeanEnd = 307;
+constexpr std::array<std::uint8_t, kLeanEnd + 1> make_leans() {
+    std::array<std::uint8_t, kLeanEnd + 1> table{};
+    for (std::size_t times = 0; times <= kLeanEnd; ++times) {
+        for (const std::size_t least : {13, 38, 77, 128, 205, 307}) table[times] = static_cast<std::uint8_t>(table[times] + (times >= least));
+    }
+    return table;
+}
+inline constexpr auto kLeanOf = make_leans();
+
 // Where a symbol is coded, as far as its expectations tell.
 struct Place {
     Table* cells;
@@ -75,10 +87,10 @@ struct Place {
     std::int64_t turned(std::int64_t index) const { return (index ^ sign) - sign; }
 };
 
-inline Place place_of(Tables& tables, std::size_t set, const Expected& expected) {
-    const int bin = expected.level >> 15;
-    const std::int32_t sign = expected.value >> 31;
-    const auto value = static_cast<std::uint32_t>((expected.value ^ sign) - sign);
+inline Place place_of(Tables& tables, std::size_t set, const Expected& expected, std::size_t lane) {
+    const int bin = expected.level[lane] >> kBinShift;
+    const std::int32_t sign = expected.value[lane] >> 31;
+    const auto value = static_cast<std::uint32_t>((expected.value[lane] ^ sign) - sign);
     const unsigned shift = shift_of(set, bin);
     auto& leans = tables.cells[set][static_cast<std::size_t>(bin)];
     if (shift > 0) {
@@ -86,9 +98,7 @@ inline Place place_of(Tables& tables, std::size_t set, const Expected& expected)
         const std::uint64_t rounded = (std::uint64_t{value} << expected.shift) + (std::uint64_t{1} << (unit - 1));
         return {&leans[0], shift, static_cast<std::int64_t>(rounded >> unit), sign};
     }
-    const std::int64_t times = expected.times(value);
-    const auto lean = static_cast<std::size_t>((times >= 13) + (times >= 38) + (times >= 77) + (times >= 128) + (times >= 205) + (times >= 307));
-    return {&leans[lean], 0, 0, sign};
+    return {&leans[kLeanOf[std::min<std::uint64_t>(expected.times(lane, value), kLeanEnd)]], 0, 0, sign};
 }
 
 }  // namespace metaq::adaptive

@@ -37,15 +37,19 @@ std::int32_t wrapped(std::int64_t value) { return static_cast<std::int32_t>(stat
 
 // Notes steps as the encoder does.
 struct Recorder {
-    std::vector<std::pair<std::uint64_t, std::uint64_t>> steps;  // starts and shares
+    struct Step {
+        std::size_t lane;
+        std::uint64_t start, share;
+    };
+    std::vector<Step> steps;
 
-    std::size_t code(Table& table, std::size_t entry) {
-        steps.emplace_back(table.start(entry), table.share(entry));
+    std::size_t code(std::size_t lane, Table& table, std::size_t entry) {
+        steps.push_back({lane, table.start(entry), table.share(entry)});
         table.count(entry);
         return entry;
     }
-    std::uint32_t bits(std::uint32_t value, unsigned count) {
-        steps.emplace_back(value << (kShareBits - count), kOne >> count);
+    std::uint32_t bits(std::size_t lane, std::uint32_t value, unsigned count) {
+        steps.push_back({lane, value << (kShareBits - count), kOne >> count});
         return value;
     }
     Status status() const { return Status::ok; }
@@ -54,7 +58,7 @@ struct Recorder {
 // How a stream differs from the encoder's.
 struct Difference {
     std::uint64_t last_state = kLeastState;
-    unsigned limit = 63 - kShareBits;  // the first two steps put a word out where a state is 2^limit shares or more
+    unsigned limit = 63 - kShareBits;  // the first steps, as many as lanes, put a word out where a state is 2^limit shares or more
 };
 
 suite::Bytes stream(const ConstBlock& block, const BlockHeader& header, const Difference& difference) {
@@ -66,12 +70,14 @@ suite::Bytes stream(const ConstBlock& block, const BlockHeader& header, const Di
     const auto state = std::make_unique<adaptive::State>();
     adaptive::code_block(*state, recorder, block, header);
 
-    std::array<std::uint64_t, 2> states{difference.last_state, kLeastState};
+    std::array<std::uint64_t, kLanes> states;
+    states.fill(kLeastState);
+    states[0] = difference.last_state;
     std::vector<std::uint64_t> words;
     for (std::size_t i = recorder.steps.size(); i-- > 0;) {
-        const auto [start, share] = recorder.steps[i];
-        std::uint64_t& at_hand = states[i % 2];
-        const unsigned limit = i < 2 ? difference.limit : 63 - kShareBits;
+        const auto [lane, start, share] = recorder.steps[i];
+        std::uint64_t& at_hand = states[lane];
+        const unsigned limit = i < kLanes ? difference.limit : 63 - kShareBits;
         if (at_hand >> limit >= share) {
             words.push_back(at_hand & 0xffffffffu);
             at_hand >>= 32;
@@ -132,37 +138,65 @@ TEST(adaptive_shares_add_up_after_any_counting) {
     }
 }
 
-TEST(adaptive_lanes_do_what_eight_numbers_do) {
+// Each against the formulas of docs/format.md, on numbers as large as they may be.
+TEST(adaptive_lanes_do_what_four_numbers_do) {
     check::Random random(2);
-    const auto any = [&] { return static_cast<std::int16_t>(random.next()); };
-    for (int repeat = 0; repeat < 500; ++repeat) {
-        std::array<std::int16_t, kLanes> values, others;
-        std::array<std::int32_t, kLanes> sums;
-        for (std::int16_t& value : values) value = static_cast<std::int16_t>(any() / 8);  // as values are, within 4095
-        for (std::int16_t& other : others) other = any();
-        for (std::int32_t& sum : sums) sum = static_cast<std::int32_t>(random.next()) >> random.below(32);
-        adaptive::Lanes lanes = adaptive::load(values.data());
-        std::int64_t dot = 0;
-        for (std::size_t n = 0; n < kLanes; ++n) dot += std::int64_t{values[n]} * others[n];
-        CHECK(lanes.dot(adaptive::load(others.data())) == dot);
-
-        const std::int16_t factor = any();
-        const int shift = static_cast<int>(random.below(27));
-        std::array<std::int32_t, kLanes> moved = sums;
-        adaptive::load(others.data()).add_to(moved.data(), factor, shift);
-        for (std::size_t n = 0; n < kLanes; ++n) CHECK(moved[n] == wrapped(sums[n] + (std::int64_t{others[n]} * factor >> shift)));
-
-        // Each of the eight alone, by a product with 1 there and 0 elsewhere.
-        const adaptive::Lanes used = adaptive::shortened(sums.data());
-        lanes.push(factor);
-        CHECK(lanes.first() == values[1]);
-        for (std::size_t n = 0; n < kLanes; ++n) {
-            std::array<std::int16_t, kLanes> one{};
-            one[n] = 1;
-            const auto only = adaptive::load(one.data());
-            CHECK(only.dot(used) == std::clamp<std::int32_t>(sums[n] >> adaptive::kUsedShift, INT16_MIN, INT16_MAX));
-            CHECK(only.dot(lanes) == (n + 1 < kLanes ? values[n + 1] : factor));
+    const auto within = [&](std::int64_t limit) {
+        const auto drawn = static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(limit) + 1)) - limit;
+        return drawn >> random.below(12);
+    };
+    const auto any = [&] { return static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >> random.below(32); };
+    for (int repeat = 0; repeat < 2000; ++repeat) {
+        std::array<adaptive::Values, adaptive::kTaps + 1> values;
+        for (adaptive::Values& each : values) {
+            for (std::int16_t& value : each) value = static_cast<std::int16_t>(within(adaptive::kValueLimit));
         }
+        adaptive::Values misses;
+        for (std::int16_t& miss : misses) miss = static_cast<std::int16_t>(within(adaptive::kMissLimit));
+        adaptive::Weights weights;
+        for (std::int32_t& weight : weights.exact) weight = any();
+        const adaptive::Weights before = weights;
+        const int shift = static_cast<int>(random.below(27));
+        adaptive::learn(weights, values.data(), misses, shift);
+        for (std::size_t tap = 0; tap < adaptive::kTaps; ++tap) {
+            std::int64_t sum = 0;
+            for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int64_t{values[tap][lane]} * misses[lane];
+            CHECK(weights.exact[tap] == wrapped(before.exact[tap] + (sum >> shift)));
+            CHECK(weights.used[tap] == std::clamp<std::int32_t>(weights.exact[tap] >> adaptive::kUsedShift, INT16_MIN, INT16_MAX));
+        }
+        const adaptive::Numbers sums = adaptive::weighted(values.data(), weights, 5);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            std::int64_t sum = 0;
+            for (std::size_t tap = 0; tap < adaptive::kTaps; ++tap) sum += std::int64_t{values[tap][lane]} * weights.used[tap];
+            CHECK(sums[lane] == sum >> 5);
+        }
+
+        adaptive::Numbers levels, numbers, scales;
+        for (std::int32_t& level : levels) level = any();
+        const std::int32_t other = any();
+        const adaptive::Values shortened = adaptive::shortened(levels, other);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const std::int32_t level = wrapped(std::int64_t{levels[lane]} + other) >> adaptive::kLevelShift;
+            CHECK(shortened[lane] == std::clamp(level, 0, adaptive::kLevels - 1));
+            scales[lane] = static_cast<std::int32_t>(adaptive::kScales[static_cast<std::size_t>(shortened[lane])]);
+            numbers[lane] = any();
+        }
+        const int unit = static_cast<int>(random.below(9));
+        adaptive::Values mask;
+        for (std::int16_t& each : mask) each = random.below(4) == 0 ? 0 : -1;
+        const adaptive::Noted noted = adaptive::noted(numbers, unit, sums, scales, 27 - unit, mask);
+        std::int64_t energy = 0;
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const std::int64_t known = mask[lane] * -std::clamp(numbers[lane] >> unit, -4095, 4095);
+            const std::int64_t miss = mask[lane] * -std::clamp<std::int64_t>(256 * known - sums[lane], -32767, 32767);
+            const std::int64_t magnitude = std::max<std::int64_t>(48, miss < 0 ? -miss : miss);
+            const std::int64_t times = magnitude * static_cast<std::uint32_t>(scales[lane]) >> (27 - unit);
+            energy += known * known;
+            CHECK(noted.known[lane] == known);
+            CHECK(noted.misses[lane] == miss);
+            CHECK(noted.excess[lane] == mask[lane] * -std::min<std::int64_t>(times - 256, 700));
+        }
+        CHECK(noted.energy == energy);
     }
 }
 
@@ -177,7 +211,7 @@ TEST(adaptive_streams_are_the_same_everywhere) {
         CHECK(coder.decoded(bytes, result) == Status::ok);
         CHECK(suite::are_equal(result, tensors));
     }
-    CHECK(hash == 0x1bbe659e46f39d02u);
+    CHECK(hash == 0x80f42051579ab216u);
 }
 
 TEST(adaptive_accepts_one_stream_of_its_symbols) {
@@ -215,7 +249,7 @@ TEST(adaptive_writes_the_stream_that_is_accepted) {
 TEST(adaptive_ends_where_it_began) {
     for (const std::uint64_t state : {kLeastState, kLeastState + 1, kLeastState << 20, (kLeastState << 32) - 1}) {
         suite::Bytes bytes{0};  // symbols are free, less 0
-        for (int i = 0; i < 16; ++i) bytes.push_back(static_cast<std::uint8_t>(state >> 8 * (i % 8)));
+        for (std::size_t i = 0; i < 8 * kLanes; ++i) bytes.push_back(static_cast<std::uint8_t>(state >> 8 * (i % 8)));
         CHECK(decoded(bytes) != Status::ok);
         bytes.resize(400, 1);
         CHECK(decoded(bytes) == Status::corrupt);
@@ -227,7 +261,7 @@ TEST(adaptive_knows_the_machines) {
     for (std::size_t machine = 1; machine <= dependent::kMachines; ++machine) {
         std::vector<std::int32_t> symbols;
         for (std::size_t y = 0; y < kRows; ++y) {
-            adaptive::DependentSymbols path{dependent::kMachine[machine - 1]};
+            adaptive::DependentSymbols path{&dependent::kMachine[machine - 1]};
             for (std::size_t i = 0; i < kSize / kRows; ++i) {
                 const auto index = static_cast<std::int64_t>(random.below(9)) - 10;
                 symbols.push_back(static_cast<std::int32_t>(path.value(index)));
