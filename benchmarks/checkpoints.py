@@ -7,15 +7,17 @@ MODEL is a key of REFERENCE, CHECKPOINT its .safetensors file. Every target erro
 seconds of compression (search, quantization and coding into a file) and of `metaq.load_file` are the least of a few, by
 the clock and of CPU; there are as many threads as cores, but with the mixing coder these networks are one chunk.
 
-The reference's figures are those of NNCodec 2.1.3 with its best settings, dependent quantization and rate-distortion
-optimised with lambda_scale 1: bytes of the whole file by relative squared error of the tensors of two dimensions and
-more, the others at 31 bits a parameter; CPU seconds, of one thread, on another machine, so that ratios of seconds, ours
-by the clock, are rough.
+The reference is NNCodec 2.1.3 with its best settings, dependent quantization and rate-distortion optimised with
+lambda_scale 1: bytes of the whole file by relative squared error of the tensors of two dimensions and more, the others
+at 31 bits a parameter. With --reference-python, an interpreter for reference_software.py, it is measured before and
+after the rows of each model, and its bytes must be those given here; without it, its seconds are those of another
+machine, so that ratios, of ours by the clock, are rough.
 """
 
 import argparse
 import json
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,12 +37,13 @@ REFERENCE = {
     "ResNet-20": {4.242e-4: 190_827, 1.643e-3: 157_791, 6.349e-3: 125_907, 2.469e-2: 94_812},
     "ResNet-32": {6.759e-4: 302_360, 2.611e-3: 246_981, 1.009e-2: 193_683, 3.895e-2: 140_581},
 }
-REFERENCE_SECONDS = {"ResNet-20": (0.405, 0.033), "ResNet-32": (0.697, 0.046)}  # encoding, decoding
+REFERENCE_SECONDS = {"ResNet-20": (0.405, 0.033), "ResNet-32": (0.697, 0.046)}  # encoding, decoding; of CPU
 CODERS = ("mixing", "adaptive", "rans")
 REPEATS = 15
 
 State = dict[str, torch.Tensor]
 Row = dict[str, Any]
+Seconds = dict[float, tuple[float, float]]  # by error: encoding, decoding
 
 
 def least_seconds(work: Callable[[], object]) -> tuple[float, float]:
@@ -57,6 +60,27 @@ def flat(state: State) -> torch.Tensor:
     return torch.cat([tensor.double().flatten() for tensor in state.values() if tensor.ndim >= 2])
 
 
+def reference_seconds(python: Path, model: str, checkpoint: str) -> Seconds:
+    """Of encoding and decoding by the reference software, here and now, for each error."""
+    script = str(Path(__file__).with_name("reference_software.py"))
+    run = subprocess.run([str(python), script, checkpoint], check=True, capture_output=True, text=True)
+    rows = json.loads(run.stdout)["results"]
+    expected = list(REFERENCE[model].items())
+    found = [(float(f"{row['error']:.3e}"), row["file_bytes"]) for row in rows]
+    if found != expected:
+        raise SystemExit(f"{model}: expected the reference software to give {expected}, found {found}")
+    return {
+        error: (row["encode_seconds"], row["decode_seconds"]) for (error, _), row in zip(expected, rows, strict=True)
+    }
+
+
+def least_of(first: Seconds, second: Seconds) -> Seconds:
+    return {
+        error: (min(encoding, second[error][0]), min(decoding, second[error][1]))
+        for error, (encoding, decoding) in first.items()
+    }
+
+
 def measure(model: str, state: State, coder: str, error: float, path: Path) -> Row:
     config = metaq.CompressionConfig(max_error=error, coder=coder)
 
@@ -66,7 +90,6 @@ def measure(model: str, state: State, coder: str, error: float, path: Path) -> R
     size, reference = encode(), REFERENCE[model][error]
     found = relative_squared_error(flat(state), flat(metaq.load_file(path)))
     encoding, decoding = least_seconds(encode), least_seconds(lambda: metaq.load_file(path))
-    theirs = REFERENCE_SECONDS[model]
     return {
         "model": model,
         "coder": coder,
@@ -80,9 +103,19 @@ def measure(model: str, state: State, coder: str, error: float, path: Path) -> R
         "encode_cpu_seconds": encoding[1],
         "decode_seconds": decoding[0],
         "decode_cpu_seconds": decoding[1],
-        "encode_times_faster": theirs[0] / encoding[0],
-        "decode_times_faster": theirs[1] / decoding[0],
     }
+
+
+def compare(row: Row, theirs: tuple[float, float]) -> None:
+    """Adds the reference's seconds, and how many times as fast ours are."""
+    for part, seconds in zip(("encode", "decode"), theirs, strict=True):
+        row[f"reference_{part}_seconds"] = seconds
+        row[f"{part}_times_faster"] = seconds / row[f"{part}_seconds"]
+    print(
+        f"| {row['model']} | {row['coder']} | {row['error']:.4g} | {row['file_bytes']:,} | {row['size_ratio']:.3f} | "
+        f"{row['encode_seconds']:.3f} | {row['encode_times_faster']:.1f} | "
+        f"{1e3 * row['decode_seconds']:.1f} | {row['decode_times_faster']:.1f} |"
+    )
 
 
 def write_plot(rows: Sequence[Row], path: Path) -> None:
@@ -110,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="MODEL=CHECKPOINT", help=f"of {', '.join(REFERENCE)}")
     parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--reference-python", type=Path, help="interpreter that has the reference software")
     parser.add_argument("--plot", type=Path, help="SVG file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -119,15 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model, _, checkpoint in (text.partition("=") for text in options.checkpoints):
             state = load_file(checkpoint)
-            for coder in CODERS:
-                for error in REFERENCE[model]:
-                    row = measure(model, state, coder, error, Path(folder) / "model.mtq")
-                    rows.append(row)
-                    print(
-                        f"| {model} | {coder} | {row['error']:.4g} | {row['file_bytes']:,} | {row['size_ratio']:.3f} | "
-                        f"{row['encode_seconds']:.3f} | {row['encode_times_faster']:.1f} | "
-                        f"{1e3 * row['decode_seconds']:.1f} | {row['decode_times_faster']:.1f} |"
-                    )
+            theirs = dict.fromkeys(REFERENCE[model], REFERENCE_SECONDS[model])
+            if options.reference_python:
+                theirs = reference_seconds(options.reference_python, model, checkpoint)
+            path = Path(folder) / "model.mtq"
+            of_model = [measure(model, state, coder, error, path) for coder in CODERS for error in REFERENCE[model]]
+            if options.reference_python:
+                theirs = least_of(theirs, reference_seconds(options.reference_python, model, checkpoint))
+            for row in of_model:
+                compare(row, theirs[row["max_error"]])
+            rows += of_model
     if options.plot:
         write_plot(rows, options.plot)
     if options.output:

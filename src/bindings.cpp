@@ -1,5 +1,5 @@
 // The Python module metaq._native: checks what comes in, copies symbols in and out, releases the GIL in between.
-// The only file that knows Python.
+// Python is known here and in file_bindings.cpp only.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -16,6 +16,7 @@
 #include <tuple>
 #include <vector>
 
+#include "file_bindings.hpp"
 #include "metaq/adaptive.hpp"
 #include "metaq/hemp.hpp"
 #include "metaq/huffman.hpp"
@@ -390,4 +391,5 @@ NB_MODULE(_native, module) {
     module.def("kmeans", &kmeans);
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
+    bind_file(module);
 }

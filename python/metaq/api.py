@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaq import small
 from metaq.container import encode as encode_model
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
@@ -36,7 +37,9 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return Reader(map_bytes(path), str(path)).load()
+    data = map_bytes(path)
+    tensors = small.load(data)
+    return Reader(data, str(path)).load() if tensors is None else tensors
 
 
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -13,9 +13,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -40,23 +42,31 @@ namespace metaq {
 
 enum class CoderId : std::uint8_t { stored = 0, huffman = 1, range = 2, mixing = 3, gzip = 4, zstd = 5, lzma = 6, rans = 7, adaptive = 8 };
 
+inline std::uint32_t read_word(std::span<const std::uint8_t> bytes) {
+    return bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
+}
+
+// Four bytes at a time: entry n of table k is what a byte n does to the checksum once k bytes have followed it.
 inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
-    static constexpr auto table = [] {
-        std::array<std::uint32_t, 256> entries{};
+    static constexpr auto tables = [] {
+        std::array<std::array<std::uint32_t, 256>, 4> entries{};
         for (std::uint32_t i = 0; i < 256; ++i) {
             std::uint32_t value = i;
             for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (0xedb88320u & (0u - (value & 1)));
-            entries[i] = value;
+            entries[0][i] = value;
+        }
+        for (std::size_t k = 1; k < entries.size(); ++k) {
+            for (std::size_t i = 0; i < 256; ++i) entries[k][i] = entries[k - 1][i] >> 8 ^ entries[0][entries[k - 1][i] & 255];
         }
         return entries;
     }();
     std::uint32_t crc = 0xffffffffu;
-    for (const std::uint8_t byte : data) crc = crc >> 8 ^ table[(crc ^ byte) & 255];
+    for (; data.size() >= 4; data = data.subspan(4)) {
+        crc ^= read_word(data);
+        crc = tables[3][crc & 255] ^ tables[2][crc >> 8 & 255] ^ tables[1][crc >> 16 & 255] ^ tables[0][crc >> 24];
+    }
+    for (const std::uint8_t byte : data) crc = crc >> 8 ^ tables[0][(crc ^ byte) & 255];
     return ~crc;
-}
-
-inline std::uint32_t read_word(std::span<const std::uint8_t> bytes) {
-    return bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
 }
 
 namespace stored {
@@ -120,8 +130,16 @@ public:
 
     // Several tensors, each chunk decoded once at most. What the outputs hold after a failure is unspecified.
     FileStatus decode(std::span<const Output> outputs) const noexcept {
+        return decode(outputs, [](std::size_t count, const auto& work) {
+            for (std::size_t i = 0; i < count; ++i) work(i);
+        });
+    }
+
+    // As before; `for_each(count, work)` calls work(i) for every i below count, in any order, on any threads.
+    template <class ForEach>
+    FileStatus decode(std::span<const Output> outputs, const ForEach& for_each) const noexcept {
         try {
-            return decode_outputs(outputs);
+            return decode_outputs(outputs, for_each);
         } catch (...) {
             return FileStatus::no_memory;
         }
@@ -242,7 +260,8 @@ private:
         return FileStatus::ok;
     }
 
-    FileStatus decode_outputs(std::span<const Output> outputs) const {
+    template <class ForEach>
+    FileStatus decode_outputs(std::span<const Output> outputs, const ForEach& for_each) const {
         std::vector<std::span<std::uint8_t>> parts(tensors().size());  // by tensor, aliases resolved; empty: not wanted
         for (const Output& output : outputs) {
             if (output.index >= tensors().size()) return FileStatus::bad_index;
@@ -250,10 +269,17 @@ private:
             if (output.bytes.size() != tensor.size_bytes()) return FileStatus::wrong_output_size;
             parts[tensor.target] = output.bytes;
         }
-        for (const PlacedChunk& chunk : chunks_) {
-            const FileStatus status = decode_chunk(chunk, parts);
-            if (status != FileStatus::ok) return status;
-        }
+        std::atomic<FileStatus> worst = FileStatus::ok;
+        for_each(chunks_.size(), [&](std::size_t index) noexcept {
+            if (worst != FileStatus::ok) return;
+            FileStatus status = FileStatus::no_memory;
+            try {
+                status = decode_chunk(chunks_[index], parts);
+            } catch (...) {
+            }
+            if (status != FileStatus::ok) worst = status;
+        });
+        if (worst != FileStatus::ok) return worst;
         for (std::size_t i = 0; i < parts.size(); ++i) {
             const DtypeTraits traits = traits_of(tensors()[i].dtype);
             if (tensors()[i].kind == TensorKind::kept && traits.is_float) restore_signs(parts[i], traits.bytes);
@@ -270,7 +296,8 @@ private:
         const auto is_wanted = [&](const Run& run) { return !parts[run.tensor].empty(); };
         if (std::none_of(runs.begin(), runs.end(), is_wanted)) return FileStatus::ok;
         if (crc32(chunk.payload) != read_word(chunk.checksum)) return FileStatus::chunk_checksum;
-        std::vector<std::int32_t> symbols(chunk.symbols);
+        const auto memory = std::make_unique_for_overwrite<std::int32_t[]>(chunk.symbols);
+        const std::span<std::int32_t> symbols(memory.get(), chunk.symbols);
         const FileStatus status = decode_symbols(chunk, runs, symbols);
         if (status != FileStatus::ok) return status;
         std::span<const std::int32_t> left(symbols);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <span>
 
@@ -15,6 +16,10 @@ namespace metaq {
 
 template <class Word>
 void write_little_endian(std::uint8_t* out, Word word) {
+    if constexpr (std::endian::native == std::endian::little) {
+        std::memcpy(out, &word, sizeof(Word));
+        return;
+    }
     for (std::size_t i = 0; i < sizeof(Word); ++i) out[i] = static_cast<std::uint8_t>(word >> 8 * i);
 }
 
@@ -48,6 +53,12 @@ inline SymbolRange symbol_range(const FileCodebook& codebook, Dtype dtype) {
 // `out` has room for exactly these symbols' values.
 inline FileStatus write_values(std::span<const std::int32_t> symbols, const FileCodebook& codebook, Dtype dtype,
                                std::uint8_t* out) {
+    if (codebook.kind == CodebookKind::uniform && dtype == Dtype::float32) {  // most networks: a loop for vectors
+        for (std::size_t i = 0; i < symbols.size(); ++i) {
+            write_little_endian(out + 4 * i, std::bit_cast<std::uint32_t>(codebook.step * static_cast<float>(symbols[i])));
+        }
+        return FileStatus::ok;
+    }
     const auto [least, greatest] = symbol_range(codebook, dtype);
     const unsigned width = traits_of(dtype).bytes;
     for (const std::int32_t symbol : symbols) {

@@ -74,7 +74,8 @@ struct Avx2 {
         __m256i weight[2];
         for (std::size_t i = 0; i < 2; ++i) {
             state[i] = _mm256_setr_epi64x(bits(used[4 * i]), bits(used[4 * i + 1]), bits(used[4 * i + 2]), bits(used[4 * i + 3]));
-            input[i] = _mm256_i32gather_epi32(kWideStretch.data(), _mm256_srli_epi32(state[i], 20), 4);
+            input[i] = _mm256_setr_epi64x(stretched(used[4 * i]), stretched(used[4 * i + 1]), stretched(used[4 * i + 2]),
+                                          stretched(used[4 * i + 3]));
             weight[i] = _mm256_srai_epi32(_mm256_loadu_si256(weights(mixer) + i), 8);
         }
         const __m256i sums = _mm256_madd_epi16(_mm256_packs_epi32(input[0], input[1]), _mm256_packs_epi32(weight[0], weight[1]));
@@ -97,7 +98,8 @@ struct Avx2 {
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(mixer.weight.data()) + i, clamped);
 
             const __m256i count = _mm256_and_si256(state[i], _mm256_set1_epi64x(logistic::kCountMask));
-            const __m256i rate = _mm256_i64gather_epi64(reinterpret_cast<const long long*>(kRatesByCount.data()), count, 8);
+            const __m256i rate =
+                _mm256_setr_epi64x(rates(used[4 * i]), rates(used[4 * i + 1]), rates(used[4 * i + 2]), rates(used[4 * i + 3]));
             const __m256i away = _mm256_xor_si256(_mm256_srli_epi32(state[i], 10), flip);
             const __m256i high = _mm256_mullo_epi32(_mm256_srli_epi32(away, 16), rate);
             const __m256i low = _mm256_mullo_epi32(_mm256_and_si256(away, _mm256_set1_epi32(65535)), rate);
@@ -112,6 +114,12 @@ struct Avx2 {
     }
 
 private:
+    // One by one: some processors take longer to gather.
+    static long long stretched(const logistic::Counter* counter) {
+        const auto slow = static_cast<std::uint32_t>(kWideStretch[counter->slow >> 20]);
+        return static_cast<long long>(slow) | static_cast<long long>(kWideStretch[counter->fast >> 20]) << 32;
+    }
+    static long long rates(const logistic::Counter* counter) { return bits(&kRatesByCount[counter->slow & logistic::kCountMask]); }
     static long long bits(const logistic::Counter* counter) { return std::bit_cast<long long>(*counter); }
     static const __m256i* weights(const Mixer& mixer) { return reinterpret_cast<const __m256i*>(mixer.weight.data()); }
 };

@@ -1,0 +1,42 @@
+"""Small files in one go: the native decoder of whole files, where steps in Python would take longer than decoding."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaq import _native
+from metaq.header import DTYPES
+
+MOST_BYTES = 1 << 25  # of all tensors; larger ones are worth the ways that `metaq.assembly` finds for them
+TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
+
+
+def load(data: memoryview) -> dict[str, Tensor] | None:
+    """Every tensor of a small file under its name, in the file's order; aliases are the same tensor object.
+
+    Returns:
+        None if the file is not small, is damaged (`metaq.reader` tells more of that), or has a chunk of a coder that
+        only `metaq.coding` has.
+    """
+    if len(data) > MOST_BYTES:
+        return None
+    file = _native.WholeFile(np.frombuffer(data, np.uint8))
+    if not file.is_open:
+        return None
+    entries = file.tensors()
+    owned = [(math.prod(shape), DTYPES[dtype]) for at, (_, dtype, shape, target) in enumerate(entries) if target == at]
+    size_bytes = sum(size * dtype.itemsize for size, dtype in owned)
+    if size_bytes > MOST_BYTES:
+        return None
+    tensors: list[Tensor] = []
+    for at, (_, dtype, shape, target) in enumerate(entries):
+        tensors.append(torch.empty(shape, dtype=DTYPES[dtype]) if target == at else tensors[target])
+    threads = min(os.cpu_count() or 1, 1 + size_bytes // TASK_BYTES)
+    if not file.decode([tensor.data_ptr() for tensor in tensors], threads):
+        return None
+    return {name: tensor for (name, *_), tensor in zip(entries, tensors, strict=True)}
