@@ -18,7 +18,15 @@
 #include "metaq/logistic.hpp"
 #include "metaq/symbols.hpp"
 #include "metaq/text_arithmetic.hpp"
+#include "metaq/text_match.hpp"
 #include "metaq/text_priming.hpp"
+
+// GCC unrolls short loops before it would make vectors of them.
+#if defined(__GNUC__) && !defined(__clang__)
+#define METAQ_TEXT_AS_VECTOR _Pragma("GCC unroll 1")
+#else
+#define METAQ_TEXT_AS_VECTOR
+#endif
 
 namespace metaq::text {
 
@@ -27,61 +35,8 @@ static_assert(kOrders + 2 == kCounters);                   // the others: the ma
 inline constexpr std::size_t kTableBits = 16;
 inline constexpr std::size_t kMatchStates = 384;
 inline constexpr std::size_t kMixers = kMatchStates / 32;  // one for each class of the match's length
-inline constexpr std::size_t kMatchMinimum = 3;            // bytes that must agree before a match is followed
-inline constexpr std::size_t kMatchEnough = 16;            // no longer one is looked for beyond
-inline constexpr std::size_t kMatchTableBits = 14;
 inline constexpr std::uint32_t kMatchSalt = 77777;
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 112;
-
-// A hash is finished(spread(value) + spread_salt(salt)): for many values with one salt, or the reverse, each is spread once.
-inline std::uint32_t spread(std::uint32_t value) { return value * 0x85ebca6bu; }
-inline std::uint32_t spread_salt(std::uint32_t salt) { return spread(salt * 0x9e3779b1u); }
-inline std::uint32_t finished(std::uint32_t sum) { return (sum ^ sum >> 15) * 0xc2b2ae35u; }
-inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) { return finished(spread(value) + spread_salt(salt)); }
-
-// A byte of the past that follows the same bytes as the one to come. A match is followed beyond a byte that differs (a header
-// goes on as the last one did after a number of its own), until another agrees on more bytes.
-class Match {
-public:
-    // After a byte was appended to `history`: follow it, or look for a longer match.
-    void advance(const std::vector<std::uint8_t>& history) {
-        if (at_ > 0) {
-            const bool hit = history[at_] == history.back();
-            length_ = hit ? length_ + 1 : 0;
-            misses_ = (misses_ << 1 | static_cast<std::uint32_t>(!hit)) & 255u;
-            ++at_;
-        }
-        if (history.size() < kMatchMinimum) return;
-        std::uint32_t last = 0;
-        for (std::size_t i = history.size() - kMatchMinimum; i < history.size(); ++i) last = last << 8 | history[i];
-        std::uint32_t& slot = table_[hashed(last, 0) >> (32 - kMatchTableBits)];
-        if (length_ < kMatchEnough && slot > 0) consider(history, slot);
-        slot = static_cast<std::uint32_t>(history.size());
-    }
-
-    bool following() const { return at_ > 0; }
-    std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
-    // How much a prediction is worth, 0 ... 87: by the match's length and the failures among the last eight predictions.
-    std::uint32_t trust() const {
-        const std::uint32_t length_class = length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
-        return length_class * 8 + std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7);
-    }
-
-private:
-    void consider(const std::vector<std::uint8_t>& history, std::size_t candidate) {
-        std::size_t length = 0;
-        while (length < 32 && length < candidate && history[candidate - 1 - length] == history[history.size() - 1 - length]) ++length;
-        if (length < kMatchMinimum || length <= length_) return;
-        if (candidate != at_) misses_ = 0;
-        at_ = candidate;
-        length_ = length;
-    }
-
-    std::array<std::uint32_t, 1 << kMatchTableBits> table_{};
-    std::size_t at_ = 0;  // 0: no match
-    std::size_t length_ = 0;
-    std::uint32_t misses_ = 0;  // the last eight predictions, a set bit for each that failed
-};
 
 // Takes decisions as given, at no cost: for priming.
 struct Listener {
@@ -103,20 +58,7 @@ public:
 
     template <class Coder>
     std::uint8_t code(Coder& coder, std::uint8_t byte) {
-        std::uint32_t path = 1;
-        if (match_.following()) {
-            // While the bits are the match's, processors go on to the next path before they have decoded the last bit.
-            const std::uint32_t expected = match_.predicted(history_) | 256u;
-            bool hit = true;
-            int shift = 8;
-            while (hit && shift > 0) {
-                const std::uint32_t state = 32 + trust_ * 4 + (shift == 8) * 2;
-                path = expected >> shift--;
-                const bool next = expected >> shift & 1;
-                hit = code_bit(coder, byte >> shift & 1, path, state + next) == next;
-            }
-            path = (expected >> shift) ^ static_cast<std::uint32_t>(!hit);
-        }
+        std::uint32_t path = match_.following() ? follow(coder, byte) : 1;
         while (path < 256) {
             const int shift = 8 - static_cast<int>(std::bit_width(path));
             path = path << 1 | static_cast<std::uint32_t>(code_bit(coder, byte >> shift & 1, path, match_.following()));
@@ -126,20 +68,65 @@ public:
     }
 
 private:
-    // `state` is what the match says of the bit: 0, there is none; 1, it was wrong about this byte; or from 32 on the bit,
-    // whether it is a byte's first, and the match's worth.
+    using OfEachBit = std::array<std::uint32_t, 8>;
+
+    static std::uint32_t slot(std::uint32_t context, std::uint32_t salt) { return finished(context + salt) >> (32 - kTableBits); }
+    static std::uint32_t bounded(int logit) { return std::clamp<std::uint32_t>(logistic::squash(logit), 16, 65536 - 16); }
+
+    static void find_slots(std::uint32_t context, const OfEachBit& salts, OfEachBit& slots) {
+        METAQ_TEXT_AS_VECTOR
+        for (std::size_t k = 0; k < 8; ++k) slots[k] = slot(context, salts[k]);
+    }
+
+    // A byte's decisions as long as they are the match's: the path behind the first that is not, or behind the last. All is
+    // looked up, and learned, before the decisions are known, so that processors need not wait for one to begin the next.
+    template <class Coder>
+    std::uint32_t follow(Coder& coder, std::uint8_t byte) {
+        const std::uint32_t expected = match_.predicted(history_) | 256u;
+        OfEachBit states, salts, match_slots;  // a state is the bit, whether it is the byte's first, and the match's worth
+        METAQ_TEXT_AS_VECTOR
+        for (std::uint32_t k = 0; k < 8; ++k) {
+            states[k] = 32 + trust_ * 4 + (k == 0) * 2 + (expected >> (7 - k) & 1);
+            salts[k] = spread_salt(expected >> (8 - k));
+            match_slots[k] = slot(spread(states[k] + kMatchSalt), salts[k]);
+        }
+        std::array<OfEachBit, kOrders> slots;
+        for (std::size_t i = 0; i < kOrders; ++i) find_slots(context_[i], salts, slots[i]);
+
+        Mixer& mixer = mixers_[states[0] / 32];  // all the states'
+        Arithmetic arithmetic(mixer);
+        std::uint32_t path = expected;
+        for (std::size_t k = 0; k < 8; ++k) {
+            Counters used;
+            for (std::size_t i = 0; i < kOrders; ++i) used[i] = &counters_[i][slots[i][k]];
+            used[kOrders] = &match_counters_[states[k]];
+            used[kOrders + 1] = &counters_[0][match_slots[k]];
+            const bool next = expected >> (7 - k) & 1;
+            const int logit = arithmetic.mix(used);
+            arithmetic.learn(used, logit, next);
+            if (coder.code(byte >> (7 - k) & 1, bounded(logit)) != next) {
+                arithmetic.learn(used, logit, !next);
+                path = expected >> (7 - k) ^ 1;
+                break;
+            }
+        }
+        arithmetic.finish(mixer);
+        return path;
+    }
+
+    // `state` is what the match says of the bit: 0, there is none; 1, it was wrong about this byte.
     template <class Coder>
     bool code_bit(Coder& coder, bool bit, std::uint32_t path, std::uint32_t state) {
         const std::uint32_t salt = spread_salt(path);
         Counters used;
-        for (std::size_t i = 0; i < kOrders; ++i) used[i] = &counters_[i][finished(context_[i] + salt) >> (32 - kTableBits)];
+        for (std::size_t i = 0; i < kOrders; ++i) used[i] = &counters_[i][slot(context_[i], salt)];
         used[kOrders] = &match_counters_[state];
-        used[kOrders + 1] = &counters_[0][finished(spread(state + kMatchSalt) + salt) >> (32 - kTableBits)];
-        auto& mixer = mixers_[state / 32];
-        Arithmetic arithmetic;
-        const int logit = arithmetic.mix(used, mixer);
-        bit = coder.code(bit, std::clamp<std::uint32_t>(logistic::squash(logit), 16, 65536 - 16));
-        arithmetic.learn(used, mixer, logit, bit);
+        used[kOrders + 1] = &counters_[0][slot(spread(state + kMatchSalt), salt)];
+        Arithmetic arithmetic(mixers_[0]);
+        const int logit = arithmetic.mix(used);
+        bit = coder.code(bit, bounded(logit));
+        arithmetic.learn(used, logit, bit);
+        arithmetic.finish(mixers_[0]);
         return bit;
     }
 

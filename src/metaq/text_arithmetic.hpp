@@ -1,5 +1,8 @@
 // The arithmetic of a decision of the text model: eight counters to a logit, and what they and the mixer learn of the bit.
 // A portable one, and one for AVX2, chosen when the program runs, unless METAQ_NO_SIMD is defined. Both give the same.
+//
+// Decisions of one mixer follow each other without a way through memory: an arithmetic takes its weights, and `finish` puts
+// them back. What is learned builds on what `mix` has read, so that learning again, of the other bit, replaces it.
 #pragma once
 
 #include <algorithm>
@@ -26,81 +29,83 @@ inline constexpr int kMixerRate = 13000;
 using Counters = std::array<logistic::Counter*, kCounters>;  // only the first and the last may be one
 using Mixer = logistic::Mixer<kInputs>;
 
-struct Portable {
-    std::array<std::int16_t, kInputs> input;
+class Portable {
+public:
+    explicit Portable(const Mixer& mixer) : mixer_(mixer) {}
+    void finish(Mixer& mixer) const { mixer = mixer_; }
 
-    int mix(const Counters& used, const Mixer& mixer) {
+    int mix(const Counters& used) {
         std::array<std::uint32_t, kCounters> pairs;  // of inputs: compilers make vectors of these without stalls
         for (std::size_t i = 0; i < kCounters; ++i) {
-            pairs[i] = static_cast<std::uint16_t>(logistic::kStretch[used[i]->slow >> 20]) |
-                       static_cast<std::uint32_t>(logistic::kStretch[used[i]->fast >> 20]) << 16;
+            state_[i] = *used[i];
+            pairs[i] = static_cast<std::uint16_t>(logistic::kStretch[state_[i].slow >> 20]) |
+                       static_cast<std::uint32_t>(logistic::kStretch[state_[i].fast >> 20]) << 16;
         }
-        input = std::bit_cast<std::array<std::int16_t, kInputs>>(pairs);
-        return mixer.logit(input);
+        input_ = std::bit_cast<std::array<std::int16_t, kInputs>>(pairs);
+        before_ = mixer_;
+        return mixer_.logit(input_);
     }
 
-    void learn(const Counters& used, Mixer& mixer, int logit, bool bit) const {
-        for (auto* counter : used) logistic::update(*counter, bit, kRates);
-        mixer.update(input, logit, bit, kMixerRate);
+    void learn(const Counters& used, int logit, bool bit) {
+        for (std::size_t i = 0; i < kCounters; ++i) {
+            logistic::Counter learned = state_[i];
+            logistic::update(learned, bit, kRates);
+            *used[i] = learned;
+        }
+        if (used.front() == used.back()) logistic::update(*used.back(), bit, kRates);
+        mixer_ = before_;
+        mixer_.update(input_, logit, bit, kMixerRate);
     }
+
+private:
+    std::array<logistic::Counter, kCounters> state_;
+    std::array<std::int16_t, kInputs> input_;
+    Mixer before_;
+    Mixer mixer_;
 };
 
 #ifdef METAQ_TEXT_X86
 
 static_assert(sizeof(logistic::Counter) == 8);
 
-// logistic::kStretch in words, and the rates of both halves of a counter by its count.
-constexpr std::array<std::int32_t, 4096> make_wide_stretch() {
-    std::array<std::int32_t, 4096> table{};
-    for (std::size_t i = 0; i < table.size(); ++i) table[i] = logistic::kStretch[i];
-    return table;
-}
-constexpr std::array<logistic::Counter, 1024> make_rates() {
-    std::array<logistic::Counter, 1024> table{};
-    for (std::uint32_t n = 0; n < 1024; ++n) {
-        table[n] = {logistic::kReciprocals[n], logistic::kReciprocals[std::min(n, kRates.fast_limit)]};
+// A counter's two inputs side by side, the slow one first, and the weights of all slow ones before those of all fast ones.
+class Avx2 {
+public:
+    [[gnu::target("avx2")]] explicit Avx2(const Mixer& mixer) {
+        for (std::size_t i = 0; i < 2; ++i) weight_[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mixer.weight.data()) + i);
     }
-    return table;
-}
-inline constexpr auto kWideStretch = make_wide_stretch();
-inline constexpr auto kRatesByCount = make_rates();
+    [[gnu::target("avx2")]] void finish(Mixer& mixer) const {
+        for (std::size_t i = 0; i < 2; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(mixer.weight.data()) + i, weight_[i]);
+    }
 
-// Vectors hold slow and fast halves by turns, of four counters each.
-struct Avx2 {
-    __m256i state[2];
-    __m256i input[2];
-
-    [[gnu::target("avx2")]] int mix(const Counters& used, const Mixer& mixer) {
-        __m256i weight[2];
+    [[gnu::target("avx2")]] int mix(const Counters& used) {
         for (std::size_t i = 0; i < 2; ++i) {
-            state[i] = _mm256_setr_epi64x(bits(used[4 * i]), bits(used[4 * i + 1]), bits(used[4 * i + 2]), bits(used[4 * i + 3]));
-            input[i] = _mm256_setr_epi64x(stretched(used[4 * i]), stretched(used[4 * i + 1]), stretched(used[4 * i + 2]),
-                                          stretched(used[4 * i + 3]));
-            weight[i] = _mm256_srai_epi32(_mm256_loadu_si256(weights(mixer) + i), 8);
+            state_[i] = _mm256_setr_epi64x(bits(used[4 * i]), bits(used[4 * i + 1]), bits(used[4 * i + 2]), bits(used[4 * i + 3]));
+            before_[i] = weight_[i];
         }
-        const __m256i sums = _mm256_madd_epi16(_mm256_packs_epi32(input[0], input[1]), _mm256_packs_epi32(weight[0], weight[1]));
+        input_ = _mm256_setr_m128i(inputs(used, 0), inputs(used, 4));
+        const __m256i weights = _mm256_blend_epi16(_mm256_srli_epi32(weight_[0], 8), _mm256_slli_epi32(weight_[1], 8), 0b10101010);
+        const __m256i sums = _mm256_madd_epi16(input_, weights);
         __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
         sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b01001110));
         sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b10110001));
-        return std::clamp(_mm_cvtsi128_si32(sum) >> 12, -logistic::kLogitLimit, logistic::kLogitLimit);
+        const __m128i limit = _mm_set1_epi32(logistic::kLogitLimit);
+        return _mm_cvtsi128_si32(_mm_max_epi32(_mm_min_epi32(_mm_srai_epi32(sum, 12), limit), _mm_sub_epi32(_mm_setzero_si128(), limit)));
     }
 
-    [[gnu::target("avx2")]] void learn(const Counters& used, Mixer& mixer, int logit, bool bit) const {
-        const __m256i limit = _mm256_set1_epi32(logistic::kWeightLimit);
-        const __m256i factor = _mm256_set1_epi32(static_cast<std::uint16_t>(Mixer::factor(logit, bit, kMixerRate)));
+    [[gnu::target("avx2")]] void learn(const Counters& used, int logit, bool bit) {
+        const __m256i slow_half = _mm256_set1_epi32(65535);
+        const __m256i factor = _mm256_set1_epi16(Mixer::factor(logit, bit, kMixerRate));
+        learn_weights(0, _mm256_madd_epi16(_mm256_and_si256(slow_half, input_), factor));
+        learn_weights(1, _mm256_madd_epi16(_mm256_andnot_si256(slow_half, input_), factor));
         // A probability goes towards one as its complement goes towards zero, but is rounded the other way.
-        const __m256i flip = _mm256_set1_epi32(bit ? (1 << 22) - 1 : 0);
-        const __m256i rounding = _mm256_set1_epi32(bit ? 0 : 65535);
+        const __m256i set = _mm256_set1_epi32(-static_cast<int>(bit));
+        const __m256i flip = _mm256_srli_epi32(set, 10);
+        const __m256i rounding = _mm256_andnot_si256(set, _mm256_set1_epi32(65535));
         for (std::size_t i = 0; i < 2; ++i) {
-            const __m256i step = _mm256_srai_epi32(_mm256_add_epi32(_mm256_madd_epi16(input[i], factor), _mm256_set1_epi32(256)), 9);
-            const __m256i weight = _mm256_add_epi32(_mm256_loadu_si256(weights(mixer) + i), step);
-            const __m256i clamped = _mm256_max_epi32(_mm256_min_epi32(weight, limit), _mm256_sub_epi32(_mm256_setzero_si256(), limit));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(mixer.weight.data()) + i, clamped);
-
-            const __m256i count = _mm256_and_si256(state[i], _mm256_set1_epi64x(logistic::kCountMask));
-            const __m256i rate =
-                _mm256_setr_epi64x(rates(used[4 * i]), rates(used[4 * i + 1]), rates(used[4 * i + 2]), rates(used[4 * i + 3]));
-            const __m256i away = _mm256_xor_si256(_mm256_srli_epi32(state[i], 10), flip);
+            const __m256i count = _mm256_and_si256(state_[i], _mm256_set1_epi64x(logistic::kCountMask));
+            const __m256i rate = rates(count);
+            const __m256i away = _mm256_xor_si256(_mm256_srli_epi32(state_[i], 10), flip);
             const __m256i high = _mm256_mullo_epi32(_mm256_srli_epi32(away, 16), rate);
             const __m256i low = _mm256_mullo_epi32(_mm256_and_si256(away, _mm256_set1_epi32(65535)), rate);
             const __m256i moved = _mm256_add_epi32(high, _mm256_srli_epi32(_mm256_add_epi32(low, rounding), 16));
@@ -114,14 +119,35 @@ struct Avx2 {
     }
 
 private:
-    // One by one: some processors take longer to gather.
-    static long long stretched(const logistic::Counter* counter) {
-        const auto slow = static_cast<std::uint32_t>(kWideStretch[counter->slow >> 20]);
-        return static_cast<long long>(slow) | static_cast<long long>(kWideStretch[counter->fast >> 20]) << 32;
-    }
-    static long long rates(const logistic::Counter* counter) { return bits(&kRatesByCount[counter->slow & logistic::kCountMask]); }
     static long long bits(const logistic::Counter* counter) { return std::bit_cast<long long>(*counter); }
-    static const __m256i* weights(const Mixer& mixer) { return reinterpret_cast<const __m256i*>(mixer.weight.data()); }
+
+    // Looked up one by one: some processors take longer to gather.
+    [[gnu::target("avx2")]] static __m128i inputs(const Counters& used, std::size_t first) {
+        const auto slow = [&](std::size_t i) { return logistic::kStretch[used[first + i]->slow >> 20]; };
+        const auto fast = [&](std::size_t i) { return logistic::kStretch[used[first + i]->fast >> 20]; };
+        return _mm_setr_epi16(slow(0), fast(0), slow(1), fast(1), slow(2), fast(2), slow(3), fast(3));
+    }
+
+    [[gnu::target("avx2")]] void learn_weights(std::size_t i, __m256i products) {
+        const __m256i limit = _mm256_set1_epi32(logistic::kWeightLimit);
+        const __m256i step = _mm256_srai_epi32(_mm256_add_epi32(products, _mm256_set1_epi32(256)), 9);
+        const __m256i weight = _mm256_min_epi32(_mm256_add_epi32(before_[i], step), limit);
+        weight_[i] = _mm256_max_epi32(weight, _mm256_sub_epi32(_mm256_setzero_si256(), limit));
+    }
+
+    // logistic::kReciprocals of both halves of counters by their `count`, in the slow halves. A quotient of such numbers is
+    // farther below the next integer than it is rounded by.
+    [[gnu::target("avx2")]] static __m256i rates(__m256i count) {
+        const __m256i most = _mm256_set1_epi64x(std::int64_t{kRates.fast_limit} << 32 | std::int64_t{logistic::kCountMask});
+        const __m256i counts = _mm256_min_epi32(_mm256_shuffle_epi32(count, 0b10100000), most);
+        const __m256i divisor = _mm256_add_epi32(_mm256_add_epi32(counts, counts), _mm256_set1_epi32(3));
+        return _mm256_cvttps_epi32(_mm256_div_ps(_mm256_set1_ps(131072), _mm256_cvtepi32_ps(divisor)));
+    }
+
+    __m256i state_[2];  // slow and fast halves by turns, of four counters each
+    __m256i input_;
+    __m256i before_[2];
+    __m256i weight_[2];
 };
 
 #endif
