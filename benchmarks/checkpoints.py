@@ -63,15 +63,18 @@ def flat(state: State) -> torch.Tensor:
 def reference_seconds(python: Path, model: str, checkpoint: str) -> Seconds:
     """Of encoding and decoding by the reference software, here and now, for each error."""
     script = str(Path(__file__).with_name("reference_software.py"))
-    run = subprocess.run([str(python), script, checkpoint], check=True, capture_output=True, text=True)
+    try:
+        run = subprocess.run([str(python), script, checkpoint], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        found = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        expected = "an interpreter that has the reference software"
+        raise SystemExit(f"--reference-python {python}: expected {expected}, found {found}") from None
     rows = json.loads(run.stdout)["results"]
-    expected = list(REFERENCE[model].items())
-    found = [(float(f"{row['error']:.3e}"), row["file_bytes"]) for row in rows]
-    if found != expected:
-        raise SystemExit(f"{model}: expected the reference software to give {expected}, found {found}")
-    return {
-        error: (row["encode_seconds"], row["decode_seconds"]) for (error, _), row in zip(expected, rows, strict=True)
-    }
+    points = list(REFERENCE[model].items())
+    measured = [(float(f"{row['error']:.3e}"), row["file_bytes"]) for row in rows]
+    if measured != points:
+        raise SystemExit(f"{model}: expected the reference software to give {points}, found {measured}")
+    return {error: (row["encode_seconds"], row["decode_seconds"]) for (error, _), row in zip(points, rows, strict=True)}
 
 
 def least_of(first: Seconds, second: Seconds) -> Seconds:

@@ -39,6 +39,7 @@ def test_aliases_are_one_tensor():
 
 def test_many_chunks_on_threads(monkeypatch):
     monkeypatch.setattr(small, "TASK_BYTES", 1)
+    monkeypatch.setattr(small, "MOST_BYTES", 1 << 25)
     generator = torch.Generator().manual_seed(1)
     state = {f"{i}": torch.randn(64, 32, 3, 3, generator=generator) for i in range(30)}
     model = metaq.compress_state_dict(state, metaq.CompressionConfig(bits=4))

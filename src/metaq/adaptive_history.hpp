@@ -1,10 +1,10 @@
 // What the adaptive coder expects of a symbol, from those before it: a level, log2 of its magnitude, and a value.
 //
-// Rows go in bands of four, symbol by symbol side by side, so that a processor need not wait for one to be known. A level is the sum
-// of those of all symbols, the row, the column, the channel and the kernel position. Each learns by how much magnitudes
-// exceed what was expected. A value is predicted within a kernel from the positions before, by normalised least mean
-// squares with weights of each position's own; otherwise it is the mean of the column so far. Symbols come in groups, a
-// kernel or some columns of a matrix, of each row of the band, and levels and weights learn only when a group is complete.
+// Rows go in bands of four, symbol by symbol side by side, so that a processor need not wait for one to be known. A level is
+// the sum of those of all symbols, the row, the column, the channel and the kernel position. Each learns by how much
+// magnitudes exceed what was expected. A value is predicted within a kernel from the positions before, by normalised least
+// mean squares with weights of each position's own; otherwise it is the mean of the column so far. Symbols come in groups, a
+// kernel or some columns of a matrix, of each row of the band; levels and weights learn only when a group is complete.
 #pragma once
 
 #include <algorithm>

@@ -8,7 +8,8 @@
 //
 // Nothing throws. Bytes are trusted in nothing: what breaks a rule of the format ends with a status that says so, and
 // `describe` puts it in words. Decoding allocates four bytes for each symbol of one chunk, of which there are at most
-// 2^26 and at most 2^19 for each byte of the chunk, and a few megabytes for a coder.
+// 2^26 and at most 2^19 for each byte of the chunk, a copy of the chunk for the coder adaptive, and a few megabytes for a
+// coder; `decode` on several threads, as much for each.
 #pragma once
 
 #include <algorithm>

@@ -68,6 +68,18 @@ private:
 
 static_assert(sizeof(logistic::Counter) == 8);
 
+// Reciprocals by floats, cut to integers, are logistic::kReciprocals: no quotient is as near to the next integer as it may be
+// rounded by, in whatever direction.
+consteval bool floats_give_reciprocals() {
+    for (std::uint32_t n = 0; n < logistic::kReciprocals.size(); ++n) {
+        const float quotient = 131072.0f / static_cast<float>(2 * n + 3), most = quotient + quotient / (1 << 22);
+        if (static_cast<std::uint32_t>(quotient) != logistic::kReciprocals[n]) return false;
+        if (static_cast<std::uint32_t>(most) != logistic::kReciprocals[n]) return false;
+    }
+    return true;
+}
+static_assert(floats_give_reciprocals());
+
 // A counter's two inputs side by side, the slow one first, and the weights of all slow ones before those of all fast ones.
 class Avx2 {
 public:
@@ -135,8 +147,7 @@ private:
         weight_[i] = _mm256_max_epi32(weight, _mm256_sub_epi32(_mm256_setzero_si256(), limit));
     }
 
-    // logistic::kReciprocals of both halves of counters by their `count`, in the slow halves. A quotient of such numbers is
-    // farther below the next integer than it is rounded by.
+    // logistic::kReciprocals of both halves of counters by their `count`, in the slow halves.
     [[gnu::target("avx2")]] static __m256i rates(__m256i count) {
         const __m256i most = _mm256_set1_epi64x(std::int64_t{kRates.fast_limit} << 32 | std::int64_t{logistic::kCountMask});
         const __m256i counts = _mm256_min_epi32(_mm256_shuffle_epi32(count, 0b10100000), most);
