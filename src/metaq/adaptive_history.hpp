@@ -55,20 +55,15 @@ struct Expected {
     Values level;   // less kLeastLevel, without its last bits, below kLevels
     Numbers scale;  // kScales of that
     Numbers value;  // in 1/256 of the unit
-    int shift;
+    int shift = 0;
 
-    int scale_shift() const { return 31 + kLeastLevel / kLevelOne - shift; }
+    constexpr int scale_shift() const { return 31 + kLeastLevel / kLevelOne - shift; }
 
     // How many times the expected magnitude another is, in 1/256; it is in 1/256 of the unit.
     std::uint64_t times(std::size_t lane, std::uint32_t magnitude) const {
         return std::uint64_t{magnitude} * static_cast<std::uint32_t>(scale[lane]) >> scale_shift();
     }
 };
-
-// Modulo 2^32.
-inline std::int32_t plus(std::int32_t first, std::int32_t second) {
-    return static_cast<std::int32_t>(static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(second));
-}
 
 // Predicts values within the kernels of a band from the eight before each.
 class KernelPredictor {
@@ -159,6 +154,9 @@ public:
         return size_;
     }
 
+    // Whether the unit of the group's values is 1.
+    bool is_exact() const { return shift_ == 0; }
+
     // The expectations of the group's i-th symbols.
     Expected expect(std::size_t i) {
         Expected expected;
@@ -170,9 +168,8 @@ public:
             expected.value.fill(static_cast<std::int32_t>(means_[first_ + i] >> (8 + shift_)));
         }
         expected.level = shortened(base_, level);
-        for (std::size_t lane = 0; lane < kLanes; ++lane) {
-            expected.scale[lane] = static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]);
-        }
+        const auto scale = [&](std::size_t lane) { return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]); };
+        expected.scale = numbers_of(scale(0), scale(1), scale(2), scale(3));
         expected.shift = shift_;
         return expected;
     }
@@ -192,18 +189,10 @@ public:
     }
 
     void end_group() {
-        Numbers of_rows{};
-        int sum = 0;
-        for (std::size_t i = 0; i < size_; ++i) {
-            int of_symbols = 0;
-            for (std::size_t lane = 0; lane < kLanes; ++lane) {
-                of_rows[lane] += excess_[i][lane];
-                of_symbols += excess_[i][lane];
-            }
-            sum += of_symbols;
-            columns_[first_ + i] = plus(columns_[first_ + i], of_symbols * column_rate_ >> 8);
-            if (kernel_ > 1) positions_[position_ + i] = plus(positions_[position_ + i], of_symbols * position_rate_ >> 8);
-        }
+        const Numbers of_rows = sums_of_lanes(excess_.data(), size_);
+        const int sum = of_rows[0] + of_rows[1] + of_rows[2] + of_rows[3];
+        learn(&columns_[first_], excess_.data(), size_, column_rate_);
+        if (kernel_ > 1) learn(&positions_[position_], excess_.data(), size_, position_rate_);
         if (kernel_ > 1) {
             move(channel_levels_[channel_], sum, channel_rate_);
             for (std::size_t i = 0; i < size_; ++i) predictor_.learn(i, position_ + i);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -23,6 +24,8 @@ inline constexpr std::int16_t kMostExcess = 700;
 
 using Numbers = std::array<std::int32_t, kLanes>;
 using Values = std::array<std::int16_t, kLanes>;
+using Limits = std::array<std::int16_t, 8>;  // the first six count; aligned to 16 bytes
+inline constexpr std::size_t kLimits = 6;
 
 struct Weights {
     alignas(16) std::array<std::int32_t, kTaps> exact{};  // of the eighth value before ... the last, in units of 2^-16
@@ -37,12 +40,67 @@ struct Noted {
     std::int32_t energy;  // the sum of known values' squares
 };
 
+// Modulo 2^32.
+inline std::int32_t plus(std::int32_t first, std::int32_t second) {
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(second));
+}
+
+// Adds to a level the sum over the lanes of its excess, times the rate, shifted down, modulo 2^32.
+inline void learn_one(std::int32_t& level, const Values& excess, int rate) {
+    int sum = 0;
+    for (const int of_lane : excess) sum += of_lane;
+    level = plus(level, sum * rate >> 8);
+}
+
 #if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 
 inline __m128i load(const Numbers& numbers) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data())); }
 inline __m128i load(const Values& values) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values.data())); }
 inline void store(Numbers& numbers, __m128i bits) { _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers.data()), bits); }
 inline void store(Values& values, __m128i bits) { _mm_storel_epi64(reinterpret_cast<__m128i*>(values.data()), bits); }
+
+inline Numbers numbers_of(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
+    Numbers numbers;
+    store(numbers, _mm_set_epi32(fourth, third, second, first));
+    return numbers;
+}
+
+// The numbers, negated where a value is negative.
+inline Numbers turned(const Numbers& numbers, const Numbers& values) {
+    const __m128i sign = _mm_srai_epi32(load(values), 31);
+    Numbers turned;
+    store(turned, _mm_sub_epi32(_mm_xor_si128(load(numbers), sign), sign));
+    return turned;
+}
+
+inline Numbers plus(const Numbers& numbers, std::int32_t other) {
+    Numbers sums;
+    store(sums, _mm_add_epi32(load(numbers), _mm_set1_epi32(other)));
+    return sums;
+}
+
+// Whether all lie strictly between -limit and limit.
+inline bool are_within(const Numbers& numbers, std::int32_t limit) {
+    const __m128i outside = _mm_or_si128(_mm_cmpgt_epi32(load(numbers), _mm_set1_epi32(limit - 1)), _mm_cmplt_epi32(load(numbers), _mm_set1_epi32(1 - limit)));
+    return _mm_movemask_epi8(outside) == 0;
+}
+
+inline bool all_below(const Values& values, std::int16_t limit) {
+    return (_mm_movemask_epi8(_mm_cmplt_epi16(load(values), _mm_set1_epi16(limit))) & 0xff) == 0xff;
+}
+
+// For each lane how many of its limits, of which each is at least the one before, a value's magnitude reaches.
+inline std::array<std::uint32_t, kLanes> reached(const Numbers& values, const std::array<const Limits*, kLanes>& limits) {
+    const __m128i zero = _mm_setzero_si128(), value = _mm_packs_epi32(load(values), zero);
+    const __m128i magnitude = _mm_max_epi16(value, _mm_subs_epi16(zero, value));
+    const __m128i early = _mm_unpacklo_epi16(magnitude, magnitude);  // each twice
+    const auto count = [](const Limits* of_lane, __m128i of_value) {
+        const __m128i beyond = _mm_cmpgt_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(of_lane->data())), of_value);
+        return static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(_mm_movemask_epi8(beyond)) | 1u << 2 * kLimits)) / 2;
+    };
+    return {count(limits[0], _mm_shuffle_epi32(early, 0x00)), count(limits[1], _mm_shuffle_epi32(early, 0x55)),
+            count(limits[2], _mm_shuffle_epi32(early, 0xaa)), count(limits[3], _mm_shuffle_epi32(early, 0xff))};
+}
 
 // Levels of rows, and another, without their last bits, from 0 to below kLevels.
 inline Values shortened(const Numbers& levels, std::int32_t other) {
@@ -86,6 +144,31 @@ inline void learn(Weights& weights, const Values* values, const Values& misses, 
     _mm_store_si128(reinterpret_cast<__m128i*>(weights.used.data()), _mm_packs_epi32(first, four(4)));
 }
 
+// For each lane the sum of some values.
+inline Numbers sums_of_lanes(const Values* values, std::size_t size) {
+    const __m128i zero = _mm_setzero_si128(), ones = _mm_set1_epi16(1);
+    __m128i sums = zero;
+    for (std::size_t i = 0; i < size; ++i) sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_unpacklo_epi16(load(values[i]), zero), ones));
+    Numbers found;
+    store(found, sums);
+    return found;
+}
+
+// Does so for each of some levels. The rate is below 2^15.
+inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, int rate) {
+    const __m128i ones = _mm_set1_epi16(1), rates = _mm_set1_epi32(rate);
+    std::size_t i = 0;
+    for (; i + 4 <= size; i += 4) {
+        const auto two = [&](std::size_t at) { return _mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(excess + at)), ones); };
+        const __m128 first = _mm_castsi128_ps(two(i)), second = _mm_castsi128_ps(two(i + 2));
+        const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88)), _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd)));
+        const __m128i learned = _mm_srai_epi32(_mm_madd_epi16(_mm_and_si128(sums, _mm_set1_epi32(0xffff)), rates), 8);
+        auto* four = reinterpret_cast<__m128i*>(levels + i);
+        _mm_storeu_si128(four, _mm_add_epi32(_mm_loadu_si128(four), learned));
+    }
+    for (; i < size; ++i) learn_one(levels[i], excess[i], rate);
+}
+
 // Of values in units of 2^-shift of the unit; scales are the inverse expected magnitudes times 2^(scale_shift + 8). Lanes
 // whose mask is zero rather than -1 count for nothing.
 inline Noted noted(const Numbers& values, int shift, const Numbers& expected, const Numbers& scales, int scale_shift, const Values& mask) {
@@ -112,11 +195,43 @@ inline Noted noted(const Numbers& values, int shift, const Numbers& expected, co
 
 #else
 
+inline Numbers numbers_of(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
+    return {first, second, third, fourth};
+}
+
+inline Numbers turned(const Numbers& numbers, const Numbers& values) {
+    Numbers turned;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) turned[lane] = plus(numbers[lane] ^ values[lane] >> 31, values[lane] < 0);
+    return turned;
+}
+
+inline Numbers plus(const Numbers& numbers, std::int32_t other) {
+    Numbers sums;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] = plus(numbers[lane], other);
+    return sums;
+}
+
+inline bool are_within(const Numbers& numbers, std::int32_t limit) {
+    return std::all_of(numbers.begin(), numbers.end(), [&](std::int32_t number) { return -limit < number && number < limit; });
+}
+
+inline bool all_below(const Values& values, std::int16_t limit) {
+    return std::all_of(values.begin(), values.end(), [&](std::int16_t value) { return value < limit; });
+}
+
+inline std::array<std::uint32_t, kLanes> reached(const Numbers& values, const std::array<const Limits*, kLanes>& limits) {
+    std::array<std::uint32_t, kLanes> counts{};
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        const std::int32_t value = std::clamp<std::int32_t>(values[lane], -INT16_MAX, INT16_MAX);
+        for (std::size_t i = 0; i < kLimits; ++i) counts[lane] += (*limits[lane])[i] <= (value < 0 ? -value : value);
+    }
+    return counts;
+}
+
 inline Values shortened(const Numbers& levels, std::int32_t other) {
     Values values;
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        const auto sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(levels[lane]) + static_cast<std::uint32_t>(other));
-        values[lane] = static_cast<std::int16_t>(std::clamp(sum >> kLevelShift, 0, kLevels - 1));
+        values[lane] = static_cast<std::int16_t>(std::clamp(plus(levels[lane], other) >> kLevelShift, 0, kLevels - 1));
     }
     return values;
 }
@@ -138,6 +253,18 @@ inline void learn(Weights& weights, const Values* values, const Values& misses, 
         exact = static_cast<std::int32_t>(static_cast<std::uint32_t>(exact) + static_cast<std::uint32_t>(sum >> shift));
         weights.used[tap] = static_cast<std::int16_t>(std::clamp<std::int32_t>(exact >> kUsedShift, INT16_MIN, INT16_MAX));
     }
+}
+
+inline Numbers sums_of_lanes(const Values* values, std::size_t size) {
+    Numbers sums{};
+    for (std::size_t i = 0; i < size; ++i) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += values[i][lane];
+    }
+    return sums;
+}
+
+inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, int rate) {
+    for (std::size_t i = 0; i < size; ++i) learn_one(levels[i], excess[i], rate);
 }
 
 inline Noted noted(const Numbers& values, int shift, const Numbers& expected, const Numbers& scales, int scale_shift, const Values& mask) {

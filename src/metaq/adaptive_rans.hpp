@@ -31,10 +31,10 @@ inline constexpr std::uint32_t kOne = 1u << kShareBits;
 using Counts = std::array<std::uint16_t, kEntries>;
 
 // Probabilities by counts, which are looked at now and then: after 4 steps, 5, 6, ..., and every 32 in the end.
-class Table {
+class alignas(8) Table {
 public:
     // At least one count is not zero, and they add up to at most kMostCounted.
-    explicit constexpr Table(const Counts& counts) : counts_(counts) { learn(); }
+    explicit Table(const Counts& counts) : counts_(counts) { learn(); }
     Table() = default;
 
     std::uint32_t start(std::size_t entry) const { return starts_[entry]; }
@@ -48,7 +48,7 @@ public:
             return _mm_cmpgt_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(starts_.data() + first)), wanted);
         };
         const int mask = _mm_movemask_epi8(_mm_packs_epi16(beyond(0), beyond(8)));
-        return static_cast<std::size_t>(std::countr_zero(static_cast<unsigned>(mask) | 1u << kEntries)) - 1;
+        return static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(mask) | 1u << kEntries)) - 1;
 #else
         std::size_t entry = 0;
         for (std::size_t i = 1; i < kEntries; ++i) entry += starts_[i] <= place;
@@ -67,21 +67,46 @@ private:
     static constexpr unsigned kFirstGap = 4, kLastGap = 32;
 
     // Every entry keeps a share of 1.
-    constexpr void learn() {
+    void learn() {
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+        auto* counts = reinterpret_cast<__m128i*>(counts_.data());
+        auto* starts = reinterpret_cast<__m128i*>(starts_.data());
+        const __m128i first = _mm_loadu_si128(counts), second = _mm_loadu_si128(counts + 1);
+        const __m128i sums = up_to_each(first), all_first = last_of(sums);
+        const __m128i later_sums = _mm_add_epi16(up_to_each(second), all_first);
+        const auto total = static_cast<std::uint32_t>(_mm_extract_epi16(later_sums, 7));
+        const std::uint32_t factor = ((kOne - kEntries) << 16) / total;
+        const __m128i high = _mm_set1_epi16(static_cast<short>(factor >> 16)), low = _mm_set1_epi16(static_cast<short>(factor));
+        const auto scaled = [&](__m128i sum) { return _mm_add_epi16(_mm_mullo_epi16(sum, high), _mm_mulhi_epu16(sum, low)); };
+        _mm_storeu_si128(starts, _mm_add_epi16(scaled(_mm_sub_epi16(sums, first)), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7)));
+        _mm_storeu_si128(starts + 1, _mm_add_epi16(scaled(_mm_sub_epi16(later_sums, second)), _mm_setr_epi16(8, 9, 10, 11, 12, 13, 14, 15)));
+#else
         std::uint32_t total = 0;
         for (const std::uint16_t counted : counts_) total += counted;
-        const std::uint64_t factor = ((kOne - kEntries) << 16) / total;
-        std::uint64_t sum = 0;
+        const std::uint32_t factor = ((kOne - kEntries) << 16) / total;
+        std::uint32_t sum = 0;
         for (std::size_t i = 0; i < kEntries; ++i) {
             starts_[i] = static_cast<std::uint16_t>((sum * factor >> 16) + i);
             sum += counts_[i];
         }
+#endif
         starts_[kEntries] = kOne;
         left_ = gap_;
         gap_ = static_cast<std::uint16_t>(std::min(gap_ + gap_ / 4u, kLastGap));
         if (total + gap_ * kStep <= kMostCounted) return;
         for (std::uint16_t& counted : counts_) counted = static_cast<std::uint16_t>(counted - counted / 2);
     }
+
+#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+    // Of eight numbers the sums of the first, the first two, ...
+    static __m128i up_to_each(__m128i numbers) {
+        numbers = _mm_add_epi16(numbers, _mm_slli_si128(numbers, 2));
+        numbers = _mm_add_epi16(numbers, _mm_slli_si128(numbers, 4));
+        return _mm_add_epi16(numbers, _mm_slli_si128(numbers, 8));
+    }
+
+    static __m128i last_of(__m128i numbers) { return _mm_shuffle_epi32(_mm_shufflehi_epi16(numbers, 0xff), 0xff); }
+#endif
 
     std::array<std::uint16_t, kEntries + 1> starts_{};  // of the entries' shares of 2^15
     Counts counts_{};
@@ -92,8 +117,16 @@ private:
 inline constexpr std::uint64_t kLeastState = std::uint64_t{1} << 31;
 inline constexpr std::size_t kStateBytes = 8 * kLanes, kWordBytes = 4;
 
+// What the encoder notes.
+struct Step {
+    std::uint16_t start, share;
+    std::uint8_t lane;
+};
+
 class Encoder {
 public:
+    explicit Encoder(std::vector<Step>& steps) : steps_(&steps) {}
+
     std::size_t code(std::size_t lane, Table& table, std::size_t entry) {
         note(lane, table.start(entry), table.share(entry));
         table.count(entry);
@@ -112,8 +145,8 @@ public:
         std::array<std::uint64_t, kLanes> states;
         states.fill(kLeastState);
         std::vector<std::uint32_t> words;
-        for (std::size_t i = steps_.size(); i-- > 0;) {
-            const auto [start, share, lane] = steps_[i];
+        for (std::size_t i = steps_->size(); i-- > 0;) {
+            const auto [start, share, lane] = (*steps_)[i];
             std::uint64_t& state = states[lane];
             if (state >= std::uint64_t{share} << (63 - kShareBits)) {
                 words.push_back(static_cast<std::uint32_t>(state));
@@ -126,31 +159,39 @@ public:
     }
 
 private:
-    struct Step {
-        std::uint16_t start, share;
-        std::uint8_t lane;
-    };
-
     void note(std::size_t lane, std::uint32_t start, std::uint32_t share) {
-        steps_.push_back({static_cast<std::uint16_t>(start), static_cast<std::uint16_t>(share), static_cast<std::uint8_t>(lane)});
+        steps_->push_back({static_cast<std::uint16_t>(start), static_cast<std::uint16_t>(share), static_cast<std::uint8_t>(lane)});
     }
 
     static void put(std::vector<std::uint8_t>& out, std::uint64_t value, int bytes) {
         for (int i = 0; i < bytes; ++i) out.push_back(static_cast<std::uint8_t>(value >> 8 * i));
     }
 
-    std::vector<Step> steps_;
+    std::vector<Step>* steps_;
 };
 
-// Words are taken in without a look at where the data ends, which is why it is copied, with zeros behind.
+// A copy of bytes with zeros behind them.
+class PaddedBytes {
+public:
+    PaddedBytes(std::span<const std::uint8_t> data, std::size_t zeros) : size_(data.size()), bytes_(data.begin(), data.end()) {
+        bytes_.resize(size_ + zeros);
+    }
+
+    std::size_t size() const { return size_; }
+    const std::uint8_t* begin() const { return bytes_.data(); }
+    const std::uint8_t* end() const { return begin() + size_; }
+
+private:
+    std::size_t size_;
+    std::vector<std::uint8_t> bytes_;
+};
+
+// Words are taken in without a look at where the data ends, which is why zeros are behind: as many words as there are
+// steps between two looks at `status`.
 class Decoder {
 public:
-    // Of a stream without steps there is nothing to read. Steps between two looks at `status` are at most `most_steps`.
-    Decoder(std::span<const std::uint8_t> data, bool has_steps, std::size_t most_steps)
-        : padded_(data.begin(), data.end()) {
-        padded_.resize(data.size() + kWordBytes * most_steps);
-        next_ = padded_.data();
-        end_ = next_ + data.size();
+    // Of a stream without steps there is nothing to read.
+    Decoder(const PaddedBytes& data, bool has_steps) : next_(data.begin()), end_(data.end()) {
         states_.fill(kLeastState);
         if (!has_steps) return;
         if (data.size() < kStateBytes) {
@@ -206,12 +247,11 @@ private:
     // guessed wrong, so there is no branch for it.
     void take(std::size_t lane, std::uint32_t rest, std::uint32_t share) {
         const std::uint64_t state = share * (states_[lane] >> kShareBits) + rest;
-        const unsigned wants = state < kLeastState;
-        states_[lane] = state << 32 * wants | (std::uint64_t{word(next_)} & (std::uint64_t{0} - wants));
-        next_ += kWordBytes * wants;
+        const auto wants = static_cast<std::uint64_t>(static_cast<std::int64_t>(state - kLeastState) >> 63);  // all its bits
+        states_[lane] = state << (wants & 32) | (word(next_) & wants);
+        next_ += wants & kWordBytes;
     }
 
-    std::vector<std::uint8_t> padded_;
     const std::uint8_t* next_;
     const std::uint8_t* end_;
     std::array<std::uint64_t, kLanes> states_;

@@ -20,7 +20,6 @@ inline constexpr std::size_t kSets = 3;  // for dependent quantizers 0 and 1, an
 inline constexpr std::size_t kFree = 2;
 inline constexpr int kBinShift = 3;  // of levels: two bins an octave
 inline constexpr int kBins = kLevels >> kBinShift;
-inline constexpr std::size_t kLeans = 7;
 inline constexpr int kCentre = 7;  // the entry of cell 0
 inline constexpr std::size_t kFar = 15;  // the entry of cells beyond
 inline constexpr std::uint16_t kFirstFarCount = 64;
@@ -30,6 +29,13 @@ constexpr unsigned shift_of(std::size_t set, int bin) {
     constexpr int kFirst = 9;  // the bin, of free symbols, whose magnitudes cells of one would be too many for, less 2
     const int above = bin - kFirst - (set == kFree ? 0 : 2);
     return above < 2 ? 0 : static_cast<unsigned>(above) / 2;
+}
+
+// The least level whose cells are more than single indices.
+constexpr std::int16_t level_of_cells(std::size_t set) {
+    int bin = 0;
+    while (shift_of(set, bin) == 0) ++bin;
+    return static_cast<std::int16_t>(bin << kBinShift);
 }
 
 // Two-sided geometric, of the bin's magnitude; quantizer 1 seldom takes zero.
@@ -52,30 +58,41 @@ constexpr Counts first_counts(std::size_t set, int bin) {
     return counts;
 }
 
+// Leans: how many of these the prediction is, or more, in 1/256 of the expected magnitude.
+inline constexpr std::array<std::uint32_t, kLimits> kLeanTimes{13, 38, 77, 128, 205, 307};
+inline constexpr std::size_t kLeans = kLimits + 1;
+inline constexpr std::int16_t kCellLevel = std::max(level_of_cells(0), level_of_cells(kFree));
+
+// The same by level, as magnitudes of predictions in 1/256, where these are exact.
+struct LeanLimits {
+    alignas(16) std::array<Limits, kCellLevel> of_level{};
+};
+constexpr LeanLimits make_lean_limits() {
+    LeanLimits limits;
+    for (std::size_t level = 0; level < kCellLevel; ++level) {
+        Limits& of_level = limits.of_level[level];
+        for (std::size_t i = 0; i < kLimits; ++i) {
+            const std::uint64_t least = ((std::uint64_t{kLeanTimes[i]} << Expected{}.scale_shift()) + kScales[level] - 1) / kScales[level];
+            of_level[i] = static_cast<std::int16_t>(least);
+        }
+    }
+    return limits;
+}
+inline constexpr LeanLimits kLeanLimits = make_lean_limits();
+
 struct Tables {
-    std::array<std::array<std::array<Table, kLeans>, kBins>, kSets> cells;
+    std::array<std::array<Table, kBins * kLeans>, kSets> cells;
     std::array<Table, kSets> far;  // of distances: twice the bits, at most 7 of them, and the sign
 
     Tables() {
         for (std::size_t set = 0; set < kSets; ++set) {
-            for (int bin = 0; bin < kBins; ++bin) cells[set][static_cast<std::size_t>(bin)].fill(Table(first_counts(set, bin)));
+            for (int bin = 0; bin < kBins; ++bin) std::fill_n(&cells[set][static_cast<std::size_t>(bin) * kLeans], kLeans, Table(first_counts(set, bin)));
         }
         Counts even;
         even.fill(kFirstFarCount);
         far.fill(Table(even));
     }
 };
-
-// The place of a table by how many times the expected magnitude the prediction is, in 1/256.
-inline constexpr std::size_t kLeanEnd = 307;
-constexpr std::array<std::uint8_t, kLeanEnd + 1> make_leans() {
-    std::array<std::uint8_t, kLeanEnd + 1> table{};
-    for (std::size_t times = 0; times <= kLeanEnd; ++times) {
-        for (const std::size_t least : {13, 38, 77, 128, 205, 307}) table[times] = static_cast<std::uint8_t>(table[times] + (times >= least));
-    }
-    return table;
-}
-inline constexpr auto kLeanOf = make_leans();
 
 // Where a symbol is coded, as far as its expectations tell.
 struct Place {
@@ -92,13 +109,22 @@ inline Place place_of(Tables& tables, std::size_t set, const Expected& expected,
     const std::int32_t sign = expected.value[lane] >> 31;
     const auto value = static_cast<std::uint32_t>((expected.value[lane] ^ sign) - sign);
     const unsigned shift = shift_of(set, bin);
-    auto& leans = tables.cells[set][static_cast<std::size_t>(bin)];
+    Table* leans = &tables.cells[set][static_cast<std::size_t>(bin) * kLeans];
     if (shift > 0) {
         const unsigned unit = 8 + shift + (set != kFree);
         const std::uint64_t rounded = (std::uint64_t{value} << expected.shift) + (std::uint64_t{1} << (unit - 1));
-        return {&leans[0], shift, static_cast<std::int64_t>(rounded >> unit), sign};
+        return {leans, shift, static_cast<std::int64_t>(rounded >> unit), sign};
     }
-    return {&leans[kLeanOf[std::min<std::uint64_t>(expected.times(lane, value), kLeanEnd)]], 0, 0, sign};
+    const std::uint64_t times = expected.times(lane, value);
+    return {leans + std::count_if(kLeanTimes.begin(), kLeanTimes.end(), [&](std::uint32_t least) { return least <= times; }), 0, 0, sign};
+}
+
+// The same for each lane, of a set's tables, where the expectations of all are exact and below kCellLevel.
+inline std::array<std::uint32_t, kLanes> near_tables(const Expected& expected) {
+    const auto limits = [&](std::size_t lane) { return &kLeanLimits.of_level[static_cast<std::size_t>(expected.level[lane])]; };
+    std::array<std::uint32_t, kLanes> tables = reached(expected.value, {limits(0), limits(1), limits(2), limits(3)});
+    for (std::size_t lane = 0; lane < kLanes; ++lane) tables[lane] += static_cast<std::uint32_t>(expected.level[lane] >> kBinShift) * kLeans;
+    return tables;
 }
 
 }  // namespace metaq::adaptive

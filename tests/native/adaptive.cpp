@@ -129,12 +129,10 @@ TEST(adaptive_shares_add_up_after_any_counting) {
         }
     };
     for (std::uint64_t entries = 1; entries <= kEntries; ++entries) {
-        for (const Table& table : {tables->cells[0][0][0], tables->cells[1][39][6], tables->far[2]}) follow(table, entries);
+        for (const Table& table : {tables->cells[0].front(), tables->cells[1].back(), tables->far[2]}) follow(table, entries);
     }
     for (const auto& set : tables->cells) {
-        for (const auto& bin : set) {
-            for (const Table& table : bin) CHECK(is_sound(table));
-        }
+        for (const Table& table : set) CHECK(is_sound(table));
     }
 }
 
@@ -181,6 +179,37 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
             scales[lane] = static_cast<std::int32_t>(adaptive::kScales[static_cast<std::size_t>(shortened[lane])]);
             numbers[lane] = any();
         }
+        const adaptive::Numbers turned = adaptive::turned(levels, sums), more = adaptive::plus(levels, other);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            CHECK(turned[lane] == wrapped(sums[lane] < 0 ? -std::int64_t{levels[lane]} : levels[lane]));
+            CHECK(more[lane] == wrapped(std::int64_t{levels[lane]} + other));
+        }
+        const auto limit = static_cast<std::int32_t>(random.below(1u << 31) | 1);
+        CHECK(adaptive::are_within(levels, limit) == std::all_of(levels.begin(), levels.end(), [&](std::int64_t level) { return -limit < level && level < limit; }));
+        const auto least = static_cast<std::int16_t>(random.below(adaptive::kLevels));
+        CHECK(adaptive::all_below(shortened, least) == std::all_of(shortened.begin(), shortened.end(), [&](int level) { return level < least; }));
+
+        std::array<adaptive::Values, 11> excess;
+        for (adaptive::Values& each : excess) {
+            for (std::int16_t& value : each) value = static_cast<std::int16_t>(std::clamp<std::int64_t>(within(700), -256, 700));
+        }
+        const std::size_t size = random.below(excess.size() + 1);
+        const auto rate = static_cast<int>(random.below(4096));
+        std::array<std::int32_t, excess.size()> learned;
+        for (std::int32_t& level : learned) level = any();
+        const auto unlearned = learned;
+        adaptive::learn(learned.data(), excess.data(), size, rate);
+        std::array<std::int64_t, kLanes> of_lanes{};
+        for (std::size_t i = 0; i < excess.size(); ++i) {
+            std::int64_t sum = 0;
+            for (std::size_t lane = 0; lane < kLanes; ++lane) {
+                sum += excess[i][lane];
+                if (i < size) of_lanes[lane] += excess[i][lane];
+            }
+            CHECK(learned[i] == (i < size ? wrapped(unlearned[i] + (sum * rate >> 8)) : unlearned[i]));
+        }
+        CHECK(std::ranges::equal(adaptive::sums_of_lanes(excess.data(), size), of_lanes));
+
         const int unit = static_cast<int>(random.below(9));
         adaptive::Values mask;
         for (std::int16_t& each : mask) each = random.below(4) == 0 ? 0 : -1;
@@ -197,6 +226,26 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
             CHECK(noted.excess[lane] == mask[lane] * -std::min<std::int64_t>(times - 256, 700));
         }
         CHECK(noted.energy == energy);
+    }
+}
+
+// The tables of four lanes at once are those of each.
+TEST(adaptive_tables_of_lanes) {
+    check::Random random(5);
+    const auto tables = std::make_unique<adaptive::Tables>();
+    for (int repeat = 0; repeat < 20000; ++repeat) {
+        adaptive::Expected expected;
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            expected.level[lane] = static_cast<std::int16_t>(random.below(adaptive::level_of_cells(0)));
+            expected.scale[lane] = static_cast<std::int32_t>(adaptive::kScales[static_cast<std::size_t>(expected.level[lane])]);
+            expected.value[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >> random.below(32);
+        }
+        const std::array<std::uint32_t, kLanes> near = adaptive::near_tables(expected);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const adaptive::Place place = adaptive::place_of(*tables, 0, expected, lane);
+            CHECK(place.cells == &tables->cells[0][near[lane]]);
+            CHECK(place.shift == 0);
+        }
     }
 }
 
@@ -261,12 +310,18 @@ TEST(adaptive_knows_the_machines) {
     for (std::size_t machine = 1; machine <= dependent::kMachines; ++machine) {
         std::vector<std::int32_t> symbols;
         for (std::size_t y = 0; y < kRows; ++y) {
-            adaptive::DependentSymbols path{&dependent::kMachine[machine - 1]};
+            adaptive::DependentSymbols path{&adaptive::kMoves[machine - 1]};
             for (std::size_t i = 0; i < kSize / kRows; ++i) {
-                const auto index = static_cast<std::int64_t>(random.below(9)) - 10;
-                symbols.push_back(static_cast<std::int32_t>(path.value(index)));
+                const auto index = static_cast<std::int64_t>(random.below(19)) - 10;
+                adaptive::DependentSymbols after = path;
+                symbols.push_back(static_cast<std::int32_t>(after.take(index)));
                 CHECK(path.index(symbols.back()) == index);
-                path.move_on(index);
+                if (index >= -adaptive::kCentre) {  // an entry stands for it
+                    adaptive::DependentSymbols same = path;
+                    CHECK(same.take_entry(static_cast<std::size_t>(index + adaptive::kCentre)) == symbols.back());
+                    CHECK(same.state == after.state);
+                }
+                path = after;
             }
         }
         const ConstBlock block = block_of(symbols);
