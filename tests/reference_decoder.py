@@ -1370,7 +1370,7 @@ def fresh_counter() -> Counter:
 @dataclass
 class TextModel:
     counters: dict[tuple[int, int], Counter] = field(default_factory=lambda: defaultdict(fresh_counter))
-    match_counters: list[Counter] = field(default_factory=lambda: [fresh_counter() for _ in range(384)])
+    match_counters: list[Counter] = field(default_factory=lambda: [fresh_counter() for _ in range(90)])
     mixers: list[list[int]] = field(default_factory=lambda: [[117376] * 16 for _ in range(12)])
     recent: list[int] = field(default_factory=lambda: [0] * (1 << 14))
     history: bytearray = field(default_factory=bytearray)
@@ -1390,33 +1390,32 @@ class TextModel:
         return model
 
     def byte(self, decision: Any) -> int:
+        t = v = 0
+        if self.at > 0:
+            e = self.history[self.at]
+            length = self.length
+            rank = length if length < 8 else 8 if length < 16 else 9 if length < 32 else 10
+            worth = 2 + 8 * rank + min(self.misses.bit_count(), 7)
+            if self.decide(256 + e, worth, worth, 1 + rank, decision):
+                self.append(e)
+                return e
+            t, v = 1, 512 + e
         path = 1
         while path < 256:
-            path = 2 * path + self.bit(path, decision)
+            path = 2 * path + self.decide(path, t, v, 0, decision)
         self.append(path - 256)
         return path - 256
 
-    def bit(self, path: int, decision: Any) -> int:
-        known = path.bit_length() - 1
-        t = 0
-        if self.at > 0:
-            e = 256 + self.history[self.at]
-            if e >> (8 - known) != path:
-                t = 1
-            else:
-                length = self.length
-                rank = length if length < 8 else 8 if length < 16 else 9 if length < 32 else 10
-                failures = min(self.misses.bit_count(), 7)
-                t = 32 + (8 * rank + failures) * 4 + 2 * (known == 0) + (e >> (7 - known)) % 2
-        used = [self.counters[i, hashed(self.context[i], path) >> 16] for i in range(6)]
-        used += [self.match_counters[t], self.counters[0, hashed(t + 77777, path) >> 16]]
+    def decide(self, node: int, t: int, v: int, w: int, decision: Any) -> int:
+        used = [self.counters[i, hashed(self.context[i], node) >> 18] for i in range(6)]
+        used += [self.match_counters[t], self.counters[0, hashed(v + 77777, node) >> 18]]
         x = inputs(used)
-        weights = self.mixers[t // 32]
+        weights = self.mixers[w]
         a = mix(weights, x)
-        b: int = decision(clamp(squash(a), 16, 65520))
+        b: int = decision(clamp(squash(a), 128, 65408))
         for counter in used:
-            counter.update(b, (250, 10))
-        train(weights, x, a, b, 13000)
+            counter.update(b, (250, 2))
+        train(weights, x, a, b, 30000)
         return b
 
     def append(self, b: int) -> None:
@@ -1428,14 +1427,14 @@ class TextModel:
             self.length = self.length + 1 if hit else 0
             self.misses = (2 * self.misses + (not hit)) % 256
             self.at += 1
-        if size >= 3:
-            slot = hashed((history[size - 3] << 16) + (history[size - 2] << 8) + b, 0) >> 18
+        if size >= 4:
+            slot = hashed(int.from_bytes(history[-4:], "big"), 0) >> 18
             r = self.recent[slot]
             if self.length < 16 and r > 0:
                 m = 0
                 while m < min(32, r) and history[r - 1 - m] == history[size - 1 - m]:
                     m += 1
-                if m >= 3 and m > self.length:
+                if m >= 4 and m > self.length:
                     self.misses = self.misses if r == self.at else 0
                     self.at, self.length = r, m
             self.recent[slot] = size
@@ -1452,9 +1451,13 @@ _primed: list[TextModel] = []
 def primed_model() -> TextModel:
     if not _primed:
         model = TextModel()
-        bits = iter([byte >> i & 1 for byte in PRIMING for i in range(7, -1, -1)])
-        for _ in PRIMING:
-            model.byte(lambda _: next(bits))
+        for byte in PRIMING:
+            answers = [byte >> i & 1 for i in range(7, -1, -1)]
+            if model.at > 0:
+                hit = int(model.history[model.at] == byte)
+                answers = [hit] if hit else [hit, *answers]
+            given = iter(answers)
+            model.byte(lambda _, given=given: next(given))
         _primed.append(model)
     return _primed[0].copied()
 

@@ -18,7 +18,7 @@ MAGIC = b"MTQ"
 VERSION = 1
 
 MAX_HEADER_BYTES = 1 << 26
-# In text coding each bit costs at least log2(65536 / 65520) bits, and the code's last 8 bytes may be implied.
+# In text coding each byte costs at least log2(65536 / 65408) bits, and the code's last 8 bytes may be implied.
 HEADER_BYTES_PER_BYTE = 1 << 12
 MAX_ELEMENTS = 1 << 40
 MAX_DIMENSIONS = 32

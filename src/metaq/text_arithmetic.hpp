@@ -1,8 +1,5 @@
 // The arithmetic of a decision of the text model: eight counters to a logit, and what they and the mixer learn of the bit.
 // A portable one, and one for AVX2, chosen when the program runs, unless METAQ_NO_SIMD is defined. Both give the same.
-//
-// Decisions of one mixer follow each other without a way through memory: an arithmetic takes its weights, and `finish` puts
-// them back. What is learned builds on what `mix` has read, so that learning again, of the other bit, replaces it.
 #pragma once
 
 #include <algorithm>
@@ -23,45 +20,32 @@ namespace metaq::text {
 
 inline constexpr std::size_t kCounters = 8;
 inline constexpr std::size_t kInputs = 2 * kCounters;  // two rates of each
-inline constexpr logistic::CounterRates kRates{250, 10};
-inline constexpr int kMixerRate = 13000;
+inline constexpr logistic::CounterRates kRates{250, 2};
+inline constexpr int kMixerRate = 30000;
 
 using Counters = std::array<logistic::Counter*, kCounters>;  // only the first and the last may be one
 using Mixer = logistic::Mixer<kInputs>;
 
 class Portable {
 public:
-    explicit Portable(const Mixer& mixer) : mixer_(mixer) {}
-    void finish(Mixer& mixer) const { mixer = mixer_; }
-
-    int mix(const Counters& used) {
+    int mix(const Mixer& mixer, const Counters& used) {
         std::array<std::uint32_t, kCounters> pairs;  // of inputs: compilers make vectors of these without stalls
         for (std::size_t i = 0; i < kCounters; ++i) {
-            state_[i] = *used[i];
-            pairs[i] = static_cast<std::uint16_t>(logistic::kStretch[state_[i].slow >> 20]) |
-                       static_cast<std::uint32_t>(logistic::kStretch[state_[i].fast >> 20]) << 16;
+            pairs[i] = static_cast<std::uint16_t>(logistic::kStretch[used[i]->slow >> 20]) |
+                       static_cast<std::uint32_t>(logistic::kStretch[used[i]->fast >> 20]) << 16;
         }
         input_ = std::bit_cast<std::array<std::int16_t, kInputs>>(pairs);
-        before_ = mixer_;
-        return mixer_.logit(input_);
+        return mixer.logit(input_);
     }
 
-    void learn(const Counters& used, int logit, bool bit) {
-        for (std::size_t i = 0; i < kCounters; ++i) {
-            logistic::Counter learned = state_[i];
-            logistic::update(learned, bit, kRates);
-            *used[i] = learned;
-        }
-        if (used.front() == used.back()) logistic::update(*used.back(), bit, kRates);
-        mixer_ = before_;
-        mixer_.update(input_, logit, bit, kMixerRate);
+    // After `mix` of the same.
+    void learn(Mixer& mixer, const Counters& used, int logit, bool bit) const {
+        for (logistic::Counter* counter : used) logistic::update(*counter, bit, kRates);
+        mixer.update(input_, logit, bit, kMixerRate);
     }
 
 private:
-    std::array<logistic::Counter, kCounters> state_;
     std::array<std::int16_t, kInputs> input_;
-    Mixer before_;
-    Mixer mixer_;
 };
 
 #ifdef METAQ_TEXT_X86
@@ -83,17 +67,10 @@ static_assert(floats_give_reciprocals());
 // A counter's two inputs side by side, the slow one first, and the weights of all slow ones before those of all fast ones.
 class Avx2 {
 public:
-    [[gnu::target("avx2")]] explicit Avx2(const Mixer& mixer) {
-        for (std::size_t i = 0; i < 2; ++i) weight_[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mixer.weight.data()) + i);
-    }
-    [[gnu::target("avx2")]] void finish(Mixer& mixer) const {
-        for (std::size_t i = 0; i < 2; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(mixer.weight.data()) + i, weight_[i]);
-    }
-
-    [[gnu::target("avx2")]] int mix(const Counters& used) {
+    [[gnu::target("avx2")]] int mix(const Mixer& mixer, const Counters& used) {
         for (std::size_t i = 0; i < 2; ++i) {
+            weight_[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mixer.weight.data()) + i);
             state_[i] = _mm256_setr_epi64x(bits(used[4 * i]), bits(used[4 * i + 1]), bits(used[4 * i + 2]), bits(used[4 * i + 3]));
-            before_[i] = weight_[i];
         }
         input_ = _mm256_setr_m128i(inputs(used, 0), inputs(used, 4));
         const __m256i weights = _mm256_blend_epi16(_mm256_srli_epi32(weight_[0], 8), _mm256_slli_epi32(weight_[1], 8), 0b10101010);
@@ -105,11 +82,12 @@ public:
         return _mm_cvtsi128_si32(_mm_max_epi32(_mm_min_epi32(_mm_srai_epi32(sum, 12), limit), _mm_sub_epi32(_mm_setzero_si128(), limit)));
     }
 
-    [[gnu::target("avx2")]] void learn(const Counters& used, int logit, bool bit) {
+    // After `mix` of the same.
+    [[gnu::target("avx2")]] void learn(Mixer& mixer, const Counters& used, int logit, bool bit) const {
         const __m256i slow_half = _mm256_set1_epi32(65535);
         const __m256i factor = _mm256_set1_epi16(Mixer::factor(logit, bit, kMixerRate));
-        learn_weights(0, _mm256_madd_epi16(_mm256_and_si256(slow_half, input_), factor));
-        learn_weights(1, _mm256_madd_epi16(_mm256_andnot_si256(slow_half, input_), factor));
+        learn_weights(mixer, 0, _mm256_madd_epi16(_mm256_and_si256(slow_half, input_), factor));
+        learn_weights(mixer, 1, _mm256_madd_epi16(_mm256_andnot_si256(slow_half, input_), factor));
         // A probability goes towards one as its complement goes towards zero, but is rounded the other way.
         const __m256i set = _mm256_set1_epi32(-static_cast<int>(bit));
         const __m256i flip = _mm256_srli_epi32(set, 10);
@@ -140,11 +118,12 @@ private:
         return _mm_setr_epi16(slow(0), fast(0), slow(1), fast(1), slow(2), fast(2), slow(3), fast(3));
     }
 
-    [[gnu::target("avx2")]] void learn_weights(std::size_t i, __m256i products) {
+    [[gnu::target("avx2")]] void learn_weights(Mixer& mixer, std::size_t i, __m256i products) const {
         const __m256i limit = _mm256_set1_epi32(logistic::kWeightLimit);
         const __m256i step = _mm256_srai_epi32(_mm256_add_epi32(products, _mm256_set1_epi32(256)), 9);
-        const __m256i weight = _mm256_min_epi32(_mm256_add_epi32(before_[i], step), limit);
-        weight_[i] = _mm256_max_epi32(weight, _mm256_sub_epi32(_mm256_setzero_si256(), limit));
+        const __m256i weight = _mm256_min_epi32(_mm256_add_epi32(weight_[i], step), limit);
+        const __m256i learned = _mm256_max_epi32(weight, _mm256_sub_epi32(_mm256_setzero_si256(), limit));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(mixer.weight.data()) + i, learned);
     }
 
     // logistic::kReciprocals of both halves of counters by their `count`, in the slow halves.
@@ -157,7 +136,6 @@ private:
 
     __m256i state_[2];  // slow and fast halves by turns, of four counters each
     __m256i input_;
-    __m256i before_[2];
     __m256i weight_[2];
 };
 

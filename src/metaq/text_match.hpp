@@ -10,15 +10,15 @@
 
 namespace metaq::text {
 
-inline constexpr std::size_t kMatchMinimum = 3;            // bytes that must agree before a match is followed
+inline constexpr std::size_t kMatchMinimum = 4;            // bytes that must agree before a match is followed
 inline constexpr std::size_t kMatchEnough = 16;            // no longer one is looked for beyond
 inline constexpr std::size_t kMatchTableBits = 14;
+inline constexpr std::size_t kLengthClasses = 11;
 
-// A hash is finished(spread(value) + spread_salt(salt)): for many values with one salt, or the reverse, each is spread once.
-inline std::uint32_t spread(std::uint32_t value) { return value * 0x85ebca6bu; }
-inline std::uint32_t spread_salt(std::uint32_t salt) { return spread(salt * 0x9e3779b1u); }
-inline std::uint32_t finished(std::uint32_t sum) { return (sum ^ sum >> 15) * 0xc2b2ae35u; }
-inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) { return finished(spread(value) + spread_salt(salt)); }
+inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) {
+    const std::uint32_t sum = (value + salt * 0x9e3779b1u) * 0x85ebca6bu;
+    return (sum ^ sum >> 15) * 0xc2b2ae35u;
+}
 
 // A byte of the past that follows the same bytes as the one to come. A match is followed beyond a byte that differs (a header
 // goes on as the last one did after a number of its own), until another agrees on more bytes.
@@ -42,11 +42,9 @@ public:
 
     bool following() const { return at_ > 0; }
     std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
-    // How much a prediction is worth, 0 ... 87: by the match's length and the failures among the last eight predictions.
-    std::uint32_t trust() const {
-        const std::uint32_t length_class = length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
-        return length_class * 8 + std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7);
-    }
+    // What a prediction is worth: by the match's length, below kLengthClasses, and by the failures among the last eight.
+    std::uint32_t length_class() const { return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10; }
+    std::uint32_t failures() const { return std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7); }
 
 private:
     void consider(const std::vector<std::uint8_t>& history, std::size_t candidate) {
