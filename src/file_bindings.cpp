@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "metaq/decoder.hpp"
@@ -22,7 +23,8 @@ namespace nb = nanobind;
 namespace {
 
 using ByteArray = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Entry = std::tuple<std::string, unsigned, std::vector<std::uint64_t>, std::size_t>;  // name, dtype, shape, target
+using Sizes = std::vector<std::uint64_t>;
+using Entry = std::tuple<std::string, unsigned, Sizes, Sizes, std::size_t>;  // name, dtype, shape, strides, target
 
 // Work on every number below a count: this thread and others take the next that is left.
 struct InThreads {
@@ -50,10 +52,19 @@ public:
 
     bool is_open() const { return is_open_; }
 
+    // Of all tensors' elements.
+    std::uint64_t size_bytes() const {
+        std::uint64_t sum = 0;
+        for (const metaq::FileTensor& tensor : file_.tensors()) sum += tensor.kind == metaq::TensorKind::alias ? 0 : tensor.size_bytes();
+        return sum;
+    }
+
     std::vector<Entry> tensors() const {
         std::vector<Entry> entries;
         for (const metaq::FileTensor& tensor : file_.tensors()) {
-            entries.emplace_back(tensor.name, static_cast<unsigned>(tensor.dtype), tensor.shape, tensor.target);
+            Sizes strides(tensor.shape.size(), 1);
+            for (std::size_t i = strides.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<std::uint64_t>(1, tensor.shape[i]);
+            entries.emplace_back(tensor.name, static_cast<unsigned>(tensor.dtype), tensor.shape, std::move(strides), tensor.target);
         }
         return entries;
     }
@@ -83,6 +94,7 @@ void bind_file(nb::module_& module) {
     nb::class_<WholeFile>(module, "WholeFile")
         .def(nb::init<const ByteArray&>(), nb::arg("data"))
         .def_prop_ro("is_open", &WholeFile::is_open)
+        .def_prop_ro("size_bytes", &WholeFile::size_bytes)
         .def("tensors", &WholeFile::tensors)
         .def("decode", &WholeFile::decode, nb::arg("addresses"), nb::arg("threads"));
 }

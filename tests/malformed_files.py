@@ -102,7 +102,7 @@ def whole_files() -> Iterator[tuple[str, bytes]]:
     coded = _native.text_encode(header)
     yield "header_coding", sealed(header, [], coded=coded + b"\0")
     yield "header_coding", sealed(header, [], size=3, coded=coded + b"\1\1\1\1\1\1")
-    yield "header_coding", sealed(header, [], size=300, coded=coded)
+    yield "header_coding", sealed(header, [], size=40_000, coded=coded)
 
 
 def headers() -> Iterator[tuple[str, bytes]]:

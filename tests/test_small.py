@@ -27,6 +27,7 @@ def test_golden_files_are_what_the_reader_finds(path):
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype
         assert found[name].shape == tensor.shape
+        assert found[name].stride() == torch.empty(tensor.shape).stride()
         assert bytes(octets_of(found[name])) == bytes(octets_of(tensor))
 
 

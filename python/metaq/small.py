@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 
 import numpy as np
@@ -28,17 +27,14 @@ def load(data: memoryview) -> dict[str, Tensor] | None:
     if len(data) > MOST_BYTES:
         return None
     file = _native.WholeFile(np.frombuffer(data, np.uint8))
-    if not file.is_open:
-        return None
-    entries = file.tensors()
-    owned = [(math.prod(shape), DTYPES[dtype]) for at, (_, dtype, shape, target) in enumerate(entries) if target == at]
-    size_bytes = sum(size * dtype.itemsize for size, dtype in owned)
-    if size_bytes > MOST_BYTES:
+    if not file.is_open or file.size_bytes > MOST_BYTES:
         return None
     tensors: list[Tensor] = []
-    for at, (_, dtype, shape, target) in enumerate(entries):
-        tensors.append(torch.empty(shape, dtype=DTYPES[dtype]) if target == at else tensors[target])
-    threads = min(os.cpu_count() or 1, 1 + size_bytes // TASK_BYTES)
+    entries = file.tensors()
+    for at, (_, dtype, shape, strides, target) in enumerate(entries):
+        # Takes a third less time than torch.empty.
+        tensors.append(torch.empty_strided(shape, strides, dtype=DTYPES[dtype]) if target == at else tensors[target])
+    threads = min(os.cpu_count() or 1, 1 + file.size_bytes // TASK_BYTES)
     if not file.decode([tensor.data_ptr() for tensor in tensors], threads):
         return None
     return {name: tensor for (name, *_), tensor in zip(entries, tensors, strict=True)}

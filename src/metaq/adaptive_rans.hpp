@@ -67,7 +67,7 @@ private:
     static constexpr unsigned kFirstGap = 4, kLastGap = 32;
 
     // Every entry keeps a share of 1.
-    void learn() {
+    [[gnu::noinline]] void learn() {
 #if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
         auto* counts = reinterpret_cast<__m128i*>(counts_.data());
         auto* starts = reinterpret_cast<__m128i*>(starts_.data());
@@ -205,7 +205,7 @@ public:
         }
     }
 
-    std::size_t code(std::size_t lane, Table& table, std::size_t) {
+    [[gnu::always_inline]] std::size_t code(std::size_t lane, Table& table, std::size_t) {
         const std::uint32_t place = states_[lane] % kOne;
         const std::size_t entry = table.find(place);
         take(lane, place - table.start(entry), table.share(entry));
@@ -245,7 +245,7 @@ private:
 
     // Ends the step of a lane, given what of its place is left of the share. Whether a word is taken in would often be
     // guessed wrong, so there is no branch for it.
-    void take(std::size_t lane, std::uint32_t rest, std::uint32_t share) {
+    [[gnu::always_inline]] void take(std::size_t lane, std::uint32_t rest, std::uint32_t share) {
         const std::uint64_t state = share * (states_[lane] >> kShareBits) + rest;
         const auto wants = static_cast<std::uint64_t>(static_cast<std::int64_t>(state - kLeastState) >> 63);  // all its bits
         states_[lane] = state << (wants & 32) | (word(next_) & wants);

@@ -155,6 +155,7 @@ private:
         std::uint64_t first_row = 0;
 
         std::uint64_t row_symbols() const { return channels * kernel; }
+        std::size_t symbols() const { return static_cast<std::size_t>(rows * row_symbols()); }
     };
 
     struct PlacedChunk {
@@ -297,30 +298,44 @@ private:
         const auto is_wanted = [&](const Run& run) { return !parts[run.tensor].empty(); };
         if (std::none_of(runs.begin(), runs.end(), is_wanted)) return FileStatus::ok;
         if (crc32(chunk.payload) != read_word(chunk.checksum)) return FileStatus::chunk_checksum;
-        const auto memory = std::make_unique_for_overwrite<std::int32_t[]>(chunk.symbols);
-        const std::span<std::int32_t> symbols(memory.get(), chunk.symbols);
-        const FileStatus status = decode_symbols(chunk, runs, symbols);
-        if (status != FileStatus::ok) return status;
-        std::span<const std::int32_t> left(symbols);
+        std::size_t elsewhere = 0;
+        for (const Run& run : runs) elsewhere += in_place(run, parts[run.tensor]) ? 0 : run.symbols();
+        const auto memory = std::make_unique_for_overwrite<std::int32_t[]>(elsewhere);
+        std::vector<Block> blocks;
+        std::int32_t* next = memory.get();
         for (const Run& run : runs) {
-            const auto here = left.first(static_cast<std::size_t>(run.rows * run.row_symbols()));
-            left = left.subspan(here.size());
+            std::int32_t* first = in_place(run, parts[run.tensor]);
+            if (!first) first = std::exchange(next, next + run.symbols());
+            blocks.push_back({first, static_cast<std::size_t>(run.rows), static_cast<std::size_t>(run.channels),
+                              static_cast<std::size_t>(run.kernel)});
+        }
+        const FileStatus status = decode_symbols(chunk, blocks);
+        if (status != FileStatus::ok) return status;
+        for (std::size_t i = 0; i < runs.size(); ++i) {
+            const Run& run = runs[i];
             if (!is_wanted(run)) continue;
-            const FileStatus written = write_run(run, here, parts[run.tensor]);
+            const std::span symbols(blocks[i].symbols, run.symbols());
+            FileStatus written = FileStatus::ok;
+            if (in_place(run, parts[run.tensor])) {
+                to_float32(symbols, header_.codebooks[tensors()[run.tensor].codebook].step);
+            } else {
+                written = write_run(run, symbols, parts[run.tensor]);
+            }
             if (written != FileStatus::ok) return written;
         }
         return FileStatus::ok;
     }
 
-    static FileStatus decode_symbols(const PlacedChunk& chunk, std::span<const Run> runs,
-                                     std::span<std::int32_t> symbols) {
-        std::vector<Block> blocks;
-        std::int32_t* first = symbols.data();
-        for (const Run& run : runs) {
-            blocks.push_back({first, static_cast<std::size_t>(run.rows), static_cast<std::size_t>(run.channels),
-                              static_cast<std::size_t>(run.kernel)});
-            first += blocks.back().size();
-        }
+    // Where the run's values are, if its symbols can be decoded there: those of most networks.
+    std::int32_t* in_place(const Run& run, std::span<std::uint8_t> whole) const {
+        const FileTensor& tensor = tensors()[run.tensor];
+        if (whole.empty() || tensor.kind != TensorKind::coded || tensor.dtype != Dtype::float32) return nullptr;
+        if (header_.codebooks[tensor.codebook].kind != CodebookKind::uniform) return nullptr;
+        if (reinterpret_cast<std::uintptr_t>(whole.data()) % alignof(std::int32_t) != 0) return nullptr;
+        return reinterpret_cast<std::int32_t*>(whole.data()) + run.first_row * run.row_symbols();
+    }
+
+    static FileStatus decode_symbols(const PlacedChunk& chunk, std::span<const Block> blocks) {
         Status status = Status::corrupt;
         switch (static_cast<CoderId>(chunk.coder)) {
             case CoderId::stored: status = stored::decode(chunk.payload, blocks); break;

@@ -50,15 +50,21 @@ inline SymbolRange symbol_range(const FileCodebook& codebook, Dtype dtype) {
     return {1 - std::int64_t{kSymbolLimit}, std::int64_t{kSymbolLimit} - 1};
 }
 
+// Multiples of a step in place of the symbols, as little-endian float32.
+inline void to_float32(std::span<std::int32_t> symbols, float step) {
+    for (std::int32_t& symbol : symbols) {
+        const auto bits = std::bit_cast<std::uint32_t>(step * static_cast<float>(symbol));
+        if constexpr (std::endian::native == std::endian::little) {
+            symbol = std::bit_cast<std::int32_t>(bits);
+        } else {
+            write_little_endian(reinterpret_cast<std::uint8_t*>(&symbol), bits);
+        }
+    }
+}
+
 // `out` has room for exactly these symbols' values.
 inline FileStatus write_values(std::span<const std::int32_t> symbols, const FileCodebook& codebook, Dtype dtype,
                                std::uint8_t* out) {
-    if (codebook.kind == CodebookKind::uniform && dtype == Dtype::float32) {  // most networks: a loop for vectors
-        for (std::size_t i = 0; i < symbols.size(); ++i) {
-            write_little_endian(out + 4 * i, std::bit_cast<std::uint32_t>(codebook.step * static_cast<float>(symbols[i])));
-        }
-        return FileStatus::ok;
-    }
     const auto [least, greatest] = symbol_range(codebook, dtype);
     const unsigned width = traits_of(dtype).bytes;
     for (const std::int32_t symbol : symbols) {
