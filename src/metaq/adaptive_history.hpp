@@ -168,7 +168,9 @@ public:
             expected.value.fill(static_cast<std::int32_t>(means_[first_ + i] >> (8 + shift_)));
         }
         expected.level = shortened(base_, level);
-        const auto scale = [&](std::size_t lane) { return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]); };
+        const auto scale = [&](std::size_t lane) {
+            return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]);
+        };
         expected.scale = numbers_of(scale(0), scale(1), scale(2), scale(3));
         expected.shift = shift_;
         return expected;

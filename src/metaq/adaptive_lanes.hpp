@@ -81,8 +81,9 @@ inline Numbers plus(const Numbers& numbers, std::int32_t other) {
 
 // Whether all lie strictly between -limit and limit.
 inline bool are_within(const Numbers& numbers, std::int32_t limit) {
-    const __m128i outside = _mm_or_si128(_mm_cmpgt_epi32(load(numbers), _mm_set1_epi32(limit - 1)), _mm_cmplt_epi32(load(numbers), _mm_set1_epi32(1 - limit)));
-    return _mm_movemask_epi8(outside) == 0;
+    const __m128i above = _mm_cmpgt_epi32(load(numbers), _mm_set1_epi32(limit - 1));
+    const __m128i below = _mm_cmplt_epi32(load(numbers), _mm_set1_epi32(1 - limit));
+    return _mm_movemask_epi8(_mm_or_si128(above, below)) == 0;
 }
 
 inline bool all_below(const Values& values, std::int16_t limit) {
@@ -159,9 +160,12 @@ inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, 
     const __m128i ones = _mm_set1_epi16(1), rates = _mm_set1_epi32(rate);
     std::size_t i = 0;
     for (; i + 4 <= size; i += 4) {
-        const auto two = [&](std::size_t at) { return _mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(excess + at)), ones); };
-        const __m128 first = _mm_castsi128_ps(two(i)), second = _mm_castsi128_ps(two(i + 2));
-        const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88)), _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd)));
+        const auto two = [&](std::size_t at) {  // of each of two, two halves of the sum
+            return _mm_castsi128_ps(_mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(excess + at)), ones));
+        };
+        const __m128 first = two(i), second = two(i + 2);
+        const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88)),
+                                           _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd)));
         const __m128i learned = _mm_srai_epi32(_mm_madd_epi16(_mm_and_si128(sums, _mm_set1_epi32(0xffff)), rates), 8);
         auto* four = reinterpret_cast<__m128i*>(levels + i);
         _mm_storeu_si128(four, _mm_add_epi32(_mm_loadu_si128(four), learned));

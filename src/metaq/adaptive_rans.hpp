@@ -77,9 +77,11 @@ private:
         const auto total = static_cast<std::uint32_t>(_mm_extract_epi16(later_sums, 7));
         const std::uint32_t factor = ((kOne - kEntries) << 16) / total;
         const __m128i high = _mm_set1_epi16(static_cast<short>(factor >> 16)), low = _mm_set1_epi16(static_cast<short>(factor));
+        // Products with the halves of the factor are those with all of it, without their last bits.
         const auto scaled = [&](__m128i sum) { return _mm_add_epi16(_mm_mullo_epi16(sum, high), _mm_mulhi_epu16(sum, low)); };
-        _mm_storeu_si128(starts, _mm_add_epi16(scaled(_mm_sub_epi16(sums, first)), _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7)));
-        _mm_storeu_si128(starts + 1, _mm_add_epi16(scaled(_mm_sub_epi16(later_sums, second)), _mm_setr_epi16(8, 9, 10, 11, 12, 13, 14, 15)));
+        const __m128i numbers = _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7), later_numbers = _mm_add_epi16(numbers, _mm_set1_epi16(8));
+        _mm_storeu_si128(starts, _mm_add_epi16(scaled(_mm_sub_epi16(sums, first)), numbers));
+        _mm_storeu_si128(starts + 1, _mm_add_epi16(scaled(_mm_sub_epi16(later_sums, second)), later_numbers));
 #else
         std::uint32_t total = 0;
         for (const std::uint16_t counted : counts_) total += counted;

@@ -86,7 +86,9 @@ struct Tables {
 
     Tables() {
         for (std::size_t set = 0; set < kSets; ++set) {
-            for (int bin = 0; bin < kBins; ++bin) std::fill_n(&cells[set][static_cast<std::size_t>(bin) * kLeans], kLeans, Table(first_counts(set, bin)));
+            for (int bin = 0; bin < kBins; ++bin) {
+                std::fill_n(&cells[set][static_cast<std::size_t>(bin) * kLeans], kLeans, Table(first_counts(set, bin)));
+            }
         }
         Counts even;
         even.fill(kFirstFarCount);
@@ -123,7 +125,9 @@ inline Place place_of(Tables& tables, std::size_t set, const Expected& expected,
 inline std::array<std::uint32_t, kLanes> near_tables(const Expected& expected) {
     const auto limits = [&](std::size_t lane) { return &kLeanLimits.of_level[static_cast<std::size_t>(expected.level[lane])]; };
     std::array<std::uint32_t, kLanes> tables = reached(expected.value, {limits(0), limits(1), limits(2), limits(3)});
-    for (std::size_t lane = 0; lane < kLanes; ++lane) tables[lane] += static_cast<std::uint32_t>(expected.level[lane] >> kBinShift) * kLeans;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        tables[lane] += static_cast<std::uint32_t>(expected.level[lane] >> kBinShift) * kLeans;
+    }
     return tables;
 }
 

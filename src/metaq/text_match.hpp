@@ -43,7 +43,9 @@ public:
     bool following() const { return at_ > 0; }
     std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
     // What a prediction is worth: by the match's length, below kLengthClasses, and by the failures among the last eight.
-    std::uint32_t length_class() const { return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10; }
+    std::uint32_t length_class() const {
+        return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
+    }
     std::uint32_t failures() const { return std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7); }
 
 private:
