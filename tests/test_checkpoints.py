@@ -165,7 +165,8 @@ def test_rounding_of_special_values():
 
 
 def test_any_scale_and_dtype():
-    for dtype, scale in ((torch.half, 20000.0), (torch.float32, 1e-40), (torch.float32, 1e38), (torch.float64, 1e30)):
+    single, double = torch.float32, torch.float64
+    for dtype, scale in ((torch.half, 20000.0), (single, 1e-40), (single, 1e38), (double, 1e30), (double, 1.0)):
         weights = (scale * torch.randn(40, 40, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)).to(dtype)
         loaded = Reader(encode(compress_state_dict({"w": weights}, CompressionConfig(bits=2)))).load()["w"]
         assert bool(torch.isfinite(loaded).all())

@@ -146,6 +146,17 @@ def test_nothing_to_quantize(tmp_path):
         assert torch.equal(api.load_file(tmp_path / "x.mtq")["w"], torch.zeros(9, 9))
 
 
+@pytest.mark.parametrize("dials", [Dials(CompressionConfig(max_error=1e-4)), Dials(step=0.01)])
+def test_double_precision(tmp_path, dials):
+    path = tmp_path / "x.safetensors"
+    weights = torch.randn(30, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    safetensors.torch.save_file({"w": weights}, path)
+    compress_path(path, tmp_path / "x.mtq", dials)
+    found = api.load_file(tmp_path / "x.mtq")["w"]
+    assert found.dtype == torch.float64
+    assert float((found - weights).square().sum() / weights.square().sum()) <= 1e-4
+
+
 def test_weights_that_are_not_finite_are_kept(tmp_path):
     state = {"w": torch.randn(30, 30), "odd": torch.tensor([[float("nan"), 1.0], [-float("inf"), 1e-42]])}
     safetensors.torch.save_file(state, tmp_path / "x.safetensors")

@@ -192,7 +192,7 @@ def quantize(weights: Mapping[str, Tensor], books: Books, coder: str) -> tuple[d
 
 def _within(symbols: Tensor, codebook: UniformCodebook, dtype: torch.dtype) -> Tensor:
     """Symbols, changed in place so that none stands for more than the dtype's largest value."""
-    most = min(SYMBOL_LIMIT - 1, int(torch.finfo(dtype).max / codebook.step))
+    most = int(min(SYMBOL_LIMIT - 1, torch.finfo(dtype).max / codebook.step))
     return symbols.clamp_(-most, most)
 
 

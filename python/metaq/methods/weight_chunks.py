@@ -72,7 +72,7 @@ def fill_symbols(
             chunk.importances.append(None if factor is None else _block(factor)[rows].float().numpy())
             chunk.feedbacks.append(feedbacks[name])
             chunk.symbols.append(_block(symbols[name])[rows].numpy())
-            chunk.most.append(min(SYMBOL_LIMIT - 1, int(torch.finfo(dtype).max / step)))
+            chunk.most.append(int(min(SYMBOL_LIMIT - 1, torch.finfo(dtype).max / step)))
         return fill(chunk)
 
     sequence = [Run(index, None, 0, block_shape(tuple(weights[name].shape))) for index, name in enumerate(names)]
