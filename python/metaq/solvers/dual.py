@@ -163,5 +163,5 @@ def _result(record: Record, weights: Tensor, levels: Tensor) -> Result:
         iterations=record.iterations,
         status=record.status,
         counts=torch.from_numpy(record.counts).to(weights.device),
-        multipliers=knapsack.multipliers(xi, levels.to(weights.device), weights),
+        multipliers=knapsack.multipliers(xi, levels, weights),
     )

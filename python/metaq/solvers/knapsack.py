@@ -73,8 +73,8 @@ def hull(xi: Tensor, levels: Tensor) -> Hull:
     sets, count = xi.shape
     if count < 2 or levels.shape[-1] != count:
         raise InputError(f"hull: expected at least two levels, as many as costs, found {levels.shape[-1]} and {count}")
-    points = levels.to(torch.float64).expand(sets, count)
     costs = xi.to(torch.float64)
+    points = levels.to(costs).expand(sets, count)
     return _native_hulls(costs, points) if costs.is_cpu else _hulls(costs, points)
 
 
@@ -118,12 +118,13 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
     Args:
         xi: (C,) costs of the levels, finite, in any unit.
         levels: (C,) strictly increasing.
-        weights: any shape, finite.
+        weights: any shape, finite; the solution is on their device, wherever the others are.
 
     Raises:
         InputError: fewer than two levels, levels not strictly increasing, or shapes that do not match.
     """
-    points, costs = _checked(levels), xi.detach().to(torch.float64).contiguous()
+    points = _checked(levels, weights)
+    costs = xi.detach().to(points).contiguous()
     edges, grid = hull(costs[None], points), _Grid(points)
     kinds = torch.int64, torch.int64, torch.float64, torch.float64, torch.float64
     found = Solution(*(torch.empty(weights.shape, dtype=kind, device=weights.device) for kind in kinds))
@@ -160,8 +161,8 @@ def multipliers(xi: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
     Raises:
         InputError: as `solve`.
     """
-    points = _checked(levels)
-    slope, grid = hull(xi[None], points).slope[0], _Grid(points)
+    points = _checked(levels, weights)
+    slope, grid = hull(xi[None].to(points), points).slope[0], _Grid(points)
     result = torch.empty_like(weights, memory_format=torch.contiguous_format)
     for part, out in zip(_pieces(weights), _pieces(result), strict=True):
         inside, cell = grid.cells(part)
@@ -178,7 +179,7 @@ def masses(levels: Tensor, weights: Tensor) -> Tensor:
     Raises:
         InputError: fewer than two levels, or levels not strictly increasing.
     """
-    points = _checked(levels)
+    points = _checked(levels, weights)
     tops, runs, grid = points[1:].clone(), points.diff(), _Grid(points)
     whole, on_left = torch.zeros_like(points), torch.zeros_like(points)
     for part in _pieces(weights):
@@ -188,9 +189,9 @@ def masses(levels: Tensor, weights: Tensor) -> Tensor:
     return on_left + (whole - on_left).roll(1)
 
 
-def _checked(levels: Tensor) -> Tensor:
-    """The levels as float64, (C,), strictly increasing, at least two."""
-    points = levels.detach().to(torch.float64)
+def _checked(levels: Tensor, weights: Tensor) -> Tensor:
+    """The levels as float64, (C,), strictly increasing, at least two, on the weights' device."""
+    points = levels.detach().to(weights.device, torch.float64)
     if points.ndim != 1 or len(points) < 2:
         raise InputError(f"levels: expected at least two in one dimension, found shape {tuple(levels.shape)}")
     if not bool((points.diff() > 0).all()):
