@@ -17,7 +17,8 @@ puts |w|/u* at u*; beyond, y = 1, and it pays T1 w² + T2 + h(w).
 The tangents' minimisers are atoms of the feasible counts, whose convex hull is a model of the problem; every price
 bounds the optimum from below. A proximal bundle: the model's optimum, held near the best prices so far (the centre)
 and found by a few quadratic models in the atoms' shares, gives the next prices; where their bound rises by a fair part
-of what the model promised, they become the centre.
+of what the model promised, they become the centre. All of it is on the host, B numbers; only what is done for every
+weight is done where the weights are.
 Deviation: below c_lo the entropy goes on as its tangent there, so that prices stay finite.
 """
 
@@ -73,8 +74,8 @@ class Result:
     Attributes:
         value: the objective at the counts found, an upper bound of the optimum.
         gap: ``value`` less the best lower bound, at least 0 but for rounding.
-        counts: float64 (B,), of the levels without zero.
-        prices: float64 (B,), the best ξ, whose bound is ``value - gap``.
+        counts: float64 (B,), of the levels without zero, on the CPU.
+        prices: float64 (B,), the best ξ, whose bound is ``value - gap``, on the CPU.
         iterations: tangents taken.
     """
 
@@ -113,7 +114,7 @@ def solve(
     """Minimise the objective above.
 
     Args:
-        weights: any shape, finite, at least one; clipped to the levels' range.
+        weights: any shape, finite, at least one; clipped to the levels' range; on any device.
         levels: (B,) strictly increasing, on both sides of zero, without zero.
         start: (B,) prices to start from, those of an earlier result; those of every weight on its two neighbouring
             levels unless given.
@@ -150,7 +151,8 @@ def multipliers(prices: Tensor, weights: Tensor, levels: Tensor, costs: Costs) -
     Raises:
         InputError: as `solve`.
     """
-    return _Problem(weights, levels, costs).tangent(prices).multipliers.to(weights.dtype).reshape(weights.shape)
+    problem = _Problem(weights, levels, costs)
+    return problem.tangent(prices.to(problem.levels)).multipliers.to(weights.dtype).reshape(weights.shape)
 
 
 class _Proximal:
@@ -215,11 +217,11 @@ class _Mixture:
 class _Problem:
     def __init__(self, weights: Tensor, levels: Tensor, costs: Costs) -> None:
         self.costs = costs
-        self.levels = levels.to(torch.float64)
+        self.levels = levels.to("cpu", torch.float64)
         if len(levels) < 2 or not bool((self.levels[0] < 0) & (self.levels[-1] > 0) & (self.levels != 0).all()):
             raise InputError("perspective levels: expected some on both sides of zero, and not zero, found others")
         flat = weights.detach().reshape(-1).to(torch.float64)
-        self.weights = flat.clamp(self.levels[0], self.levels[-1])
+        self.weights = flat.clamp(float(self.levels[0]), float(self.levels[-1]))
         self.is_inside = self.weights == flat
 
     def prices(self, counts: Tensor) -> Tensor:
@@ -262,12 +264,13 @@ class _Problem:
 
     def whole(self) -> _Optimum:
         """The feasible point at which every weight is between its two neighbouring levels, and no share is missing."""
-        cell = (torch.searchsorted(self.levels, self.weights, right=True) - 1).clamp_(0, len(self.levels) - 2)
-        low, high = self.levels[cell], self.levels[cell + 1]
+        levels = self.levels.to(self.weights.device)
+        cell = (torch.searchsorted(levels, self.weights, right=True) - 1).clamp_(0, len(levels) - 2)
+        low, high = levels[cell], levels[cell + 1]
         mass = (high - self.weights) / (high - low)
-        counts = torch.zeros_like(self.levels).scatter_add_(0, cell, mass).scatter_add_(0, cell + 1, 1 - mass)
+        counts = torch.zeros_like(levels).scatter_add_(0, cell, mass).scatter_add_(0, cell + 1, 1 - mass)
         cost = self.costs.magnitude * float(self.weights.square().sum()) + self.costs.presence * len(self.weights)
-        return _Optimum(cost, counts, torch.zeros_like(self.weights))
+        return _Optimum(cost, counts.cpu(), torch.zeros_like(self.weights))
 
     def tangent(self, prices: Tensor) -> _Optimum:
         """The minimum with the entropy replaced by ``prices`` times counts."""
@@ -277,20 +280,21 @@ class _Problem:
         up = self._side(self.levels, intercept, slope)
         down = self._side(-self.levels.flip(0), intercept.flip(0), -slope.flip(0))
         weights, magnitudes = self.weights, self.weights.abs()
+        levels, left, right, slope = (part.to(weights.device) for part in (self.levels, left, right, slope))
         is_up = weights > 0
         place = torch.where(is_up, up.place, down.place).clamp(min=magnitudes)
         share = magnitudes / place.clamp(min=torch.finfo(torch.float64).tiny)
         is_whole = (magnitudes >= place) & ((magnitudes > 0) | (place == 0))
         share = torch.where(is_whole, 1.0, share)
         at = torch.where(is_up, place, -place)
-        cell = (torch.searchsorted(self.levels, at, right=True) - 1).clamp_(0, len(slope) - 1)
-        mass = (self.levels[right[cell]] - at) / (self.levels[right[cell]] - self.levels[left[cell]])
-        counts = torch.zeros_like(self.levels)
+        cell = (torch.searchsorted(levels, at, right=True) - 1).clamp_(0, len(slope) - 1)
+        mass = (levels[right[cell]] - at) / (levels[right[cell]] - levels[left[cell]])
+        counts = torch.zeros_like(levels)
         counts.scatter_add_(0, left[cell], share * mass).scatter_add_(0, right[cell], share * (1 - mass))
         cost = self.costs.magnitude * float((magnitudes * place).sum()) + self.costs.presence * float(share.sum())
         part = torch.where(is_up, up.price, -down.price).masked_fill_(weights == 0, 0.0)
         beta = torch.where(is_whole, 2 * self.costs.magnitude * weights + slope[cell], part)
-        return _Optimum(cost, counts, beta.mul_(self.is_inside))
+        return _Optimum(cost, counts.cpu(), beta.mul_(self.is_inside))
 
     def _side(self, places: Tensor, intercept: Tensor, slope: Tensor) -> _Side:
         """The minimum of G over the cells (places[j], places[j + 1]), as far as they are above 0."""
