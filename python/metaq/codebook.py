@@ -91,7 +91,7 @@ class TableCodebook:
         positions = symbols.to(torch.int64) + self.origin
         if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < len(self.levels):
             raise InputError(f"symbols: expected {-self.origin} to {len(self.levels) - 1 - self.origin}, found others")
-        return self.table[positions]
+        return self.table.to(positions.device)[positions]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def tuple_entropy(symbols: Sequence[Tensor], order: int) -> float:
         raise InputError(f"order: expected at least 1, found {order}")
     flat = [tensor.reshape(-1)[: tensor.numel() // order * order].to(torch.int64) for tensor in symbols]
     columns = torch.cat([part.reshape(-1, order) for part in flat]).unbind(1) if flat else ()
-    keys = torch.zeros(1, dtype=torch.int64)
+    keys = torch.zeros(1, dtype=torch.int64, device=flat[0].device if flat else None)
     for column in columns:
         numbers = torch.unique(column, return_inverse=True)[1]
         # Numbered anew at every position, so that keys never overflow, whatever the order.

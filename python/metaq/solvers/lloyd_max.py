@@ -8,6 +8,8 @@ its mean a difference of two running sums. Lloyd's iteration never raises the er
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,20 +27,21 @@ def spread(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
         zero: the position of a level that is 0; those below and above are then equally spaced on their own sides.
 
     Returns:
-        float64 (C,), strictly increasing.
+        float64 (C,), strictly increasing, on the weights' device.
     """
     least, greatest = (float(value) for value in weights.detach().aminmax())
+    numbers: dict[str, Any] = {"dtype": torch.float64, "device": weights.device}
     if zero is not None:
         below = -least if least < 0 else greatest or 1.0
         above = greatest if greatest > 0 else below
-        lower = torch.arange(-zero, 0, dtype=torch.float64) * (below / max(1, zero))
-        upper = torch.arange(count - zero, dtype=torch.float64) * (above / max(1, count - zero - 1))
+        lower = torch.arange(-zero, 0, **numbers) * (below / max(1, zero))
+        upper = torch.arange(count - zero, **numbers) * (above / max(1, count - zero - 1))
         return torch.cat([lower, upper])
     if greatest - least < _MARGIN * max(abs(least), abs(greatest)) or greatest == least:
         half = _MARGIN * (max(abs(least), abs(greatest)) or 1.0) * count
         least, greatest = least - half, greatest + half
     cell = (greatest - least) / count
-    return least + cell * (torch.arange(count, dtype=torch.float64) + 0.5)
+    return least + cell * (torch.arange(count, **numbers) + 0.5)
 
 
 def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iterations: int = 100) -> Tensor:

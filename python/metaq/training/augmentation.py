@@ -20,4 +20,4 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
 def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image (n, channels, height, width) mirrored left to right, or not, with equal chances."""
     chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    return torch.where(chosen, images.flip(3), images)
+    return torch.where(chosen.to(images.device), images.flip(3), images)
