@@ -107,14 +107,14 @@ def _check_coded(name: str, entry: CodedTensor) -> None:
 
 
 def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]:
-    """Every tensor as it is: small integers coded as such, shared storage as aliases, the rest kept."""
+    """Every tensor as it is, on the CPU: small integers coded as such, shared storage as aliases, the rest kept."""
     check_state(state)
     tensors: dict[str, CodedTensor | Tensor | Alias] = {}
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in state.items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
         first = seen.setdefault(identity, name) if tensor.numel() else name
-        tensors[name] = Alias(first) if first != name else code_integers(tensor)
+        tensors[name] = Alias(first) if first != name else code_integers(tensor.cpu())
     return tensors
 
 
