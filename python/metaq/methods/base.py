@@ -63,7 +63,15 @@ class BoundMethod(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`, wherever the tensors have been loaded to."""
+
+    def here(self, value: Any) -> Any:
+        """A value with the tensors in it, and in its lists and dictionaries, on the parameters' device."""
+        if isinstance(value, Tensor):
+            return value.to(next(iter(self.parameters.values())).device)
+        if isinstance(value, dict):
+            return {key: self.here(entry) for key, entry in value.items()}
+        return [self.here(entry) for entry in value] if isinstance(value, list) else value
 
 
 class Method(ABC):

@@ -156,7 +156,7 @@ class BoundDeepCompression(TrainedInFloat):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.training_step, self.rounds_done = state["training_step"], state["rounds_done"]
-        self.masks, self.clusters = dict(state["masks"]), state["clusters"] and dict(state["clusters"])
+        self.masks, self.clusters = self.here(state["masks"]), self.here(state["clusters"])
         self.shown.own = state["own"] and dict(state["own"])
 
     def _prune(self) -> None:

@@ -199,7 +199,7 @@ class BoundHEMP(TrainedInFloat):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.training_step, self.error_strength = state["training_step"], state["error_strength"]
-        self.levels, self.shown.own = list(state["levels"]), state["own"]
+        self.levels, self.shown.own = self.here(state["levels"]), state["own"]
         self.layers = self._layers()
 
     def _refresh(self) -> None:

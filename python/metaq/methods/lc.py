@@ -184,7 +184,7 @@ class BoundLC(TrainedInFloat):
             compressed.copy_(state["compressed"][name])
             self.multipliers[name].copy_(state["multipliers"][name])
         for group, levels in zip(self.groups, state["levels"], strict=True):
-            group.levels = levels
+            group.levels = None if levels is None else levels.cpu()
         self.shown.own = state["own"] and {
             name: own.to(self.compressed[name], copy=True) for name, own in state["own"].items()
         }

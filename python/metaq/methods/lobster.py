@@ -160,7 +160,7 @@ class BoundLOBSTER(TrainedInFloat):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         for name, value in state.items():
-            setattr(self.shown if name == "own" else self, name, value)
+            setattr(self.shown if name == "own" else self, name, self.here(value))
 
 
 def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:

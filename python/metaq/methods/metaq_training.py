@@ -79,7 +79,7 @@ class RegularizedTraining(BoundMethod):
         """Inverse of `state_dict`."""
         self.training_step, self.strength = state["training_step"], state["strength"]
         self.passing_factor, self.is_last_phase = state["passing_factor"], state["is_last_phase"]
-        self.objective.load_state_dict(state["objective"])
+        self.objective.load_state_dict(self.here(state["objective"]))
 
 
 class BoundMETaQ(RegularizedTraining):
@@ -188,7 +188,7 @@ class BoundMETaQ(RegularizedTraining):
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
-        self.view.pinned, self.view.pinned_values = state["pinned"], state["pinned_values"]
+        self.view.pinned, self.view.pinned_values = self.here(state["pinned"]), state["pinned_values"]
         self.view.restore(state["latents"])
 
     def _shrink(self, measure: Callable[[], int]) -> None:

@@ -56,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
         FormatError: it is not one of ours.
     """
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
         state["progress"]["best_file"] = state["progress"]["best_file"].numpy().tobytes()
         state["progress"] = Progress(**state["progress"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
