@@ -50,8 +50,8 @@ def calibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = Non
     Args:
         model: gives logits of shape (samples, classes) or (samples, positions, classes), or an object with such
             ``logits``.
-        loader: batches of inputs: a tensor, a tuple that begins with one, or a dictionary of keyword arguments. A few
-            hundred samples do.
+        loader: batches of inputs, on the model's device: a tensor, a tuple that begins with one, or a dictionary of
+            keyword arguments. A few hundred samples do.
         batches: how many to take; all, if not given.
         seed: of the predictions drawn.
 
