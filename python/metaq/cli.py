@@ -252,13 +252,14 @@ def train(
     folder: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     override: Annotated[list[str] | None, typer.Option("--set", help="Override an entry: section.key=value.")] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, or another that torch has.")] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Train a network by recipe: float first, then towards a small file; write the file and a report."""
     from metaq.training.recipe import load_recipe
 
     loaded = load_recipe(recipe, override or [])
-    result = _run(loaded, folder or Path("runs") / loaded.name, resume, "the same command with --resume")
+    result = _run(loaded, folder or Path("runs") / loaded.name, resume, "the same command with --resume", device)
     if as_json:
         print(json.dumps(result, indent=2))
         return
@@ -315,7 +316,7 @@ def complexity(
     _print({**{key: result[key] for key in ("levels", "draws", "mean", "largest")}, **fits, "plot": str(plot)}, False)
 
 
-def _run(recipe: Any, folder: Path, resume: bool, again: str) -> dict[str, Any]:
+def _run(recipe: Any, folder: Path, resume: bool, again: str, device: str = "cpu") -> dict[str, Any]:
     """A run under a progress bar for each of its stages, and its report; ``again`` is how to go on after Ctrl-C."""
     from metaq.report.page import write_report
     from metaq.training.run import Run
@@ -329,7 +330,7 @@ def _run(recipe: Any, folder: Path, resume: bool, again: str) -> dict[str, Any]:
             progress.update(bars[stage], completed=done)
 
         try:
-            result = Run(recipe, folder, resume, advance).train()
+            result = Run(recipe, folder, resume, advance, device).train()
         except KeyboardInterrupt:
             raise _StoppedError(f"stopped; the epochs done are kept: {again} goes on from there") from None
     with _working("writing the report"):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 import metaq
 from metaq.errors import FormatError, InputError
@@ -26,8 +27,8 @@ SHORT = [
 ]
 
 
-def short_run(folder, resume=False, advance=lambda *_: None, overrides=()):
-    return run.Run(load_recipe("lenet5-digits", [*SHORT, *overrides]), folder, resume, advance).train()
+def short_run(folder, resume=False, advance=lambda *_: None, overrides=(), device="cpu"):
+    return run.Run(load_recipe("lenet5-digits", [*SHORT, *overrides]), folder, resume, advance, device).train()
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,29 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(finished, tmp_path, at_
     assert resumed["weights_sha256"] == finished[1]["weights_sha256"]
     lines = (tmp_path / run.METRICS).read_text().splitlines()
     assert len(lines) == 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("at_step", [1, 100])
+def test_a_run_on_a_gpu_resumes(tmp_path, at_step):
+    steps = iter(range(at_step))
+
+    def kill(*_):
+        if next(steps, None) is None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        short_run(tmp_path, advance=kill, device="cuda")
+    result = short_run(tmp_path, resume=True, device="cuda")
+    found = evaluate_file(tmp_path / run.FILE)
+    assert found["weights_sha256"] == result["weights_sha256"]
+    assert found["test_accuracy"] == pytest.approx(result["test_after"]["accuracy"], abs=0.01)
+
+
+def test_a_device_that_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"^device: expected one that torch can use here, found 'gpu' \("):
+        short_run(tmp_path, device="gpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_resuming_a_finished_run_changes_nothing(finished):

@@ -22,6 +22,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> Split:
+        """The same on another device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -30,6 +34,10 @@ class Dataset:
     train: Split
     validation: Split
     test: Split
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same on another device."""
+        return Dataset(self.train.to(device), self.validation.to(device), self.test.to(device))
 
 
 def hold_out(train: Split, test: Split, held_out: int) -> Dataset:

@@ -44,13 +44,16 @@ class Run:
         folder: where; made if it is not there.
         resume: go on from the folder's checkpoint; without it, a folder that holds one is refused.
         advance: told of every training step, for progress bars.
+        device: where to train; ``"cpu"`` alone gives the same network again, bit for bit.
 
     Raises:
-        InputError: the folder holds a checkpoint and ``resume`` is off, or it belongs to another recipe.
+        InputError: the folder holds a checkpoint and ``resume`` is off, or it belongs to another recipe; or there is no
+            such device.
         DataError: the data set is not to be had.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, resume: bool, advance: Advance) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, resume: bool, advance: Advance, device: str = "cpu") -> None:
+        self.device = _usable(device)
         self.recipe = recipe
         self.folder = folder
         self.advance = advance
@@ -62,7 +65,7 @@ class Run:
                 f"{folder}: expected a new run, found a checkpoint; add --resume to go on, or name another folder"
             )
         self.progress: Progress = self.state["progress"] if self.state else Progress()
-        self.dataset: Dataset = data.by_name(recipe.data.name)(recipe.data.held_out)
+        self.dataset: Dataset = data.by_name(recipe.data.name)(recipe.data.held_out).to(self.device)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -109,7 +112,7 @@ class Run:
         # Layers draw their initial weights from the global generator, so fork it, and leave the caller's as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
-            return models.by_name(self.recipe.network.name)()
+            return models.by_name(self.recipe.network.name)().to(self.device)
 
     def _float_network(self) -> nn.Module:
         model = self._new_network()
@@ -176,11 +179,24 @@ class Run:
             "test_before": asdict(evaluate(before, self.dataset.test)),
             "test_after": asdict(evaluate(after, self.dataset.test)),
             "seconds": sum(json.loads(line)["seconds"] for line in (self.folder / METRICS).read_text().splitlines()),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+            "machine": f"{self._processor()}, torch {torch.__version__}",
             "config": self.tree,
         }
         self._write_json(RESULT, result)
         return result
 
+    def _processor(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.machine()}, {os.cpu_count()} cores"
+
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # what torch raises depends on how it was built
+        found = str(error).splitlines()[0]
+        raise InputError(f"device: expected one that torch can use here, found {name!r} ({found})") from None
