@@ -55,7 +55,10 @@ class Compressor:
         self._handle = model.register_forward_pre_hook(lambda module, _: self.bound.on_forward(module.training))
 
     def regularize(self) -> None:
-        """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``."""
+        """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``.
+
+        With a ``torch.amp.GradScaler``, call its ``unscale_(optimizer)`` before: the method's gradient is not scaled.
+        """
         self.training_step += 1
         if self.bound.measure_every and self.training_step % self.bound.measure_every == 0:
             self.bound.on_size(self._measure)
