@@ -82,7 +82,7 @@ class Reference:
             print(parameter, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            found = self.process.communicate()[1].strip().splitlines()[-1]
+            found = (self.process.communicate()[1].strip() or "nothing").splitlines()[-1]
             raise SystemExit(f"{self.name}: expected an interpreter that has the reference software, found {found}")
         row = json.loads(line)
         measured = float(f"{row['error']:.3e}"), row["file_bytes"]

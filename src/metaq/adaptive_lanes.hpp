@@ -155,7 +155,7 @@ inline Numbers sums_of_lanes(const Values* values, std::size_t size) {
     return found;
 }
 
-// Does so for each of some levels. The rate is below 2^15.
+// `learn_one` for each of some levels. The rate is below 2^15.
 inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, int rate) {
     const __m128i ones = _mm_set1_epi16(1), rates = _mm_set1_epi32(rate);
     std::size_t i = 0;

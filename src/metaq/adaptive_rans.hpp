@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <utility>
 #include <vector>
 
 #if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
@@ -30,7 +29,8 @@ inline constexpr std::uint32_t kOne = 1u << kShareBits;
 
 using Counts = std::array<std::uint16_t, kEntries>;
 
-// Probabilities by counts, which are looked at now and then: after 4 steps, 5, 6, ..., and every 32 in the end.
+// Probabilities by counts, which are looked at now and then: after 4 steps, 5, 6, ..., and every 32 in the end. Aligned, so
+// that its size is one by which addresses take no multiplication.
 class alignas(8) Table {
 public:
     // At least one count is not zero, and they add up to at most kMostCounted.

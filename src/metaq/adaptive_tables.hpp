@@ -61,15 +61,15 @@ constexpr Counts first_counts(std::size_t set, int bin) {
 // Leans: how many of these the prediction is, or more, in 1/256 of the expected magnitude.
 inline constexpr std::array<std::uint32_t, kLimits> kLeanTimes{13, 38, 77, 128, 205, 307};
 inline constexpr std::size_t kLeans = kLimits + 1;
-inline constexpr std::int16_t kCellLevel = std::max(level_of_cells(0), level_of_cells(kFree));
+inline constexpr std::int16_t kNearLevels = std::max(level_of_cells(0), level_of_cells(kFree));
 
 // The same by level, as magnitudes of predictions in 1/256, where these are exact.
 struct LeanLimits {
-    alignas(16) std::array<Limits, kCellLevel> of_level{};
+    alignas(16) std::array<Limits, kNearLevels> of_level{};
 };
 constexpr LeanLimits make_lean_limits() {
     LeanLimits limits;
-    for (std::size_t level = 0; level < kCellLevel; ++level) {
+    for (std::size_t level = 0; level < kNearLevels; ++level) {
         Limits& of_level = limits.of_level[level];
         for (std::size_t i = 0; i < kLimits; ++i) {
             const std::uint64_t least = ((std::uint64_t{kLeanTimes[i]} << Expected{}.scale_shift()) + kScales[level] - 1) / kScales[level];
@@ -121,7 +121,7 @@ inline Place place_of(Tables& tables, std::size_t set, const Expected& expected,
     return {leans + std::count_if(kLeanTimes.begin(), kLeanTimes.end(), [&](std::uint32_t least) { return least <= times; }), 0, 0, sign};
 }
 
-// The same for each lane, of a set's tables, where the expectations of all are exact and below kCellLevel.
+// The same for each lane, of a set's tables, where the expectations of all are exact and below kNearLevels.
 inline std::array<std::uint32_t, kLanes> near_tables(const Expected& expected) {
     const auto limits = [&](std::size_t lane) { return &kLeanLimits.of_level[static_cast<std::size_t>(expected.level[lane])]; };
     std::array<std::uint32_t, kLanes> tables = reached(expected.value, {limits(0), limits(1), limits(2), limits(3)});

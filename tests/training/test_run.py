@@ -99,9 +99,10 @@ def test_a_run_on_a_gpu_resumes(tmp_path, at_step):
     assert found["test_accuracy"] == pytest.approx(result["test_after"]["accuracy"], abs=0.01)
 
 
-def test_a_device_that_is_none(tmp_path):
-    with pytest.raises(InputError, match=r"^device: expected one that torch can use here, found 'gpu' \("):
-        short_run(tmp_path, device="gpu")
+@pytest.mark.parametrize("device", ["gpu", "", "meta", "hpu", "cuda:99"])
+def test_a_device_that_is_none(tmp_path, device):
+    with pytest.raises(InputError, match=rf"^device: expected one that torch can use here, found '{device}' \(.+\)$"):
+        short_run(tmp_path, device=device)
     assert not list(tmp_path.iterdir())
 
 

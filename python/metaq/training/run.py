@@ -196,7 +196,9 @@ class Run:
 
 def _usable(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # what torch raises depends on how it was built
+        number = torch.zeros((), device=name)
+        number.item()  # a meta tensor has none
+        return number.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises depends on the device
         found = str(error).splitlines()[0]
         raise InputError(f"device: expected one that torch can use here, found {name!r} ({found})") from None
