@@ -24,18 +24,18 @@
 #include <utility>
 #include <vector>
 
-#include "metaq/adaptive.hpp"
-#include "metaq/decoder_header.hpp"
-#include "metaq/decoder_status.hpp"
-#include "metaq/decoder_values.hpp"
-#include "metaq/huffman.hpp"
-#include "metaq/mixing.hpp"
-#include "metaq/range.hpp"
-#include "metaq/symbols.hpp"
-#include "metaq/text.hpp"
+#include "metaq/adaptive/coder.hpp"
+#include "metaq/format/header.hpp"
+#include "metaq/format/status.hpp"
+#include "metaq/format/values.hpp"
+#include "metaq/huffman/coder.hpp"
+#include "metaq/mixing/coder.hpp"
+#include "metaq/range/coder.hpp"
+#include "metaq/base/symbols.hpp"
+#include "metaq/text/coder.hpp"
 
-#if __has_include("metaq/rans_decoder.hpp")
-#include "metaq/rans_decoder.hpp"
+#if __has_include("metaq/rans/decoder.hpp")
+#include "metaq/rans/decoder.hpp"
 #define METAQ_DECODER_HAS_RANS 1
 #endif
 

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <span>
 
-#include "metaq/decoder_header.hpp"
+#include "metaq/format/header.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
     metaq::FileHeader header;

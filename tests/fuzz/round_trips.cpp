@@ -8,13 +8,13 @@
 #include <span>
 #include <vector>
 
-#include "metaq/adaptive.hpp"
-#include "metaq/huffman.hpp"
-#include "metaq/mixing.hpp"
-#include "metaq/rans.hpp"
-#include "metaq/range.hpp"
-#include "metaq/symbols.hpp"
-#include "metaq/text.hpp"
+#include "metaq/adaptive/coder.hpp"
+#include "metaq/huffman/coder.hpp"
+#include "metaq/mixing/coder.hpp"
+#include "metaq/rans/coder.hpp"
+#include "metaq/range/coder.hpp"
+#include "metaq/base/symbols.hpp"
+#include "metaq/text/coder.hpp"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // The adaptive coder's tables and lanes, its streams' bytes, and streams that no encoder writes. Built twice, the second
 // time without SIMD.
-#include "metaq/adaptive.hpp"
+#include "metaq/adaptive/coder.hpp"
 
 #include <algorithm>
 #include <array>

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "metaq/symbols.hpp"
+#include "metaq/base/symbols.hpp"
 
 namespace suite {
 

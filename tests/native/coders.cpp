@@ -1,10 +1,10 @@
 // The shared suite over every coder of blocks.
 #include "coder_suite.hpp"
-#include "metaq/adaptive.hpp"
-#include "metaq/huffman.hpp"
-#include "metaq/mixing.hpp"
-#include "metaq/range.hpp"
-#include "metaq/rans.hpp"
+#include "metaq/adaptive/coder.hpp"
+#include "metaq/huffman/coder.hpp"
+#include "metaq/mixing/coder.hpp"
+#include "metaq/range/coder.hpp"
+#include "metaq/rans/coder.hpp"
 
 namespace {
 

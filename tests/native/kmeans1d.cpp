@@ -1,5 +1,5 @@
 // Exact k-means against the textbook programme, under sanitizers.
-#include "metaq/kmeans1d.hpp"
+#include "metaq/solvers/kmeans1d.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,5 +1,5 @@
 // The mixing coder's choice of a rate, and the streams that name one which is not.
-#include "metaq/mixing.hpp"
+#include "metaq/mixing/coder.hpp"
 
 #include "check.hpp"
 #include "coder_suite.hpp"

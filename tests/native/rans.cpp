@@ -1,7 +1,7 @@
 // What only the rANS coder has: several paths of decoding, values, classes of rows and contexts.
-#include "metaq/floats.hpp"
-#include "metaq/planes.hpp"
-#include "metaq/rans.hpp"
+#include "metaq/base/floats.hpp"
+#include "metaq/format/planes.hpp"
+#include "metaq/rans/coder.hpp"
 
 #include <bit>
 #include <cstdint>

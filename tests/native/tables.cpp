@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "check.hpp"
-#include "metaq/bits.hpp"
-#include "metaq/frequencies.hpp"
-#include "metaq/histogram.hpp"
-#include "metaq/package_merge.hpp"
+#include "metaq/base/bits.hpp"
+#include "metaq/base/frequencies.hpp"
+#include "metaq/base/histogram.hpp"
+#include "metaq/huffman/package_merge.hpp"
 
 using Counts = std::vector<std::uint64_t>;
 

@@ -44,7 +44,7 @@ def module_of(path):
 malformed = module_of(TESTS / "malformed_files.py")
 reference = module_of(TESTS / "reference_decoder.py")
 MALFORMED = list(malformed.files())
-STATUS_TEXT = (ROOT / "src" / "metaq" / "decoder_status.hpp").read_text()
+STATUS_TEXT = (ROOT / "src" / "metaq" / "format" / "status.hpp").read_text()
 MESSAGES = dict(re.findall(r'case FileStatus::(\w+):\s+return\s+"([^"]*)";', STATUS_TEXT))
 
 

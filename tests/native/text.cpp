@@ -1,5 +1,5 @@
 // Strings through the text coder.
-#include "metaq/text.hpp"
+#include "metaq/text/coder.hpp"
 
 #include <string>
 #include <vector>

@@ -1,12 +1,12 @@
 // The trellis against all paths there are, and the mixing coder's eye for what comes out of it.
-#include "metaq/trellis.hpp"
+#include "metaq/quantizers/trellis.hpp"
 
 #include <cmath>
 #include <limits>
 
 #include "check.hpp"
 #include "coder_suite.hpp"
-#include "metaq/mixing.hpp"
+#include "metaq/mixing/coder.hpp"
 
 namespace {
 

@@ -1,0 +1,112 @@
+// The adaptive coder: blocks of symbols <-> bytes, by rANS with tables that learn, chosen by what is expected of a symbol.
+//
+// A stream: the blocks' headers as bits, zeros filling the last byte; unless all blocks are constant, the rANS
+// (rans.hpp); and zeros up to a byte for every 2^19 symbols.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "metaq/adaptive/band.hpp"
+#include "metaq/adaptive/rans.hpp"
+#include "metaq/base/bits.hpp"
+#include "metaq/base/centre.hpp"
+#include "metaq/base/dependent.hpp"
+#include "metaq/base/symbols.hpp"
+
+namespace metaq::adaptive {
+
+struct BlockHeader {
+    std::int32_t centre;  // the symbol coded as zero: the most frequent; zero itself if they are dependent
+    bool constant;        // all symbols are the centre
+    std::size_t machine;  // 0 for symbols that are free, or one more than the place in dependent::kMachine
+};
+
+template <class Coder, class Symbol>
+Status code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, const BlockHeader& header) {
+    if (header.machine == 0) return code_symbols(state, coder, block, FreeSymbols{header.centre});
+    return code_symbols(state, coder, block, DependentSymbols{&kMoves[header.machine - 1]});
+}
+
+inline constexpr std::uint32_t kConstant = dependent::kMachines + 1;  // above the kinds that name a machine
+inline constexpr unsigned kKindBits = 2, kCentreOrder = 3;
+
+inline BlockHeader make_header(const ConstBlock& block) {
+    if (is_constant(block)) return {block.symbols[0], true, 0};
+    const std::size_t machine = dependent::machine_of(block);
+    return {machine > 0 ? 0 : most_frequent(block), false, machine};
+}
+
+inline void write_header(BitWriter& writer, const BlockHeader& header) {
+    writer.put(header.constant ? kConstant : static_cast<std::uint32_t>(header.machine), kKindBits);
+    if (header.machine == 0) put_golomb(writer, to_zigzag(header.centre), kCentreOrder);
+}
+
+// False if no encoder writes this.
+inline bool read_header(BitReader& reader, BlockHeader& header) {
+    const std::uint32_t kind = reader.get(kKindBits);
+    header = {0, kind == kConstant, kind == kConstant ? 0 : kind};
+    if (header.machine > 0) return true;
+    std::uint32_t folded = 0;
+    if (!get_golomb(reader, kCentreOrder, folded)) return false;
+    header.centre = from_zigzag(folded);
+    return is_symbol(header.centre);
+}
+
+// Appends the code of `blocks` to `out`.
+inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    const std::size_t start = out.size();
+    const auto state = std::make_unique<State>();
+    BitWriter writer(out);
+    std::vector<Step> steps;
+    Encoder coder(steps);
+    bool any = false;
+    for (const ConstBlock& block : blocks) {
+        if (block.size() == 0) continue;
+        const BlockHeader header = make_header(block);
+        write_header(writer, header);
+        if (header.constant) continue;
+        code_block(*state, coder, block, header);
+        any = true;
+    }
+    writer.finish();
+    if (any) coder.finish(out);
+    out.resize(std::max(out.size(), start + least_bytes(blocks)));
+}
+
+// Steps of a group at most: of a symbol its cell, and if that is far the bits of its distance, how many these are, and
+// they themselves; then its place in the cell.
+inline constexpr std::size_t kMostSteps = kGroup * kLanes * (2 + 1 + 3 + 1);
+
+// Fills `blocks`, whose shapes are those encoded, from exactly `data`.
+inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+    std::vector<BlockHeader> headers;
+    BitReader reader(data);
+    bool any = false;
+    for (const Block& block : blocks) {
+        headers.push_back({0, true, 0});
+        if (block.size() == 0) continue;
+        if (!read_header(reader, headers.back())) return Status::corrupt;
+        any |= !headers.back().constant;
+    }
+    if (!reader.pads_with_zeros()) return Status::corrupt;
+    if (reader.status() != Status::ok || data.size() < least_bytes(blocks)) return Status::truncated;
+    const PaddedBytes bytes(data.subspan(reader.bytes()), kWordBytes * kMostSteps);
+    Decoder coder(bytes, any);
+    const auto state = std::make_unique<State>();
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        if (headers[i].constant) {
+            std::fill_n(blocks[i].symbols, blocks[i].size(), headers[i].centre);
+            continue;
+        }
+        const Status status = code_block(*state, coder, blocks[i], headers[i]);
+        if (status != Status::ok) return status;
+    }
+    return coder.finish(data.size() == least_bytes(blocks));
+}
+
+}  // namespace metaq::adaptive

@@ -1,0 +1,254 @@
+// What the adaptive coder expects of a symbol, from those before it: a level, log2 of its magnitude, and a value.
+//
+// Rows go in bands of four, symbol by symbol side by side, so that a processor need not wait for one to be known. A level is
+// the sum of those of all symbols, the row, the column, the channel and the kernel position. Each learns by how much
+// magnitudes exceed what was expected. A value is predicted within a kernel from the positions before, by normalised least
+// mean squares with weights of each position's own; otherwise it is the mean of the column so far. Symbols come in groups, a
+// kernel or some columns of a matrix, of each row of the band; levels and weights learn only when a group is complete.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "metaq/adaptive/lanes.hpp"
+#include "metaq/base/logistic.hpp"
+
+namespace metaq::adaptive {
+
+inline constexpr std::size_t kGroup = 64;        // symbols of a row at most
+inline constexpr std::size_t kMatrixGroup = 16;  // columns of a matrix
+inline constexpr int kLevelOne = 1 << 16;        // an octave
+inline constexpr int kLeastLevel = -4 * kLevelOne;
+
+// Entry i is 2^(-i/16) in units of 2^-31: the inverse of a magnitude by its level without its last bits.
+constexpr std::array<std::uint32_t, kLevels> make_scales() {
+    std::array<std::uint32_t, kLevels> table{};
+    std::uint64_t power = std::uint64_t{1} << 31;
+    for (std::uint32_t& entry : table) {
+        entry = static_cast<std::uint32_t>(power);
+        power = power * 4112874773u >> 32;
+    }
+    return table;
+}
+inline constexpr auto kScales = make_scales();
+
+// How fast something learns: by power / 256 of its n-th observation's share, n counted from `start` up to `limit`.
+struct Rate {
+    int power;
+    std::size_t start, limit;
+
+    // In units of 2^-16.
+    int at(std::size_t n) const {
+        const std::uint32_t share = logistic::kReciprocals[std::min(n + start, limit)];
+        return static_cast<int>(static_cast<std::uint32_t>(power) * share >> 8);
+    }
+};
+inline constexpr Rate kAllRate{32, 4, 1000}, kRowRate{440, 3, 1000}, kColumnRate{112, 16, 200}, kChannelRate{112, 8, 96},
+    kPositionRate{104, 48, 1000}, kMeanRate{256, 8, 650};
+
+// Large values are known up to a unit of 2^shift only, so that products of two stay within 32 bits.
+struct Expected {
+    Values level;   // less kLeastLevel, without its last bits, below kLevels
+    Numbers scale;  // kScales of that
+    Numbers value;  // in 1/256 of the unit
+    int shift = 0;
+
+    constexpr int scale_shift() const { return 31 + kLeastLevel / kLevelOne - shift; }
+
+    // How many times the expected magnitude another is, in 1/256; it is in 1/256 of the unit.
+    std::uint64_t times(std::size_t lane, std::uint32_t magnitude) const {
+        return std::uint64_t{magnitude} * static_cast<std::uint32_t>(scale[lane]) >> scale_shift();
+    }
+};
+
+// Predicts values within the kernels of a band from the eight before each.
+class KernelPredictor {
+public:
+    // The values of other kernels follow.
+    void start_kernel() {
+        std::fill_n(known_.begin(), kTaps, Values{});
+        std::fill_n(squares_.begin(), kTaps, 0);
+        energy_ = 0;
+    }
+
+    // The kernels go on behind a group of that size.
+    void go_on(std::size_t size) {
+        std::copy_n(known_.begin() + static_cast<std::ptrdiff_t>(size), kTaps, known_.begin());
+        std::copy_n(squares_.begin() + static_cast<std::ptrdiff_t>(size), kTaps, squares_.begin());
+    }
+
+    // In 1/256 of the unit.
+    Numbers predict(std::size_t i, std::size_t position) {
+        energies_[i] = energy_;
+        return weighted(&known_[i], weights_[std::min(position, kPositions - 1)], 8 - kUsedShift);
+    }
+
+    void note(std::size_t i, const Noted& noted) {
+        energy_ += noted.energy - squares_[i];
+        squares_[i + kTaps] = noted.energy;
+        known_[i + kTaps] = noted.known;
+        misses_[i] = noted.misses;
+    }
+
+    void learn(std::size_t i, std::size_t position) {
+        const int shift = static_cast<int>(std::bit_width(static_cast<std::uint32_t>(energies_[i]) + 15)) - 4;
+        adaptive::learn(weights_[std::min(position, kPositions - 1)], &known_[i], misses_[i], shift);
+    }
+
+private:
+    static constexpr std::size_t kPositions = 64;
+
+    std::array<Weights, kPositions> weights_;
+    std::array<Values, kTaps + kGroup> known_{};  // the values before a group, and its own
+    std::array<std::int32_t, kTaps + kGroup> squares_{};
+    std::array<Values, kGroup> misses_;           // by how much the group's were missed
+    std::array<std::int32_t, kGroup> energies_;   // of the values before each of the group's
+    std::int32_t energy_ = 0;
+};
+
+class History {
+public:
+    void start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
+        channels_ = channels;
+        kernel_ = kernel;
+        const std::size_t row_size = channels * kernel;
+        rows_.assign(row_size > 1 && rows <= kRowLimit ? rows : 0, 0);
+        columns_.assign(row_size, 0);
+        channel_levels_.assign(kernel > 1 ? channels : 0, 0);
+        positions_.assign(kernel > 1 ? kernel : 0, 0);
+        means_.assign(kernel > 1 ? 0 : row_size, 0);
+        const std::size_t each = before_.empty() || channels % before_.size() != 0 ? 0 : channels / before_.size() * kernel;
+        for (std::size_t i = 0; each > 0 && i < row_size; ++i) columns_[i] = before_[i / each];
+        all_seen_ = 0;
+    }
+
+    // `lanes` rows from this one on.
+    void start_band(std::size_t row, std::size_t lanes) {
+        row_number_ = row;
+        lanes_ = lanes;
+        for (std::size_t lane = 0; lane < kLanes; ++lane) mask_[lane] = lane < lanes ? -1 : 0;
+        row_ = {};
+        row_seen_ = first_ = channel_ = position_ = size_ = 0;
+        const std::size_t seen = std::min(row, kRowLimit);
+        column_rate_ = kColumnRate.at(seen);
+        position_rate_ = kPositionRate.at(seen * channels_);
+        channel_rate_ = kChannelRate.at(seen * kernel_);
+        mean_rate_ = kMeanRate.at(seen);
+    }
+
+    // The size of the next group; 0 at the rows' end.
+    std::size_t start_group() {
+        if (kernel_ > 1 && position_ > 0) predictor_.go_on(size_);
+        size_ = std::min(kernel_ > 1 ? std::min(kernel_ - position_, kGroup) : kMatrixGroup, channels_ * kernel_ - first_);
+        if (size_ == 0) return 0;
+        const int base = all_ - kLeastLevel + (kernel_ > 1 ? channel_levels_[channel_] : 0);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) base_[lane] = base + row_[lane];
+        if (position_ == 0) {
+            shift_ = std::clamp((base + kLeastLevel) / kLevelOne - kExactOctaves, 0, kMostShift);
+            predictor_.start_kernel();
+        }
+        return size_;
+    }
+
+    // Whether the unit of the group's values is 1.
+    bool is_exact() const { return shift_ == 0; }
+
+    // The expectations of the group's i-th symbols.
+    Expected expect(std::size_t i) {
+        Expected expected;
+        int level = columns_[first_ + i];
+        if (kernel_ > 1) {
+            level = plus(level, positions_[position_ + i]);
+            expected.value = predictor_.predict(i, position_ + i);
+        } else {
+            expected.value.fill(static_cast<std::int32_t>(means_[first_ + i] >> (8 + shift_)));
+        }
+        expected.level = shortened(base_, level);
+        const auto scale = [&](std::size_t lane) {
+            return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]);
+        };
+        expected.scale = numbers_of(scale(0), scale(1), scale(2), scale(3));
+        expected.shift = shift_;
+        return expected;
+    }
+
+    // What the group's i-th symbols were.
+    void note(std::size_t i, const Expected& expected, const Numbers& values) {
+        const Noted now = noted(values, shift_, expected.value, expected.scale, expected.scale_shift(), mask_);
+        excess_[i] = now.excess;
+        if (kernel_ > 1) {
+            predictor_.note(i, now);
+            return;
+        }
+        int sum = 0;
+        for (const int value : now.known) sum += value;
+        std::int64_t& mean = means_[first_ + i];
+        mean += (sum * (std::int64_t{65536} << shift_) - static_cast<std::int64_t>(lanes_) * mean) * mean_rate_ >> 16;
+    }
+
+    void end_group() {
+        const Numbers of_rows = sums_of_lanes(excess_.data(), size_);
+        const int sum = of_rows[0] + of_rows[1] + of_rows[2] + of_rows[3];
+        learn(&columns_[first_], excess_.data(), size_, column_rate_);
+        if (kernel_ > 1) learn(&positions_[position_], excess_.data(), size_, position_rate_);
+        if (kernel_ > 1) {
+            move(channel_levels_[channel_], sum, channel_rate_);
+            for (std::size_t i = 0; i < size_; ++i) predictor_.learn(i, position_ + i);
+        }
+        row_seen_ += size_;
+        all_seen_ += size_ * lanes_;
+        const int row_rate = kRowRate.at(row_seen_);
+        for (std::size_t lane = 0; lane < kLanes; ++lane) move(row_[lane], of_rows[lane], row_rate);
+        move(all_, sum, kAllRate.at(all_seen_));
+        first_ += size_;
+        position_ += size_;
+        if (position_ < kernel_) return;
+        position_ = 0;
+        ++channel_;
+    }
+
+    void end_band() {
+        if (!rows_.empty()) std::copy_n(row_.begin(), lanes_, rows_.begin() + static_cast<std::ptrdiff_t>(row_number_));
+    }
+
+    // Rows' levels are those of the channels of the next block that takes its input from this one.
+    void end_block() {
+        if (channels_ * kernel_ == 1) return;
+        before_.swap(rows_);
+        if (before_.empty()) return;
+        std::int64_t sum = 0;
+        for (const int level : before_) sum += level;
+        const auto mean = static_cast<int>(sum / static_cast<std::int64_t>(before_.size()));
+        for (int& level : before_) level -= mean;
+    }
+
+private:
+    static constexpr std::size_t kRowLimit = 1 << 16;
+    static constexpr int kLevelLimit = 32 * kLevelOne;
+    static constexpr int kExactOctaves = 5, kMostShift = 8;
+
+    static void move(int& level, int excess, int rate) {
+        level = std::clamp(level + static_cast<int>(std::int64_t{excess} * rate >> 8), -kLevelLimit, kLevelLimit);
+    }
+
+    std::size_t channels_ = 0, kernel_ = 0;
+    int all_ = kLevelOne;
+    std::vector<int> columns_, channel_levels_, positions_;
+    std::vector<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
+    std::vector<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
+    KernelPredictor predictor_;
+
+    std::size_t row_number_ = 0, lanes_ = 0, row_seen_ = 0, all_seen_ = 0;
+    int column_rate_ = 0, position_rate_ = 0, channel_rate_ = 0, mean_rate_ = 0;
+    Values mask_{};           // -1 for the rows that there are
+    Numbers row_{}, base_{};  // the rows' levels, and the group's in each, but for columns and positions
+    int shift_ = 0;           // the kernel's, or the group's
+    std::size_t first_ = 0, size_ = 0, channel_ = 0, position_ = 0;  // where the group begins, and its size
+    std::array<Values, kGroup> excess_;
+};
+
+}  // namespace metaq::adaptive

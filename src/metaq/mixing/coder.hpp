@@ -1,0 +1,217 @@
+// The mixing coder: blocks of symbols <-> bytes, by context mixing and binary arithmetic coding.
+//
+// Encoder and decoder are one: both run `code_block` with a coder that either takes decisions or finds them, so they cannot
+// drift apart. What is learned stays from block to block; means start anew in each.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "metaq/base/binary_coder.hpp"
+#include "metaq/base/centre.hpp"
+#include "metaq/base/dependent.hpp"
+#include "metaq/mixing/contexts.hpp"
+#include "metaq/mixing/model.hpp"
+#include "metaq/base/symbols.hpp"
+
+namespace metaq::mixing {
+
+inline constexpr std::size_t kSearchBytes = 1 << 14;  // streams below are coded by every rate of the mixers
+
+struct State {
+    Model model;
+    History history;
+};
+
+struct BlockHeader {
+    std::int32_t centre;  // the symbol coded as zero: the most frequent; zero itself if they are dependent
+    bool constant;        // all symbols are the centre
+    std::size_t rate;     // of the mixers, in the stream's first block; 0 in all others
+    std::size_t machine;  // 0 for symbols that are free, or one more than the place in dependent::kMachine
+};
+
+// A symbol less the centre, or its index.
+struct Sized {
+    std::int64_t magnitude;
+    bool negative;
+};
+
+// The width of a kernel that is square, or of one row.
+inline std::size_t kernel_width(std::size_t kernel) {
+    std::size_t width = 1;
+    while (width < 64 && width * width < kernel) ++width;
+    return width * width == kernel ? width : kernel;
+}
+
+// What is coded of symbols that are free: their magnitudes.
+struct FreeSymbols {
+    void start_row() {}
+    std::size_t quantizer() const { return 0; }
+    std::int64_t index(std::int64_t magnitude) const { return magnitude; }
+    std::int64_t magnitude(std::int64_t index) const { return index; }
+    void move_on(std::int64_t) {}
+};
+
+// What is coded of symbols of dependent quantizers: their indices.
+class DependentSymbols {
+public:
+    explicit DependentSymbols(const dependent::Machine& machine) : machine_(machine) {}
+
+    void start_row() { state_ = 0; }
+    std::size_t quantizer() const { return dependent::quantizer_of(state_); }
+    std::int64_t index(std::int64_t magnitude) const { return dependent::index_of(magnitude); }
+    std::int64_t magnitude(std::int64_t index) const { return dependent::symbol_of(index, quantizer()); }
+    void move_on(std::int64_t index) { state_ = machine_.next[state_][index & 1]; }
+
+private:
+    const dependent::Machine& machine_;
+    std::size_t state_ = 0;
+};
+
+template <class Coder>
+Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expectation& expected, const Neighbours& near,
+                  const Position& at, std::size_t quantizer) {
+    Model& model = state.model;
+    Contexts contexts = state.history.zero_contexts(expected, near, quantizer);
+    if (!model.code(coder, symbol.magnitude > 0, kNotZero, contexts)) return {0, false};
+    const bool negative = model.code(coder, symbol.negative, kSign, state.history.sign_contexts(expected, near, at));
+    state.history.turn_to_magnitude(contexts, expected, negative, quantizer);
+    std::int64_t lower = 1;
+    std::size_t number = 1;  // of the class
+    while (lower < 2 * std::int64_t{kSymbolLimit}) {
+        const std::int64_t next = lower + class_width(lower);
+        if (!model.code(coder, symbol.magnitude >= next, std::min(number, kLastClass), contexts)) break;
+        lower = next;
+        ++number;
+    }
+    return {model.code_place(coder, symbol.magnitude, lower, number), negative};
+}
+
+// Codes the symbols of a block, or fills it. False if a symbol is out of range or the data has ended.
+template <class Coder, class Symbol, class Symbols>
+bool code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre, Symbols symbols) {
+    const std::size_t row_size = block.channels * block.kernel;
+    const std::size_t width = kernel_width(block.kernel);
+    const bool spatial = block.kernel > 1;
+    state.history.start_block(block.rows, block.channels, block.kernel);
+    Symbol* symbol = block.symbols;
+    for (Position at{0, 0, 0, 0}; at.row < block.rows; ++at.row) {
+        state.history.start_row(at.row);
+        symbols.start_row();
+        at.column = 0;
+        for (at.channel = 0; at.channel < block.channels; ++at.channel) {
+            for (at.kernel = 0; at.kernel < block.kernel; ++at.kernel, ++at.column, ++symbol) {
+                const auto before = [&](std::size_t n) { return symbol[-1 - static_cast<std::ptrdiff_t>(n)] - centre; };
+                const bool has_left = spatial ? at.kernel % width != 0 : at.column > 0;
+                const Neighbours near{has_left ? before(0) : 0, spatial && at.kernel >= width ? before(width - 1) : 0,
+                                      at.row > 0 ? before(row_size - 1) : 0};
+                const Expectation expected = state.history.expect(at, before);
+                Sized known{0, false};
+                if constexpr (std::is_const_v<Symbol>) {
+                    const std::int64_t value = std::int64_t{*symbol} - centre;
+                    known = {symbols.index(value < 0 ? -value : value), value < 0};
+                }
+                const Sized coded = code_symbol(state, coder, known, expected, near, at, symbols.quantizer());
+                const std::int64_t magnitude = symbols.magnitude(coded.magnitude);
+                if constexpr (!std::is_const_v<Symbol>) {
+                    const std::int64_t value = centre + (coded.negative ? -magnitude : magnitude);
+                    if (value <= -kSymbolLimit || value >= kSymbolLimit) return false;
+                    *symbol = static_cast<std::int32_t>(value);
+                }
+                state.history.learn(at, magnitude, coded.negative);
+                symbols.move_on(coded.magnitude);
+            }
+        }
+        state.history.end_row(at.row);
+        if (coder.truncated()) return false;
+    }
+    state.history.end_block();
+    return true;
+}
+
+template <class Coder, class Symbol>
+bool code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, const BlockHeader& header) {
+    if (header.machine == 0) return code_symbols(state, coder, block, header.centre, FreeSymbols{});
+    return code_symbols(state, coder, block, 0, DependentSymbols(dependent::kMachine[header.machine - 1]));
+}
+
+// Rate and machine are coded above the flag for constant blocks, so that 0 costs nothing; the centre as 0, -1, 1, -2, ...
+template <class Coder>
+BlockHeader code_header(Model& model, Coder& coder, const BlockHeader& header) {
+    const std::size_t known = (header.machine * kMixerRates.size() + header.rate) * 2 + header.constant;
+    const std::size_t kind = model.code_number(coder, static_cast<std::uint32_t>(known), 0);
+    const std::int64_t centre = header.centre;
+    const auto folded = static_cast<std::uint32_t>(centre < 0 ? -2 * centre - 1 : 2 * centre);
+    const std::int64_t number = model.code_number(coder, folded, 1);
+    return {static_cast<std::int32_t>(number & 1 ? -((number + 1) / 2) : number / 2), (kind & 1) != 0,
+            kind / 2 % kMixerRates.size(), kind / 2 / kMixerRates.size()};
+}
+
+inline BlockHeader make_header(const ConstBlock& block) {
+    if (is_constant(block)) return {block.symbols[0], true, 0, 0};
+    const std::size_t machine = dependent::machine_of(block);
+    return {machine > 0 ? 0 : most_frequent(block), false, 0, machine};
+}
+
+inline std::vector<std::uint8_t> encoded(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,
+                                         std::size_t rate) {
+    const auto state = std::make_unique<State>();
+    state->model.set_mixer_rate(rate);
+    std::vector<std::uint8_t> bytes;
+    BinaryEncoder coder(bytes);
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        code_header(state->model, coder, {headers[i].centre, headers[i].constant, i == 0 ? rate : 0, headers[i].machine});
+        if (!headers[i].constant) code_block(*state, coder, blocks[i], headers[i]);
+    }
+    coder.finish(least_bytes(blocks));
+    return bytes;
+}
+
+// Appends the code of `blocks` to `out`, by the mixers' rate that makes it shortest; of long streams only the first is
+// tried, since the others would change them by less than a thousandth.
+inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    std::vector<ConstBlock> filled;
+    std::vector<BlockHeader> headers;
+    for (const ConstBlock& block : blocks) {
+        if (block.size() == 0) continue;
+        filled.push_back(block);
+        headers.push_back(make_header(block));
+    }
+    std::vector<std::uint8_t> best = encoded(filled, headers, 0);
+    for (std::size_t rate = 1; rate < kMixerRates.size() && best.size() < kSearchBytes; ++rate) {
+        std::vector<std::uint8_t> other = encoded(filled, headers, rate);
+        if (other.size() < best.size()) best = std::move(other);
+    }
+    out.insert(out.end(), best.begin(), best.end());
+}
+
+// Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 16 MB at most.
+inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+    const auto state = std::make_unique<State>();
+    BinaryDecoder coder(data);
+    bool is_first = true;
+    for (const Block& block : blocks) {
+        if (block.size() == 0) continue;
+        const BlockHeader header = code_header(state->model, coder, {0, false, 0, 0});
+        if (header.centre <= -kSymbolLimit || header.centre >= kSymbolLimit) return Status::corrupt;
+        if (header.rate > 0 && !is_first) return Status::corrupt;
+        if (header.machine > (header.constant || header.centre != 0 ? 0 : dependent::kMachines)) return Status::corrupt;
+        if (is_first) state->model.set_mixer_rate(header.rate);
+        is_first = false;
+        if (header.constant) {
+            std::fill_n(block.symbols, block.size(), header.centre);
+        } else if (!code_block(*state, coder, block, header)) {
+            return coder.truncated() ? Status::truncated : Status::corrupt;
+        }
+        if (coder.truncated()) return Status::truncated;
+    }
+    return coder.finish(least_bytes(blocks));
+}
+
+}  // namespace metaq::mixing

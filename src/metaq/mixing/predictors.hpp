@@ -1,0 +1,120 @@
+// Linear predictions of a symbol from those before it, learned symbol by symbol by normalised least mean squares.
+//
+// Both predict v by w . x and then move w along (v - w . x) x / |x|^2. Predictions are in units of 1/256.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "metaq/base/logistic.hpp"
+
+namespace metaq::mixing {
+
+// Within a kernel: from the positions just before, with weights of each position's own. Filters are smooth, so this
+// says much about the sign. The weights stay from block to block.
+class KernelPredictor {
+public:
+    static constexpr std::size_t kTaps = 8;
+
+    // `before(n)` is the symbol n + 1 positions before, centred.
+    template <class Before>
+    std::int64_t predict(std::size_t position, Before before) {
+        weights_ = &table_[std::min(position, kPositions - 1)];
+        taps_ = std::min(position, kTaps);
+        energy_ = 1;
+        predicted_ = 0;
+        for (std::size_t n = 0; n < taps_; ++n) {
+            input_[n] = std::clamp<std::int64_t>(before(n), -32767, 32767);
+            predicted_ += input_[n] * (*weights_)[n];
+            energy_ += input_[n] * input_[n];
+        }
+        return predicted_ >>= 8;
+    }
+
+    void learn(std::int64_t value) {
+        const std::int64_t miss = value * 256 - predicted_;
+        const int shift = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(energy_))) + kRateShift;
+        for (std::size_t n = 0; n < taps_; ++n) {
+            auto& weight = (*weights_)[n];
+            weight = static_cast<std::int32_t>(std::clamp<std::int64_t>(weight + (miss * input_[n] * 256 >> shift), -kLimit, kLimit));
+        }
+    }
+
+private:
+    static constexpr std::size_t kPositions = 64;
+    static constexpr std::int64_t kLimit = 200000;  // weights are in units of 2^-16
+    static constexpr int kRateShift = 6;            // a rate of 1/64
+
+    std::array<std::array<std::int32_t, kTaps>, kPositions> table_{};
+    std::array<std::int32_t, kTaps>* weights_ = table_.data();
+    std::array<std::int64_t, kTaps> input_{};
+    std::size_t taps_ = 0;
+    std::int64_t energy_ = 1;
+    std::int64_t predicted_ = 0;
+};
+
+// Within a row of a matrix: from up to 384 columns before, with weights of each column's own. The columns of an embedding
+// are correlated, and it has rows enough to learn how.
+class RowPredictor {
+public:
+    static bool suits(std::size_t rows, std::size_t channels, std::size_t kernel) {
+        return kernel == 1 && channels > 1 && channels <= kColumnLimit && 2 * rows > channels;
+    }
+
+    void start_block(std::size_t columns) {
+        taps_ = std::min({columns, kTaps, kWeightCount / columns});
+        weights_.assign(columns * taps_, 0);
+        line_.assign(columns, 0);
+    }
+
+    // `mean` is that of the magnitudes so far: larger symbols are shifted down, so that sums stay within 32 bits.
+    void start_row(std::size_t row, std::uint64_t mean) {
+        shift_ = std::max(0, static_cast<int>(std::bit_width(mean)) - 5);
+        rate_ = kRateLast + 8 * kRateLast * kRateHalf / static_cast<std::int64_t>(kRateHalf + 8 * std::min<std::size_t>(row, 1 << 20));
+        energy_ = 0;
+    }
+
+    std::int64_t predict(std::size_t column) {
+        first_ = column - std::min(column, taps_);
+        count_ = column - first_;
+        if (first_ > 0) energy_ -= std::int32_t{line_[first_ - 1]} * line_[first_ - 1];
+        const std::int32_t* weight = &weights_[column * taps_];
+        const std::int16_t* input = &line_[first_];
+        std::int32_t sum = 0;
+        for (std::size_t n = 0; n < count_; ++n) sum += std::int32_t{input[n]} * static_cast<std::int16_t>(weight[n] >> 8);
+        return predicted_ = std::int64_t{sum >> 8} * (std::int64_t{1} << shift_);
+    }
+
+    void learn(std::size_t column, std::int64_t value) {
+        const std::int64_t miss = std::clamp<std::int64_t>((value * 256 - predicted_) >> shift_, -4096, 4096);
+        const auto factor = static_cast<std::int16_t>(std::clamp<std::int64_t>(miss * rate_ * 16 / (energy_ + 64), -32767, 32767));
+        std::int32_t* weight = &weights_[column * taps_];
+        const std::int16_t* input = &line_[first_];
+        for (std::size_t n = 0; n < count_; ++n) {
+            const std::int32_t moved = weight[n] + ((std::int32_t{input[n]} * factor + 32) >> 6);
+            weight[n] = std::clamp(moved, -logistic::kWeightLimit, logistic::kWeightLimit);
+        }
+        const std::int64_t now = std::clamp<std::int64_t>(value >> shift_, -127, 127);
+        line_[column] = static_cast<std::int16_t>(now);
+        energy_ += now * now;
+    }
+
+private:
+    static constexpr std::size_t kTaps = 384;
+    static constexpr std::size_t kColumnLimit = 1 << 16;
+    static constexpr std::size_t kWeightCount = 1 << 20;
+    static constexpr std::int64_t kRateLast = 3000;
+    static constexpr std::int64_t kRateHalf = 2000;
+
+    std::vector<std::int32_t> weights_;  // in units of 2^-24, 2^-8 of that used to predict
+    std::vector<std::int16_t> line_;     // the row so far
+    std::size_t taps_ = 0, first_ = 0, count_ = 0;
+    std::int64_t predicted_ = 0, energy_ = 0, rate_ = 0;
+    int shift_ = 0;
+};
+
+}  // namespace metaq::mixing

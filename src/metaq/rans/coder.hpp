@@ -1,0 +1,369 @@
+// Interleaved static rANS with shared tables: the fast coder.
+//
+// A stream: the header (tables.hpp) as bits, zeros filling its last byte; the escaped symbols' raw bits in the
+// order of decoding, filled up likewise; unless every table has one entry only, the states, 32 bits each, and the words
+// of 16 bits that they take in, both little-endian; and zeros up to a byte for every 2^19 symbols. The sequence of all
+// symbols is cut into one share for each lane, and a step of decoding yields one symbol in each (kernels.hpp).
+// After the last, all states are 2^16, where encoding, which runs backwards, began. Blocks without symbols take no
+// bytes at all.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "metaq/base/alphabet.hpp"
+#include "metaq/base/bits.hpp"
+#include "metaq/base/frequencies.hpp"
+#include "metaq/base/histogram.hpp"
+#include "metaq/rans/classes.hpp"
+#include "metaq/rans/decoder.hpp"
+#include "metaq/rans/kernels.hpp"
+#include "metaq/rans/tables.hpp"
+#include "metaq/base/symbols.hpp"
+
+namespace metaq::rans {
+
+// The symbols of all blocks and what the encoder derives from them.
+struct Sequence {
+    std::vector<std::int32_t> symbols;
+    std::vector<std::uint16_t> entries;
+    std::vector<std::uint16_t> keys;    // context * number of entries + entry
+    std::vector<std::uint64_t> counts;  // of each entry; none is zero
+};
+
+inline std::vector<std::int32_t> concatenated(std::span<const ConstBlock> blocks) {
+    std::vector<std::int32_t> symbols;
+    for (const ConstBlock& block : blocks) {
+        if (block.size() > 0) symbols.insert(symbols.end(), block.symbols, block.symbols + block.size());
+    }
+    return symbols;
+}
+
+// The interval of the symbols that escape.
+inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
+    std::int32_t least = kSymbolLimit;
+    std::int32_t greatest = -kSymbolLimit;
+    for (std::size_t i = 0; i < sequence.symbols.size(); ++i) {
+        if (sequence.entries[i] < alphabet.listed.size()) continue;
+        least = std::min(least, sequence.symbols[i]);
+        greatest = std::max(greatest, sequence.symbols[i]);
+    }
+    if (least > greatest) return;
+    alphabet.escape_base = least;
+    const auto distance = static_cast<std::uint32_t>(greatest - least);
+    alphabet.escape_width = std::max(1u, static_cast<unsigned>(std::bit_width(distance)));
+}
+
+inline std::uint64_t least_count(std::size_t size) { return std::clamp<std::uint64_t>(size >> 12, 1, 16); }
+
+// The histogram's alphabet, less what occurs fewer than `least_count` times: many tables would have to mention it.
+inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence& sequence) {
+    const Alphabet& all = histogram.alphabet();
+    Alphabet alphabet;
+    std::vector<std::uint16_t> entry_of;  // by the histogram's entry
+    std::uint64_t escaped = all.has_escape() ? histogram.counts().back() : 0;
+    sequence.counts.clear();
+    for (std::size_t i = 0; i < all.listed.size(); ++i) {
+        const std::uint64_t count = histogram.counts()[i];
+        const bool is_listed = count >= least_count;
+        entry_of.push_back(is_listed ? static_cast<std::uint16_t>(alphabet.listed.size()) : UINT16_MAX);
+        if (is_listed) {
+            alphabet.listed.push_back(all.listed[i]);
+            sequence.counts.push_back(count);
+        } else {
+            escaped += count;
+        }
+    }
+    entry_of.push_back(UINT16_MAX);
+    if (escaped > 0) sequence.counts.push_back(escaped);
+    const auto escape = static_cast<std::uint16_t>(alphabet.listed.size());
+    std::replace(entry_of.begin(), entry_of.end(), std::uint16_t{UINT16_MAX}, escape);
+    sequence.entries.clear();
+    sequence.entries.reserve(sequence.symbols.size());
+    for (const std::int32_t symbol : sequence.symbols) sequence.entries.push_back(entry_of[histogram.entry(symbol)]);
+    if (escaped > 0) bound_escaped(sequence, alphabet);
+    return alphabet;
+}
+
+// As many lanes as cost at most 1/128 of about so many bytes: with few, decoding waits for each symbol.
+inline unsigned choose_lane_width(std::uint64_t size_bytes) {
+    const std::uint64_t lanes = std::clamp<std::uint64_t>(size_bytes / 128 / sizeof(std::uint32_t), 1, kLaneLimit);
+    return static_cast<unsigned>(std::bit_width(lanes)) - 1;
+}
+
+// Contexts of about a quarter of the symbols each, by their distance from the center.
+inline Contexts contexts_around(std::size_t center, std::span<const std::uint64_t> counts, std::size_t listed) {
+    Contexts contexts;
+    contexts.are_used = true;
+    const std::uint64_t total = std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
+    std::uint64_t nearer = 0;
+    unsigned found = 0;
+    for (std::size_t distance = 0; found + 1 < kContexts; ++distance) {
+        if (distance > 0 && nearer * kContexts >= total * (found + 1)) {
+            contexts.thresholds[found++] = static_cast<std::uint32_t>(distance);
+        }
+        if (distance > listed) nearer = total;
+        if (center + distance < listed) nearer += counts[center + distance];
+        if (distance > 0 && distance <= center) nearer += counts[center - distance];
+    }
+    contexts.center = static_cast<std::uint32_t>(center);
+    return contexts;
+}
+
+// Around the most frequent entry, contexts tell magnitudes; around the first they tell signs, and the order of exponents.
+inline std::array<std::size_t, 2> context_centers(const Sequence& sequence, const Header& header) {
+    const auto first = sequence.counts.begin();
+    const auto end = first + static_cast<std::ptrdiff_t>(header.alphabet.listed.size());
+    return {static_cast<std::size_t>(std::max_element(first, end) - first), 0};
+}
+
+inline std::vector<std::uint16_t> keys_of(const Sequence& sequence, const Header& header) {
+    std::vector<std::uint16_t> offsets(header.entries());
+    for (std::size_t i = 0; i < offsets.size(); ++i) {
+        const unsigned context = header.contexts.of(i, header.alphabet.listed.size());
+        offsets[i] = static_cast<std::uint16_t>(context * header.entries());
+    }
+    const std::size_t lanes = std::size_t{1} << header.lane_width;
+    std::vector<std::uint16_t> keys = sequence.entries;
+    for (std::size_t i = 1; i < keys.size(); ++i) {
+        keys[i] = static_cast<std::uint16_t>(keys[i] + offsets[sequence.entries[i - 1]]);
+    }
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+        const std::size_t start = lane_start(lane, lanes, keys.size());
+        if (start < keys.size()) keys[start] = sequence.entries[start];
+    }
+    return keys;
+}
+
+// Frequencies that suit the counts; entries that do not occur have none, and a table without any has the first only.
+inline std::vector<std::uint32_t> scaled_table(std::span<const std::uint64_t> counts, unsigned precision) {
+    std::vector<std::uint64_t> positive;
+    std::copy_if(counts.begin(), counts.end(), std::back_inserter(positive), [](std::uint64_t c) { return c > 0; });
+    std::vector<std::uint32_t> result(counts.size(), 0);
+    if (positive.empty()) {
+        result[0] = 1u << precision;
+        return result;
+    }
+    const range::Frequencies scaled = range::scale_counts(positive, precision);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+        if (counts[i] > 0) result[i] = scaled.frequencies[next++];
+    }
+    return result;
+}
+
+// Sets precision and frequencies: the least precision that costs at most 1/4096 more than the best. Precisions that the
+// fast kernels do not take have to save 1/256.
+inline void choose_tables(Header& header, std::span<const std::uint64_t> counts) {
+    struct Candidate {
+        unsigned precision;
+        std::uint64_t cost;
+        std::vector<std::uint32_t> frequencies;
+        bool is_narrow;
+    };
+    std::size_t most = 1;
+    for (std::size_t i = 0; i < header.tables(); ++i) {
+        const auto table = counts.subspan(i * header.entries(), header.entries());
+        most = std::max(most, table.size() - static_cast<std::size_t>(std::count(table.begin(), table.end(), 0u)));
+    }
+    std::vector<Candidate> candidates;
+    std::uint64_t least = UINT64_MAX;
+    for (auto precision = static_cast<unsigned>(std::bit_width(most - 1)); precision <= kPrecisionLimit; ++precision) {
+        header.precision = precision;
+        if (header.slots() > kSlotLimit) break;
+        BitCounter counter;
+        Candidate candidate{precision, 0, {}, is_narrow(header)};
+        for (std::size_t i = 0; i < header.tables(); ++i) {
+            const auto table = counts.subspan(i * header.entries(), header.entries());
+            const std::vector<std::uint32_t> scaled = scaled_table(table, precision);
+            write_table(counter, std::span<const std::uint32_t>(scaled), precision);
+            for (std::size_t j = 0; j < table.size(); ++j) {
+                if (table[j] == 0) continue;
+                candidate.cost += table[j] * ((std::uint64_t{precision} << 16) - fixed_log2(scaled[j]));
+            }
+            candidate.frequencies.insert(candidate.frequencies.end(), scaled.begin(), scaled.end());
+        }
+        candidate.cost += counter.bits() << 16;
+        if (!candidate.is_narrow) candidate.cost += candidate.cost / 256;
+        candidates.push_back(std::move(candidate));
+        least = std::min(least, candidates.back().cost);
+        if (candidates.back().cost > least + least / 64) break;  // it only grows from here
+    }
+    const auto is_near = [&](const Candidate& candidate) { return candidate.cost <= least + least / 4096; };
+    Candidate& chosen = *std::find_if(candidates.begin(), candidates.end(), is_near);
+    header.precision = chosen.precision;
+    header.frequencies = std::move(chosen.frequencies);
+}
+
+// Units for the classes to be tried, from a few symbols to whole blocks.
+inline constexpr std::array<unsigned, 4> kUnitWidths = {5, 7, 9, kLeastUnitWidth + 15};
+
+// Whether contexts, which take the decoder about a quarter longer, save 1/256.
+inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { return with + with / 256 < without; }
+
+// The units, classes and contexts with the fewest bits; leaves the keys of the chosen contexts in `sequence`.
+inline void choose_model(std::span<const ConstBlock> blocks, Sequence& sequence, Header& header) {
+    sequence.keys = sequence.entries;
+    Partition best;
+    best.cost = UINT64_MAX;
+    std::vector<std::size_t> previous;
+    for (const unsigned width : kUnitWidths) {
+        std::vector<std::size_t> ends = unit_ends(blocks, width);
+        if (ends == previous) continue;
+        Partition found = choose_partition({sequence.keys, header.entries(), 1}, ends);
+        if (found.cost < best.cost) {
+            best = std::move(found);
+            header.unit_width = width;
+        }
+        previous = std::move(ends);
+    }
+    // Contexts go together with the unit width that is best without them.
+    if (header.alphabet.listed.size() > 1) {
+        const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
+        const std::uint64_t limit = best.cost;
+        for (const std::size_t center : context_centers(sequence, header)) {
+            Header trial = header;
+            trial.contexts = contexts_around(center, sequence.counts, header.alphabet.listed.size());
+            std::vector<std::uint16_t> trial_keys = keys_of(sequence, trial);
+            Partition found = choose_partition({trial_keys, header.entries(), kContexts}, ends);
+            if (found.cost >= best.cost || !is_worth_contexts(found.cost, limit)) continue;
+            best = std::move(found);
+            header.contexts = trial.contexts;
+            sequence.keys = std::move(trial_keys);
+        }
+    }
+    header.classes = best.count;
+    header.unit_classes = std::move(best.classes);
+}
+
+// How often each key occurs in each class.
+inline std::vector<std::uint64_t> count_keys(const Sequence& sequence, const Header& header,
+                                             std::span<const std::size_t> ends) {
+    const std::size_t keys = header.entries() * header.contexts.count();
+    std::vector<std::uint64_t> counts(header.classes * keys);
+    std::size_t i = 0;
+    for (std::size_t unit = 0; unit < ends.size(); ++unit) {
+        std::uint64_t* class_counts = counts.data() + header.unit_classes[unit] * keys;
+        for (; i < ends[unit]; ++i) ++class_counts[sequence.keys[i]];
+    }
+    return counts;
+}
+
+// Codes the symbols backwards. The words are in the order of writing, which is the reverse of that of reading.
+class Encoder {
+public:
+    Encoder(const Header& header, const Sequence& sequence, std::span<const std::size_t> ends)
+        : header_(header), sequence_(sequence), ends_(ends), intervals_(header.frequencies.size()) {
+        states.fill(kLeastState);
+        for (std::size_t i = 0; i < header.tables(); ++i) {
+            std::uint32_t start = 0;
+            for (std::size_t j = i * header.entries(); j < (i + 1) * header.entries(); ++j) {
+                intervals_[j] = {header.frequencies[j], start};
+                start += header.frequencies[j];
+            }
+        }
+    }
+
+    void run() {
+        const std::size_t lanes = std::size_t{1} << header_.lane_width;
+        const std::size_t size = sequence_.keys.size();
+        std::array<std::size_t, kLaneLimit> unit{};
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+            const std::size_t end = lane_start(lane + 1, lanes, size);
+            const auto found = std::lower_bound(ends_.begin(), ends_.end(), std::max<std::size_t>(end, 1));
+            unit[lane] = static_cast<std::size_t>(found - ends_.begin());
+        }
+        for (std::size_t step = (size + lanes - 1) / lanes; step-- > 0;) {
+            for (std::size_t lane = std::min(lanes, size - step * lanes); lane-- > 0;) {
+                const std::size_t i = lane_start(lane, lanes, size) + step;
+                while (unit[lane] > 0 && ends_[unit[lane] - 1] > i) --unit[lane];
+                encode(states[lane], header_.unit_classes[unit[lane]], sequence_.keys[i]);
+            }
+        }
+    }
+
+    std::array<std::uint32_t, kLaneLimit> states{};
+    std::vector<std::uint16_t> words;
+
+private:
+    struct Interval {
+        std::uint32_t frequency;
+        std::uint32_t start;
+    };
+
+    void encode(std::uint32_t& state, std::size_t number, std::size_t key) {
+        const auto [frequency, start] = intervals_[number * header_.entries() * header_.contexts.count() + key];
+        if (state >= std::uint64_t{frequency} << (32 - header_.precision)) {
+            words.push_back(static_cast<std::uint16_t>(state));
+            state >>= 16;
+        }
+        state = (state / frequency << header_.precision) + state % frequency + start;
+    }
+
+    const Header& header_;
+    const Sequence& sequence_;
+    std::span<const std::size_t> ends_;
+    std::vector<Interval> intervals_;  // by class and key
+};
+
+inline void write_escaped(const Header& header, const Sequence& sequence, BitWriter& writer) {
+    const std::size_t lanes = std::size_t{1} << header.lane_width;
+    const std::size_t size = sequence.symbols.size();
+    const auto base = static_cast<std::uint32_t>(header.alphabet.escape_base);
+    for (std::size_t step = 0; step * lanes < size; ++step) {
+        for (std::size_t lane = 0; lane < std::min(lanes, size - step * lanes); ++lane) {
+            const std::size_t i = lane_start(lane, lanes, size) + step;
+            if (sequence.entries[i] < header.alphabet.listed.size()) continue;
+            writer.put(static_cast<std::uint32_t>(sequence.symbols[i]) - base, header.alphabet.escape_width);
+        }
+    }
+    writer.finish();
+}
+
+template <class Integer>
+void append_little_endian(std::vector<std::uint8_t>& out, Integer value) {
+    for (unsigned i = 0; i < sizeof value; ++i) out.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
+}
+
+// At most 2^32 - 1 symbols.
+inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    const std::size_t begin = out.size();
+    Sequence sequence{concatenated(blocks), {}, {}, {}};
+    const std::size_t size = sequence.symbols.size();
+    if (size == 0) return;
+    Header header;
+    header.alphabet = list_entries(Histogram({sequence.symbols.data(), size, 1, 1}), least_count(size), sequence);
+    if (header.alphabet.has_escape()) header.escapes = static_cast<std::uint32_t>(sequence.counts.back());
+    std::uint64_t entropy = weighted_log2(size);
+    for (const std::uint64_t count : sequence.counts) entropy -= weighted_log2(count);
+    header.lane_width = choose_lane_width(entropy >> (16 + 3));
+    choose_model(blocks, sequence, header);
+    const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
+    choose_tables(header, count_keys(sequence, header, ends));
+
+    BitWriter writer(out);
+    write_header(writer, header);
+    writer.finish();
+    BitWriter escaped(out);
+    if (header.escapes > 0) write_escaped(header, sequence, escaped);
+    if (!header.is_constant()) {
+        Encoder encoder(header, sequence, ends);
+        encoder.run();
+        for (std::size_t lane = 0; lane < std::size_t{1} << header.lane_width; ++lane) {
+            append_little_endian(out, encoder.states[lane]);
+        }
+        std::for_each(encoder.words.rbegin(), encoder.words.rend(),
+                      [&](std::uint16_t word) { append_little_endian(out, word); });
+    }
+    const std::size_t least = (size + kSymbolsPerByte - 1) / kSymbolsPerByte;
+    if (out.size() < begin + least) out.resize(begin + least, 0);
+}
+
+}  // namespace metaq::rans

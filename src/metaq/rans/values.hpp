@@ -1,0 +1,235 @@
+// What decoded entries become: symbols, or the values that they stand for.
+//
+// For each block a table, made once, says the bytes that an entry becomes, so that every form of output takes the same
+// kernels and one look-up.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "metaq/base/alphabet.hpp"
+#include "metaq/base/floats.hpp"
+#include "metaq/rans/kernels.hpp"
+#include "metaq/base/symbols.hpp"
+
+namespace metaq::rans {
+
+enum class Form : std::uint8_t { int32, int8, float32, float16, bfloat16 };
+
+inline std::size_t width_bytes(Form form) {
+    return form == Form::int8 ? 1 : form == Form::float16 || form == Form::bfloat16 ? 2 : 4;
+}
+
+// What a symbol q stands for: in the integer forms q, in the others level q + origin or, without levels, step * q.
+struct Codebook {
+    float step = 1;
+    std::span<const float> levels;
+    std::int32_t origin = 0;
+};
+
+// A block of values to be filled; `values` may lie at any address.
+struct ValueBlock {
+    std::uint8_t* values = nullptr;
+    std::size_t rows = 0;
+    std::size_t channels = 0;
+    std::size_t kernel = 0;
+    Form form = Form::int32;
+    Codebook codebook;
+
+    std::size_t size() const { return rows * channels * kernel; }
+};
+
+// The bits of the value in its form. False if the symbol stands for none.
+inline bool value_bits(const ValueBlock& block, std::int32_t symbol, std::uint32_t& bits) {
+    bits = static_cast<std::uint32_t>(symbol);
+    if (block.form == Form::int32) return true;
+    if (block.form == Form::int8) return -128 <= symbol && symbol <= 127;
+    float value = block.codebook.step * static_cast<float>(symbol);
+    if (!block.codebook.levels.empty()) {
+        const std::int64_t level = std::int64_t{symbol} + block.codebook.origin;
+        if (level < 0 || level >= static_cast<std::int64_t>(block.codebook.levels.size())) return false;
+        value = block.codebook.levels[static_cast<std::size_t>(level)];
+    }
+    bits = std::bit_cast<std::uint32_t>(value);
+    if (block.form == Form::float16) bits = to_float16(bits);
+    if (block.form == Form::bfloat16) bits = to_bfloat16(bits);
+    return true;
+}
+
+inline bool have_same_values(const ValueBlock& a, const ValueBlock& b) {
+    const auto bits = [](float value) { return std::bit_cast<std::uint32_t>(value); };
+    const auto& [a_step, a_levels, a_origin] = a.codebook;
+    const auto& [b_step, b_levels, b_origin] = b.codebook;
+    return a.form == b.form && bits(a_step) == bits(b_step) && a_origin == b_origin &&
+           a_levels.data() == b_levels.data() && a_levels.size() == b_levels.size();
+}
+
+inline constexpr std::size_t kFastEntries = 32;  // so many values fit into two registers of 512 bits
+
+// The bits of every entry's value in a block. The escape's are zero.
+struct ValueTable {
+    std::vector<std::uint32_t> bits;
+    std::vector<bool> is_valid;
+    bool are_valid = true;
+    bool is_fast;  // for `write_values_avx512`
+
+    ValueTable(const ValueBlock& block, const Alphabet& alphabet, Path path)
+        : bits(std::max(alphabet.entries(), kFastEntries), 0),
+          is_valid(alphabet.entries(), true),
+          is_fast(path == Path::avx512 && alphabet.entries() <= kFastEntries) {
+        for (std::size_t i = 0; i < alphabet.listed.size(); ++i) {
+            is_valid[i] = value_bits(block, alphabet.listed[i], bits[i]);
+            are_valid = are_valid && is_valid[i];
+        }
+    }
+};
+
+// Every `stride`-th of the entries as a value of `width` bytes, in the machine's order of bytes.
+template <class Value, class Entry>
+void write_values(const Entry* entries, std::size_t stride, std::size_t count, const ValueTable& table,
+                  std::uint8_t* out) {
+    const std::uint32_t* bits = table.bits.data();
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto value = static_cast<Value>(bits[entries[i * stride]]);
+        std::memcpy(out + i * sizeof value, &value, sizeof value);
+    }
+}
+
+#ifdef METAQ_RANS_X86
+
+#ifndef __clang__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own header (GCC bug 105593)
+#endif
+// Entries side by side as values, by a look-up of sixteen at a time; returns how many, which leaves out the last few.
+[[gnu::target("avx512f,avx512bw,avx512vl")]] inline std::size_t write_values_avx512(const std::uint8_t* entries,
+                                                                                    std::size_t width, std::size_t count,
+                                                                                    const ValueTable& table,
+                                                                                    std::uint8_t* out) {
+    const __m512i low = _mm512_loadu_si512(table.bits.data());
+    const __m512i high = _mm512_loadu_si512(table.bits.data() + 16);
+    std::size_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m512i entry = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries + i)));
+        const __m512i value = _mm512_permutex2var_epi32(low, entry, high);
+        if (width == 4) {
+            _mm512_storeu_si512(out + 4 * i, value);
+        } else if (width == 2) {
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 2 * i), _mm512_cvtepi32_epi16(value));
+        } else {
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtepi32_epi8(value));
+        }
+    }
+    return i;
+}
+#ifndef __clang__
+#pragma GCC diagnostic pop
+#endif
+
+#endif  // METAQ_RANS_X86
+
+template <class Entry>
+void write_values(Form form, const Entry* entries, std::size_t stride, std::size_t count, const ValueTable& table,
+                  std::uint8_t* out) {
+#ifdef METAQ_RANS_X86
+    if constexpr (sizeof(Entry) == 1) {
+        if (stride == 1 && table.is_fast) {
+            const std::size_t written = write_values_avx512(entries, width_bytes(form), count, table, out);
+            entries += written;
+            out += written * width_bytes(form);
+            count -= written;
+        }
+    }
+#endif
+    switch (width_bytes(form)) {
+        case 1: return write_values<std::uint8_t>(entries, stride, count, table, out);
+        case 2: return write_values<std::uint16_t>(entries, stride, count, table, out);
+        default: return write_values<std::uint32_t>(entries, stride, count, table, out);
+    }
+}
+
+// The blocks as one sequence. Runs of entries at any position of it, to the values of the blocks there.
+class ValueWriter {
+public:
+    // `path` is a resolved one.
+    ValueWriter(std::span<const ValueBlock> blocks, const Alphabet& alphabet, Path path) {
+        const ValueBlock* previous = nullptr;
+        for (const ValueBlock& block : blocks) {
+            if (block.size() == 0) continue;
+            if (previous == nullptr || !have_same_values(*previous, block)) tables_.emplace_back(block, alphabet, path);
+            places_.push_back({&block, tables_.size() - 1, size_, size_ + block.size()});
+            size_ += block.size();
+            previous = &block;
+        }
+    }
+
+    std::size_t size() const { return size_; }
+
+    // Whether entries are written faster if they lie side by side.
+    bool wants_neighbours() const { return !tables_.empty() && tables_.front().is_fast; }
+
+    // The place in which a position lies.
+    std::size_t find(std::size_t position) const {
+        const auto is_before = [](std::size_t at, const Place& place) { return at < place.end; };
+        return static_cast<std::size_t>(std::upper_bound(places_.begin(), places_.end(), position, is_before) -
+                                        places_.begin());
+    }
+
+    // `place` is where the position lies, and becomes where the run ends. False if an entry has no value.
+    template <class Entry>
+    bool write(std::size_t& place, std::size_t position, const Entry* entries, std::size_t stride,
+               std::size_t count) const {
+        bool are_valid = true;
+        while (count > 0) {
+            while (places_[place].end <= position) ++place;
+            const Place& here = places_[place];
+            const ValueTable& table = tables_[here.table];
+            const std::size_t run = std::min(count, here.end - position);
+            std::uint8_t* out = here.block->values + (position - here.begin) * width_bytes(here.block->form);
+            write_values(here.block->form, entries, stride, run, table, out);
+            for (std::size_t i = 0; !table.are_valid && i < run; ++i) are_valid &= table.is_valid[entries[i * stride]];
+            entries += run * stride;
+            position += run;
+            count -= run;
+        }
+        return are_valid;
+    }
+
+    bool write_symbol(std::size_t position, std::int32_t symbol) const {
+        const Place& here = places_[find(position)];
+        std::uint32_t bits = 0;
+        if (!value_bits(*here.block, symbol, bits)) return false;
+        std::uint8_t* out = here.block->values + (position - here.begin) * width_bytes(here.block->form);
+        switch (width_bytes(here.block->form)) {
+            case 1: *out = static_cast<std::uint8_t>(bits); break;
+            case 2: write_as<std::uint16_t>(bits, out); break;
+            default: write_as<std::uint32_t>(bits, out);
+        }
+        return true;
+    }
+
+private:
+    struct Place {
+        const ValueBlock* block;
+        std::size_t table;
+        std::size_t begin;  // in the sequence
+        std::size_t end;
+    };
+
+    template <class Value>
+    static void write_as(std::uint32_t bits, std::uint8_t* out) {
+        const auto value = static_cast<Value>(bits);
+        std::memcpy(out, &value, sizeof value);
+    }
+
+    std::vector<Place> places_;
+    std::vector<ValueTable> tables_;
+    std::size_t size_ = 0;
+};
+
+}  // namespace metaq::rans

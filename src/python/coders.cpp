@@ -1,0 +1,184 @@
+// Coders, planes and header text: checks what comes in, releases the GIL while native code works.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <tuple>
+#include <vector>
+
+#include "metaq/adaptive/coder.hpp"
+#include "metaq/format/planes.hpp"
+#include "metaq/huffman/coder.hpp"
+#include "metaq/mixing/coder.hpp"
+#include "metaq/range/coder.hpp"
+#include "metaq/rans/coder.hpp"
+#include "metaq/text/coder.hpp"
+#include "python/arrays.hpp"
+
+namespace nb = nanobind;
+
+namespace metaq::python {
+
+namespace {
+
+using Shape = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
+
+using Bytes = std::vector<std::uint8_t>;
+using Encode = void (*)(std::span<const metaq::ConstBlock>, Bytes&);
+using Decode = metaq::Status (*)(std::span<const std::uint8_t>, std::span<const metaq::Block>);
+
+void check_status(metaq::Status status) {
+    if (status == metaq::Status::truncated) throw std::invalid_argument("truncated");
+    if (status == metaq::Status::corrupt) throw std::invalid_argument("corrupt");
+}
+
+nb::bytes to_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
+
+template <Encode encode>
+nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
+    std::vector<metaq::ConstBlock> blocks;
+    for (const SymbolArray& array : arrays) {
+        blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
+    }
+    Bytes out;
+    {
+        nb::gil_scoped_release release;
+        encode(blocks, out);
+    }
+    return to_python(out);
+}
+
+template <Decode decode>
+void decode_blocks(const ByteArray& data, const std::vector<FilledArray>& arrays) {
+    std::vector<metaq::Block> blocks;
+    for (const FilledArray& array : arrays) blocks.push_back(block_of(array));
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        status = decode(view(data), blocks);
+    }
+    check_status(status);
+}
+
+template <Encode encode, Decode decode>
+void bind_coder(nb::module_& module, const char* encode_name, const char* decode_name) {
+    // Without conversion: it would truncate other types to int32, silently, and fill copies.
+    module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks").noconvert());
+    module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("blocks").noconvert());
+}
+
+using ValueArray = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using LevelArray = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Codebook = std::tuple<float, std::optional<LevelArray>, std::int32_t>;
+
+metaq::rans::Form form_of(nb::dlpack::dtype dtype) {
+    using metaq::rans::Form;
+    if (dtype == nb::dtype<std::int32_t>()) return Form::int32;
+    if (dtype == nb::dtype<std::int8_t>()) return Form::int8;
+    if (dtype == nb::dtype<float>()) return Form::float32;
+    if (dtype == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1}) return Form::float16;
+    if (dtype == nb::dtype<std::uint16_t>()) return Form::bfloat16;
+    throw std::invalid_argument("an output is not int32, int8, float32, float16 or uint16 (the bits of bfloat16)");
+}
+
+metaq::rans::ValueBlock value_block(const ValueArray& output, const Shape& shape, const Codebook& codebook) {
+    const auto [rows, channels, kernel] = shape;
+    std::size_t left = output.size();
+    for (const std::int64_t side : {rows, channels, kernel}) {
+        if (side < 0) throw std::invalid_argument("a side of a shape is negative");
+        left = side == 0 ? 0 : left / static_cast<std::size_t>(side);
+    }
+    metaq::rans::ValueBlock block{static_cast<std::uint8_t*>(output.data()), static_cast<std::size_t>(rows),
+                                  static_cast<std::size_t>(channels), static_cast<std::size_t>(kernel),
+                                  form_of(output.dtype()), {}};
+    // The quotient first, so that the product does not overflow.
+    if ((output.size() > 0 && left != 1) || block.size() != output.size()) {
+        throw std::invalid_argument("an output has not as many elements as its shape");
+    }
+    const auto& [step, levels, origin] = codebook;
+    block.codebook = {step, {}, origin};
+    if (levels) block.codebook.levels = {levels->data(), levels->size()};
+    if (levels && levels->size() == 0) throw std::invalid_argument("a codebook has no levels");
+    return block;
+}
+
+// Fills the outputs. A uniform codebook is (step, None, 0), a table (any number, levels, origin).
+void rans_decode_values(const ByteArray& data, const std::vector<Shape>& shapes, const std::vector<ValueArray>& outputs,
+                        const std::vector<Codebook>& codebooks, bool portable) {
+    if (shapes.size() != outputs.size() || shapes.size() != codebooks.size()) {
+        throw std::invalid_argument("shapes, outputs and codebooks differ in number");
+    }
+    std::vector<metaq::rans::ValueBlock> blocks;
+    for (std::size_t i = 0; i < shapes.size(); ++i) blocks.push_back(value_block(outputs[i], shapes[i], codebooks[i]));
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        const auto path = portable ? metaq::rans::Path::portable : metaq::rans::Path::best;
+        status = metaq::rans::decode_values(view(data), blocks, path);
+    }
+    check_status(status);
+}
+
+using PlaneArray = nb::ndarray<const std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ElementArray = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Fills the output, the bytes of elements, from the symbols of their planes.
+void join_planes(const std::vector<PlaneArray>& arrays, bool is_float, const ElementArray& output) {
+    const std::size_t width = arrays.size();
+    if (width != 1 && width != 2 && width != 4 && width != 8) throw std::invalid_argument("not 1, 2, 4 or 8 planes");
+    const std::size_t count = output.size() / width;
+    metaq::planes::Planes planes{};
+    for (std::size_t i = 0; i < width; ++i) {
+        if (arrays[i].size() != count) throw std::invalid_argument("a plane has not a byte for each element");
+        planes[i] = reinterpret_cast<const std::uint8_t*>(arrays[i].data());
+    }
+    if (output.size() != count * width) throw std::invalid_argument("the output is not of whole elements");
+    nb::gil_scoped_release release;
+    metaq::planes::join(planes, width, count, is_float, output.data());
+}
+
+nb::bytes encode_text(const ByteArray& bytes) {
+    Bytes out;
+    {
+        nb::gil_scoped_release release;
+        metaq::text::encode(view(bytes), out);
+    }
+    return to_python(out);
+}
+
+nb::bytes decode_text(const ByteArray& data, std::size_t size) {
+    Bytes bytes(size);
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        status = metaq::text::decode(view(data), bytes);
+    }
+    check_status(status);
+    return to_python(bytes);
+}
+
+}  // namespace
+
+void bind_coders(nb::module_& module) {
+    bind_coder<huffman::encode, huffman::decode>(module, "huffman_encode", "huffman_decode");
+    bind_coder<range::encode, range::decode>(module, "range_encode", "range_decode");
+    bind_coder<rans::encode, rans::decode>(module, "rans_encode", "rans_decode");
+    // Without conversion: it would fill a copy.
+    module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
+               nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
+    bind_coder<mixing::encode, mixing::decode>(module, "mixing_encode", "mixing_decode");
+    bind_coder<adaptive::encode, adaptive::decode>(module, "adaptive_encode", "adaptive_decode");
+    module.def("join_planes", &join_planes, nb::arg("planes").noconvert(), nb::arg("is_float"),
+               nb::arg("output").noconvert());
+    module.def("text_encode", &encode_text, nb::arg("bytes"));
+    module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
+}
+
+}  // namespace metaq::python

@@ -1,0 +1,95 @@
+// Quantizers by rate and distortion: checks what comes in, releases the GIL while native code works.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <vector>
+
+#include "metaq/base/dependent.hpp"
+#include "metaq/quantizers/rdoq.hpp"
+#include "metaq/quantizers/trellis.hpp"
+#include "python/arrays.hpp"
+
+namespace nb = nanobind;
+
+namespace metaq::python {
+
+namespace {
+
+using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+using WeightArrays = std::vector<WeightArray>;
+using ImportanceArrays = std::vector<std::optional<ImportanceArray>>;
+using FeedbackArrays = std::vector<std::optional<FeedbackArray>>;
+using FilledArrays = std::vector<FilledArray>;
+
+void check_weights(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols) {
+    if (weights.size() != symbols.size() || weights.size() != importances.size()) {
+        throw std::invalid_argument("weights, importances and symbols differ in number");
+    }
+    const auto same_shape = [](const auto& first, const auto& second) {
+        return first.shape(0) == second.shape(0) && first.shape(1) == second.shape(1) && first.shape(2) == second.shape(2);
+    };
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        if (!same_shape(weights[i], symbols[i]) || (importances[i] && !same_shape(*importances[i], symbols[i]))) {
+            throw std::invalid_argument("weights, importances and symbols differ in shape");
+        }
+    }
+}
+
+// Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
+// Weights with a feedback are moved.
+double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances, const FeedbackArrays& feedbacks,
+                        const FilledArrays& symbols, double rate_weight) {
+    check_weights(weights, importances, symbols);
+    if (weights.size() != feedbacks.size()) throw std::invalid_argument("weights and feedbacks differ in number");
+    std::vector<metaq::rdoq::Weights> blocks;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        const std::size_t row_size = symbols[i].shape(1) * symbols[i].shape(2);
+        if (feedbacks[i] && (feedbacks[i]->shape(0) != row_size || feedbacks[i]->shape(1) != row_size)) {
+            throw std::invalid_argument("a feedback has other columns than its weights");
+        }
+        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr,
+                          feedbacks[i] ? feedbacks[i]->data() : nullptr, block_of(symbols[i])});
+    }
+    nb::gil_scoped_release release;
+    return metaq::rdoq::quantize(blocks, rate_weight);
+}
+
+// Fills symbols, none larger than `most` of its block.
+void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols,
+                         const std::vector<std::int32_t>& most, double rate_weight, std::size_t states) {
+    check_weights(weights, importances, symbols);
+    if (most.size() != weights.size() || std::any_of(most.begin(), most.end(), [](auto one) { return one < 0 || one >= metaq::kSymbolLimit; })) {
+        throw std::invalid_argument("most: not a symbol for each block");
+    }
+    const auto& machines = metaq::dependent::kMachine;
+    const auto machine = std::find_if(machines.begin(), machines.end(), [&](const auto& one) { return one.states == states; });
+    if (machine == machines.end()) throw std::invalid_argument("states: no machine has as many");
+    std::vector<metaq::trellis::Weights> blocks;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i]), most[i]});
+    }
+    nb::gil_scoped_release release;
+    metaq::trellis::quantize(blocks, rate_weight, *machine);
+}
+
+}  // namespace
+
+void bind_quantizers(nb::module_& module) {
+    // Without conversion: it would fill copies.
+    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
+               nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
+    module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
+               nb::arg("symbols").noconvert(), nb::arg("most"), nb::arg("rate_weight"), nb::arg("states"));
+}
+
+}  // namespace metaq::python
