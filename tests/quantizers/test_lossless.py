@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metaq
-from metaq.checkpoints.plan import suitable_coder
+from metaq import coding
 from metaq.codebook import TableCodebook
 from metaq.compressed_model import CodedTensor
 from metaq.errors import InputError
@@ -124,9 +124,9 @@ def test_sizes_of_weights(dtype, share):
 
 
 def test_the_coder_for_a_size():
-    assert suitable_coder((1 << 22) - 1, lossless=True) == suitable_coder((1 << 22) - 1, lossless=False) == "mixing"
-    assert suitable_coder(1 << 22, lossless=True) == "rans"
-    assert suitable_coder(1 << 22, lossless=False) == "adaptive"
+    assert coding.suitable((1 << 22) - 1, lossless=True) == coding.suitable((1 << 22) - 1, lossless=False) == "mixing"
+    assert coding.suitable(1 << 22, lossless=True) == "rans"
+    assert coding.suitable(1 << 22, lossless=False) == "adaptive"
 
 
 def test_it_is_public_and_refuses_what_no_file_can_hold(tmp_path):
