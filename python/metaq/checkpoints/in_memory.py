@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from metaq import coding
+from metaq.checkpoints.config import DEFAULT_BITS, QUALITIES, CompressionConfig
 from metaq.checkpoints.step_guesses import Guess, guessed_bits, guessed_error
 from metaq.checkpoints.step_search import StepProblem, find_step
 from metaq.codebook import UniformCodebook
@@ -32,49 +33,7 @@ from metaq.quantizers.second_order import Sensitivity, relative_steps, sensitivi
 from metaq.quantizers.uniform import is_quantizable
 from metaq.threads import in_threads
 
-QUALITIES = {"low": 3e-2, "medium": 3e-3, "high": 3e-4}
-DEFAULT_BITS = 4.0
 SAMPLE_WEIGHTS = 1 << 20  # of more than twice as many, about these are tried first
-_TARGETS = ("max_error", "size_bytes", "bits", "quality")
-
-
-@dataclass(frozen=True)
-class CompressionConfig:
-    """What to compress a state dict to. One of the first four may be given; without any, it is 4 bits.
-
-    Attributes:
-        max_error: ``Σ‖w - ŵ‖² / Σ‖w‖²`` over all quantized tensors.
-        size_bytes: of the whole file.
-        bits: average bits that a quantized weight takes, headers and checksums not counted.
-        quality: "low", "medium" or "high": a ``max_error`` of 3e-2, 3e-3 or 3e-4.
-        keep: patterns (as in `fnmatch`, case-sensitive) of names whose tensors stay as they are, bit for bit.
-        tensor_bits: bits per weight of the tensors that a pattern matches, all together, instead of an equal slope with
-            the others. The first pattern that matches counts.
-        coder: that the file will be written with, and by which sizes are measured.
-    """
-
-    max_error: float | None = None
-    size_bytes: int | None = None
-    bits: float | None = None
-    quality: str | None = None
-    keep: tuple[str, ...] = ()
-    tensor_bits: Mapping[str, float] = field(default_factory=dict)
-    coder: str = "mixing"
-
-    def __post_init__(self) -> None:
-        given = [name for name in _TARGETS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InputError(f"compress: expected at most one of {', '.join(_TARGETS)}, found {', '.join(given)}")
-        if self.max_error is not None and not 0 < self.max_error < 1:
-            raise InputError(f"max_error: expected more than 0 and less than 1, found {self.max_error:g}")
-        if self.size_bytes is not None and self.size_bytes < 1:
-            raise InputError(f"size_bytes: expected at least 1, found {self.size_bytes}")
-        for bits in (*self.tensor_bits.values(), *([] if self.bits is None else [self.bits])):
-            if not 0 < bits <= 24:
-                raise InputError(f"bits: expected more than 0 and at most 24 bits per weight, found {bits:g}")
-        if self.quality is not None and self.quality not in QUALITIES:
-            raise InputError(f"quality: expected one of {', '.join(QUALITIES)}, found {self.quality!r}")
-        coding.by_name(self.coder)
 
 
 def compress_state_dict(
@@ -103,6 +62,7 @@ def compress_state_dict(
             size that no step leads to.
     """
     config = config or CompressionConfig()
+    config = replace(config, coder=config.coder or coding.DEFAULT_CODER)
     tensors = keep(state)
     for pattern in (*config.keep, *config.tensor_bits):
         if not any(fnmatchcase(name, pattern) for name in state):
@@ -188,7 +148,7 @@ class _Checkpoint:
             return lambda step: kept + bits(step) * _count(weights) / 8
 
         def measure(found: _Quantized) -> float:
-            return len(encode(self._model(found), self.config.coder))
+            return len(encode(self._model(found), str(self.config.coder)))
 
         return self._search(self.weights, measure, target, guess, "size_bytes")
 
@@ -248,7 +208,7 @@ class _Checkpoint:
         return CompressedModel({**self.model.tensors, **found.tensors}, self.model.metadata)
 
     def _bits_per_weight(self, found: _Quantized) -> float:
-        coder = coding.by_name(self.config.coder)
+        coder = coding.by_name(str(self.config.coder))
         tensors = [entry.symbols for entry in found.tensors.values() if entry.symbols.numel()]
 
         def size_bytes(chunk: list[Run]) -> int:
@@ -257,7 +217,7 @@ class _Checkpoint:
             return len(coder.encode(shaped))
 
         sequence = [Run(index, None, 0, block_shape(tuple(tensor.shape))) for index, tensor in enumerate(tensors)]
-        sizes = in_threads(size_bytes, list(cut_for(self.config.coder, sequence)))
+        sizes = in_threads(size_bytes, list(cut_for(str(self.config.coder), sequence)))
         return 8 * sum(sizes) / max(1, sum(tensor.numel() for tensor in tensors))
 
 

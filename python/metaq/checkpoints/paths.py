@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -12,8 +13,8 @@ from typing import Any
 
 from metaq import api, coding
 from metaq.checkpoints.chunk_encoder import decode_to_safetensors, decoded_bytes
+from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.in_memory import compress_state_dict
-from metaq.checkpoints.plan import Dials
 from metaq.checkpoints.shards import Shards
 from metaq.checkpoints.work_folder import STATE, WorkFolder, fingerprint
 from metaq.compressed_model import CompressedModel
@@ -34,31 +35,41 @@ LARGE_BYTES = 1 << 24  # from here on a .safetensors file is read a piece at a t
 
 
 def compress_path(
-    source: Path, output: Path, dials: Dials, resumes: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
+    source: Path,
+    output: Path,
+    config: CompressionConfig,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> CompressionReport:
     """Compress a file, or a folder of shards to such a folder; "-" is standard input or output.
 
     Args:
-        resumes: go on with what a stopped run left of a folder or a large file.
+        resume: go on with what a stopped run left of a folder or a large file.
 
     Returns:
-        What came of it: the number of tensors, bytes before and after.
+        What came of it.
 
     Raises:
         InputError: the source is unreadable or of an unknown kind, the options lead nowhere, or the output cannot be
             written.
     """
     progress = progress or Progress()
-    coding.by_name(dials.coder or coding.DEFAULT_CODER)
+    start = time.perf_counter()
+    _check_output(source, output, force)
     if source.is_dir():
-        return _compress_folder(source, output, dials, resumes, progress)
+        return _compress_folder(source, output, config, resume, progress, start)
     with readable(source) as path, writable(output, MTQ) as target:
         is_large = path.suffix == SAFETENSORS and path.is_file() and path.stat().st_size >= LARGE_BYTES
         work = _compress_large if is_large else _compress_small
-        return {"file": str(output), **work(path, target, dials, resumes, progress)}
+        return _report(str(output), None, start, *work(path, target, config, resume, progress))
 
 
-def decompress_path(source: Path, output: Path, resumes: bool = False, progress: Progress | None = None) -> None:
+def decompress_path(
+    source: Path, output: Path, *, resume: bool = False, force: bool = False, progress: Progress | None = None
+) -> None:
     """The inverse of `compress_path`, to the kind of file that the output's suffix names.
 
     Standard output is given an `.onnx` model if the file holds one, otherwise a `.safetensors` file.
@@ -69,8 +80,9 @@ def decompress_path(source: Path, output: Path, resumes: bool = False, progress:
     """
     progress = progress or Progress()
     if source.is_dir():
-        _decompress_folder(source, output, resumes, progress)
+        _decompress_folder(source, output, resume, progress)
         return
+    _check_output(source, output, force)
     if output != STANDARD:
         check_suffix(output)
     with readable(source) as path:
@@ -90,55 +102,64 @@ def work_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
 
 
-def _compress_small(path: Path, target: Path, dials: Dials, resumes: bool, progress: Progress) -> dict[str, Any]:
+def _compress_small(
+    path: Path, target: Path, config: CompressionConfig, resumes: bool, progress: Progress
+) -> tuple[Any, ...]:
     """All in memory."""
     state, metadata = read_state(path)
     progress.begin(f"compressing {path.name}")
     size_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
-    coder = dials.coder or coding.suitable(size_bytes, dials.lossless)
-    if dials.lossless:
+    coder = config.coder or coding.suitable(size_bytes, config.lossless)
+    if config.lossless:
         model = compress_losslessly(state)
-    elif dials.step is not None:
-        model = uniform.compress(state, step=dials.step)
+    elif config.step is not None:
+        model = uniform.compress(state, step=config.step)
     else:
-        model = compress_state_dict(state, replace(dials.config, coder=coder), metadata)
+        model = compress_state_dict(state, replace(config, coder=coder), metadata)
     size = api.save(CompressedModel(model.tensors, metadata), target, coder)
-    return _result(len(state), size_bytes, size)
+    return len(state), size_bytes, size, 0.0, None, coder
 
 
-def _compress_large(path: Path, target: Path, dials: Dials, resumes: bool, progress: Progress) -> dict[str, Any]:
+def _compress_large(
+    path: Path, target: Path, config: CompressionConfig, resumes: bool, progress: Progress
+) -> tuple[Any, ...]:
     """A piece at a time."""
     if target.exists() and not target.is_file():
         raise InputError(f"{target}: expected a file to write, found a directory or a device")
-    folder = WorkFolder(work_folder(target), _options("compress", {target.name: path}, dials), resumes)
-    result = _compress_shards({target.name: path}, dials, folder, progress)
+    folder = WorkFolder(work_folder(target), _options("compress", {target.name: path}, config), resumes)
+    result = _compress_shards({target.name: path}, config, folder, progress)
     os.replace(folder.path / target.name, target)
     folder.remove()
     return result
 
 
-def _compress_folder(source: Path, output: Path, dials: Dials, resumes: bool, progress: Progress) -> dict[str, Any]:
+def _compress_folder(
+    source: Path, output: Path, config: CompressionConfig, resumes: bool, progress: Progress, start: float
+) -> CompressionReport:
     found = read_folder(source, SAFETENSORS)
     found.check(lambda shard: _names(source / shard))
-    folder = _folder_for(found, output, MTQ, _options("compress", _paths(found), dials), resumes)
+    folder = _folder_for(found, output, MTQ, _options("compress", _paths(found), config), resumes)
     sources = {found.renamed(shard, MTQ): path for shard, path in _paths(found).items()}
-    result = _compress_shards(sources, dials, folder, progress)
+    result = _compress_shards(sources, config, folder, progress)
     _finish(found, folder, output, MTQ)
-    return {"folder": str(output), "shards": len(sources), **result}
+    return _report(str(output), len(sources), start, *result)
 
 
 def _compress_shards(
-    sources: Mapping[str, Path], dials: Dials, folder: WorkFolder, progress: Progress
-) -> dict[str, Any]:
+    sources: Mapping[str, Path], config: CompressionConfig, folder: WorkFolder, progress: Progress
+) -> tuple[Any, ...]:
     try:
         with ExitStack() as opened:
             files = {part: opened.enter_context(closing(SafetensorsFile(path))) for part, path in sources.items()}
-            shards = Shards(files, dials, folder, progress)
-            size = shards.compress()
+            shards = Shards(files, config, folder, progress)
+            sums = shards.compress()
     except BaseException:
         folder.close()
         raise
-    return _result(len(shards.owner), shards.size_bytes, size)
+    count = shards._count(shards.quantized)
+    energy = sum(found.energy for found in shards.treatments.values())
+    error, bits = (sums.squared_error / energy if energy else 0.0), (sums.bits / count if count else None)
+    return len(shards.owner), shards.size_bytes, sums.size_bytes, error, bits, shards.coder
 
 
 def _decompress_folder(source: Path, output: Path, resumes: bool, progress: Progress) -> None:
@@ -199,9 +220,19 @@ def _names(path: Path) -> list[str]:
     return list(file.tensors)
 
 
-def _options(work: str, sources: Mapping[str, Path], dials: Dials | None) -> dict[str, Any]:
-    return {"work": work, "source": fingerprint(sources), **({} if dials is None else asdict(dials))}
+def _options(work: str, sources: Mapping[str, Path], config: CompressionConfig | None) -> dict[str, Any]:
+    return {"work": work, "source": fingerprint(sources), **({} if config is None else asdict(config))}
 
 
-def _result(tensors: int, before: int, size: int) -> dict[str, Any]:
-    return {"tensors": tensors, "bytes_before": before, "bytes": size, "ratio": before / size}
+def _report(file: str, shards: int | None, start: float, *result: Any) -> CompressionReport:
+    return CompressionReport(file, shards, *result, seconds=time.perf_counter() - start)
+
+
+def _check_output(source: Path, output: Path, force: bool) -> None:
+    """Refuse to write over the source, and over anything unless told to."""
+    if output == STANDARD or not output.exists():
+        return
+    if source != STANDARD and source.exists() and os.path.samefile(source, output):
+        raise InputError(f"{output}: expected another place than the source, found the source itself")
+    if output.is_file() and not force:
+        raise InputError(f"{output}: expected no such file, found one; --force replaces it")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from metaq.checkpoints.in_memory import CompressionConfig
+from metaq.checkpoints.config import CompressionConfig
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
 from metaq.format import planes
@@ -21,21 +21,6 @@ from metaq.quantizers.lossless import Levels, find_levels
 from metaq.quantizers.rounding import is_roundable
 
 PIECE_ELEMENTS = 1 << 20  # read at a time
-
-
-@dataclass(frozen=True)
-class Dials:
-    """What to compress a checkpoint to: an error or size, every bit, or one given step.
-
-    Attributes:
-        config: what counts unless ``lossless`` or ``step`` is given.
-        coder: None for the one that suits.
-    """
-
-    config: CompressionConfig = field(default_factory=CompressionConfig)
-    lossless: bool = False
-    step: float | None = None
-    coder: str | None = None
 
 
 class Fate(Enum):
@@ -65,7 +50,7 @@ def pieces(file: SafetensorsFile, name: str) -> Iterator[Tensor]:
         yield file.read(name, elements[first : first + PIECE_ELEMENTS])
 
 
-def treatment(file: SafetensorsFile, name: str, dials: Dials) -> Treatment:
+def treatment(file: SafetensorsFile, name: str, config: CompressionConfig) -> Treatment:
     """What becomes of a tensor. Weights that are NaN or infinite are never quantized: their tensor is kept.
 
     Raises:
@@ -77,14 +62,14 @@ def treatment(file: SafetensorsFile, name: str, dials: Dials) -> Treatment:
         raise InputError(f"tensor {name!r}: expected at most 32 dimensions and 2^40 elements, found {found}")
     if not dtype.is_floating_point:
         return Treatment(Fate.INTEGERS if all(map(_is_codable, pieces(file, name))) else Fate.KEPT)
-    if dials.lossless:
+    if config.lossless:
         levels = find_levels(map(planes.words_of, pieces(file, name)), dtype) if dtype in CODED_FLOATS else None
         return Treatment(Fate.KEPT) if levels is None else Treatment(Fate.LEVELS, levels=levels)
-    if any(fnmatchcase(name, pattern) for pattern in dials.config.keep):
+    if any(fnmatchcase(name, pattern) for pattern in config.keep):
         return Treatment(Fate.KEPT)
     if dtype in CODED_FLOATS and len(shape) >= 2 and 0 not in shape:
         return _measured(file, name)
-    is_rounded = dials.step is None and len(shape) < 2 and is_roundable(torch.empty(0, dtype=dtype))
+    is_rounded = config.step is None and len(shape) < 2 and is_roundable(torch.empty(0, dtype=dtype))
     return Treatment(Fate.ROUNDED if is_rounded else Fate.KEPT)
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from metaq import coding
 from metaq.checkpoints import in_memory
 from metaq.checkpoints.chunk_encoder import StreamEncoder, Sums, quantize
-from metaq.checkpoints.in_memory import DEFAULT_BITS, QUALITIES
-from metaq.checkpoints.plan import Dials, Fate, Treatment, treatment
+from metaq.checkpoints.config import DEFAULT_BITS, QUALITIES, CompressionConfig
+from metaq.checkpoints.plan import Fate, Treatment, treatment
 from metaq.checkpoints.step_guesses import guessed_bits, guessed_error
 from metaq.checkpoints.step_search import StepProblem, find_step
 from metaq.checkpoints.work_folder import WorkFolder
@@ -54,9 +54,9 @@ class Shards:
     """
 
     def __init__(
-        self, files: Mapping[str, SafetensorsFile], dials: Dials, folder: WorkFolder, progress: Progress
+        self, files: Mapping[str, SafetensorsFile], config: CompressionConfig, folder: WorkFolder, progress: Progress
     ) -> None:
-        self.files, self.dials, self.folder, self.progress = files, dials, folder, progress
+        self.files, self.config, self.folder, self.progress = files, config, folder, progress
         self.owner: dict[str, str] = {}
         for part, file in self.files.items():
             for name in file.tensors:
@@ -66,7 +66,7 @@ class Shards:
                 self.owner[name] = part
         if not self.owner:
             raise InputError("checkpoint: expected at least one tensor, found none")
-        for pattern in (*dials.config.keep, *dials.config.tensor_bits):
+        for pattern in (*config.keep, *config.tensor_bits):
             if not any(fnmatchcase(name, pattern) for name in self.owner):
                 raise InputError(
                     f"pattern {pattern!r}: expected one that matches a tensor's name, found no such tensor"
@@ -77,14 +77,14 @@ class Shards:
         self.treatments = self._treatments()
         self.quantized = [name for name, found in self.treatments.items() if found.fate is Fate.QUANTIZED]
         self.fixed: dict[str, UniformCodebook] = {}
-        self.coder = dials.coder or coding.suitable(self.size_bytes, dials.lossless)
+        self.coder = config.coder or coding.suitable(self.size_bytes, config.lossless)
 
     def _treatments(self) -> dict[str, Treatment]:
         self.progress.begin("reading", self.size_bytes)
 
         def treat(name: str) -> Treatment:
             file = self.files[self.owner[name]]
-            found = treatment(file, name, self.dials)
+            found = treatment(file, name, self.config)
             dtype, shape = file.tensors[name]
             self.progress.advance(math.prod(shape) * dtype.itemsize, 0)
             return found
@@ -92,17 +92,17 @@ class Shards:
         names = list(self.owner)
         return dict(zip(names, stream(treat, names, self.outer * self.inner), strict=True))
 
-    def compress(self) -> int:
+    def compress(self) -> Sums:
         """Write all files; their size in bytes.
 
         Raises:
             InputError: no step leads to the target, or a place cannot be written.
         """
-        config = self.dials.config
-        if self.dials.lossless or not self.quantized:
-            return self._write_all(1.0).size_bytes
-        if self.dials.step is not None:
-            return self._write_all(self.dials.step).size_bytes
+        config = self.config
+        if self.config.lossless or not self.quantized:
+            return self._write_all(1.0)
+        if self.config.step is not None:
+            return self._write_all(self.config.step)
         for pattern, bits in config.tensor_bits.items():
             self._fix(pattern, bits)
         if config.size_bytes is not None:
@@ -116,20 +116,19 @@ class Shards:
         count = self._count(self.quantized)
         return self._to(lambda sums: sums.bits / count, DEFAULT_BITS if config.bits is None else config.bits, "bits")
 
-    def _to_size(self, target: int) -> int:
+    def _to_size(self, target: int) -> Sums:
         return self._to(lambda sums: float(sums.size_bytes), target, "size_bytes")
 
-    def _to(self, measure: Measure, target: float, name: str, rises: bool = False) -> int:
+    def _to(self, measure: Measure, target: float, name: str, rises: bool = False) -> Sums:
         def try_step(step: float) -> tuple[float, float]:
             return measure(self._write_all(step, is_trial=True)), step
 
-        return self._write_all(self._search(self.quantized, try_step, measure, target, name, rises)).size_bytes
+        return self._write_all(self._search(self.quantized, try_step, measure, target, name, rises))
 
     def _fix(self, pattern: str, bits: float) -> None:
         """The step of tensors that have bits of their own; they are measured without being written."""
         first = {
-            name: next((p for p in self.dials.config.tensor_bits if fnmatchcase(name, p)), None)
-            for name in self.quantized
+            name: next((p for p in self.config.tensor_bits if fnmatchcase(name, p)), None) for name in self.quantized
         }
         group = [name for name in self.quantized if first[name] == pattern]
         if not group:
@@ -207,12 +206,12 @@ class Shards:
 
     def _books(self, names: list[str], step: float) -> dict[str, UniformCodebook]:
         """``step`` is rdoq's, as in `metaq.checkpoints.in_memory`, unless it is given."""
-        in_trellis = self.coder in trellis.CODERS and self.dials.step is None
+        in_trellis = self.coder in trellis.CODERS and self.config.step is None
         shared = UniformCodebook(step / trellis.FINER if in_trellis else step)
         return {name: self.fixed.get(name, shared) for name in names}
 
     def _encoder(self, part: str) -> StreamEncoder:
-        return StreamEncoder(self.files[part], self.treatments, self.coder, self.dials.step is not None, self.stop)
+        return StreamEncoder(self.files[part], self.treatments, self.coder, self.config.step is not None, self.stop)
 
     def _measure_all(self, names: list[str], step: float) -> Sums:
         self.progress.begin("measuring", sum(self._size(name) for name in names))

@@ -108,9 +108,7 @@ def compress(
     With --lossless all stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
     A folder of shards becomes such a folder. The place - is standard input or output.
     """
-    from metaq.checkpoints.in_memory import CompressionConfig
-    from metaq.checkpoints.paths import compress_path
-    from metaq.checkpoints.plan import Dials
+    from metaq.checkpoints import CompressionConfig, compress_path
     from metaq.cli.options import parse_bits, parse_size
     from metaq.errors import InputError
 
@@ -118,14 +116,13 @@ def compress(
     if has_dials + (step is not None) + lossless > 1:
         raise InputError("compress: expected --lossless or --step alone, found other options too")
     size_bytes = None if size is None else parse_size(size)
-    given = {} if coder is None else {"coder": coder}
     config = CompressionConfig(
-        max_error, size_bytes, bits, quality, tuple(keep or ()), parse_bits(override or []), **given
+        max_error, size_bytes, bits, quality, tuple(keep or ()), parse_bits(override or []), step, lossless, coder
     )
     with _resumable(output) as progress:
-        result = compress_path(source, output, Dials(config, lossless, step, coder), resume, progress)
+        result = compress_path(source, output, config, resume=resume, force=True, progress=progress)
     if str(output) != "-":
-        _print(result, as_json)
+        _print(result.as_dict(), as_json)
 
 
 @app.command()
@@ -135,10 +132,10 @@ def decompress(
     resume: Resume = False,
 ) -> None:
     """Write a .mtq file's tensors as a .safetensors, .pt, .pth or .onnx file, or a folder's as the folder it was."""
-    from metaq.checkpoints.paths import decompress_path
+    from metaq.checkpoints import decompress_path
 
     with _resumable(output) as progress:
-        decompress_path(source, output, resume, progress)
+        decompress_path(source, output, resume=resume, force=True, progress=progress)
 
 
 @app.command()
@@ -351,7 +348,7 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
 @contextmanager
 def _resumable(output: Path) -> Iterator[Any]:
     """A bar, and what to do after Ctrl-C."""
-    from metaq.checkpoints.paths import work_folder
+    from metaq.checkpoints import work_folder
     from metaq.progress import shown
 
     try:
