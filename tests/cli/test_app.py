@@ -78,7 +78,7 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "model.mtq"
-    metaq.save(metaq.compress(network(), bits=3), path)
+    metaq.save(metaq.compress(network(), step=0.4), path)
     return path
 
 
@@ -443,7 +443,7 @@ def test_compare(succeeds, checkpoint, file, tmp_path):
     assert {row["tensor"] for row in plain["tensors"]} == set(network())
     assert plain["second_bytes"] == file.stat().st_size
     coarser = tmp_path / "coarser.mtq"
-    metaq.save(metaq.compress(network(), bits=2), coarser)
+    metaq.save(metaq.compress(network(), step=0.9), coarser)
     both = json.loads(succeeds("compare", file, coarser, "--reference", checkpoint, "--json"))
     assert both["second_error"] > both["first_error"] > 0
     assert "relative squared error" in succeeds("compare", checkpoint, file)

@@ -8,15 +8,13 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from metaq.checkpoints.in_memory import CompressionConfig
-from metaq.checkpoints.paths import compress_path, decompress_path
-from metaq.checkpoints.plan import Dials
+from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
 from metaq.errors import FormatError, InputError
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-LOSSLESS = Dials(lossless=True)
+LOSSLESS = CompressionConfig(lossless=True)
 
 
 def tensors(seed):
@@ -66,15 +64,15 @@ def test_byte_for_byte_without_loss(tmp_path, folder):
     names = [shard.replace(SAFETENSORS, MTQ) for shard in SHARDS]
     assert set(small) == {*names, "model.mtq.index.json", "config.json", "nested/tokenizer.bin"}
     assert json.loads(small["model.mtq.index.json"])["weight_map"]["a1.weight"] == names[1]
-    assert result["bytes"] == sum(len(small[name]) for name in names)
-    assert result["tensors"] == 2 * len(tensors(0))
+    assert result.file_bytes == sum(len(small[name]) for name in names)
+    assert result.tensors == 2 * len(tensors(0))
     decompress_path(tmp_path / "small", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "small", "back"}
 
 
 def test_quantized(tmp_path, folder):
-    compress_path(folder, tmp_path / "small", Dials(CompressionConfig(max_error=1e-3)))
+    compress_path(folder, tmp_path / "small", CompressionConfig(max_error=1e-3))
     decompress_path(tmp_path / "small", tmp_path / "back")
     error = energy = 0.0
     for seed, shard in enumerate(SHARDS):

@@ -12,7 +12,7 @@ from metaq.report.tables import coder_rows, show, show_entries, tensor_rows, tex
 @pytest.fixture
 def model():
     weight = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
-    return metaq.compress({"a.weight": weight, "a.bias": weight[0].clone(), "tied": weight}, bits=3)
+    return metaq.compress({"a.weight": weight, "a.bias": weight[0].clone(), "tied": weight}, step=0.516)
 
 
 def test_tensor_rows_share_out_all_payload_bytes(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metaq import coding
+from metaq import assign, coding
 from metaq.codebook import TableCodebook, UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
 from metaq.files import write_atomically
 from metaq.format.writer import encode
-from metaq.metrics import relative_squared_error
+from metaq.metrics import entropy_bits, relative_squared_error
 from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import is_roundable, round_as_float16
-from metaq.quantizers.uniform import compress, is_quantizable, step_for_bits
+from metaq.quantizers.uniform import compress, is_quantizable
 from metaq.solvers.kmeans1d import kmeans
 
 Row = dict[str, Any]
@@ -34,7 +35,7 @@ _DRAWN = {"mixing": "-", "adaptive": "-.", "rans": "--", "zstd": ":"}
 
 def nearest(state: State, bits: float) -> CompressedModel:
     """Every weight on the nearest multiple of one step, of an entropy of ``bits``."""
-    return compress(state, bits=bits)
+    return compress(state, _step_for_entropy(state, bits))
 
 
 def by_rate(state: State, bits: float) -> CompressedModel:
@@ -51,10 +52,23 @@ def _on_step(
     state: State, bits: float, finer: float, quantize: Callable[[State, UniformCodebook], dict[str, Tensor]]
 ) -> CompressedModel:
     weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    step = UniformCodebook(step_for_bits(list(weights.values()), bits) / finer)
+    step = UniformCodebook(_step_for_entropy(weights, bits) / finer)
     symbols = quantize(weights, step)
     coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
     return CompressedModel({**keep(state), **coded})
+
+
+def _step_for_entropy(state: State, bits: float) -> float:
+    """The smallest step, within 0.1 %, at which nearest multiples have at most this zero-order entropy a weight."""
+    weights = [tensor for tensor in state.values() if is_quantizable(tensor)]
+    highest = max(float(tensor.abs().max()) for tensor in weights) or 1.0
+    count = sum(tensor.numel() for tensor in weights)
+    fine, coarse = max(math.log2(highest) - 26, -149.0), min(math.log2(highest) + 2, 127.0)
+    while coarse - fine > 1e-3:
+        middle = (fine + coarse) / 2
+        size_bits = sum(entropy_bits(assign.nearest(tensor, UniformCodebook(2.0**middle))) for tensor in weights)
+        fine, coarse = (middle, coarse) if size_bits > bits * count else (fine, middle)
+    return float(2.0**coarse)
 
 
 def by_kmeans(state: State, bits: float) -> CompressedModel:

@@ -7,15 +7,16 @@ import torch
 
 import metaq
 from metaq import metrics
-from metaq.checkpoints import in_memory
-from metaq.checkpoints.in_memory import QUALITIES, CompressionConfig, compress_state_dict
+from metaq.checkpoints import CompressionConfig, compress_state_dict, sample
+from metaq.checkpoints.checkpoint import Checkpoint
+from metaq.checkpoints.config import QUALITIES
+from metaq.checkpoints.sample import Sample
 from metaq.cli.options import parse_bits, parse_size
 from metaq.coding import base as coding_base
 from metaq.compressed_model import CodedTensor
 from metaq.errors import InputError
 from metaq.format.reader import Reader
 from metaq.format.writer import encode
-from metaq.quantizers import trellis
 from metaq.quantizers.rounding import round_as_float16
 
 
@@ -66,15 +67,19 @@ def test_error_is_met(limit):
 
 @pytest.mark.parametrize("dial", [{"max_error": 5e-3}, {"bits": 3.0}, {"size_bytes": 6000}])
 def test_many_weights_in_many_chunks(monkeypatch, dial):
-    tried = []
-    quantize = trellis.quantize
-    monkeypatch.setattr(in_memory, "SAMPLE_WEIGHTS", 3000)
+    passes = []
+
+    def noted(what, work):
+        return lambda *arguments: passes.append(what) or work(*arguments)
+
+    monkeypatch.setattr(sample, "SAMPLE_WEIGHTS", 3000)
     monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 2000)
-    monkeypatch.setattr(trellis, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
+    monkeypatch.setattr(Sample, "measure", noted("sample", Sample.measure))
+    monkeypatch.setattr(Checkpoint, "_measure", noted("all", Checkpoint._measure))
     model = compress_state_dict(STATE, CompressionConfig(**dial))
-    counts = [sum(tensor.numel() for tensor in weights.values()) for weights in tried]
-    assert counts[0] <= 6000 < counts[1] == counts[-1]
-    assert len(counts) <= 6
+    assert passes[0] == "sample"
+    assert passes == sorted(passes, reverse=True)
+    assert passes.count("all") <= 4
     if "max_error" in dial:
         assert 0.99 * dial["max_error"] <= error(STATE, model.decompress()) <= dial["max_error"]
     if "size_bytes" in dial:
