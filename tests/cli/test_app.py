@@ -78,7 +78,7 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "model.mtq"
-    metaq.save(metaq.compress(network(), bits=3), path)
+    metaq.save(metaq.compress(network(), step=0.5), path)
     return path
 
 
@@ -111,9 +111,11 @@ def test_lossless(succeeds, tmp_path):
     torch.save(state, tmp_path / "x.pt")
     sizes = {}
     for options in ((), ("--coder", "rans"), ("--coder", "mixing")):
-        output = succeeds("compress", tmp_path / "x.pt", "-o", tmp_path / "x.mtq", "--lossless", "--json", *options)
+        output = succeeds(
+            "compress", tmp_path / "x.pt", "-o", tmp_path / "x.mtq", "-f", "--lossless", "--json", *options
+        )
         sizes[options] = json.loads(output)["bytes"]
-        succeeds("decompress", tmp_path / "x.mtq", "-o", tmp_path / "y.pt")
+        succeeds("decompress", tmp_path / "x.mtq", "-o", tmp_path / "y.pt", "--force")
         back = torch.load(tmp_path / "y.pt")
         assert torch.equal(back["a"], state["a"])
         assert torch.equal(back["c"], state["c"])
@@ -166,10 +168,11 @@ def test_size_is_met(succeeds, tmp_path, checkpoint):
 def test_bits_give_smaller_files(succeeds, tmp_path, checkpoint):
     sizes = []
     for bits in ("1", "2", "4", "8"):
-        output = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "--bits", bits, "--json")
+        output = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "-f", "--bits", bits, "--json")
         sizes.append(json.loads(output)["bytes"])
     assert sizes == sorted(sizes)
-    assert json.loads(succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "--json"))["bytes"] == sizes[2]
+    output = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "-f", "--json")
+    assert json.loads(output)["bytes"] == sizes[2]
 
 
 def test_inspect(succeeds, file):
@@ -433,7 +436,7 @@ def test_complexity(succeeds, tmp_path):
     shown = succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot)
     assert "largest" in shown
     assert plot.read_text().startswith("<?xml")
-    result = json.loads(succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot, "--json"))
+    result = json.loads(succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot, "-f", "--json"))
     assert sum(result["counts"]) == 200
     assert result["largest"] < 32
 
@@ -443,7 +446,7 @@ def test_compare(succeeds, checkpoint, file, tmp_path):
     assert {row["tensor"] for row in plain["tensors"]} == set(network())
     assert plain["second_bytes"] == file.stat().st_size
     coarser = tmp_path / "coarser.mtq"
-    metaq.save(metaq.compress(network(), bits=2), coarser)
+    metaq.save(metaq.compress(network(), step=1.0), coarser)
     both = json.loads(succeeds("compare", file, coarser, "--reference", checkpoint, "--json"))
     assert both["second_error"] > both["first_error"] > 0
     assert "relative squared error" in succeeds("compare", checkpoint, file)
