@@ -11,6 +11,8 @@ _LIBRARIES = ("typer", "rich")
 def main() -> None:
     """Entry point of the `metaq` command."""
     try:
+        import rich  # noqa: F401 - typer does without, tables and bars do not
+
         from metaq.cli.app import main as run
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in _LIBRARIES:

@@ -92,7 +92,7 @@ def _message(error: Exception, command: str) -> str:
     if isinstance(error, MetaqError | OSError | MemoryError):
         return str(error) or type(error).__name__
     found = f"{type(error).__name__}: {error}"
-    return f"{command}: expected no error of this kind, found {found}; please report what --debug says of it"
+    return f"metaq {command}: expected no error of this kind, found {found}; please report what --debug says of it"
 
 
 def _one_line(message: str) -> str:

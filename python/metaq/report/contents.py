@@ -95,12 +95,12 @@ def inspect_folder(path: Path, progress: Progress) -> Contents:
         found = inspect_file(shard, progress)
         weights = sum(math.prod(row["shape"]) for row in found.rows if not row["kind"].startswith("alias"))
         row: Row = {"file": shard.name, "tensors": len(found.rows), "weights": weights}
-        row |= {"bits_per_weight": 8 * found.summary["file_bytes"] / max(1, weights)}
-        rows.append(row | {"file_bytes": found.summary["file_bytes"]})
+        row |= {"file_bytes": found.summary["file_bytes"]}
+        rows.append(row | {"file_bits_per_weight": 8 * row["file_bytes"] / max(1, weights)})
         files.append(Contents(found.rows, {"file": shard.name, **found.summary}, found.metadata))
     total = {key: sum(row[key] for row in rows) for key in ("tensors", "weights", "file_bytes")}
     summary = {"folder": str(path), "shards": len(rows), **total}
-    summary["bits_per_weight"] = 8 * total["file_bytes"] / max(1, total["weights"])
+    summary["file_bits_per_weight"] = 8 * total["file_bytes"] / max(1, total["weights"])
     return Contents(rows, summary, files=files)
 
 

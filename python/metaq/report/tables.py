@@ -16,8 +16,8 @@ from rich.text import Text
 Row = dict[str, Any]
 
 _HEADINGS = {
-    "zero_order_bits_per_weight": "entropy,\nbits/weight",
-    "bits_per_weight": "coded,\nbits/weight",
+    "zero_order_bits_per_weight": "entropy,\nbits per\nweight",
+    "bits_per_weight": "coded,\nbits per\nweight",
     "squared_error_share": "share of\nerror",
     "relative_squared_error": "relative\nsquared\nerror",
     "largest_difference": "largest\ndifference",
@@ -25,16 +25,17 @@ _HEADINGS = {
     "second_bytes": "second,\nbytes",
     "header_and_checksum_bytes": "header,\nbytes",
     "file_bytes": "file,\nbytes",
-    "weights_sha256": "SHA-256 of the weights",
+    "file_bits_per_weight": "file,\nbits per\nweight",
 }
 # What a narrow terminal goes without, the first of these first.
 _LESS_NEEDED = (
-    *("largest_difference", "dtype", "zeros", "levels", "zero_order_bits_per_weight", "shape", "kind"),
-    *("first_bytes", "header_and_checksum_bytes", "tensors"),
+    *("weights_sha256", "largest_difference", "dtype", "zeros", "levels", "zero_order_bits_per_weight"),
+    *("shape", "kind", "first_bytes", "header_and_checksum_bytes", "tensors", "network", "data", "method"),
 )
-_FOLDED = {"tensor", "file", "kind", "remark", "description", "weights_sha256"}  # texts that may go on in a next line
-_LEAST_FOLDED = 20  # characters that such a text gets in each line
+_FOLDED = {"tensor", "file", "kind", "remark", "recipe", "description"}  # texts that may go on in a next line
+_LEAST_FOLDED = 24  # characters that such a text gets in each line
 _GAP = 2  # characters between columns
+_LOOK: Any = {"header_style": "bold", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}
 _UNLIMITED = 1 << 16  # characters in a line where no terminal limits them
 
 
@@ -47,9 +48,7 @@ def show(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     columns = dict.fromkeys(column for row in rows for column in row)
     cells = {column: [text(row.get(column, "")) for row in rows] for column in columns}
     shown = _fitting(cells, console.width)
-    table = Table(
-        title=Text(printable(title)) if title else None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD
-    )
+    table = Table(**_LOOK)
     for column in shown:
         is_number = any(isinstance(row.get(column), int | float) for row in rows)
         table.add_column(
@@ -60,10 +59,13 @@ def show(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
         )
     for index in range(len(rows)):
         table.add_row(*(Text(cells[column][index]) for column in shown))
+    if title:
+        console.print(Text(printable(title), style="bold"))
     console.print(table)
     if len(shown) < len(cells):
         missing = ", ".join(heading(column).replace("\n", " ") for column in cells if column not in shown)
-        console.print(Text(f" Not shown for want of width: {missing}.", style="dim"))
+        console.print(Text(f"Not shown for want of width: {missing}.", style="dim"))
+    console.print()
 
 
 def _fitting(cells: Mapping[str, Sequence[str]], width: int) -> list[str]:
@@ -85,7 +87,7 @@ def heading(column: str) -> str:
 
 def show_entries(entries: Mapping[str, Any]) -> None:
     """Print one result, a line for each of its entries."""
-    table = Table(box=None, show_header=False)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", overflow="fold")
     table.add_column(overflow="fold")
     for key, value in entries.items():
