@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -37,10 +37,15 @@ class Alias:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata."""
+    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata.
+
+    Attributes:
+        coder: name of the coder that the symbols were chosen for, which `metaq.save` takes; None if for none.
+    """
 
     tensors: dict[str, CodedTensor | Tensor | Alias]
     metadata: dict[str, str] = field(default_factory=dict)
+    coder: str | None = None
 
     def decompress(self) -> dict[str, Tensor]:
         """Every tensor under its name, in order; an alias is the same object as its target."""
@@ -73,13 +78,18 @@ def check_state(state: Mapping[str, Tensor]) -> None:
             raise InputError(f"tensor {name!r}: expected at most 32 dimensions and 2^40 elements, found {found}")
 
 
-def check_model(model: CompressedModel) -> None:
-    """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
-    for text in (*model.metadata.keys(), *model.metadata.values(), *model.tensors):
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise an InputError for names and metadata that no file can hold."""
+    for text in texts:
         try:
             text.encode("utf-8")
         except (AttributeError, UnicodeEncodeError):
             raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
+
+
+def check_model(model: CompressedModel) -> None:
+    """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
+    check_texts([*model.metadata.keys(), *model.metadata.values(), *model.tensors])
     earlier: set[str] = set()
     for name, entry in model.tensors.items():
         if isinstance(entry, Alias):
@@ -107,13 +117,22 @@ def _check_coded(name: str, entry: CodedTensor) -> None:
 def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]:
     """Every tensor as it is, on the CPU: small integers coded as such, shared storage as aliases, the rest kept."""
     check_state(state)
-    tensors: dict[str, CodedTensor | Tensor | Alias] = {}
+    aliases = shared_names(state)
+    return {
+        name: Alias(aliases[name]) if name in aliases else code_integers(tensor.cpu()) for name, tensor in state.items()
+    }
+
+
+def shared_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Second names of tensors that are the same memory, each with the first name."""
+    aliases: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in state.items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
         first = seen.setdefault(identity, name) if tensor.numel() else name
-        tensors[name] = Alias(first) if first != name else code_integers(tensor.cpu())
-    return tensors
+        if first != name:
+            aliases[name] = first
+    return aliases
 
 
 def code_integers(tensor: Tensor) -> CodedTensor | Tensor:

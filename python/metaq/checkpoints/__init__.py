@@ -1,8 +1,9 @@
 """A checkpoint, without training, to a size or an error."""
 
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
-from metaq.checkpoints.in_memory import compress_state_dict
-from metaq.checkpoints.paths import compress_path, decompress_path, work_folder
+from metaq.checkpoints.paths import compress_path, decompress_path
+from metaq.checkpoints.places import work_folder
+from metaq.checkpoints.state_dict import compress_state_dict
 
 __all__ = [
     "CompressionConfig",

@@ -5,33 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metaq import api, coding
-from metaq.checkpoints.chunk_encoder import decode_to_safetensors, decoded_bytes
+from metaq.checkpoints.checkpoint import Checkpoint
+from metaq.checkpoints.chunk_decoder import (
+    decode_to_safetensors,
+    decoded_bytes,
+    open_reader,
+    stored_tensors,
+)
+from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
-from metaq.checkpoints.in_memory import compress_state_dict
-from metaq.checkpoints.shards import Shards
-from metaq.checkpoints.work_folder import STATE, WorkFolder, fingerprint
-from metaq.compressed_model import CompressedModel
-from metaq.errors import InputError
-from metaq.files import map_bytes
-from metaq.format.reader import Reader
-from metaq.io import check_suffix, read_state, write_state
-from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
+from metaq.checkpoints.places import check_file, check_folder, work_folder
+from metaq.checkpoints.work_folder import WorkFolder, fingerprint
+from metaq.io import format_for, open_source
+from metaq.io.huggingface import MTQ, SAFETENSORS, read_checkpoint_folder, read_folder
 from metaq.io.onnx import GRAPH
-from metaq.io.safetensors import SafetensorsFile
+from metaq.io.source import TensorSource
 from metaq.io.standard import STANDARD, readable, writable
 from metaq.progress import Progress
-from metaq.quantizers import uniform
-from metaq.quantizers.lossless import compress_losslessly
 from metaq.threads import in_parallel, thread_counts
-
-LARGE_BYTES = 1 << 24  # from here on a .safetensors file is read a piece at a time
 
 
 def compress_path(
@@ -47,24 +44,37 @@ def compress_path(
     """Compress a file, or a folder of shards to such a folder; "-" is standard input or output.
 
     Args:
-        resume: go on with what a stopped run left of a folder or a large file.
-
-    Returns:
-        What came of it.
+        config: to what error or size.
+        resume: go on with what a stopped run left.
+        force: replace an output that exists, which is refused otherwise. The source is never replaced.
+        key: under which the state dict is, in files of torch.save that hold more than one.
 
     Raises:
-        InputError: the source is unreadable or of an unknown kind, the options lead nowhere, or the output cannot be
-            written.
+        InputError: the source is unreadable or of an unknown kind, no step meets what is asked for, or the output
+            cannot be written or exists.
     """
-    progress = progress or Progress()
-    start = time.perf_counter()
-    _check_output(source, output, force)
+    start, progress = time.perf_counter(), progress or Progress()
+    described = asdict(config) | {"key": key}
     if source.is_dir():
-        return _compress_folder(source, output, config, resume, progress, start)
+        found = read_checkpoint_folder(source)
+        check_folder(found, output, MTQ, force)
+        with ExitStack() as opened:
+            sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
+            found.check(lambda shard: sources[shard].layouts)
+            parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
+            with _working(output, _options("compress", found.paths(), described), resume) as folder:
+                checkpoint, totals = _compress(parts, config, folder, progress)
+        found.finish(folder.path, MTQ)
+        folder.publish_all(output)
+        return _report(checkpoint, totals, str(output), len(parts), start)
+    check_file(source, output, force)
     with readable(source) as path, writable(output, MTQ) as target:
-        is_large = path.suffix == SAFETENSORS and path.is_file() and path.stat().st_size >= LARGE_BYTES
-        work = _compress_large if is_large else _compress_small
-        return _report(str(output), None, start, *work(path, target, config, resume, progress))
+        place = Path(os.path.realpath(target))  # a link stays, what it points to is written
+        options = _options("compress", {place.name: path}, described)
+        with closing(open_source(path, key)) as tensors, _working(place, options, resume) as folder:
+            checkpoint, totals = _compress({place.name: tensors}, config, folder, progress)
+        folder.publish(place.name, place)
+        return _report(checkpoint, totals, str(output), None, start)
 
 
 def decompress_path(
@@ -74,165 +84,90 @@ def decompress_path(
 
     Standard output is given an `.onnx` model if the file holds one, otherwise a `.safetensors` file.
 
+    Args:
+        resume: go on with what a stopped run left of a folder.
+        force: replace an output that exists, which is refused otherwise. The source is never replaced.
+
     Raises:
-        InputError: the source is unreadable, the output's suffix unknown, or the output cannot be written.
+        InputError: the source is unreadable, the output's suffix unknown, or the output cannot be written or exists.
         FormatError: the source is not a whole and unchanged `.mtq` file.
     """
     progress = progress or Progress()
     if source.is_dir():
-        _decompress_folder(source, output, resume, progress)
+        _decompress_folder(source, output, resume, force, progress)
         return
-    _check_output(source, output, force)
     if output != STANDARD:
-        check_suffix(output)
+        format_for(output)
+    check_file(source, output, force)
     with readable(source) as path:
-        reader = Reader(map_bytes(path), str(path))
+        reader = open_reader(path)
         is_onnx = any(entry.name == GRAPH for entry in reader.header.tensors)
         with writable(output, ".onnx" if is_onnx else SAFETENSORS) as target:
+            progress.begin("decompressing", decoded_bytes(reader))
             if target.suffix == SAFETENSORS:
-                progress.begin("decompressing", decoded_bytes(path))
-                decode_to_safetensors(path, target, thread_counts(1)[1], progress)
-                return
-            progress.begin(f"decompressing {path.name}")
-            write_state(target, reader.load(), reader.header.metadata)
+                decode_to_safetensors(reader, target, thread_counts(1)[1], progress)
+            else:
+                tensors = stored_tensors(reader, with_graph=target.suffix == ".onnx")
+                format_for(target).write(target, tensors, reader.header.metadata)
 
 
-def work_folder(output: Path) -> Path:
-    """Where what is finished of an output waits for the rest."""
-    return output.with_name(f"{output.name}.partial")
+def _compress(
+    parts: Mapping[str, TensorSource], config: CompressionConfig, folder: WorkFolder, progress: Progress
+) -> tuple[Checkpoint, Totals]:
+    checkpoint = Checkpoint(parts, config, progress, folder)
+    return checkpoint, checkpoint.write(checkpoint.find_step())
 
 
-def _compress_small(
-    path: Path, target: Path, config: CompressionConfig, resumes: bool, progress: Progress
-) -> tuple[Any, ...]:
-    """All in memory."""
-    state, metadata = read_state(path)
-    progress.begin(f"compressing {path.name}")
-    size_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
-    coder = config.coder or coding.suitable(size_bytes, config.lossless)
-    if config.lossless:
-        model = compress_losslessly(state)
-    elif config.step is not None:
-        model = uniform.compress(state, step=config.step)
-    else:
-        model = compress_state_dict(state, replace(config, coder=coder), metadata)
-    size = api.save(CompressedModel(model.tensors, metadata), target, coder)
-    return len(state), size_bytes, size, 0.0, None, coder
-
-
-def _compress_large(
-    path: Path, target: Path, config: CompressionConfig, resumes: bool, progress: Progress
-) -> tuple[Any, ...]:
-    """A piece at a time."""
-    if target.exists() and not target.is_file():
-        raise InputError(f"{target}: expected a file to write, found a directory or a device")
-    folder = WorkFolder(work_folder(target), _options("compress", {target.name: path}, config), resumes)
-    result = _compress_shards({target.name: path}, config, folder, progress)
-    os.replace(folder.path / target.name, target)
-    folder.remove()
-    return result
-
-
-def _compress_folder(
-    source: Path, output: Path, config: CompressionConfig, resumes: bool, progress: Progress, start: float
-) -> CompressionReport:
-    found = read_folder(source, SAFETENSORS)
-    found.check(lambda shard: _names(source / shard))
-    folder = _folder_for(found, output, MTQ, _options("compress", _paths(found), config), resumes)
-    sources = {found.renamed(shard, MTQ): path for shard, path in _paths(found).items()}
-    result = _compress_shards(sources, config, folder, progress)
-    _finish(found, folder, output, MTQ)
-    return _report(str(output), len(sources), start, *result)
-
-
-def _compress_shards(
-    sources: Mapping[str, Path], config: CompressionConfig, folder: WorkFolder, progress: Progress
-) -> tuple[Any, ...]:
-    try:
-        with ExitStack() as opened:
-            files = {part: opened.enter_context(closing(SafetensorsFile(path))) for part, path in sources.items()}
-            shards = Shards(files, config, folder, progress)
-            sums = shards.compress()
-    except BaseException:
-        folder.close()
-        raise
-    count = shards._count(shards.quantized)
-    energy = sum(found.energy for found in shards.treatments.values())
-    error, bits = (sums.squared_error / energy if energy else 0.0), (sums.bits / count if count else None)
-    return len(shards.owner), shards.size_bytes, sums.size_bytes, error, bits, shards.coder
-
-
-def _decompress_folder(source: Path, output: Path, resumes: bool, progress: Progress) -> None:
+def _decompress_folder(source: Path, output: Path, resume: bool, force: bool, progress: Progress) -> None:
     found = read_folder(source, MTQ)
-    found.check(lambda shard: [entry.name for entry in Reader(map_bytes(source / shard)).header.tensors])
-    folder = _folder_for(found, output, SAFETENSORS, _options("decompress", _paths(found), None), resumes)
-    sizes = {shard: decoded_bytes(source / shard) for shard in found.shards}
+    check_folder(found, output, SAFETENSORS, force)
+    readers = {shard: open_reader(path) for shard, path in found.paths().items()}
+    found.check(lambda shard: [entry.name for entry in readers[shard].header.tensors])
+    sizes = {shard: decoded_bytes(reader) for shard, reader in readers.items()}
     outer, inner = thread_counts(len(found.shards))
     stop = threading.Event()
-    progress.begin("decompressing", sum(sizes.values()))
 
     def decode(shard: str) -> None:
         part = found.renamed(shard, SAFETENSORS)
         if folder.is_written(part, ""):
             progress.advance(sizes[shard], sizes[shard])
         else:
-            decode_to_safetensors(source / shard, folder.path / part, inner, progress, stop)
+            decode_to_safetensors(readers[shard], folder.path / part, inner, progress, stop)
             folder.record(part, "", {})
 
-    try:
+    with _working(output, _options("decompress", found.paths(), {}), resume) as folder:
+        progress.begin("decompressing", sum(sizes.values()))
         in_parallel(decode, found.shards, outer, stop)
+    found.finish(folder.path, SAFETENSORS)
+    folder.publish_all(output)
+
+
+@contextmanager
+def _working(output: Path, options: Mapping[str, Any], resume: bool) -> Iterator[WorkFolder]:
+    """The folder in which an output is made; after a failure it stays if a part of it is finished."""
+    folder = WorkFolder(work_folder(output), options, resume)
+    try:
+        yield folder
     except BaseException:
         folder.close()
         raise
-    _finish(found, folder, output, SAFETENSORS)
 
 
-def _folder_for(found: Folder, output: Path, suffix: str, options: Mapping[str, Any], resumes: bool) -> WorkFolder:
-    """The folder to work in, once it is clear that what comes of it can take the output's place."""
-    if output == STANDARD:
-        raise InputError(f"{found.path}: expected a folder to write to for a folder, found standard output")
-    if output.resolve().is_relative_to(found.path.resolve()):
-        raise InputError(f"{output}: expected a place outside of {found.path}, found one inside")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        kind = "one with files in it" if output.is_dir() else "a file"
-        raise InputError(f"{output}: expected no such folder or an empty one, found {kind}")
-    found.check_names(suffix)
-    return WorkFolder(work_folder(output), options, resumes)
+def _options(work: str, sources: Mapping[str, Path], described: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the parts depend on."""
+    return {"work": work, "source": fingerprint(sources), **described}
 
 
-def _finish(found: Folder, folder: WorkFolder, output: Path, suffix: str) -> None:
-    """The finished shards, and what lies beside them, take the output's place."""
-    found.finish(folder.path, suffix)
-    try:
-        os.rename(folder.path, output)
-        (output / STATE).unlink()
-    except OSError as error:
-        raise InputError(f"{output}: expected a writable place, found {error.strerror}") from None
-
-
-def _paths(found: Folder) -> dict[str, Path]:
-    return {shard: found.path / shard for shard in found.shards}
-
-
-def _names(path: Path) -> list[str]:
-    file = SafetensorsFile(path)
-    file.close()
-    return list(file.tensors)
-
-
-def _options(work: str, sources: Mapping[str, Path], config: CompressionConfig | None) -> dict[str, Any]:
-    return {"work": work, "source": fingerprint(sources), **({} if config is None else asdict(config))}
-
-
-def _report(file: str, shards: int | None, start: float, *result: Any) -> CompressionReport:
-    return CompressionReport(file, shards, *result, seconds=time.perf_counter() - start)
-
-
-def _check_output(source: Path, output: Path, force: bool) -> None:
-    """Refuse to write over the source, and over anything unless told to."""
-    if output == STANDARD or not output.exists():
-        return
-    if source != STANDARD and source.exists() and os.path.samefile(source, output):
-        raise InputError(f"{output}: expected another place than the source, found the source itself")
-    if output.is_file() and not force:
-        raise InputError(f"{output}: expected no such file, found one; --force replaces it")
+def _report(checkpoint: Checkpoint, totals: Totals, file: str, shards: int | None, start: float) -> CompressionReport:
+    count, energy = checkpoint.count, checkpoint.energy
+    return CompressionReport(
+        file=file,
+        shards=shards,
+        tensors=len(checkpoint.owner),
+        source_bytes=checkpoint.size_bytes,
+        file_bytes=totals.size_bytes,
+        relative_squared_error=totals.squared_error / energy if energy else 0.0,
+        bits_per_weight=totals.bits / count if count else None,
+        coder=checkpoint.coder,
+        seconds=time.perf_counter() - start,
+    )
