@@ -89,6 +89,8 @@ def _message(error: Exception, command: str) -> str:
         module = str(error.name).partition(".")[0]
         if module in _EXTRAS:
             return f"metaq {command} needs {module}: pip install 'metaq-nn[{_EXTRAS[module]}]'"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: expected a file that can be used, found {error.strerror}"
     if isinstance(error, MetaqError | OSError | MemoryError):
         return str(error) or type(error).__name__
     found = f"{type(error).__name__}: {error}"

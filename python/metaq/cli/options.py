@@ -13,7 +13,7 @@ import typer
 from metaq.errors import InputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Write over outputs that exist.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists; the source never is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table; errors are still shown.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run left.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The place to write to.", show_default=False)]
@@ -87,4 +87,4 @@ def check_outputs(*outputs: Path, force: bool, source: Path | None = None) -> No
         if source is not None and output.exists() and source.exists() and output.samefile(source):
             raise InputError(f"{output}: expected another place than the source, found the source itself")
         if output.is_file() and not force:
-            raise InputError(f"{output}: expected no such file, found one; --force writes over it")
+            raise InputError(f"{output}: expected no such file yet, found one; --force replaces it")

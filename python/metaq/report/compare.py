@@ -16,10 +16,10 @@ from metaq.experiments.evaluation import evaluate_weights
 from metaq.experiments.recipe import load_recipe
 from metaq.files import map_bytes
 from metaq.format.reader import Reader
-from metaq.io import read_state
-from metaq.io.safetensors import SafetensorsFile
+from metaq.io import open_source, read_state
+from metaq.io.huggingface import MTQ
 from metaq.report.contents import shared_sizes
-from metaq.report.folders import MTQ, SAFETENSORS, shard_paths
+from metaq.report.folders import checkpoint_paths
 
 Row = dict[str, Any]
 
@@ -62,7 +62,7 @@ class _Shards(Mapping[str, Tensor]):
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A `.mtq` file, any state dict that `metaq compress` takes, or a folder of `.mtq` or `.safetensors` files.
+    """A `.mtq` file, any state dict that `metaq compress` takes, or a folder of such files.
 
     Raises:
         InputError: it cannot be read, or two files of a folder have a tensor of the same name.
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         tensors = _read_tensors(path)
         return Checkpoint(path, tensors, _tensor_bytes(path, tensors), path.stat().st_size)
-    paths = shard_paths(path, MTQ, SAFETENSORS)
+    paths = checkpoint_paths(path)
     places: dict[str, Path] = {}
     sizes: dict[str, float] = {}
     for shard in paths:
@@ -96,8 +96,8 @@ def _tensor_bytes(path: Path, tensors: Mapping[str, Tensor] | None = None) -> di
         return dict(zip([entry.name for entry in reader.header.tensors], shared_sizes(reader), strict=True))
     if tensors is not None:
         return {name: tensor.nbytes for name, tensor in tensors.items()}
-    with closing(SafetensorsFile(path)) as file:
-        return {name: math.prod(shape) * dtype.itemsize for name, (dtype, shape) in file.tensors.items()}
+    with closing(open_source(path)) as source:
+        return {name: float(layout.size_bytes) for name, layout in source.layouts.items()}
 
 
 def compare(first: Checkpoint, second: Checkpoint) -> tuple[list[Row], Row]:

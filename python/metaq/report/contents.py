@@ -16,7 +16,7 @@ from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
 from metaq.metrics import digest
 from metaq.progress import Progress
-from metaq.report.folders import MTQ, shard_paths
+from metaq.report.folders import mtq_paths
 from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits, tuple_entropy
 
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ def inspect_folder(path: Path, progress: Progress) -> Contents:
     """
     files: list[Contents] = []
     rows: list[Row] = []
-    for shard in shard_paths(path, MTQ):
+    for shard in mtq_paths(path):
         found = inspect_file(shard, progress)
         weights = sum(math.prod(row["shape"]) for row in found.rows if not row["kind"].startswith("alias"))
         row: Row = {"file": shard.name, "tensors": len(found.rows), "weights": weights}
@@ -125,7 +125,7 @@ def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
         InputError: the folder has no `.mtq` file, lacks one that its index names, or one cannot be read.
         FormatError: one is not a whole and unchanged `.mtq` file.
     """
-    rows = [{**verify_file(shard, progress), "file": shard.name} for shard in shard_paths(path, MTQ)]
+    rows = [{**verify_file(shard, progress), "file": shard.name} for shard in mtq_paths(path)]
     total = {key: sum(row[key] for row in rows) for key in ("tensors", "file_bytes")}
     return rows, {"folder": str(path), "shards": len(rows), "verdict": "whole and unchanged", **total}
 

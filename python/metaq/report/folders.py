@@ -5,24 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from metaq.errors import InputError
-from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
-
-__all__ = ["MTQ", "SAFETENSORS", "shard_paths"]
+from metaq.io.huggingface import MTQ, read_checkpoint_folder, read_folder
 
 
-def shard_paths(path: Path, *suffixes: str) -> list[Path]:
-    """The shards that a folder's index names, or where there is no index all files of one suffix, in order.
-
-    Args:
-        suffixes: the first of which the folder has files counts.
+def mtq_paths(path: Path) -> list[Path]:
+    """The `.mtq` files that a folder's index names, or all of them where there is no index, in order.
 
     Raises:
-        InputError: the folder has no such file, or its index is malformed or names one that is missing.
+        InputError: the folder has none, or its index is malformed or names one that is missing.
     """
-    for suffix in suffixes:
-        if any(path.glob(f"*{suffix}.index.json")):
-            return [path / shard for shard in read_folder(path, suffix).shards]
-        found = sorted(file for file in path.glob(f"*{suffix}") if file.is_file())
-        if found:
-            return found
-    raise InputError(f"{path}: expected a folder with {' or '.join(suffixes)} files, found none")
+    if any(path.glob(f"*{MTQ}.index.json")):
+        return list(read_folder(path, MTQ).paths().values())
+    found = sorted(file for file in path.glob(f"*{MTQ}") if file.is_file())
+    if not found:
+        raise InputError(f"{path}: expected a folder with *{MTQ} files, found none")
+    return found
+
+
+def checkpoint_paths(path: Path) -> list[Path]:
+    """`mtq_paths` of a folder that has `.mtq` files, the shards of any other, in order.
+
+    Raises:
+        InputError: the folder has no checkpoint, or its index is malformed or names a file that is missing.
+    """
+    has_mtq = any(path.glob(f"*{MTQ}")) or any(path.glob(f"*{MTQ}.index.json"))
+    return mtq_paths(path) if has_mtq else list(read_checkpoint_folder(path).paths().values())
