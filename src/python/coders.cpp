@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -37,6 +38,7 @@ using Decode = metaq::Status (*)(std::span<const std::uint8_t>, std::span<const 
 void check_status(metaq::Status status) {
     if (status == metaq::Status::truncated) throw std::invalid_argument("truncated");
     if (status == metaq::Status::corrupt) throw std::invalid_argument("corrupt");
+    if (status == metaq::Status::no_memory) throw std::bad_alloc();
 }
 
 nb::bytes to_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
