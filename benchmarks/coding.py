@@ -34,8 +34,8 @@ from measuring import machine
 
 import metaq
 from metaq import _native, coding
-from metaq import chunks as chunking
-from metaq.reader import Reader
+from metaq.format import sequence as chunking
+from metaq.format.reader import Reader
 
 CHUNK_SYMBOLS = chunking.CHUNK_SYMBOLS
 STUDIED_CHUNKS = tuple(1 << width for width in (16, 18, 20, 22, 24))
