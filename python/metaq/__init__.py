@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metaq.api import decode, encode, load_file, load_into, save
+    from metaq.api import load_file, load_into, safe_open, save
     from metaq.checkpoints import CompressionConfig, compress_state_dict
     from metaq.compressed_model import Alias, CodedTensor, CompressedModel
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-    from metaq.format.safe_open import safe_open
     from metaq.integrations.transformers import from_pretrained, save_pretrained
     from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
+    from metaq.numpy import decode, encode
     from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
 
 __version__ = "0.1.0"
@@ -41,12 +41,12 @@ _MODULES = {
     "compress": "metaq.quantizers",
     "compress_losslessly": "metaq.quantizers",
     "compress_state_dict": "metaq.checkpoints",
-    "decode": "metaq.api",
-    "encode": "metaq.api",
+    "decode": "metaq.numpy",
+    "encode": "metaq.numpy",
     "from_pretrained": "metaq.integrations.transformers",
     "load_file": "metaq.api",
     "load_into": "metaq.api",
-    "safe_open": "metaq.format.safe_open",
+    "safe_open": "metaq.api",
     "save": "metaq.api",
     "save_pretrained": "metaq.integrations.transformers",
 }

@@ -156,24 +156,14 @@ private:
             fields.expect(is_known, FileStatus::unknown_coder, chunk.coder);
             const auto payload = fields.take(chunk.payload_bytes);
             const auto checksum = fields.take(4);
-            if (!fields.is_ok()) return at_chunk(fields, i);
             const PlacedChunk placed{chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, payload, checksum};
-            if (!layout_.chunks.append(placed)) return at_chunk(fields, i);
+            if (fields.expect(layout_.chunks.append(placed), FileStatus::no_memory)) continue;
+            fields.error().chunk = i;
+            break;
         }
         fields.expect(fields.left() == 0, FileStatus::bytes_left_over, data_.size(), fields.offset());
         fields.error().header_byte = kNowhere;
         return fields.is_ok() ? cut(sequence, layout_) : fields.error();
-    }
-
-    // What went wrong with a chunk's bytes in the file; sizes as those of the whole file.
-    FileError at_chunk(const FieldReader& fields, std::size_t index) const {
-        FileError error = fields.error();
-        error.header_byte = kNowhere;
-        error.chunk = index;
-        if (error.status != FileStatus::truncated) return error;
-        error.expected = number(fields.offset() + static_cast<std::uint64_t>(error.expected.least));
-        error.found = number(data_.size());
-        return error;
     }
 
     template <class Visit>

@@ -32,7 +32,7 @@ namespace {
 
 using Sizes = std::vector<std::uint64_t>;
 using Shape = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>;
-using Elements = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;  // their bytes
+using Elements = nb::ndarray<nb::c_contig, nb::device::cpu>;  // of any dtype: their bytes are filled
 using DecodedBlock = nb::ndarray<const std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Request = std::tuple<std::size_t, std::uint64_t, std::uint64_t, Elements>;  // tensor, first element, their number
 using TensorRow = std::tuple<std::string_view, unsigned, unsigned, nb::tuple, std::size_t, std::size_t>;
@@ -187,7 +187,7 @@ public:
         std::vector<File::Output> outputs;
         outputs.reserve(requests.size());
         for (const auto& [index, first, count, array] : requests) {
-            outputs.push_back({index, {array.data(), array.size()}, first, count});
+            outputs.push_back({index, {static_cast<std::uint8_t*>(array.data()), array.nbytes()}, first, count});
         }
         PythonDecoder decoder(foreign);
         DecodeOptions options;

@@ -27,8 +27,7 @@ from metaq.checkpoints.step_search import StepProblem, find_step
 from metaq.checkpoints.work_folder import WorkFolder
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
-from metaq.format.header import block_shape
-from metaq.format.sequence import CHUNK_SYMBOLS
+from metaq.format.sequence import CHUNK_SYMBOLS, block_shape
 from metaq.io.safetensors import SafetensorsFile
 from metaq.progress import Progress
 from metaq.quantizers import trellis

@@ -1,7 +1,7 @@
 """Coders: blocks of integer symbols to bytes and back. Adding one is one file and one line in `coders`."""
 
 from metaq.coding.adaptive import Adaptive
-from metaq.coding.base import SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder, NativeCoder
+from metaq.coding.base import DEFAULT_CODER, SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder, NativeCoder
 from metaq.coding.generic import Gzip, Lzma, Stored, Zstd
 from metaq.coding.huffman import Huffman
 from metaq.coding.mixing import Mixing
@@ -10,6 +10,7 @@ from metaq.coding.rans import Rans
 from metaq.errors import FormatError, InputError, nearest_name
 
 __all__ = [
+    "DEFAULT_CODER",
     "SYMBOLS_PER_BYTE",
     "SYMBOL_LIMIT",
     "Coder",
@@ -19,6 +20,7 @@ __all__ = [
     "by_identifier",
     "by_name",
     "coders",
+    "identifiers",
 ]
 
 coders: dict[str, Coder] = {
@@ -39,3 +41,8 @@ def by_identifier(identifier: int) -> Coder:
     if identifier not in _by_identifier:
         raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {identifier}")
     return _by_identifier[identifier]
+
+
+def identifiers() -> list[int]:
+    """The bytes in a file that stand for a coder."""
+    return list(_by_identifier)

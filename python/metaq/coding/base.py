@@ -19,6 +19,8 @@ SYMBOL_LIMIT = 1 << 30
 # No stream stands for more, so a small file cannot ask for unbounded memory.
 SYMBOLS_PER_BYTE = 1 << 19
 
+DEFAULT_CODER = "mixing"
+
 
 class Coder(ABC):
     """Codes blocks of integers, each an array of rows x channels x kernel, without loss.

@@ -11,10 +11,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import zstandard
 
 from metaq.coding.base import SYMBOL_LIMIT, Coder, Shape, Symbols
-from metaq.errors import FormatError
+from metaq.errors import FormatError, InputError
 
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
 _LZMA_MAX_DICTIONARY_BYTES = 1 << 26
@@ -116,9 +115,10 @@ class Zstd(_Compressed):
     identifier = 5
 
     def _compress(self, plain: bytes) -> bytes:
-        return zstandard.ZstdCompressor(level=22, write_checksum=False).compress(plain)
+        return _zstandard().ZstdCompressor(level=22, write_checksum=False).compress(plain)
 
     def _decompress(self, data: bytes | memoryview, limit_bytes: int) -> bytes:
+        zstandard = _zstandard()
         try:
             # The content size is what gets allocated, so it is looked at first; our encoder always writes it.
             size = zstandard.get_frame_parameters(data).content_size
@@ -128,7 +128,8 @@ class Zstd(_Compressed):
                 if data != self._compress(b""):
                     raise self._error("something behind an empty one")
                 return b""
-            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+            plain: bytes = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+            return plain
         except zstandard.ZstdError as error:
             raise self._error(error) from error
 
@@ -149,6 +150,15 @@ class Lzma(_Compressed):
         except lzma.LZMAError as error:
             raise self._error(error) from error
         return _whole(self, plain, limit_bytes, decompressor.eof, decompressor.unused_data)
+
+
+def _zstandard() -> Any:
+    """The library, which is not needed for anything else."""
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError("zstd: expected the package zstandard, found none; pip install zstandard") from None
+    return zstandard
 
 
 def _width(block: Symbols) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from metaq.format.header import TensorEntry, block_shape
+from metaq.format.header import TensorEntry
 
 # Large enough for adaptive coders to have learned, small enough to spread over threads.
 # On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
@@ -36,6 +37,13 @@ class Run(NamedTuple):
         """Those of its elements that are wanted."""
         elements = self.elements
         return range(max(elements.start, wanted.start), min(elements.stop, wanted.stop))
+
+
+def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Rows, channels and kernel positions as which coders see a tensor (docs/format.md, "Blocks")."""
+    if len(shape) >= 2 and math.prod(shape[1:]) <= 1 << 20:
+        return shape[0], shape[1], math.prod(shape[2:])
+    return math.prod(shape), 1, 1
 
 
 def runs(tensors: Sequence[TensorEntry]) -> list[Run]:

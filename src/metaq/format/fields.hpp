@@ -51,8 +51,9 @@ public:
         return false;
     }
 
+    // Fails with the sizes that the data has and would have to have.
     std::span<const std::uint8_t> take(std::uint64_t size) {
-        if (!expect(size <= left(), at_end_, left(), size)) return {};
+        if (!expect(size <= left(), at_end_, data_.size(), offset_ + size)) return {};
         const auto taken = data_.subspan(offset_, static_cast<std::size_t>(size));
         offset_ += taken.size();
         return taken;
