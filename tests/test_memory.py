@@ -12,9 +12,8 @@ import torch
 
 from metaq import _native
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.compressed_model import CodedTensor, CompressedModel
+from metaq.compressed_model import CodedTensor, CompressedModel, encode
 from metaq.format.header import ChunkEntry, Header, TensorEntry, pack, varint
-from metaq.format.writer import encode
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -35,14 +34,14 @@ def load(path):
     open("/proc/self/clear_refs", "w").write("5")  # the highest so far is now what there is
     before = kib("VmRSS")
     try:
-        Reader(data).load()
+        load_tensors(Reader(data))
         error = ""
     except (MetaqError, MemoryError) as raised:
         error = type(raised).__name__
     return 1024 * (kib("VmHWM") - before), error
 
 small = {"a": torch.zeros(70000), "b": writer.CodedTensor(torch.ones(9).int(), UniformCodebook(1.0), torch.half)}
-Reader(writer.encode(writer.CompressedModel(small))).load()  # what is set up on first use
+load_tensors(Reader(compressed_model.encode(writer.CompressedModel(small))))  # what is set up on first use
 print(json.dumps([load(path) for path in sys.argv[1:]]))
 """
 

@@ -56,7 +56,11 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 class safe_open(OpenFile[Tensor]):  # noqa: N801 - the name that safetensors has made known
-    __doc__ = OpenFile.__doc__
+    """A `.mtq` file of which tensors are read one at a time, and rows of tensors: see `OpenFile`::
+
+    with metaq.safe_open("model.mtq") as file:
+        rows = file.get_slice("embedding.weight")[:100]
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path, new_tensor)

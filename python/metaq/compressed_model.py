@@ -145,11 +145,13 @@ def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
             entry = TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.symbols.shape), tensor.codebook)
             sources.append(Source(entry, tensor.symbols.cpu().contiguous().numpy()))
         else:
-            sources.append(Source(TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)), words_of(tensor)))
+            sources.append(
+                Source(TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)), words_of(tensor))
+            )
     return encode_sources(sources, model.metadata, coder)
 
 
-def read(reader: Reader) -> CompressedModel:
+def read_model(reader: Reader) -> CompressedModel:
     """A file's content still quantized: symbols and codebooks."""
     found = reader.symbols(new_tensor)
     entries = reader.header.tensors

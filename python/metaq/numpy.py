@@ -112,7 +112,11 @@ def decode(data: bytes | memoryview) -> dict[str, np.ndarray]:
 
 
 class safe_open(OpenFile[np.ndarray]):  # noqa: N801 - the name that safetensors has made known
-    __doc__ = (OpenFile.__doc__ or "").replace("metaq.safe_open", "metaq.numpy.safe_open")
+    """A `.mtq` file of which tensors are read one at a time, and rows of tensors: see `OpenFile`::
+
+    with metaq.numpy.safe_open("model.mtq") as file:
+        rows = file.get_slice("embedding.weight")[:100]
+    """
 
     def __init__(self, filename: str | os.PathLike[str]) -> None:
         super().__init__(filename, new_array)

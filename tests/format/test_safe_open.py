@@ -4,9 +4,10 @@ import pytest
 import torch
 
 import metaq
+from metaq import compressed_model
 from metaq.compressed_model import keep
 from metaq.errors import FormatError, InputError
-from metaq.format import sequence, writer
+from metaq.format import sequence
 
 
 @pytest.fixture(params=[1 << 22, 100])
@@ -45,7 +46,7 @@ def test_slices(file, name, index):
 def test_damage_elsewhere_does_not_matter(tmp_path, monkeypatch):
     monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 50)
     weight = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
-    data = bytearray(writer.encode(metaq.compress({"weight": weight}, bits=3)))
+    data = bytearray(compressed_model.encode(metaq.compress({"weight": weight}, bits=3)))
     data[-1] ^= 1
     path = tmp_path / "x.mtq"
     path.write_bytes(data)

@@ -29,8 +29,8 @@ from metaq.io.safetensors import Put, SafetensorsFile, write_pieces
 from metaq.progress import Progress
 from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import round_as_float16
-from metaq.threads import StoppedError, stream
 from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
+from metaq.threads import StoppedError, stream
 
 Books = Mapping[str, UniformCodebook]
 

@@ -20,7 +20,7 @@ from metaq import coding
 from metaq.checkpoints.step_guesses import Guess, guessed_bits, guessed_error
 from metaq.checkpoints.step_search import StepProblem, find_step
 from metaq.codebook import UniformCodebook
-from metaq.compressed_model import CodedTensor, CompressedModel, keep, encode
+from metaq.compressed_model import CodedTensor, CompressedModel, encode, keep
 from metaq.errors import InputError
 from metaq.format.sequence import Run, block_shape, cut_for
 from metaq.quantizers import rdoq, trellis

@@ -28,8 +28,8 @@ from metaq.io.standard import STANDARD, readable, writable
 from metaq.progress import Progress
 from metaq.quantizers import uniform
 from metaq.quantizers.lossless import compress_losslessly
-from metaq.threads import in_parallel, thread_counts
 from metaq.tensors import load_tensors
+from metaq.threads import in_parallel, thread_counts
 
 LARGE_BYTES = 1 << 24  # from here on a .safetensors file is read a piece at a time
 

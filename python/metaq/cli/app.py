@@ -144,14 +144,14 @@ def decompress(
 @app.command()
 def inspect(source: MtqFile, as_json: AsJson = False) -> None:
     """Show what a .mtq file holds, tensor by tensor, and what each costs."""
-    from metaq.compressed_model import read
+    from metaq.compressed_model import read_model
     from metaq.files import map_bytes
     from metaq.format.reader import Reader
     from metaq.report.tables import entropy_entries, show, show_entries, tensor_rows
 
     reader = Reader(map_bytes(source), str(source))
     with _working(f"reading {source.name}"):
-        model = read(reader)
+        model = read_model(reader)
         rows = tensor_rows(reader, model)
         entropies = entropy_entries(model)
     coded_bytes = sum(chunk.payload_bytes for chunk in reader.header.chunks)

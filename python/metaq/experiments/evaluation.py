@@ -16,8 +16,8 @@ from metaq.experiments.loop import Evaluation, evaluate
 from metaq.experiments.recipe import Recipe, load_recipe
 from metaq.files import read_bytes
 from metaq.format.reader import Reader
-from metaq.tensors import load_tensors
 from metaq.metrics import digest
+from metaq.tensors import load_tensors
 
 
 def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:

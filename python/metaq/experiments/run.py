@@ -24,9 +24,9 @@ from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import Recipe, as_tree
 from metaq.files import write_atomically
 from metaq.format.reader import Reader
-from metaq.tensors import load_tensors
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.metrics import digest, entropy_of_order
+from metaq.tensors import load_tensors
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 _LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight

@@ -21,10 +21,10 @@ from metaq.format.sequence import Run
 ALL_ELEMENTS = 2**64 - 1
 TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
 
-# A tensor's position, its first element that is wanted, how many are, and memory for just those: contiguous, of any dtype.
+# A tensor's position, its first element that is wanted, how many are, and memory for just those, of any dtype.
 Request = tuple[int, int, int, np.ndarray]
 
-# By status, what was expected and what was found, with the error's numbers; other statuses say it in words of their own.
+# By status, what was expected and what was found, with the error's numbers; others say it in words of their own.
 _EXPECTED_AND_FOUND = {
     "wrong_version": ("format version 1", "version {found}; a newer metaq may read it"),
     "truncated": ("at least {expected} bytes", "{found}; the file is truncated"),
@@ -118,7 +118,9 @@ class CheckedFile:
         """The end of the tensors that are best decoded together with the first, for one who asks for all in order."""
         return self._file.end_of_group(first, os.cpu_count() or 1)
 
-    def fill(self, requests: list[Request], as_symbols: bool = False, is_session: bool = False, threads: int | None = None) -> None:
+    def fill(
+        self, requests: list[Request], as_symbols: bool = False, is_session: bool = False, threads: int | None = None
+    ) -> None:
         """Decode elements of tensors; each chunk that they lie in once.
 
         Args:
@@ -219,5 +221,6 @@ class CheckedFile:
 def _codebook(kind: int, step: float, origin: int, levels: bytes) -> Codebook:
     if kind == UNIFORM:
         return UniformCodebook(step)
-    return TableCodebook(tuple(np.frombuffer(levels, np.float32).tolist()), origin) if kind == TABLE else IntegerCodebook()
-
+    return (
+        TableCodebook(tuple(np.frombuffer(levels, np.float32).tolist()), origin) if kind == TABLE else IntegerCodebook()
+    )

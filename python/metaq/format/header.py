@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.format.dtypes import CODED_FLOATS, Dtype
 
 MAGIC = b"MTQ"

@@ -13,12 +13,7 @@ Array = TypeVar("Array")
 
 
 class OpenFile(Generic[Array]):
-    """A `.mtq` file read from a memory map; only the chunks that are asked for are read and decoded::
-
-        with metaq.safe_open("model.mtq") as file:
-            for name in file.keys():
-                tensor = file.get_tensor(name)
-            first_rows = file.get_slice("embedding.weight")[:100]
+    """A `.mtq` file read from a memory map; only the chunks that are asked for are read and decoded.
 
     Tensors asked for in the file's order are decoded some at a time, ahead, on all cores. What else was decoded with a
     tensor is kept for later, up to 64 MiB of it. Several threads may ask.

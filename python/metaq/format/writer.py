@@ -37,8 +37,8 @@ _PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay smal
 class Source(NamedTuple):
     """A tensor to be written: its entry, and what it holds.
 
-    ``content`` are the int32 symbols of a coded tensor, all of which stand for something; the elements' bits of a kept one
-    as unsigned integers, in one dimension; nothing of an alias.
+    ``content`` are the int32 symbols of a coded tensor, all of which stand for something; the elements' bits of a kept
+    one as unsigned integers, in one dimension; nothing of an alias.
     """
 
     entry: TensorEntry

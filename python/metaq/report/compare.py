@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from metaq.compressed_model import read_model
 from metaq.errors import InputError
 from metaq.experiments.evaluation import evaluate_weights
 from metaq.experiments.recipe import load_recipe
 from metaq.files import map_bytes
-from metaq.compressed_model import read
 from metaq.format.reader import Reader
 from metaq.io import read_state
 from metaq.report.tables import shared_sizes
@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".mtq":
         reader = Reader(map_bytes(path), str(path))
         names = [entry.name for entry in reader.header.tensors]
-        model = read(reader)
+        model = read_model(reader)
         sizes = dict(zip(names, shared_sizes(reader, model), strict=True))
         return Checkpoint(path, model.decompress(), sizes, len(reader.data))
     tensors, _ = read_state(path)

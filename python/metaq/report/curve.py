@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metaq import coding
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.compressed_model import CodedTensor, CompressedModel, keep, encode
+from metaq.compressed_model import CodedTensor, CompressedModel, encode, keep
 from metaq.errors import InputError
 from metaq.files import write_atomically
 from metaq.metrics import relative_squared_error

@@ -1,6 +1,7 @@
 // Bytes to numbers and texts, one after the other, every one checked to be there.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -53,7 +54,8 @@ public:
 
     // Fails with the sizes that the data has and would have to have.
     std::span<const std::uint8_t> take(std::uint64_t size) {
-        if (!expect(size <= left(), at_end_, data_.size(), offset_ + size)) return {};
+        const std::uint64_t end = offset_ + std::min(size, std::uint64_t{INT64_MAX} - offset_);
+        if (!expect(size <= left(), at_end_, data_.size(), end)) return {};
         const auto taken = data_.subspan(offset_, static_cast<std::size_t>(size));
         offset_ += taken.size();
         return taken;
@@ -78,10 +80,14 @@ public:
     // A number of items of at least `least_bytes` each, which are called `what`.
     std::uint64_t count(const char* what, std::uint64_t least_bytes) {
         const std::uint64_t number = varint();
+        return check_count(number, what, least_bytes) ? number : 0;
+    }
+
+    bool check_count(std::uint64_t number, const char* what, std::uint64_t least_bytes) {
         const std::uint64_t room = left() / least_bytes;
-        if (!is_ok() || expect(number <= room, at_end_, number, room)) return number;
+        if (!is_ok() || expect(number <= room, at_end_, number, room)) return is_ok();
         error_.what = what;
-        return 0;
+        return false;
     }
 
     float float32() {

@@ -66,8 +66,9 @@ private:
     }
 
     void read_tensors(FileHeader& header) {
-        const std::uint64_t count = fields_.count("tensors", 4);
+        const std::uint64_t count = fields_.varint();
         fields_.expect(count <= kTensorsLimit, FileStatus::too_many_tensors, count);
+        fields_.check_count(count, "tensors", 4);
         for (std::uint64_t left = count; left > 0 && fields_.is_ok(); --left) {
             FileTensor tensor;
             tensor.name = fields_.string();
