@@ -10,9 +10,9 @@ import torch
 
 from metaq import _native, coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import base as coding_base
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, read_model
 from metaq.errors import FormatError
-from metaq.format import sequence
 from metaq.format.dtypes import BY_NAME
 from metaq.format.header import ChunkEntry, Header, TensorEntry, pack, varint
 from metaq.format.reader import Reader
@@ -236,7 +236,7 @@ def test_chunks_that_end_between_rows():
 def test_chunks_of_any_size_decode_the_same(coder, size, monkeypatch):
     model = mixed_model()
     expected = digest(load_tensors(Reader(encode(model, coder))))
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", size)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", size)
     data = encode(model, coder)
     reader = Reader(data)
     assert len(reader.header.chunks) > {1: 300, 2: 180, 20: 60, 21: 50, 64: 15}.get(size, 4)
