@@ -3,75 +3,59 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from metaq.api import decode, encode, load_file, load_into, save
-    from metaq.calibration import Calibration, calibrate
-    from metaq.checkpoints import CompressionConfig, compress_state_dict
-    from metaq.compressor import Compressor
-    from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-    from metaq.lazy import safe_open
-    from metaq.lossless import compress_losslessly
-    from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
-    from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
-    from metaq.pretrained import from_pretrained, save_pretrained
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "HEMP",
-    "LC",
-    "LOBSTER",
-    "Alias",
-    "Calibration",
-    "CodedTensor",
-    "CompressedModel",
-    "CompressionConfig",
-    "Compressor",
-    "DataError",
-    "DeepCompression",
-    "FormatError",
-    "InputError",
-    "METaQ",
-    "MetaqError",
-    "Pruned",
-    "RecipeError",
-    "calibrate",
-    "compress",
-    "compress_losslessly",
-    "compress_state_dict",
-    "decode",
-    "encode",
-    "from_pretrained",
-    "load_file",
-    "load_into",
-    "safe_open",
-    "save",
-    "save_pretrained",
-]
+# Where each public name lives. `import metaq` loads none of it: errors and `metaq --help` need not wait for torch.
+# Type checkers read __init__.pyi.
+_MODULES = {
+    "HEMP": "metaq.methods",
+    "LC": "metaq.methods",
+    "LOBSTER": "metaq.methods",
+    "Alias": "metaq.compressed_model",
+    "Calibration": "metaq.quantizers",
+    "CodedTensor": "metaq.compressed_model",
+    "CompressedModel": "metaq.compressed_model",
+    "CompressionConfig": "metaq.checkpoints",
+    "Compressor": "metaq.compressor",
+    "DataError": "metaq.errors",
+    "DeepCompression": "metaq.methods",
+    "FormatError": "metaq.errors",
+    "InputError": "metaq.errors",
+    "METaQ": "metaq.methods",
+    "MetaqError": "metaq.errors",
+    "Pruned": "metaq.methods",
+    "RecipeError": "metaq.errors",
+    "calibrate": "metaq.quantizers",
+    "compress": "metaq.quantizers",
+    "compress_losslessly": "metaq.quantizers",
+    "compress_state_dict": "metaq.checkpoints",
+    "decode": "metaq.api",
+    "encode": "metaq.api",
+    "from_pretrained": "metaq.integrations.transformers",
+    "load_file": "metaq.api",
+    "load_into": "metaq.api",
+    "safe_open": "metaq.format.safe_open",
+    "save": "metaq.api",
+    "save_pretrained": "metaq.integrations.transformers",
+}
 
-_MODULES = (
-    "api",
-    "calibration",
-    "checkpoints",
-    "compressor",
-    "errors",
-    "lazy",
-    "lossless",
-    "methods",
-    "pipeline",
-    "pretrained",
-)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Public names and submodules on first use: `metaq --help` need not wait for torch."""
-    if name in __all__:
-        for module in map(importlib.import_module, (f"metaq.{module}" for module in _MODULES)):
-            if hasattr(module, name):
-                return getattr(module, name)
+    """Public names and submodules on first use."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    module = f"metaq.{name}"
     try:
-        return importlib.import_module(f"metaq.{name}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
         raise AttributeError(f"module 'metaq' has no attribute {name!r}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
