@@ -32,7 +32,7 @@ namespace {
 using Shape = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
 using Bytes = std::vector<std::uint8_t>;
-using Encode = void (*)(std::span<const metaq::ConstBlock>, Bytes&);
+using Encode = metaq::Status (*)(std::span<const metaq::ConstBlock>, Bytes&);
 using Decode = metaq::Status (*)(std::span<const std::uint8_t>, std::span<const metaq::Block>);
 
 void check_status(metaq::Status status) {
@@ -50,10 +50,12 @@ nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
         blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
     }
     Bytes out;
+    metaq::Status status = metaq::Status::ok;
     {
         nb::gil_scoped_release release;
-        encode(blocks, out);
+        status = encode(blocks, out);
     }
+    check_status(status);
     return to_python(out);
 }
 
@@ -148,10 +150,12 @@ void join_planes(const std::vector<PlaneArray>& arrays, bool is_float, const Ele
 
 nb::bytes encode_text(const ByteArray& bytes) {
     Bytes out;
+    metaq::Status status = metaq::Status::ok;
     {
         nb::gil_scoped_release release;
-        metaq::text::encode(view(bytes), out);
+        status = metaq::text::encode(view(bytes), out);
     }
+    check_status(status);
     return to_python(out);
 }
 

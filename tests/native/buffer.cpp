@@ -19,7 +19,7 @@ TEST(buffer_grows_and_keeps_its_elements) {
     CHECK(numbers.front() == 0 && numbers.back() == 999);
 
     const std::int32_t more[] = {7, 8};
-    CHECK(numbers.append(std::span<const std::int32_t>(more)));
+    CHECK(numbers.append_all(more));
     CHECK(numbers.size() == 1002 && numbers.back() == 8);
     const std::span<const std::int32_t> view = std::as_const(numbers);
     CHECK(view.size() == 1002 && view.data() == numbers.data());

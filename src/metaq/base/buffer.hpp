@@ -81,13 +81,19 @@ public:
         std::construct_at(data_ + size_++, std::move(element));
         return true;
     }
-    [[nodiscard]] bool append(std::span<const T> elements) noexcept
+    [[nodiscard]] bool append_all(std::span<const T> elements) noexcept
         requires std::is_nothrow_copy_constructible_v<T>
     {
         if (!make_room(elements.size())) return false;
         std::uninitialized_copy(elements.begin(), elements.end(), data_ + size_);
         size_ += elements.size();
         return true;
+    }
+
+    // `size` zeros, or other value-initialised elements, in place of the elements that there are.
+    [[nodiscard]] bool assign_zeros(std::size_t size) noexcept {
+        clear();
+        return resize(size);
     }
 
     // Destroys the elements and keeps the memory.
