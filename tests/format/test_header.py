@@ -187,7 +187,7 @@ BAD = {
     "string past the end": (raw_header([varint(2**62) + b"abcd"]), "more bytes"),
     "metadata count": (b"\0" + varint(2**40) + b"\0" * 9, "at most 4 metadata entries"),
     "tensor count": (b"\0\0" + varint(3) + b"\0" * 9, "at most 2 tensors, found 3"),
-    "2^20 tensors": (b"\0\0" + varint(2**20 + 1) + b"\0" * 9, "at most 2^20 tensors, found 1048577"),
+    "2^20 tensors": (b"\0\0" + varint(2**20 + 1) + b"\0" * 9, r"at most 2\^20 tensors, found 1048577"),
     "chunk count": (b"\0\0\0" + varint(2**62) + b"\0" * 9, "at most 3 chunks"),
     "long varint": (raw_header([b"\x81\x00a\0\1\1\2"], [raw_chunk()]), "varint"),
     "chunks without tensors": (raw_header([], [raw_chunk()]), "expected 1 to 0 symbols"),
