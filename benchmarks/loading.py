@@ -2,10 +2,10 @@
 
     python benchmarks/loading.py [--against FOLDER] [--quick] [--output benchmarks/results/loading.json]
 
-Files: LeNet-5 of results/; the ResNet-32 of the folder `models` beside $METAQ_DATA with every coder; 16 million weights in
-tensors of a million, at about 4 bits in float32 and without loss in bfloat16. FOLDER is the `python` folder of another
-checkout, built, which loads the same files by turns with this one. Each is a process of its own that has loaded the file
-before; a figure is the least of the repeats, in milliseconds.
+Files: LeNet-5 of results/; the ResNet-32 of the folder `models` beside $METAQ_DATA with every coder; 16 million weights
+in tensors of a million, at about 4 bits in float32 and without loss in bfloat16. FOLDER is the `python` folder of
+another checkout, built, which loads the same files by turns with this one. Each is a process of its own that has loaded
+the file before; a figure is the least of the repeats, in milliseconds.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from metaq.compressed_model import keep
 ROOT = Path(__file__).parents[1]
 WAYS = ("load_file", "loop", "row")
 LEAST_SECONDS = 0.1  # of repeats at a turn
-TURNS = 5
+TURNS = 12
 SERVER = """
 import json, sys, time
 import metaq

@@ -35,6 +35,8 @@ def words_of(tensor: Tensor) -> np.ndarray:
 
 def new_tensor(dtype: Dtype, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
     """A tensor to be filled, and its memory as an array."""
+    if 0 in shape:  # of which torch would take odd strides from NumPy
+        return torch.empty(shape, dtype=DTYPES[dtype]), np.empty(0, np.uint8)
     # NumPy asks for huge pages, without which the first touch of memory takes longer than decoding.
     array = np.empty(shape, _MEMORY[dtype])
     tensor = torch.from_numpy(array)

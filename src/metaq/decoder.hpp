@@ -36,6 +36,11 @@
 
 namespace metaq {
 
+// Work on one thread.
+inline constexpr auto in_order = [](std::size_t count, const auto& work) {
+    for (std::size_t i = 0; i < count; ++i) work(i);
+};
+
 class File {
 public:
     using Output = FileOutput;
@@ -76,9 +81,7 @@ public:
     // Several tensors, or elements of them, each chunk decoded once at most. What the outputs hold after a failure is
     // unspecified.
     FileError decode(std::span<const Output> outputs, const DecodeOptions& options = {}) const noexcept {
-        return decode(outputs, options, [](std::size_t count, const auto& work) {
-            for (std::size_t i = 0; i < count; ++i) work(i);
-        });
+        return decode(outputs, options, in_order);
     }
 
     // As before; `for_each(count, work)` calls work(i) for every i below count, in any order, on any threads.

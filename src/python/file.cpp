@@ -194,6 +194,7 @@ public:
         options.content = as_symbols ? Content::symbols : Content::values;
         options.foreign = &decoder;
         options.decoded_chunks = &decoded_chunks_;
+        options.round_bytes = std::max(options.round_bytes, threads << 23);
         if (as_symbols && is_session) throw std::invalid_argument("a session keeps values, not symbols");
         FileError error;
         {

@@ -221,3 +221,66 @@ TEST(small_file_takes_little_memory) {
     CHECK(seen.most_bytes <= kMostBytes);
     CHECK(seen.all_bytes <= 2 * kMostBytes);
 }
+
+namespace {
+
+// Lets every allocation of decoding a file fail in turn: a status each time, and nothing left over.
+template <class Decode>
+std::size_t file_fails_without_memory(const Bytes& data, Decode decode) {
+    for (std::size_t failing = 0;; ++failing) {
+        watch(failing);
+        const metaq::FileStatus status = decode(data);
+        const Heap seen = heap;
+        watch();
+        CHECK(seen.live_bytes == 0);
+        CHECK(seen.throwing_allocations == 0);
+        const bool is_expected = status == (seen.allocations <= failing ? metaq::FileStatus::ok : metaq::FileStatus::no_memory);
+        CHECK(is_expected);
+        if (seen.allocations <= failing || !is_expected) return seen.allocations;
+    }
+}
+
+// Memory for all tensors and for the list of them, made before the heap is watched.
+struct Room {
+    std::vector<Bytes> tensors;
+    std::vector<metaq::FileOutput> outputs;
+
+    explicit Room(const Bytes& data) {
+        metaq::File file;
+        CHECK(file.open(data) == metaq::FileStatus::ok);
+        for (const metaq::FileTensor& tensor : file.tensors()) {
+            tensors.emplace_back(static_cast<std::size_t>(tensor.size_bytes()));
+            outputs.push_back({tensors.size() - 1, tensors.back()});
+        }
+    }
+};
+
+}  // namespace
+
+TEST(whole_files_fail_without_memory) {
+    for (const char* name : {"network-mixing", "network-rans", "network-huffman", "every-dtype", "shapes", "nothing"}) {
+        const Bytes data = contents(METAQ_SOURCE_DIR "/tests/golden/" + std::string(name) + ".mtq");
+        const Room room(data);
+        CHECK(file_fails_without_memory(data, [&](const Bytes& bytes) -> metaq::FileStatus {
+            metaq::File file;
+            const metaq::FileStatus status = file.open(bytes);
+            return status == metaq::FileStatus::ok ? file.decode(room.outputs) : status;
+        }) > 0);
+    }
+}
+
+TEST(sessions_fail_without_memory) {
+    for (const char* name : {"network-range", "network-rans", "every-dtype"}) {
+        const Bytes data = contents(METAQ_SOURCE_DIR "/tests/golden/" + std::string(name) + ".mtq");
+        const Room room(data);
+        CHECK(file_fails_without_memory(data, [&](const Bytes& bytes) -> metaq::FileStatus {
+            metaq::File file;
+            metaq::FileStatus status = file.open(bytes);
+            metaq::FileSession session(file, 1000);
+            for (std::size_t i = 0; i < room.outputs.size() && status == metaq::FileStatus::ok; ++i) {
+                status = session.decode(std::span(room.outputs).subspan(i, 1), {}, metaq::in_order);
+            }
+            return status;
+        }) > 0);
+    }
+}

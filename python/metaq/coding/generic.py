@@ -33,19 +33,6 @@ class Stored(Coder):
         plain = [block.astype(f"<i{width}").tobytes() for block, width in zip(blocks, widths, strict=True)]
         return bytes(widths) + b"".join(plain)
 
-    def decode_octets(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """Symbols that are bytes: as int8, without copying them, if they are stored as such.
-
-        Raises FormatError like `decode`.
-        """
-        self._check_count(data, shapes)
-        plain = self._plain(data, shapes)
-        sizes = [prod(shape) for shape in shapes]
-        if bytes(plain[: len(shapes)]) != b"\1" * len(shapes) or len(plain) != len(shapes) + sum(sizes):
-            return self.decode(data, shapes)
-        blocks = np.frombuffer(plain, np.int8, offset=len(shapes))
-        return np.split(blocks, np.cumsum(sizes[:-1]))
-
     def _plain(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> bytes | memoryview:
         """The plain form, not checked."""
         return data
@@ -124,7 +111,8 @@ class Zstd(_Compressed):
     speed = Speed.FAST
 
     def _compress(self, plain: bytes) -> bytes:
-        return _zstandard().ZstdCompressor(level=22, write_checksum=False).compress(plain)
+        compressed: bytes = _zstandard().ZstdCompressor(level=22, write_checksum=False).compress(plain)
+        return compressed
 
     def _decompress(self, data: bytes | memoryview, limit_bytes: int) -> bytes:
         zstandard = _zstandard()

@@ -35,7 +35,7 @@ class Reader(CheckedFile):
         """As `load`, but coded tensors as symbols, int32."""
         return self._whole(range(len(self.rows)), new, as_symbols=True)
 
-    def tensor(self, name: str, rows: slice = slice(None), new: NewArray[Array] = new_array) -> Array:
+    def tensor(self, name: str, rows: slice = slice(None), new: NewArray[Any] = new_array) -> Any:
         """One tensor, or some of its rows (entries of its first dimension), decoding no more chunks than they lie in.
 
         Raises:

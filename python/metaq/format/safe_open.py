@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from metaq.files import map_bytes
 from metaq.format.reader import NewArray, Reader
@@ -93,7 +93,8 @@ class TensorSlice(Generic[Array]):
 
     def __getitem__(self, index: slice | int | tuple[slice | int, ...]) -> Array:
         first, *others = index if isinstance(index, tuple) else (index,)
-        is_of_rows = isinstance(first, slice) and first.step in (None, 1)
-        part: Any = self._reader.tensor(self._name, first if is_of_rows else slice(None), self._new)
-        taken: Array = part[(slice(None) if is_of_rows else first, *others)]
+        if isinstance(first, slice) and first.step in (None, 1):
+            taken: Array = self._reader.tensor(self._name, first, self._new)[(slice(None), *others)]
+        else:
+            taken = self._reader.tensor(self._name, new=self._new)[index]
         return taken

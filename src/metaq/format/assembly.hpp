@@ -2,7 +2,7 @@
 //
 // Runs of coded tensors that are wanted whole are decoded to where they are wanted. Bytes of planes are decoded beside
 // each other and joined as soon as all planes of an element are there; chunks are taken in the order of elements, in
-// rounds of some dozen megabytes of such bytes, so that this memory does not grow with the file.
+// rounds of some megabytes of such bytes, so that this memory does not grow with the file.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,6 @@
 namespace metaq {
 
 inline constexpr std::uint64_t kAllElements = UINT64_MAX;
-inline constexpr std::size_t kRoundBytes = 1u << 25;     // of planes, decoded before any are joined
-inline constexpr std::size_t kPieceElements = 1u << 18;  // joined at a time, so that threads share a tensor
 
 // What is to be decoded, and to where: some elements of the tensor at `index`, as many bytes exactly.
 struct FileOutput {
@@ -41,6 +39,8 @@ struct DecodeOptions {
     ForeignDecoder* foreign = nullptr;
     ChunkCache* cache = nullptr;                          // for values only
     std::atomic<std::size_t>* decoded_chunks = nullptr;  // counts them
+    std::size_t round_bytes = 1u << 24;                   // of planes, decoded before any are joined: more for many threads
+    std::size_t piece_elements = 1u << 18;                // joined at a time, so that threads share a tensor
 };
 
 class Assembly {
@@ -205,7 +205,7 @@ private:
 
     std::size_t end_of_round(std::size_t first) const {
         std::size_t size_bytes = 0, end = first;
-        for (; end < tasks_.size() && (end == first || size_bytes < kRoundBytes); ++end) {
+        for (; end < tasks_.size() && (end == first || size_bytes < options_.round_bytes); ++end) {
             if (tasks_[end].has_planes) size_bytes += layout_.chunks[tasks_[end].chunk].symbols;
         }
         return end;
@@ -296,12 +296,14 @@ private:
             if (header_.tensors[output.tensor].kind != TensorKind::kept || output.joined == output.end) continue;
             const std::uint64_t end = joinable_end(output);
             elements += end - output.joined;
-            for (; output.joined < end; output.joined = std::min(end, output.joined + kPieceElements)) {
-                if (!pieces.append(Piece{i, output.joined, std::min(end, output.joined + kPieceElements)})) return false;
+            while (output.joined < end) {
+                const std::uint64_t first = output.joined;
+                output.joined = std::min<std::uint64_t>(end, first + options_.piece_elements);
+                if (!pieces.append(Piece{i, first, output.joined})) return false;
             }
         }
         const auto work = [&](std::size_t i) noexcept { join_piece(pieces[i]); };
-        if (elements > kPieceElements / 4) {
+        if (elements > options_.piece_elements / 4) {
             for_each(pieces.size(), work);
         } else {  // threads take longer to start than to do this
             for (std::size_t i = 0; i < pieces.size(); ++i) work(i);
