@@ -47,7 +47,7 @@ malformed = module_of(TESTS / "malformed_files.py")
 reference = module_of(TESTS / "reference_decoder.py")
 MALFORMED = list(malformed.files())
 STATUS_TEXT = (ROOT / "src" / "metaq" / "format" / "status.hpp").read_text()
-MESSAGES = dict(re.findall(r'case FileStatus::(\w+):\s+return\s+"([^"]*)";', STATUS_TEXT))
+MESSAGES = dict(re.findall(r'STATUS\((\w+), "([^"]*)"\)', STATUS_TEXT))
 
 
 @pytest.fixture(
@@ -175,9 +175,9 @@ def test_the_good_file_of_the_malformed_ones(run):
 
 
 def test_every_status_is_tried_and_documented():
-    of_the_call = {"ok", "bad_index", "wrong_output_size", "no_memory"}
+    of_the_call = {"ok", "bad_index", "bad_elements", "wrong_output_size", "no_memory"}
     tried = {name for name, _ in MALFORMED} | {"unsupported_coder", "stream_truncated"}
-    names = set(re.findall(r"case FileStatus::(\w+):", STATUS_TEXT))
+    names = set(MESSAGES)
     assert names == tried | of_the_call
     table = (ROOT / "docs" / "robustness.md").read_text()
     assert names - {"ok"} == set(re.findall(r"^\| `([a-z0-9_]+)`", table, flags=re.MULTILINE))
@@ -234,6 +234,14 @@ def header_without_chunks(data):
     listed = malformed.listed(*entries[:-1], last)
     assert header.endswith(listed)
     return header[: -len(listed)]
+
+
+def test_the_decoder_needs_no_exceptions_and_no_run_time_types():
+    flags = ["-std=c++20", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror", "-fno-exceptions", "-fno-rtti"]
+    source = ROOT / "tests" / "native" / "decoder.cpp"  # which calls all of it
+    define = f'-DMETAQ_SOURCE_DIR="{ROOT}"'
+    subprocess.run([COMPILER, *flags, define, f"-I{ROOT / 'src'}", "-fsyntax-only", source], check=True)
+    assert not re.search(r"\b(try|catch|throw|dynamic_cast|typeid)\b", (ROOT / "src/metaq/decoder.hpp").read_text())
 
 
 def test_usage_and_files_that_cannot_be_read_or_written(program, tmp_path):
