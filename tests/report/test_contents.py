@@ -6,9 +6,8 @@ import torch
 import metaq
 from metaq import coding
 from metaq.codebook import UniformCodebook
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.metrics import digest, entropy_of_order
 from metaq.progress import Progress
 from metaq.report import contents

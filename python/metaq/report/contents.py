@@ -12,9 +12,8 @@ import numpy as np
 
 from metaq import coding
 from metaq.files import map_bytes
-from metaq.format.header import TensorEntry
+from metaq.format.digest import weights_sha256
 from metaq.format.reader import Reader
-from metaq.metrics import digest
 from metaq.progress import Progress
 from metaq.report.folders import mtq_paths
 from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits, tuple_entropy
@@ -65,7 +64,7 @@ def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
         FormatError: a chunk is damaged.
     """
     for index, (chunk, runs) in enumerate(zip(reader.header.chunks, reader.chunk_runs(), strict=True)):
-        decoded = reader.decode_chunk(index, [run.shape for run in runs])
+        decoded = reader.decode_chunk(index)
         found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, decoded, strict=True)]
         yield chunk.payload_bytes, found
 
@@ -115,7 +114,7 @@ def verify_file(path: Path, progress: Progress) -> Row:
     reader = Reader(map_bytes(path), str(path))
     tensors = reader.load()
     result = {"file": str(path), "verdict": "whole and unchanged", "tensors": len(tensors)}
-    return result | {"file_bytes": len(reader.data), "weights_sha256": digest(tensors)}
+    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader, tensors)}
 
 
 def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
@@ -142,14 +141,14 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
     entries = reader.header.tensors
     rows = []
     for index, entry in enumerate(entries):
-        row: Row = {"tensor": entry.name, "dtype": _dtype_name(entry), "shape": list(entry.shape), "kind": "kept"}
+        row: Row = {"tensor": entry.name, "dtype": entry.dtype.name, "shape": list(entry.shape), "kind": "kept"}
         if entry.target is not None:
             row["kind"] = f"alias of {entries[entry.target].name}"
         elif entry.codebook is not None:
             row |= {"kind": "coded", **_statistics(symbols.get(index, []), entry.size)}
         row |= {"bits_per_weight": 8 * sizes[index] / max(1, entry.size), "bytes": round(sizes[index], 1)}
         rows.append(row)
-    coded = [_joined(parts) for index, parts in symbols.items() if _is_float(entries[index])]
+    coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
     payload_bytes = _payload_bytes(reader)
     summary: Row = {
         "file_bytes": len(reader.data),
@@ -200,11 +199,3 @@ def _joined(parts: list[Symbols]) -> Symbols:
 
 def _payload_bytes(reader: Reader) -> int:
     return sum(chunk.payload_bytes for chunk in reader.header.chunks)
-
-
-def _dtype_name(entry: TensorEntry) -> str:
-    return str(entry.dtype).removeprefix("torch.")
-
-
-def _is_float(entry: TensorEntry) -> bool:
-    return _dtype_name(entry).startswith(("float", "bfloat"))
