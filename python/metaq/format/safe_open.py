@@ -59,16 +59,13 @@ class OpenFile(Generic[Array]):
         """
         index = self._reader.index(name)
         is_in_order, self._next = index == self._next, index + 1
-        tensor: Array | None = self._ahead.pop(name, None)
-        if tensor is not None:
-            return tensor
-        if not is_in_order:
-            tensor = self._reader.tensor(name, new=self._new)
-            return tensor
-        ahead = self._reader.group(index, self._new)
-        tensor = ahead.pop(name)
-        self._ahead = ahead
-        return tensor
+        ahead = self._ahead  # which another thread may replace
+        tensor: Array | None = ahead.pop(name, None)
+        if tensor is None and is_in_order:
+            ahead = self._reader.group(index, self._new)
+            tensor = ahead.pop(name)
+            self._ahead = ahead
+        return self._reader.tensor(name, new=self._new) if tensor is None else tensor
 
     def get_slice(self, name: str) -> TensorSlice[Array]:
         """A tensor to take rows of, without decoding it now.
