@@ -23,8 +23,8 @@ from metaq.checkpoints import (
     work_folder,
 )
 from metaq.checkpoints.chunk_decoder import batches
+from metaq.checkpoints.resumable import STATE
 from metaq.checkpoints.tensor_plan import pieces
-from metaq.checkpoints.work_folder import STATE
 from metaq.coding import base as coding_base
 from metaq.errors import InputError
 from metaq.format.reader import Reader
