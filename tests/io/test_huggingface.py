@@ -217,3 +217,35 @@ def test_damaged_compressed_folders(tmp_path, folder):
     shard.unlink()
     with pytest.raises(InputError, match=rf"expected the shard {shard.name} beside it"):
         decompress_path(tmp_path / "small", tmp_path / "back")
+
+
+@pytest.fixture
+def torch_folder(tmp_path):
+    """As transformers wrote it before there was safetensors."""
+    path, shards = tmp_path / "model", ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    path.mkdir()
+    places = {}
+    for seed, shard in enumerate(shards):
+        torch.save(tensors(seed), path / shard)
+        places |= dict.fromkeys(tensors(seed), shard)
+    (path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    (path / "training_args.bin").write_bytes(b"x")
+    return path
+
+
+def test_shards_of_torch_come_back_as_safetensors_under_the_names_that_are_looked_for(tmp_path, torch_folder):
+    compress_path(torch_folder, tmp_path / "small", LOSSLESS)
+    decompress_path(tmp_path / "small", tmp_path / "back")
+    assert set(contents(tmp_path / "back")) == {*SHARDS, INDEX, "training_args.bin"}
+    for seed, shard in enumerate(SHARDS):
+        found = safetensors.torch.load_file(tmp_path / "back" / shard)
+        assert found.keys() == tensors(seed).keys()
+        assert all(found[name].equal(tensor) for name, tensor in tensors(seed).items() if not name.endswith("odd"))
+
+
+def test_a_single_file_of_torch(tmp_path, torch_folder):
+    for path in torch_folder.glob("*model*"):
+        path.unlink()
+    torch.save(tensors(0), torch_folder / "pytorch_model.bin")
+    compress_path(torch_folder, tmp_path / "small", LOSSLESS)
+    assert set(contents(tmp_path / "small")) == {"model.mtq", "training_args.bin"}

@@ -13,7 +13,7 @@ from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.places import check_file, check_folder, working
-from metaq.checkpoints.work_folder import WorkFolder
+from metaq.checkpoints.resumable import WorkFolder
 from metaq.io import open_source
 from metaq.io.huggingface import MTQ, read_checkpoint_folder
 from metaq.io.source import TensorSource

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metaq.checkpoints.work_folder import WorkFolder, fingerprint
+from metaq.checkpoints.resumable import WorkFolder, fingerprint
 from metaq.errors import InputError
 from metaq.io.huggingface import Folder, read_folder
 from metaq.io.standard import STANDARD
