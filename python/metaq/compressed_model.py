@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metaq import _native, coding
 from metaq.assign import check_symbols, reconstruct
-from metaq.codebook import Codebook, IntegerCodebook
+from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.format.header import DTYPE_CODES, fits_dtype, fits_limits
+from metaq.format.header import DTYPE_CODES, block_shape, fits_dtype, fits_limits
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,32 @@ class CompressedModel:
             else:
                 out[name] = entry.decompress() if isinstance(entry, CodedTensor) else entry
         return out
+
+
+def coder_for(model: CompressedModel, coder: str | None = None) -> str:
+    """Name of the coder to write a model with: the one asked for, else the one that it was made for, else the default.
+
+    Raises:
+        InputError: an unknown coder, or one that takes more for dependent symbols, of which the model has some, than
+            for those that would have been chosen for it.
+    """
+    chosen = coding.by_name(coder or model.coder or coding.DEFAULT_CODER)
+    if model.coder is not None and not chosen.learns_dependent_symbols and _has_dependent_symbols(model):
+        learning = " or ".join(name for name, known in coding.coders.items() if known.learns_dependent_symbols)
+        remedy = f"compress again with CompressionConfig(coder={chosen.name!r})"
+        raise InputError(f"coder: expected {learning}, for which weights were quantized, found {chosen.name}; {remedy}")
+    return chosen.name
+
+
+def _has_dependent_symbols(model: CompressedModel) -> bool:
+    """Whether weights were quantized in a trellis (`metaq.quantizers.trellis`)."""
+    return any(
+        _native.are_dependent(
+            np.ascontiguousarray(entry.symbols.numpy(), np.int32).reshape(block_shape(entry.symbols.shape))
+        )
+        for entry in model.tensors.values()
+        if isinstance(entry, CodedTensor) and isinstance(entry.codebook, UniformCodebook)
+    )
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -67,9 +66,7 @@ def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | 
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return InputError(f"{path}: expected a writable place, found {error.strerror or error}")
     expected = "more bytes" if size_bytes is None else f"{size_bytes} bytes"
-    parent = Path(path).parent
-    found = f"{shutil.disk_usage(parent).free} free" if parent.exists() else error.strerror
-    return InputError(f"disk full: {path}: expected room for {expected}, found {found}; make room or write elsewhere")
+    return InputError(f"disk full: {path}: expected room for {expected}, found {error.strerror}")
 
 
 def _umask() -> int:

@@ -265,7 +265,7 @@ def test_ctrl_c_in_a_folder(tmp_path, names_in, start, interrupted):
         safetensors.torch.save_file({name: torch.randn(200, 400, generator=generator)}, folder / shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     arguments = ["compress", folder, "-o", out, "--bits", "3"]
-    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "metaq-state.json")
+    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "0.mtq")
     assert (code, output) == (130, ""), errors
     assert errors == "metaq: stopped; what is finished is kept: the same command with --resume goes on from there\n"
     assert names_in(tmp_path) == ["model", "out.partial"]

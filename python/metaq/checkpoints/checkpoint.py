@@ -11,11 +11,11 @@ from functools import cached_property
 from metaq import coding
 from metaq.checkpoints.chunk_encoder import ChunkEncoder, Totals
 from metaq.checkpoints.config import CompressionConfig
+from metaq.checkpoints.resumable import WorkFolder
 from metaq.checkpoints.sample import draw_sample, is_sampled
 from metaq.checkpoints.search import Quantity, Target, Weights, search_step, target_of
 from metaq.checkpoints.tensor_plan import Storage, TensorPlan, plan_tensor
 from metaq.checkpoints.weight_quantizer import WeightQuantizer
-from metaq.checkpoints.work_folder import WorkFolder
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import check_texts
 from metaq.errors import InputError

@@ -28,6 +28,8 @@ from metaq.quantizers.rounding import round_as_float16
 from metaq.tensors import DTYPES, words_of
 from metaq.threads import StoppedError, stream
 
+_FEW = 1 / 256  # of a chunk's symbols: so few others hardly change what its weights take
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -50,22 +52,14 @@ class _Chunk:
     """What has become of a chunk so far: quantized, and coded once there is an entry.
 
     Attributes:
-        weights: how many of its symbols are those of quantized weights.
+        totals: what it adds to those of the source, the file's size apart.
         blocks: int32 symbols of its runs; None once they are no longer needed.
     """
 
-    weights: int
-    squared_error: float
+    totals: Totals
     blocks: list[np.ndarray] | None
     entry: ChunkEntry | None = None
     payload: bytes = b""
-
-    @property
-    def totals(self) -> Totals:
-        """What it adds to those of the source, the file's size apart."""
-        if self.entry is None:
-            return Totals(self.squared_error)
-        return Totals(self.squared_error, 8 * len(self.payload) * self.weights / self.entry.symbols)
 
 
 class ChunkEncoder:
@@ -198,7 +192,7 @@ class ChunkEncoder:
             chunk, is_plane = chunks[index], chunks[index][0].plane is not None
             if found is None:
                 if is_plane and not is_coded:
-                    return _Chunk(0, 0.0, None)
+                    return _Chunk(Totals(), None)
                 found = self._quantized(chunk, entries, codebooks)
             if is_coded and found.entry is None:
                 found = self._coded(chunk, found, entries, progress)
@@ -215,7 +209,21 @@ class ChunkEncoder:
         assert found.blocks is not None
         entry, payload = encode_chunk(chunk, found.blocks, self.quantizer.coder)
         progress.advance(self._size_bytes(chunk, entries), len(payload))
-        return replace(found, entry=entry, payload=payload)
+        bits = self._bits_of_weights(chunk, found.blocks, entries, payload)
+        return replace(found, totals=replace(found.totals, bits=bits), entry=entry, payload=payload)
+
+    def _bits_of_weights(
+        self, chunk: list[Run], blocks: list[np.ndarray], entries: list[TensorEntry], payload: bytes
+    ) -> float:
+        """Of the quantized ones: by their share of a chunk that is nearly all theirs, otherwise coded by themselves."""
+        own = [i for i, run in enumerate(chunk) if self._is_quantized(entries[run.tensor].name)]
+        count, symbols = sum(blocks[i].size for i in own), sum(block.size for block in blocks)
+        if not count or symbols - count <= _FEW * symbols:
+            return 8 * len(payload) * count / symbols
+        return 8.0 * len(encode_chunk([chunk[i] for i in own], [blocks[i] for i in own], self.quantizer.coder)[1])
+
+    def _is_quantized(self, name: str) -> bool:
+        return self.plans[name].storage is Storage.QUANTIZED
 
     def _size_bytes(self, chunk: list[Run], entries: list[TensorEntry]) -> int:
         widths = [1 if run.plane is not None else entries[run.tensor].dtype.itemsize for run in chunk]
@@ -226,15 +234,14 @@ class ChunkEncoder:
         weights = {
             name: self.source.read(name, run.elements).reshape(run.shape)
             for name, run in zip(names, chunk, strict=True)
-            if self.plans[name].storage is Storage.QUANTIZED
+            if self._is_quantized(name)
         }
         symbols = self.quantizer.quantize(weights, codebooks) if weights else {}
         blocks = [
             symbols[name].numpy() if name in symbols else self._exact(name, run)
             for name, run in zip(names, chunk, strict=True)
         ]
-        count = sum(tensor.numel() for tensor in weights.values())
-        return _Chunk(count, squared_error(weights, symbols, codebooks), blocks)
+        return _Chunk(Totals(squared_error(weights, symbols, codebooks)), blocks)
 
     def _exact(self, name: str, run: Run) -> np.ndarray:
         """The int32 symbols of a run that is not of quantized weights."""

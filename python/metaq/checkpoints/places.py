@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from metaq.checkpoints.resumable import WorkFolder, fingerprint
 from metaq.errors import InputError
 from metaq.io.huggingface import Folder, read_folder
 from metaq.io.standard import STANDARD
@@ -13,6 +17,25 @@ from metaq.io.standard import STANDARD
 def work_folder(output: Path) -> Path:
     """Where what is finished of an output waits for the rest."""
     return output.with_name(f"{output.name}.partial")
+
+
+@contextmanager
+def working(
+    output: Path, work: str, sources: Mapping[str, Path], described: Mapping[str, Any], resume: bool
+) -> Iterator[WorkFolder]:
+    """The folder in which an output is made; after a failure it stays if a part of it is finished.
+
+    Args:
+        work: what is done.
+        sources: the files that it is done with, by the names of what comes of them.
+        described: all else that the parts depend on.
+    """
+    folder = WorkFolder(work_folder(output), {"work": work, "source": fingerprint(sources), **described}, resume)
+    try:
+        yield folder
+    except BaseException:
+        folder.close()
+        raise
 
 
 def check_file(source: Path, output: Path, force: bool) -> None:

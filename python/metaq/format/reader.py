@@ -143,7 +143,12 @@ class Reader:
                 tensors[entry.name] = CodedTensor(symbols[entry.name], entry.codebook, entry.dtype)
             else:
                 tensors[entry.name] = symbols[entry.name]
-        return CompressedModel(tensors, self.header.metadata)
+        return CompressedModel(tensors, self.header.metadata, self._coder())
+
+    def _coder(self) -> str | None:
+        """Name of the coder of quantized weights or, without any, of the first plane that is not stored."""
+        names = [coding.by_identifier(chunk.coder).name for chunk in self.header.chunks]
+        return next((name for name in names if name != "stored"), None)
 
     def tensor(self, name: str, rows: slice = slice(None)) -> Tensor:
         """One tensor, or some of its rows (entries of its first dimension), decoding no more chunks than they lie in.

@@ -64,11 +64,13 @@ def _numpy_dtype(path: Path, name: str, dtype: Dtype) -> np.dtype:
 def _read(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("one array without a name")
-            for name in archive.files:
-                arrays[name] = archive[name]
+        # Opened here, so that it is closed whatever NumPy thinks of it.
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if len(set(archive.namelist())) < len(archive.namelist()):
+                raise ValueError("two arrays of one name")
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    arrays[member.removesuffix(_MEMBER)] = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # zipfile's, zlib's and NumPy's own have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: expected an .npz file of arrays of numbers, found otherwise ({reason})") from None

@@ -96,7 +96,7 @@ class SafetensorsFile:
                     view = file.get_slice(name)
                     self.layouts[name] = self._layout(name, view.get_dtype(), tuple(view.get_shape()))
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with its owner
-            offset = 8 + struct.unpack("<Q", self._file.read(8))[0]
+            offset = 8 + int.from_bytes(self._file.read(8), "little")
         for name, layout in self.layouts.items():  # without gaps, as opening has checked
             self._offsets[name] = offset
             offset += layout.size_bytes

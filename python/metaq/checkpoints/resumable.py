@@ -46,7 +46,11 @@ class WorkFolder:
                 left.unlink()
         except OSError as error:
             raise write_error(path, error) from None
-        self._save()
+        try:
+            self._save()
+        except BaseException:
+            self.close()
+            raise
 
     def _check_own(self) -> None:
         """A run that was killed at its very start has left an empty folder, or a state file that is not whole."""

@@ -1,0 +1,500 @@
+"""Checkpoints a piece at a time: one step meets the target over all files, and stopped runs go on to the same files."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import safetensors.torch
+import torch
+
+from metaq import api
+from metaq.checkpoints import (
+    CompressionConfig,
+    compress_path,
+    compress_state_dict,
+    decompress_path,
+    sample,
+    tensor_plan,
+    work_folder,
+)
+from metaq.checkpoints.chunk_decoder import batches
+from metaq.checkpoints.resumable import STATE
+from metaq.checkpoints.tensor_plan import pieces
+from metaq.coding import base as coding_base
+from metaq.errors import InputError
+from metaq.format.reader import Reader
+from metaq.format.writer import encode
+from metaq.io.safetensors import SafetensorsFile, read_safetensors
+from metaq.progress import Progress
+from metaq.quantizers.lossless import compress_losslessly
+
+NAMES = ["a.safetensors", "b.safetensors", "c.safetensors"]
+
+
+def tensors(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"{seed}.weight": (0.02 * 2**seed) * torch.randn(90, 70, generator=generator),
+        f"{seed}.half": 0.1 * torch.randn(120, 50, generator=generator).bfloat16(),
+        f"{seed}.bias": torch.randn(33, generator=generator),
+        f"{seed}.ids": torch.arange(40),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    places = {}
+    for seed, name in enumerate(NAMES):
+        safetensors.torch.save_file(tensors(seed), path / name)
+        places |= dict.fromkeys(tensors(seed), name)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch):
+    """Many chunks, pieces and a sample smaller than the whole, as large checkpoints have them."""
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 5000)
+    monkeypatch.setattr(tensor_plan, "PIECE_ELEMENTS", 1111)
+    monkeypatch.setattr(sample, "SAMPLE_WEIGHTS", 8000)
+
+
+def everything(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def loaded(folder):
+    out = {}
+    for path in sorted(folder.glob("*.mtq")):
+        out |= api.load_file(path)
+    return out
+
+
+WEIGHTS = {name: tensor for seed in range(3) for name, tensor in tensors(seed).items() if tensor.ndim > 1}
+
+
+def relative_error(found, names=None):
+    names = names or WEIGHTS
+    error = sum(float((found[name].double() - WEIGHTS[name].double()).square().sum()) for name in names)
+    return error / sum(float(WEIGHTS[name].double().square().sum()) for name in names)
+
+
+def bits_per_weight(folder):
+    """Of the chunks that hold quantized weights; each of the files has a few integers there too."""
+    sizes = [chunk for path in folder.glob("*.mtq") for chunk in Reader(path.read_bytes()).header.chunks]
+    return 8 * sum(chunk.payload_bytes for chunk in sizes if chunk.coder == 3 and chunk.symbols > 2000) / 36900
+
+
+@pytest.mark.parametrize("limit", [1e-4, 2e-3, 0.1])
+def test_error_is_met(tmp_path, folder, limit):
+    compress_path(folder, tmp_path / "out", CompressionConfig(max_error=limit))
+    assert 0.99 * limit <= relative_error(loaded(tmp_path / "out")) <= limit
+
+
+def test_one_step_for_all(tmp_path, folder):
+    compress_path(folder, tmp_path / "out", CompressionConfig(quality="medium"))
+    entries = [entry for path in (tmp_path / "out").glob("*.mtq") for entry in Reader(path.read_bytes()).header.tensors]
+    assert len({entry.codebook for entry in entries if entry.name in WEIGHTS}) == 1
+    assert 0.99 * 3e-3 <= relative_error(loaded(tmp_path / "out")) <= 3e-3
+
+
+@pytest.mark.parametrize("bits", [2.0, 5.0])
+def test_bits_are_met(tmp_path, folder, bits):
+    compress_path(folder, tmp_path / "out", CompressionConfig(bits=bits))
+    assert 0.97 * bits <= bits_per_weight(tmp_path / "out") <= 1.02 * bits
+
+
+@pytest.mark.parametrize(("size", "coder"), [(12000, None), (20000, "rans"), (16000, "huffman")])
+def test_size_is_met(tmp_path, folder, size, coder):
+    config = CompressionConfig(size_bytes=size, coder=coder)
+    result = compress_path(folder, tmp_path / "out", config)
+    found = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.mtq"))
+    assert result.file_bytes == found
+    assert 0.99 * size <= found <= size
+
+
+def test_patterns(tmp_path, folder):
+    config = CompressionConfig(bits=4.0, keep=("1.*",), tensor_bits={"*.half": 6.0})
+    compress_path(folder, tmp_path / "out", config)
+    found = loaded(tmp_path / "out")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors(1).items())
+    assert torch.equal(found["0.bias"], tensors(0)["0.bias"].half().float())
+    assert relative_error(found, ["0.half", "2.half"]) < 1e-3 < relative_error(found, ["0.weight"])
+    with pytest.raises(InputError, match=r"pattern 'none\*': expected one that matches"):
+        compress_path(folder, tmp_path / "out2", CompressionConfig(keep=("none*",)))
+
+
+def test_step(tmp_path, folder):
+    compress_path(folder, tmp_path / "out", CompressionConfig(step=0.01))
+    found = loaded(tmp_path / "out")
+    for name, tensor in WEIGHTS.items():
+        step = torch.tensor(0.01)
+        assert torch.equal(found[name], ((tensor.double() / float(step)).round().float() * step).to(tensor.dtype))
+    assert torch.equal(found["0.bias"], tensors(0)["0.bias"])
+
+
+@pytest.mark.parametrize("dial", [{"size_bytes": 10}, {"max_error": 1e-18}])
+def test_targets_that_no_step_leads_to(tmp_path, folder, dial):
+    with pytest.raises(InputError, match=rf"{next(iter(dial))}: expected at least .* which no step brings it below"):
+        compress_path(folder, tmp_path / "out", CompressionConfig(**dial))
+
+
+def test_nothing_to_quantize(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"w": torch.zeros(9, 9), "b": torch.ones(3)}, path)
+    for dial in ({"bits": 3}, {"max_error": 1e-3}, {"size_bytes": 1000}):
+        compress_path(path, tmp_path / "x.mtq", CompressionConfig(**dial), force=True)
+        assert torch.equal(api.load_file(tmp_path / "x.mtq")["w"], torch.zeros(9, 9))
+
+
+@pytest.mark.parametrize("config", [CompressionConfig(max_error=1e-4), CompressionConfig(step=0.01)])
+def test_double_precision(tmp_path, config):
+    path = tmp_path / "x.safetensors"
+    weights = torch.randn(30, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    safetensors.torch.save_file({"w": weights}, path)
+    compress_path(path, tmp_path / "x.mtq", config)
+    found = api.load_file(tmp_path / "x.mtq")["w"]
+    assert found.dtype == torch.float64
+    assert float((found - weights).square().sum() / weights.square().sum()) <= 1e-4
+
+
+def as_mtq(tmp_path, state, config):
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors", {"k": "v"})
+    compress_path(tmp_path / "x.safetensors", tmp_path / "x.mtq", config)
+    return (tmp_path / "x.mtq").read_bytes()
+
+
+def test_the_same_bytes_as_in_memory(tmp_path):
+    state = {**tensors(0), "few": torch.randint(0, 9, (80, 80)).half(), "none": torch.empty(0, 3)}
+    found = as_mtq(tmp_path, state, CompressionConfig(lossless=True, coder="rans"))
+    model = compress_losslessly(read_safetensors(tmp_path / "x.safetensors")[0])
+    model.metadata["k"] = "v"
+    assert found == encode(model, "rans")
+
+
+def test_no_larger_than_in_memory_at_equal_error(tmp_path):
+    config = CompressionConfig(max_error=1e-3)
+    found = as_mtq(tmp_path, tensors(0), config)
+    assert len(found) <= 1.005 * len(encode(compress_state_dict(tensors(0), config)))
+
+
+def test_pieces_and_batches_cover_everything_once(tmp_path, folder):
+    file = SafetensorsFile(folder / NAMES[0])
+    for name, tensor in tensors(0).items():
+        assert torch.equal(torch.cat(list(pieces(file, name))), tensor.flatten())
+    file.close()
+    compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True))
+    reader = Reader((tmp_path / "out" / "a.mtq").read_bytes())
+    covered = sorted(
+        (index, place) for wanted in batches(reader) for index, places in wanted.items() for place in places
+    )
+    sizes = [entry.size for entry in reader.header.tensors]
+    assert covered == [(index, place) for index, size in enumerate(sizes) for place in range(size)]
+
+
+class Stopper(Progress):
+    """Ctrl-C, or another failure, after so many advances."""
+
+    def __init__(self, after, failure):
+        self.left, self.failure, self.begun = after, failure, []
+
+    def begin(self, what, total_bytes=None):
+        self.begun.append(what)
+
+    def advance(self, read_bytes, written_bytes):
+        if self.begun[-1] != "reading":
+            self.left -= 1
+            if self.left < 0:
+                raise self.failure
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("config", [CompressionConfig(lossless=True), CompressionConfig(size_bytes=14000)])
+def test_a_stopped_run_goes_on_to_the_same_files(tmp_path, folder, monkeypatch, threads, config):
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    compress_path(folder, tmp_path / "whole", config)
+    for after in (4, 9, 13):
+        with pytest.raises(KeyboardInterrupt):
+            compress_path(folder, tmp_path / "out", config, resume=True, progress=Stopper(after, KeyboardInterrupt()))
+        assert not (tmp_path / "out").exists()
+        assert all(path.suffix in (".mtq", ".json") for path in work_folder(tmp_path / "out").glob("*"))
+    compress_path(folder, tmp_path / "out", config, resume=True)
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "whole", "out"}
+
+
+@pytest.fixture
+def left(tmp_path, folder, monkeypatch):
+    """What a lossless run leaves that is stopped in the second shard."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        compress_path(
+            folder, tmp_path / "out", CompressionConfig(lossless=True), progress=Stopper(11, KeyboardInterrupt())
+        )
+    return work_folder(tmp_path / "out")
+
+
+def test_finished_shards_are_not_done_again(tmp_path, folder, left):
+    before = {path.name: path.stat().st_mtime_ns for path in left.glob("*.mtq")}
+    assert len(before) == 1
+    compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
+    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}.items()
+
+
+def test_resuming_with_other_options_or_sources_is_refused(tmp_path, folder, left):
+    before = everything(left)
+    with pytest.raises(InputError, match="expected the source and the options that the run began with, found lossless"):
+        compress_path(folder, tmp_path / "out", CompressionConfig(), resume=True)
+    os.utime(folder / NAMES[0], (1, 1))
+    with pytest.raises(InputError, match=r"expected the source and the options .* found source"):
+        compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
+    assert everything(left) == before
+    (left / STATE).write_text("{")
+    with pytest.raises(InputError, match="expected what a stopped run left, found otherwise"):
+        compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
+    compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True))  # from the start
+    assert (tmp_path / "out" / "a.mtq").exists()
+
+
+def test_a_folder_that_no_run_left_is_not_touched(tmp_path, folder):
+    left = work_folder(tmp_path / "out")
+    left.mkdir()
+    (left / "mine").write_bytes(b"x")
+    for resumes in (False, True):
+        with pytest.raises(InputError, match="expected no such folder, or one that a stopped run left, found another"):
+            compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=resumes)
+    assert everything(left) == {"mine": b"x"}
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path, folder, left):
+    (left / ".metaq-x.tmp").write_bytes(b"half")
+    compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
+    assert not list((tmp_path / "out").glob(".metaq*"))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_decompression_goes_on_too(tmp_path, folder, monkeypatch, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    compress_path(folder, tmp_path / "small", CompressionConfig(lossless=True))
+    with pytest.raises(KeyboardInterrupt):
+        decompress_path(tmp_path / "small", tmp_path / "back", progress=Stopper(8, KeyboardInterrupt()))
+    assert not (tmp_path / "back").exists()
+    decompress_path(tmp_path / "small", tmp_path / "back", resume=True)
+    for name in NAMES:
+        assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()
+    assert not work_folder(tmp_path / "back").exists()
+
+
+def test_a_large_file_that_is_stopped_leaves_the_old_output(tmp_path, folder):
+    (tmp_path / "x.mtq").write_bytes(b"old")
+    stopper = Stopper(2, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        compress_path(folder / NAMES[0], tmp_path / "x.mtq", CompressionConfig(), force=True, progress=stopper)
+    assert (tmp_path / "x.mtq").read_bytes() == b"old"
+    assert not work_folder(tmp_path / "x.mtq").exists()
+    compress_path(folder / NAMES[0], tmp_path / "x.mtq", CompressionConfig(), force=True)
+    assert relative_error(api.load_file(tmp_path / "x.mtq"), ["0.weight"]) < 0.1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("after", [0, 6])
+def test_a_full_disk(tmp_path, folder, monkeypatch, threads, after):
+    """Nothing is half-written; what is finished is kept for --resume."""
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    sync, counting, synced = os.fsync, threading.Lock(), []
+
+    def full(descriptor):
+        with counting:
+            synced.append(descriptor)
+            if len(synced) > after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        InputError, match=r"^disk full: /.*: expected room for .* bytes, found No space left on device$"
+    ):
+        compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True))
+    assert not (tmp_path / "out").exists()
+    left = work_folder(tmp_path / "out")
+    assert left.exists() == (after > 0)
+    assert all(path.suffix in (".mtq", ".json") for path in left.glob("*"))
+    monkeypatch.setattr(os, "fsync", sync)
+    compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
+    assert all(torch.equal(loaded(tmp_path / "out")[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+def test_a_full_disk_when_decompressing(tmp_path, folder, monkeypatch):
+    compress_path(folder / NAMES[0], tmp_path / "x.mtq", CompressionConfig(lossless=True))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(
+        InputError, match=r"^disk full: /.*y.safetensors: expected room for 37\d+ bytes, found No space left on device$"
+    ):
+        decompress_path(tmp_path / "x.mtq", tmp_path / "y.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "x.mtq"}
+
+
+def test_a_source_that_shrinks(folder):
+    file = SafetensorsFile(folder / NAMES[0])
+    (folder / NAMES[0]).write_bytes((folder / NAMES[0]).read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"a.safetensors: expected tensor '0.weight' to be whole"):
+        file.read("0.weight", range(90 * 70))
+    file.close()
+
+
+OUTPUTS = {
+    "itself": lambda path: path,
+    "a link to it": lambda path: linked(path, os.symlink),
+    "a hard link to it": lambda path: linked(path, os.link),
+    "by another way": lambda path: path.parent / ".." / path.parent.name / path.name,
+}
+
+
+def linked(path, link):
+    link(path, path.with_name("link"))
+    return path.with_name("link")
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", OUTPUTS.values(), ids=OUTPUTS.keys())
+def test_the_source_is_never_replaced(folder, place, force):
+    path = folder / NAMES[0]
+    output, before = place(path), path.read_bytes()
+    with pytest.raises(InputError, match="expected another place than the source, found the source itself"):
+        compress_path(path, output, CompressionConfig(), force=force)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_neither_is_a_compressed_file_that_is_decompressed(tmp_path, folder, force):
+    compress_path(folder / NAMES[0], tmp_path / "x.mtq", CompressionConfig())
+    os.symlink(tmp_path / "x.mtq", tmp_path / "y.pt")
+    with pytest.raises(InputError, match="found the source itself"):
+        decompress_path(tmp_path / "x.mtq", tmp_path / "y.pt", force=force)
+
+
+def test_an_output_that_exists_is_replaced_only_by_force(tmp_path, folder):
+    source, path, back = folder / NAMES[0], tmp_path / "x.mtq", tmp_path / "y.npz"
+    path.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"x.mtq: expected no such file yet, found one; --force replaces it"):
+        compress_path(source, path, CompressionConfig(keep=("0.half",)))
+    assert path.read_bytes() == b"mine"
+    compress_path(source, path, CompressionConfig(keep=("0.half",), bits=3), force=True)
+    back.write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"y.npz: expected no such file yet, found one"):
+        decompress_path(path, back)
+    with pytest.raises(InputError, match=r"y.npz, tensor '0.half': expected a dtype of NumPy's .*, found bfloat16"):
+        decompress_path(path, back, force=True)
+    assert back.read_bytes() == b"mine"
+    decompress_path(path, tmp_path / "y.safetensors")
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path, folder):
+    (tmp_path / "there").mkdir()
+    os.symlink(tmp_path / "there" / "x.mtq", tmp_path / "x.mtq")
+    compress_path(folder / NAMES[0], tmp_path / "x.mtq", CompressionConfig())
+    assert (tmp_path / "x.mtq").is_symlink()
+    assert api.load_file(tmp_path / "there" / "x.mtq").keys() == tensors(0).keys()
+
+
+def test_folders_are_replaced_only_by_force_and_only_by_their_like(tmp_path, folder):
+    out = tmp_path / "out"
+    compress_path(folder, out, CompressionConfig(lossless=True))
+    before = everything(out)
+    with pytest.raises(
+        InputError, match="expected no such folder or an empty one, found one with files in it; --force"
+    ):
+        compress_path(folder, out, CompressionConfig(bits=3))
+    assert everything(out) == before
+    compress_path(folder, out, CompressionConfig(bits=3), force=True)
+    assert everything(out).keys() == before.keys()
+    assert sum(map(len, everything(out).values())) < 0.5 * sum(map(len, before.values()))
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "out"}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"found one with files in it that are no \*.mtq shards"):
+        compress_path(folder, tmp_path / "mine", CompressionConfig(), force=True)
+    for force in (False, True):
+        with pytest.raises(InputError, match="expected a place that is not around"):
+            compress_path(folder, tmp_path, CompressionConfig(), force=force)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from metaq.checkpoints import CompressionConfig, compress_path
+from metaq.checkpoints.chunk_encoder import ChunkEncoder
+ChunkEncoder.write = lambda *_: os.kill(os.getpid(), 9)
+compress_path(Path(sys.argv[1]), Path(sys.argv[2]), CompressionConfig(lossless=True))
+"""
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["", NAMES[0]], ids=["folder", "file"])
+def test_a_run_that_was_killed_before_its_first_shard(tmp_path, folder, resume, name):
+    source, output = (folder / name if name else folder), tmp_path / "out.mtq"
+    killed = subprocess.run([sys.executable, "-c", KILLED, source, output], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name for path in work_folder(output).iterdir()] == [STATE]
+    compress_path(source, output, CompressionConfig(lossless=True), resume=resume)
+    assert not work_folder(output).exists()
+    assert output.exists()
+
+
+@pytest.mark.parametrize("left", [[], [".metaq-x.tmp"]], ids=["empty", "half a state file"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_was_killed_before_its_state_was_whole(tmp_path, folder, left, resume):
+    path = work_folder(tmp_path / "out")
+    path.mkdir()
+    for name in left:
+        (path / name).write_bytes(b"{")
+    compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=resume)
+    assert {found.name for found in tmp_path.iterdir()} == {"model", "out"}
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["few weights", "many weights"])
+@pytest.mark.parametrize("config", [CompressionConfig(step=0.01), CompressionConfig(bits=4)], ids=["step", "bits"])
+def test_weights_that_are_not_finite_are_kept_and_named(tmp_path, monkeypatch, caplog, config, sampled):
+    """Alike, however many weights there are, and whatever is asked for."""
+    monkeypatch.setattr(sample, "SAMPLE_WEIGHTS", 100 if sampled else 1 << 20)
+    state = {"w": torch.randn(30, 30), "odd": torch.tensor([[float("nan"), 0.123], [-float("inf"), 1e-42]])}
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    compress_path(tmp_path / "x.safetensors", tmp_path / "x.mtq", config)
+    found = api.load_file(tmp_path / "x.mtq")
+    assert torch.equal(found["odd"].view(torch.int32), state["odd"].view(torch.int32))
+    assert not torch.equal(found["w"], state["w"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "tensor 'odd': expected finite weights, found NaN or infinity; it is kept exactly"
+    ]
+
+
+def test_the_report_is_what_the_files_say(tmp_path, folder):
+    report = compress_path(folder, tmp_path / "out", CompressionConfig(bits=3, coder="mixing"))
+    assert (report.file, report.shards, report.tensors, report.coder) == (str(tmp_path / "out"), 3, 12, "mixing")
+    assert report.source_bytes == sum(
+        tensor.numel() * tensor.dtype.itemsize for seed in range(3) for tensor in tensors(seed).values()
+    )
+    assert report.file_bytes == sum(path.stat().st_size for path in (tmp_path / "out").glob("*.mtq"))
+    assert report.relative_squared_error == pytest.approx(relative_error(loaded(tmp_path / "out")), rel=1e-6)
+    assert report.bits_per_weight == pytest.approx(bits_per_weight(tmp_path / "out"), rel=0.02)
+    assert 0 < report.seconds < 100
+    shown = report.as_dict()
+    assert shown["ratio"] == shown["bytes_before"] / shown["bytes"]
+    assert {"folder", "shards", "tensors", "relative_squared_error", "bits_per_weight", "coder"} <= shown.keys()
+
+
+def test_the_report_without_loss(tmp_path, folder):
+    report = compress_path(folder / NAMES[0], tmp_path / "x.mtq", CompressionConfig(lossless=True))
+    assert (report.relative_squared_error, report.bits_per_weight, report.shards) == (0.0, None, None)
+    assert report.as_dict()["file"] == str(tmp_path / "x.mtq")
