@@ -265,7 +265,7 @@ def test_ctrl_c_in_a_folder(tmp_path, names_in, start, interrupted):
         safetensors.torch.save_file({name: torch.randn(200, 400, generator=generator)}, folder / shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     arguments = ["compress", folder, "-o", out, "--bits", "3"]
-    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "metaq-state.json")
+    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "0.mtq")
     assert (code, output) == (130, ""), errors
     assert errors == "metaq: stopped; what is finished is kept: the same command with --resume goes on from there\n"
     assert names_in(tmp_path) == ["model", "out.partial"]
@@ -441,3 +441,12 @@ def test_of_several_patterns_the_first_that_matches_counts(succeeds, checkpoint,
         shown = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "-f", "--json", *options)
         sizes[order] = json.loads(shown)["bytes"]
     assert sizes["z*", "*"] > 1.3 * sizes["*", "z*"]
+
+
+def test_what_the_library_warns_of_is_a_line(command, tmp_path):
+    torch.save({"odd": torch.tensor([[torch.nan, 1.0]]), "w": torch.ones(2, 2)}, tmp_path / "x.pt")
+    code, output, errors = command("compress", tmp_path / "x.pt", "-o", tmp_path / "x.mtq", "--step", "0.1", "-q")
+    assert (code, output) == (0, "")
+    assert errors.startswith("metaq: ")
+    assert errors.count("\n") == 1
+    assert "'odd'" in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import traceback
@@ -50,6 +51,16 @@ def _global_options(
     ] = False,
 ) -> None:
     pass
+
+
+class _Warnings(logging.Handler):
+    """What the library logs, as lines on standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print("metaq: " + _one_line(record.getMessage()), file=sys.stderr)
+
+
+logging.getLogger("metaq").addHandler(_Warnings(logging.WARNING))
 
 
 def main() -> None:

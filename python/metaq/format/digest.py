@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -24,8 +24,12 @@ def sha256(tensors: Iterable[tuple[str, str, tuple[int, ...], np.ndarray]]) -> s
     return sha.hexdigest()
 
 
-def weights_sha256(reader: Reader, arrays: Mapping[str, np.ndarray]) -> str:
-    """`sha256` of a file's tensors, which ``arrays`` are: the same as `metaq.metrics.digest` of torch's."""
-    entries = reader.header.tensors
+def weights_sha256(reader: Reader) -> str:
+    """`sha256` of a file's tensors, all of which are decoded: the same as `metaq.metrics.digest` of torch's.
+
+    Raises:
+        FormatError: a chunk is damaged.
+    """
+    entries, arrays = reader.header.tensors, reader.load()
     octets = {name: array.reshape(-1).view(np.uint8) for name, array in arrays.items()}
     return sha256((entry.name, entry.dtype.name, entry.shape, octets[entry.name]) for entry in entries)

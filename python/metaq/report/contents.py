@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from metaq.files import map_bytes
 from metaq.format.digest import weights_sha256
 from metaq.format.reader import Reader
 from metaq.progress import Progress
+from metaq.report.blocks import blocks, payload_bytes
 from metaq.report.folders import mtq_paths
 from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits, tuple_entropy
 
@@ -46,29 +46,6 @@ class Contents:
         return {**self.summary, "metadata": self.metadata, "tensors": self.rows}
 
 
-class Block(NamedTuple):
-    """Symbols of one tensor that lie in one chunk: a part of its quantized weights, or of a byte plane (``is_plane``).
-
-    Of each tensor, the parts of its quantized weights come in row-major order.
-    """
-
-    tensor: int
-    is_plane: bool
-    symbols: Symbols
-
-
-def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
-    """Of each chunk of a file, its payload's size in bytes, and its blocks, decoded when they are asked for.
-
-    Raises:
-        FormatError: a chunk is damaged.
-    """
-    for index, (chunk, runs) in enumerate(zip(reader.header.chunks, reader.chunk_runs(), strict=True)):
-        decoded = reader.decode_chunk(index)
-        found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, decoded, strict=True)]
-        yield chunk.payload_bytes, found
-
-
 def inspect_file(path: Path, progress: Progress) -> Contents:
     """`inspect` of a file.
 
@@ -77,7 +54,7 @@ def inspect_file(path: Path, progress: Progress) -> Contents:
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
     reader = Reader(map_bytes(path), str(path))
-    progress.begin(f"reading {path.name}", _payload_bytes(reader))
+    progress.begin(f"reading {path.name}", payload_bytes(reader))
     return inspect(reader, progress)
 
 
@@ -112,9 +89,8 @@ def verify_file(path: Path, progress: Progress) -> Row:
     """
     progress.begin(f"verifying {path.name}")
     reader = Reader(map_bytes(path), str(path))
-    tensors = reader.load()
-    result = {"file": str(path), "verdict": "whole and unchanged", "tensors": len(tensors)}
-    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader, tensors)}
+    result: Row = {"file": str(path), "verdict": "whole and unchanged", "tensors": len(reader.header.tensors)}
+    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader)}
 
 
 def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
@@ -149,10 +125,10 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
         row |= {"bits_per_weight": 8 * sizes[index] / max(1, entry.size), "bytes": round(sizes[index], 1)}
         rows.append(row)
     coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
-    payload_bytes = _payload_bytes(reader)
+    coded_bytes = payload_bytes(reader)
     summary: Row = {
         "file_bytes": len(reader.data),
-        "header_and_checksum_bytes": len(reader.data) - payload_bytes,
+        "header_and_checksum_bytes": len(reader.data) - coded_bytes,
         "coder": ", ".join(sorted({coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks})),
     }
     summary |= {f"entropy_order_{order}_bits_per_weight": tuple_entropy(coded, order) for order in _ORDERS}
@@ -170,14 +146,14 @@ def _sizes_and_symbols(
     """Bytes of each tensor, and of the coded ones the symbols, flattened, in parts."""
     sizes = [0.0] * len(reader.header.tensors)
     symbols: dict[int, list[Symbols]] = {}
-    for payload_bytes, chunk in blocks(reader):
+    for size, chunk in blocks(reader):
         # Half a bit for each block, so that constant ones do not divide by zero.
         bits = [entropy_bits(counts(block.symbols)) + 0.5 for block in chunk]
         for block, share in zip(chunk, bits, strict=True):
-            sizes[block.tensor] += payload_bytes * share / sum(bits)
+            sizes[block.tensor] += size * share / sum(bits)
             if keeps_symbols and not block.is_plane:
                 symbols.setdefault(block.tensor, []).append(compact(block.symbols).reshape(-1))
-        progress.advance(payload_bytes, payload_bytes)
+        progress.advance(size, size)
     return sizes, symbols
 
 
@@ -195,7 +171,3 @@ def _joined(parts: list[Symbols]) -> Symbols:
     if len(parts) != 1:
         parts[:] = [np.concatenate(parts) if parts else np.zeros(0, np.int8)]
     return parts[0]
-
-
-def _payload_bytes(reader: Reader) -> int:
-    return sum(chunk.payload_bytes for chunk in reader.header.chunks)
