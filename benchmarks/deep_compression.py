@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from metaq.reader import Reader
+from metaq.format.reader import Reader
 from metaq.report.published_size import published_size
 
 

@@ -25,11 +25,12 @@ import torch
 from torch import nn
 
 import metaq
-from metaq import container, data, models
-from metaq.data import Dataset, Split
+from metaq.experiments import data, models
+from metaq.experiments.data import Dataset, Split
+from metaq.experiments.loop import Stage, evaluate
+from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+from metaq.format import writer
 from metaq.metrics import entropy_of_order
-from metaq.training.loop import Stage, evaluate
-from metaq.training.recipe import Optimizer, Schedule, StageSection
 
 BATCH, RATE = 100, 1e-2
 PAPER = metaq.HEMP()
@@ -108,7 +109,7 @@ def measured(
     compressed = compressor.compress()
     return measures | {
         "entropy": entropy_of_order(compressed, config.order),
-        "file_bytes": len(container.encode(compressed, "lzma")),
+        "file_bytes": len(writer.encode(compressed, "lzma")),
         "float_loss": evaluate(float_network, dataset.validation).loss,
         "terms": terms + config.error_strength * measures["reconstruction_error"],
     }

@@ -21,9 +21,9 @@ from measuring import machine, resident_kilobytes
 from torch.nn import functional
 
 import metaq
+from metaq.experiments.models import LeNet5Caffe
 from metaq.methods import hemp
 from metaq.methods.hemp_terms import Layers, Weighting
-from metaq.models import LeNet5Caffe
 from metaq.solvers import tuple_entropy
 from metaq.solvers.tuple_entropy import Gradient
 

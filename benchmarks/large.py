@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 COLUMNS = 4096
 CHILD = """
 import sys
-from metaq import cli
+from metaq.cli import app
 try:
-    cli.main()
+    app.main()
 finally:
     sys.stderr.write(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

@@ -26,7 +26,7 @@ from measuring import machine
 from safetensors.torch import load_file
 
 import metaq
-from metaq import planes
+from metaq.format import planes
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 REPEATS = 7

@@ -28,7 +28,7 @@ from measuring import machine, resident_kilobytes
 from torch import Tensor, nn
 
 import metaq
-from metaq import models
+from metaq.experiments import models
 from metaq.solvers import dual, knapsack
 
 # Of the published code on one thread, from peers.md: one knapsack, and 15 FISTA iterations, in milliseconds.

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metaq.training.recipe import load_recipe
-from metaq.training.run import CHECKPOINT, RESULT, Run
+from metaq.experiments.recipe import load_recipe
+from metaq.experiments.run import CHECKPOINT, RESULT, Run
 
 SHORT = ["training.epochs=19", "training.last_phase_epochs=4", "method.schedule=[[0, 0.0], [2500, 1.0]]"]
 STANDARD = [*SHORT, "method.strength=3.3e-5"]

@@ -31,10 +31,11 @@ from measuring import machine
 from torch import Tensor, nn
 
 import metaq
-from metaq import coding, data
-from metaq.models import LeNet5
+from metaq import coding
+from metaq.experiments import data
+from metaq.experiments.loop import evaluate
+from metaq.experiments.models import LeNet5
 from metaq.solvers import cutting_plane, dual, general, knapsack
-from metaq.training.loop import evaluate
 
 SIZE = 44_000
 Row = dict[str, Any]

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from measuring import machine
 
-from metaq import data, models, pipeline
-from metaq.data import Split
-from metaq.models.pretrained import load_weights
-from metaq.training.loop import evaluate
-from metaq.training.recalibration import recalibrate
+from metaq.experiments import data, models
+from metaq.experiments.data import Split
+from metaq.experiments.loop import evaluate
+from metaq.experiments.models.pretrained import load_weights
+from metaq.experiments.recalibration import recalibrate
+from metaq.quantizers import uniform
 
 BITS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 HELD_OUT = 2000
@@ -33,7 +34,7 @@ BATCH = 200
 def measure(network: str, batches: Sequence[torch.Tensor], held_out: Split, bits: float) -> dict[str, Any]:
     model = models.by_name(network)()
     load_weights(model, f"{network}-cifar10")
-    model.load_state_dict(pipeline.compress(model.state_dict(), bits=bits).decompress())
+    model.load_state_dict(uniform.compress(model.state_dict(), bits=bits).decompress())
     before = evaluate(model, held_out)
     recalibrate(model, batches)
     after = evaluate(model, held_out)

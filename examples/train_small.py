@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 import metaq
-from metaq.data import by_name
-from metaq.models import LeNet5
+from metaq.experiments.data import by_name
+from metaq.experiments.models import LeNet5
 
 path = sys.argv[1] if len(sys.argv) > 1 else "digits.mtq"
 torch.manual_seed(0)

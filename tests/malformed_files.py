@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 
 from metaq import _native, coding
-from metaq.header import varint
+from metaq.format.header import varint
 
 FLOAT32, UINT8, INT64, BOOL = b"\0", b"\x10", b"\x14", b"\x15"
 CODED, KEPT, ALIAS = b"\0", b"\1", b"\2"

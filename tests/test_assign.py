@@ -4,10 +4,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from metaq.assign import cheapest, check_symbols, nearest, reconstruct, symbol_range
+from metaq.assign import check_symbols, nearest, reconstruct, symbol_range
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
@@ -106,16 +104,3 @@ def test_ranges_of_symbols(codebook, dtype, expected):
     for outside in (expected[0] - 1, expected[1] + 1, -(2**31)):
         with pytest.raises(InputError, match="symbols: expected"):
             check_symbols(torch.tensor([0, outside], dtype=torch.int32), codebook, dtype)
-
-
-@given(seed=st.integers(0, 1000), rate_weight=st.sampled_from([0.0, 0.01, 0.3, 5.0]))
-@settings(max_examples=40, deadline=None)
-def test_cheapest_symbols_by_brute_force(seed, rate_weight):
-    generator = torch.Generator().manual_seed(seed)
-    weights = 4 * torch.randn(30, generator=generator, dtype=torch.float64)
-    lengths = 12 * torch.rand(7, generator=generator, dtype=torch.float64)
-    places = torch.arange(-3, 4)
-    costs = (weights[:, None] - places).square() + rate_weight * lengths
-    found = cheapest(weights, lengths, rate_weight)
-    chosen = costs.gather(1, found[:, None].long() + 3)[:, 0]
-    torch.testing.assert_close(chosen, costs.min(dim=1).values)

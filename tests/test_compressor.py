@@ -6,8 +6,8 @@ from torch import nn
 
 import metaq
 from metaq.errors import InputError
-from metaq.methods.metaq import Levels, Objective
-from metaq.models.lenet import LeNet5
+from metaq.experiments.models.lenet import LeNet5
+from metaq.methods.metaq.method import Levels, Objective
 
 
 def test_ten_lines_make_a_file_that_loads_back(tmp_path):

@@ -11,15 +11,16 @@ from torch.nn import functional
 
 import metaq
 from metaq import metrics
-from metaq.data import Split
+from metaq.experiments import checkpoint
+from metaq.experiments.data import Split
+from metaq.experiments.loop import Stage, evaluate
+from metaq.experiments.recipe import StageSection
+from metaq.integrations.transformers import FILE
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.io.torch import read_torch, write_torch
 from metaq.methods.hemp import Gradient, Quantizer
 from metaq.methods.lc import Algorithm
-from metaq.methods.metaq import AroundMean, Counts, Final, Levels, Objective, Slopes, Solver
-from metaq.training import checkpoint
-from metaq.training.loop import Stage, evaluate
-from metaq.training.recipe import StageSection
+from metaq.methods.metaq.method import AroundMean, Counts, Final, Levels, Objective, Slopes, Solver
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -156,7 +157,7 @@ def test_a_checkpoint_goes_on_wherever_it_was_loaded_to(name, is_last_phase, pla
     buffer.seek(0)
     for part, state in zip(other, torch.load(buffer, map_location=place, weights_only=True), strict=True):
         part.load_state_dict(state)
-    files = [metaq.container.encode(compressor.compress()) for _, compressor, _ in (run, other)]
+    files = [metaq.format.writer.encode(compressor.compress()) for _, compressor, _ in (run, other)]
     assert files[0] == files[1]
     train(*other, 3)
 
@@ -278,7 +279,7 @@ def test_pretrained(tmp_path):
     size = metaq.save_pretrained(model, tmp_path)
     assert metaq.from_pretrained(tmp_path, other) is other
     assert are_there(other.state_dict().values())
-    assert metrics.digest(other.state_dict()) == metrics.digest(metaq.load_file(tmp_path / metaq.pretrained.FILE))
+    assert metrics.digest(other.state_dict()) == metrics.digest(metaq.load_file(tmp_path / FILE))
     assert metaq.save_pretrained(model.cpu(), tmp_path) == size
 
 

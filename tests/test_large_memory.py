@@ -15,9 +15,9 @@ pytestmark = [
 CHILD = """
 import os, sys
 os.cpu_count = lambda: 2
-from metaq import cli
+from metaq.cli import app
 try:
-    cli.main()
+    app.main()
 finally:
     sys.stderr.write(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """

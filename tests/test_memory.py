@@ -12,9 +12,9 @@ import torch
 
 from metaq import _native
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.container import encode
-from metaq.header import ChunkEntry, Header, TensorEntry, pack, varint
-from metaq.pipeline import CodedTensor, CompressedModel
+from metaq.compressed_model import CodedTensor, CompressedModel
+from metaq.format.header import ChunkEntry, Header, TensorEntry, pack, varint
+from metaq.format.writer import encode
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -22,10 +22,10 @@ SIZE_BYTES = 64 << 20
 STEP = UniformCodebook(0.25)
 CHILD = """
 import json, sys, torch
-from metaq import container
+from metaq.format import writer
 from metaq.codebook import UniformCodebook
 from metaq.errors import MetaqError
-from metaq.reader import Reader
+from metaq.format.reader import Reader
 
 def kib(field):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
@@ -41,8 +41,8 @@ def load(path):
         error = type(raised).__name__
     return 1024 * (kib("VmHWM") - before), error
 
-small = {"a": torch.zeros(70000), "b": container.CodedTensor(torch.ones(9).int(), UniformCodebook(1.0), torch.half)}
-Reader(container.encode(container.CompressedModel(small))).load()  # what is set up on first use
+small = {"a": torch.zeros(70000), "b": writer.CodedTensor(torch.ones(9).int(), UniformCodebook(1.0), torch.half)}
+Reader(writer.encode(writer.CompressedModel(small))).load()  # what is set up on first use
 print(json.dumps([load(path) for path in sys.argv[1:]]))
 """
 

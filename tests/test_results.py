@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metaq.training.evaluation import evaluate_file
+from metaq.experiments.evaluation import evaluate_file
 
 RESULTS = sorted((Path(__file__).parents[1] / "results").glob("*.mtq"))
 

@@ -7,17 +7,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metaq.api import decode, encode, load_file, load_into, save
-    from metaq.calibration import Calibration, calibrate
     from metaq.checkpoints import CompressionConfig, compress_state_dict
+    from metaq.compressed_model import Alias, CodedTensor, CompressedModel
     from metaq.compressor import Compressor
     from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-    from metaq.lazy import safe_open
-    from metaq.lossless import compress_losslessly
+    from metaq.format.safe_open import safe_open
+    from metaq.integrations.transformers import from_pretrained, save_pretrained
     from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
-    from metaq.pipeline import Alias, CodedTensor, CompressedModel, compress
-    from metaq.pretrained import from_pretrained, save_pretrained
+    from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
 
 __version__ = "0.1.0"
+
+# Where each public name lives. `import metaq` loads none of it: errors and `metaq --help` need not wait for torch.
+_MODULES = {
+    "HEMP": "metaq.methods",
+    "LC": "metaq.methods",
+    "LOBSTER": "metaq.methods",
+    "Alias": "metaq.compressed_model",
+    "Calibration": "metaq.quantizers",
+    "CodedTensor": "metaq.compressed_model",
+    "CompressedModel": "metaq.compressed_model",
+    "CompressionConfig": "metaq.checkpoints",
+    "Compressor": "metaq.compressor",
+    "DataError": "metaq.errors",
+    "DeepCompression": "metaq.methods",
+    "FormatError": "metaq.errors",
+    "InputError": "metaq.errors",
+    "METaQ": "metaq.methods",
+    "MetaqError": "metaq.errors",
+    "Pruned": "metaq.methods",
+    "RecipeError": "metaq.errors",
+    "calibrate": "metaq.quantizers",
+    "compress": "metaq.quantizers",
+    "compress_losslessly": "metaq.quantizers",
+    "compress_state_dict": "metaq.checkpoints",
+    "decode": "metaq.api",
+    "encode": "metaq.api",
+    "from_pretrained": "metaq.integrations.transformers",
+    "load_file": "metaq.api",
+    "load_into": "metaq.api",
+    "safe_open": "metaq.format.safe_open",
+    "save": "metaq.api",
+    "save_pretrained": "metaq.integrations.transformers",
+}
 
 __all__ = [
     "HEMP",
@@ -51,27 +83,19 @@ __all__ = [
     "save_pretrained",
 ]
 
-_MODULES = (
-    "api",
-    "calibration",
-    "checkpoints",
-    "compressor",
-    "errors",
-    "lazy",
-    "lossless",
-    "methods",
-    "pipeline",
-    "pretrained",
-)
-
 
 def __getattr__(name: str) -> Any:
-    """Public names and submodules on first use: `metaq --help` need not wait for torch."""
-    if name in __all__:
-        for module in map(importlib.import_module, (f"metaq.{module}" for module in _MODULES)):
-            if hasattr(module, name):
-                return getattr(module, name)
+    """Public names and submodules on first use."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    module = f"metaq.{name}"
     try:
-        return importlib.import_module(f"metaq.{name}")
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
         raise AttributeError(f"module 'metaq' has no attribute {name!r}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metaq import small
-from metaq.container import encode as encode_model
+from metaq.coding import DEFAULT_CODER
+from metaq.compressed_model import CompressedModel, keep
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
-from metaq.pipeline import CompressedModel, keep
-from metaq.reader import Reader
-
-DEFAULT_CODER = "mixing"
+from metaq.format import whole_file
+from metaq.format.reader import Reader
+from metaq.format.writer import encode as encode_model
 
 
 def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFAULT_CODER) -> int:
@@ -38,7 +37,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
     data = map_bytes(path)
-    tensors = small.load(data)
+    tensors = whole_file.load(data)
     return Reader(data, str(path)).load() if tensors is None else tensors
 
 

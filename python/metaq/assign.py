@@ -8,7 +8,6 @@ from torch import Tensor
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.solvers import knapsack
 
 
 def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
@@ -37,27 +36,6 @@ def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
     if symbols.numel() and max(map(abs, map(float, symbols.aminmax()))) >= SYMBOL_LIMIT:
         raise InputError(f"weights: expected less than 2^30 steps of {step:g} from zero, found more; use a larger step")
     return symbols.to(torch.int32)
-
-
-def cheapest(weights: Tensor, lengths: Tensor, rate_weight: float) -> Tensor:
-    """Rate-aware symbols: ``argmin_b (w - b)² + rate_weight · ξ_b`` for each weight, entropy-constrained quantization.
-
-    Since (w - b)² is w² and a line in w, the least of them over b is w² less twice the lower hull's conjugate: with the
-    hull of the points (b, b² + rate_weight · ξ_b), the level for w is where the hull's slope passes 2w. O(C + n).
-
-    Args:
-        weights: any shape, in units of the step.
-        lengths: (2R + 1,) code lengths ξ of the levels -R ... R, in bits.
-        rate_weight: squared steps that a bit is worth.
-
-    Returns:
-        int32 symbols in the weights' shape, at most R either way.
-    """
-    radius = len(lengths) // 2
-    places = torch.arange(-radius, radius + 1, dtype=torch.float64, device=weights.device)
-    edges = knapsack.hull((places.square() + rate_weight * lengths.to(torch.float64))[None], places)
-    passed = torch.searchsorted(edges.slope[0], 2 * weights.detach().to(torch.float64))
-    return (passed - radius).to(torch.int32)
 
 
 def reconstruct(symbols: Tensor, codebook: Codebook, dtype: torch.dtype) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaq import container
+from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
+from metaq.format import writer
 from metaq.methods.base import Method
-from metaq.pipeline import CodedTensor, CompressedModel, keep
 
 
 class Compressor:
@@ -39,7 +39,7 @@ class Compressor:
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, encode: Callable[[CompressedModel], bytes] = container.encode
+        self, model: nn.Module, method: Method, encode: Callable[[CompressedModel], bytes] = writer.encode
     ) -> None:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         if not parameters:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from metaq.errors import InputError
-from metaq.planes import octets_of
+from metaq.format.planes import octets_of
 
 if TYPE_CHECKING:
-    from metaq.pipeline import CodedTensor, CompressedModel
+    from metaq.compressed_model import CodedTensor, CompressedModel
 
 
 def entropy_bits(symbols: Tensor) -> float:
@@ -82,7 +82,7 @@ def proxy_entropy(model: CompressedModel, weights: Mapping[str, Tensor], order: 
 
 
 def _coded_weights(model: CompressedModel) -> dict[str, CodedTensor]:
-    from metaq.pipeline import CodedTensor
+    from metaq.compressed_model import CodedTensor
 
     coded = {name: entry for name, entry in model.tensors.items() if isinstance(entry, CodedTensor)}
     return {name: entry for name, entry in coded.items() if entry.dtype.is_floating_point and entry.symbols.numel()}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metaq import container
+from metaq.format import writer
+from metaq.format.reader import Reader
 from metaq.metrics import digest
-from metaq.reader import Reader
 
 FOLDER = Path(__file__).parent
 
@@ -35,8 +35,8 @@ def test_it_decodes_to_its_model(golden):
 
 def test_it_encodes_to_the_same_bytes(golden):
     path, model, coder = golden
-    assert container.encode(model, coder) == path.read_bytes()
-    assert container.encode(Reader(path.read_bytes()).model(), coder) == path.read_bytes()
+    assert writer.encode(model, coder) == path.read_bytes()
+    assert writer.encode(Reader(path.read_bytes()).model(), coder) == path.read_bytes()
 
 
 def test_there_is_no_other_file():

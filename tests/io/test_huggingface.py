@@ -8,11 +8,11 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from metaq.checkpoints import CompressionConfig
+from metaq.checkpoints.in_memory import CompressionConfig
+from metaq.checkpoints.paths import compress_path, decompress_path
+from metaq.checkpoints.plan import Dials
 from metaq.errors import FormatError, InputError
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
-from metaq.transfer import compress_path, decompress_path
-from metaq.treatment import Dials
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from metaq import api
-from metaq.checkpoints import CompressionConfig
+from metaq.checkpoints.in_memory import CompressionConfig
+from metaq.checkpoints.paths import compress_path, decompress_path
+from metaq.checkpoints.plan import Dials
 from metaq.errors import InputError
 from metaq.io import read_state, write_state
 from metaq.io.onnx import GRAPH
-from metaq.transfer import compress_path, decompress_path
-from metaq.treatment import Dials
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from metaq.errors import InputError
-from metaq.header import DTYPES
+from metaq.format.header import DTYPES
+from metaq.format.planes import octets_of
 from metaq.io.safetensors import SafetensorsFile, write_pieces, write_safetensors
-from metaq.planes import octets_of
 
 
 @st.composite

@@ -10,12 +10,12 @@ import safetensors.torch
 import torch
 
 from metaq import api
-from metaq.container import encode
+from metaq.checkpoints.paths import STANDARD, compress_path, decompress_path
+from metaq.checkpoints.plan import Dials
 from metaq.errors import FormatError, InputError
+from metaq.format.writer import encode
 from metaq.io import standard
-from metaq.lossless import compress_losslessly
-from metaq.transfer import STANDARD, compress_path, decompress_path
-from metaq.treatment import Dials
+from metaq.quantizers.lossless import compress_losslessly
 
 STATE = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2])}
 LOSSLESS = Dials(lossless=True)

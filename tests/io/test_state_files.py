@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from metaq.errors import InputError
-from metaq.header import DTYPES
+from metaq.format.header import DTYPES
 from metaq.io import read_state, write_state
 from metaq.metrics import digest
 

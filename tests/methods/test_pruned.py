@@ -6,7 +6,7 @@ from torch import nn
 
 import metaq
 from metaq.errors import InputError
-from metaq.training.recipe import as_tree, load_recipe, recipe_from
+from metaq.experiments.recipe import as_tree, load_recipe, recipe_from
 
 METHODS = {
     "hemp": metaq.HEMP(levels=5, zero_level=True),

@@ -6,7 +6,7 @@ from torch import nn
 
 import metaq
 from metaq.methods import methods
-from metaq.methods.metaq import Levels
+from metaq.methods.metaq.method import Levels
 
 CONFIGURATIONS = {
     "metaq": metaq.METaQ(strength=1e-3),

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import chunks, coding, container, planes
+from metaq import coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import base as coding_base
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError
-from metaq.pipeline import Alias, CodedTensor, CompressedModel
-from metaq.reader import Reader
+from metaq.format import planes, writer
+from metaq.format.reader import Reader
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -132,8 +134,8 @@ def test_golden_files(path, run):
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("chunk_symbols", [200, 1 << 22])
 def test_made_files(coder, chunk_symbols, run, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", chunk_symbols)
-    assert_agrees(container.encode(model(), coder), run)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", chunk_symbols)
+    assert_agrees(writer.encode(model(), coder), run)
 
 
 def test_long_lanes(run):
@@ -143,13 +145,13 @@ def test_long_lanes(run):
     floats = {str(dtype): weights.to(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float8_e4m3fn)}
     bursts = (weights * torch.linspace(1, 9, 200)).round().to(torch.int32)
     coded = CodedTensor(bursts, UniformCodebook(1 / 3), torch.float16)
-    assert_agrees(container.encode(CompressedModel({**floats, "coded": coded}), "rans"), run)
+    assert_agrees(writer.encode(CompressedModel({**floats, "coded": coded}), "rans"), run)
 
 
 def test_blocks_that_cost_nothing(run):
     zeros = CodedTensor(torch.zeros(3, 2**19, dtype=torch.int32), UniformCodebook(1.0), torch.float16)
     for coder in CODERS:
-        assert_agrees(container.encode(CompressedModel({"zeros": zeros}), coder), run)
+        assert_agrees(writer.encode(CompressedModel({"zeros": zeros}), coder), run)
 
 
 @pytest.mark.parametrize("status", dict(MALFORMED))
@@ -183,7 +185,7 @@ def test_every_status_is_tried_and_documented():
 
 @pytest.mark.parametrize("coder", CODERS)
 def test_cut_and_flipped_files_are_refused(coder, run):
-    data = container.encode(model(), coder)
+    data = writer.encode(model(), coder)
     generator = np.random.default_rng(7)
     for size in (*range(8), *generator.integers(8, len(data), 10)):
         assert_refused(data[:size], run)
@@ -196,8 +198,8 @@ def test_cut_and_flipped_files_are_refused(coder, run):
 @pytest.mark.parametrize("coder", CODERS)
 def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
     """Python and C++ refuse them both, or decode them to the same."""
-    monkeypatch.setattr(chunks, "CHUNK_SYMBOLS", 2000)
-    data = container.encode(model(), coder)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 2000)
+    data = writer.encode(model(), coder)
     reader = Reader(data)
     entries = [(chunk.coder, chunk.symbols) for chunk in reader.header.chunks]
     places = zip(reader.payload_offsets, reader.header.chunks, strict=True)

@@ -3,9 +3,9 @@
 import pytest
 
 from metaq.errors import FormatError
+from metaq.experiments import run
+from metaq.experiments.recipe import load_recipe
 from metaq.report.demo import check_in_new_process, demo_entries, forget_last_demo
-from metaq.training import run
-from metaq.training.recipe import load_recipe
 
 SHORT = [
     "threads=1",

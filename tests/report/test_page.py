@@ -9,16 +9,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from metaq import container
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError, InputError, MetaqError
+from metaq.experiments.recipe import load_recipe
+from metaq.experiments.run import Run
 from metaq.files import write_atomically
-from metaq.pipeline import Alias, CodedTensor, CompressedModel
-from metaq.reader import Reader
+from metaq.format import writer
+from metaq.format.reader import Reader
 from metaq.report import page, plots
 from metaq.report.page import write_report
-from metaq.training.recipe import load_recipe
-from metaq.training.run import Run
 
 LOADING = {"src", "srcset", "data", "action", "poster", "background"}
 VOID = {"meta", "link", "br", "img"}
@@ -74,7 +74,7 @@ def folder(trained, tmp_path):
 
 def replace_model(folder, tensors, before):
     """Another network in the place of a run's."""
-    write_atomically(folder / "model.mtq", container.encode(CompressedModel(tensors)))
+    write_atomically(folder / "model.mtq", writer.encode(CompressedModel(tensors)))
     write_atomically(folder / "float.safetensors", safetensors.torch.save(before))
 
 

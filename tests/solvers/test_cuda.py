@@ -5,7 +5,8 @@ import torch
 
 from metaq import assign, metrics
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
-from metaq.methods import hemp, rdoq, trellis
+from metaq.methods import hemp
+from metaq.quantizers import rdoq, trellis
 from metaq.solvers import breakpoints, cutting_plane, dual, kmeans1d, knapsack, lloyd_max, perspective, tuple_entropy
 from metaq.solvers.scaled_codebook import best_scale
 

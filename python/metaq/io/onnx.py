@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metaq import _native
+from metaq.coding import text
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.header import HEADER_BYTES_PER_BYTE
-from metaq.planes import octets_of
+from metaq.format.planes import octets_of
 
 GRAPH = "metaq.onnx.graph"  # the tensor's name
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message
@@ -62,7 +61,7 @@ def read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for tensor in tensors:
         _empty(tensor)
     graph = model.SerializeToString(deterministic=True)
-    coded = len(graph).to_bytes(8, "little") + _native.text_encode(graph)
+    coded = len(graph).to_bytes(8, "little") + text.encode(graph)
     return {**state, GRAPH: torch.frombuffer(bytearray(coded), dtype=torch.uint8)}, {}
 
 
@@ -92,9 +91,9 @@ def _graph(onnx: ModuleType, path: Path, coded: Tensor) -> Any:
     octets = octets_of(coded).tobytes()
     size = int.from_bytes(octets[:8], "little")
     try:
-        if coded.dtype != torch.uint8 or not 0 < size <= min(MOST_BYTES, HEADER_BYTES_PER_BYTE * len(octets)):
+        if coded.dtype != torch.uint8 or not 0 < size <= MOST_BYTES:
             raise ValueError
-        return onnx.load_from_string(_native.text_decode(octets[8:], size))
+        return onnx.load_from_string(text.decode(octets[8:], size))
     except Exception:  # the parser's errors have no common base
         raise InputError(f"{path}: expected an .onnx graph in tensor {GRAPH!r}, found other bytes") from None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from metaq.errors import FormatError, InputError
-from metaq.header import MAGIC
+from metaq.format.header import MAGIC
 
 STANDARD = Path("-")
 _START = 9  # bytes that tell formats apart

@@ -8,7 +8,7 @@ from metaq.methods.deep_compression import DeepCompression
 from metaq.methods.hemp import HEMP
 from metaq.methods.lc import LC
 from metaq.methods.lobster import LOBSTER
-from metaq.methods.metaq import METaQ
+from metaq.methods.metaq.method import METaQ
 from metaq.methods.pruned import Pruned
 
 methods: dict[str, type[Method]] = {

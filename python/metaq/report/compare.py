@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from metaq.errors import InputError
+from metaq.experiments.evaluation import evaluate_weights
+from metaq.experiments.recipe import load_recipe
 from metaq.files import map_bytes
+from metaq.format.reader import Reader
 from metaq.io import read_state
-from metaq.reader import Reader
 from metaq.report.tables import shared_sizes
-from metaq.training.evaluation import evaluate_weights
-from metaq.training.recipe import load_recipe
 
 Row = dict[str, Any]
 

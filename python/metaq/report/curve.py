@@ -14,13 +14,14 @@ from torch import Tensor
 
 from metaq import coding
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.container import encode
+from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.methods import rdoq, trellis
+from metaq.format.writer import encode
 from metaq.metrics import relative_squared_error
-from metaq.pipeline import CodedTensor, CompressedModel, compress, is_quantizable, keep, step_for_bits
-from metaq.rounding import is_roundable, round_as_float16
+from metaq.quantizers import rdoq, trellis
+from metaq.quantizers.rounding import is_roundable, round_as_float16
+from metaq.quantizers.uniform import compress, is_quantizable, step_for_bits
 from metaq.solvers.kmeans1d import kmeans
 
 Row = dict[str, Any]
@@ -37,12 +38,12 @@ def nearest(state: State, bits: float) -> CompressedModel:
 
 
 def by_rate(state: State, bits: float) -> CompressedModel:
-    """The same step, weights chosen for their error and their code length (`metaq.methods.rdoq`)."""
+    """The same step, weights chosen for their error and their code length (`metaq.quantizers.rdoq`)."""
     return _on_step(state, bits, 1.0, lambda weights, step: rdoq.quantize(weights, step)[0])
 
 
 def by_trellis(state: State, bits: float) -> CompressedModel:
-    """Dependent quantization (`metaq.methods.trellis`), on the finer step that leads to about the same error."""
+    """Dependent quantization (`metaq.quantizers.trellis`), on the finer step that leads to about the same error."""
     return _on_step(state, bits, trellis.FINER, trellis.quantize)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from metaq.errors import FormatError
+from metaq.experiments import run
 from metaq.files import read_bytes
-from metaq.reader import Reader
+from metaq.format.reader import Reader
 from metaq.report.tables import coder_rows, result_entries
-from metaq.training import run
 
 
 def forget_last_demo(folder: Path) -> None:

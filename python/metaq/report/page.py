@@ -12,14 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from metaq.codebook import IntegerCodebook
+from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import FormatError, InputError
+from metaq.experiments import run
+from metaq.experiments.checkpoint import COMPRESS
 from metaq.files import read_bytes, write_atomically
+from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors
-from metaq.pipeline import CodedTensor, CompressedModel
-from metaq.reader import Reader
 from metaq.report.tables import Row, coder_rows, tensor_rows, text
-from metaq.training import run
-from metaq.training.checkpoint import COMPRESS
 
 try:  # here and not in write_report, so that a run lacks them before its training and not after
     import jinja2

@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from metaq import coding
-from metaq.container import encode
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.format.reader import Reader
+from metaq.format.writer import encode
 from metaq.metrics import entropy_bits, entropy_of_order
-from metaq.pipeline import Alias, CodedTensor, CompressedModel
-from metaq.reader import Reader
 
 Row = dict[str, Any]
 

@@ -1,0 +1,125 @@
+"""The path of the data: weights -> codebook -> indices, as a CompressedModel that the container writes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from metaq.assign import check_symbols, reconstruct
+from metaq.codebook import Codebook, IntegerCodebook
+from metaq.coding import SYMBOL_LIMIT
+from metaq.errors import InputError
+from metaq.format.header import DTYPE_CODES, fits_dtype, fits_limits
+
+
+@dataclass(frozen=True)
+class CodedTensor:
+    """A quantized tensor: int32 ``symbols`` in its shape, the codebook that gives them values, its dtype."""
+
+    symbols: Tensor
+    codebook: Codebook
+    dtype: torch.dtype
+
+    def decompress(self) -> Tensor:
+        """The quantized weights: exactly what a decoded file holds."""
+        return reconstruct(self.symbols, self.codebook, self.dtype)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A second name of the tensor called ``name``: tied weights."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class CompressedModel:
+    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata."""
+
+    tensors: dict[str, CodedTensor | Tensor | Alias]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def decompress(self) -> dict[str, Tensor]:
+        """Every tensor under its name, in order; an alias is the same object as its target."""
+        out: dict[str, Tensor] = {}
+        for name, entry in self.tensors.items():
+            if isinstance(entry, Alias):
+                out[name] = out[entry.name]
+            else:
+                out[name] = entry.decompress() if isinstance(entry, CodedTensor) else entry
+        return out
+
+
+def check_state(state: Mapping[str, Tensor]) -> None:
+    """Raise an InputError, naming the tensor, for whatever a file cannot hold."""
+    if not state:
+        raise InputError("state dict: expected at least one tensor, found none")
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"tensor {name!r}: expected a torch.Tensor, found {type(tensor).__name__}")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            found = f"{tensor.layout}; call .to_dense() or .dequantize()"
+            raise InputError(f"tensor {name!r}: expected a dense tensor, found {found}")
+        if tensor.is_meta:
+            raise InputError(f"tensor {name!r}: expected a tensor with data, found one on the meta device")
+        if tensor.dtype not in DTYPE_CODES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPE_CODES)
+            raise InputError(f"tensor {name!r}: expected one of {known}, found {tensor.dtype}")
+        if not fits_limits(tuple(tensor.shape)):
+            found = f"shape {tuple(tensor.shape)}"
+            raise InputError(f"tensor {name!r}: expected at most 32 dimensions and 2^40 elements, found {found}")
+
+
+def check_model(model: CompressedModel) -> None:
+    """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
+    for text in (*model.metadata.keys(), *model.metadata.values(), *model.tensors):
+        try:
+            text.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError):
+            raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
+    earlier: set[str] = set()
+    for name, entry in model.tensors.items():
+        if isinstance(entry, Alias):
+            if entry.name not in earlier:
+                raise InputError(f"tensor {name!r}: expected an alias of one before it, found one of {entry.name!r}")
+            continue
+        earlier.add(name)
+        check_state({name: entry.symbols if isinstance(entry, CodedTensor) else entry})
+        if isinstance(entry, CodedTensor):
+            _check_coded(name, entry)
+
+
+def _check_coded(name: str, entry: CodedTensor) -> None:
+    if entry.dtype not in DTYPE_CODES or not fits_dtype(entry.codebook, entry.dtype):
+        kind = type(entry.codebook).__name__
+        raise InputError(f"tensor {name!r}: expected a dtype that a {kind} is for, found {entry.dtype}")
+    if entry.symbols.dtype.is_floating_point or entry.symbols.dtype == torch.bool:
+        raise InputError(f"tensor {name!r}: expected symbols of an integer dtype, found {entry.symbols.dtype}")
+    try:
+        check_symbols(entry.symbols, entry.codebook, entry.dtype)
+    except InputError as error:
+        raise InputError(f"tensor {name!r}: {error}") from None
+
+
+def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]:
+    """Every tensor as it is, on the CPU: small integers coded as such, shared storage as aliases, the rest kept."""
+    check_state(state)
+    tensors: dict[str, CodedTensor | Tensor | Alias] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    for name, tensor in state.items():
+        identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
+        first = seen.setdefault(identity, name) if tensor.numel() else name
+        tensors[name] = Alias(first) if first != name else code_integers(tensor.cpu())
+    return tensors
+
+
+def code_integers(tensor: Tensor) -> CodedTensor | Tensor:
+    """An integer tensor as coded symbols if they fit, any other tensor unchanged."""
+    if tensor.dtype.is_floating_point:
+        return tensor
+    if tensor.numel() and max(abs(int(tensor.min())), abs(int(tensor.max()))) >= SYMBOL_LIMIT:
+        return tensor
+    return CodedTensor(tensor.detach().cpu().to(torch.int32), IntegerCodebook(), tensor.dtype)

@@ -1,0 +1,74 @@
+"""Checkpoints: everything that a killed run needs to go on to the byte-identical file."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metaq.errors import FormatError
+from metaq.experiments.loop import Stage
+from metaq.files import read_bytes, write_atomically
+
+FLOAT, COMPRESS = "float", "compress"
+
+
+@dataclass
+class Progress:
+    """How far a run has come: its stage, the epochs done in it, and the best file so far with its score.
+
+    ``best_weights`` is the digest of the weights that the model itself had when that file was made of it.
+    """
+
+    stage: str = FLOAT
+    epochs_done: int = 0
+    best_file: bytes = b""
+    best_accuracy: float = -1.0
+    best_epoch: int = -1
+    best_weights: str = ""
+
+
+def save(path: Path, progress: Progress, stage: Stage, recipe: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all."""
+    state = {
+        "recipe": recipe,
+        "progress": vars(progress)
+        | {"best_file": torch.frombuffer(bytearray(progress.best_file or b"\0"), dtype=torch.uint8)},
+        "model": stage.model.state_dict(),
+        "optimizer": stage.optimizer.state_dict(),
+        "generator": stage.generator.get_state(),
+        "compressor": stage.compressor.state_dict() if stage.compressor is not None else {},
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, with a `Progress` under "progress".
+
+    Raises:
+        InputError: there is none.
+        FormatError: it is not one of ours.
+    """
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+        state["progress"]["best_file"] = state["progress"]["best_file"].numpy().tobytes()
+        state["progress"] = Progress(**state["progress"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FormatError(f"{path}: expected a checkpoint of metaq, found another file ({reason})") from None
+    return state
+
+
+def restore(state: dict[str, Any], stage: Stage) -> None:
+    """Put a checkpoint's tensors and generator into a stage."""
+    stage.model.load_state_dict(state["model"])
+    stage.optimizer.load_state_dict(state["optimizer"])
+    stage.generator.set_state(state["generator"])
+    if stage.compressor is not None:
+        stage.compressor.load_state_dict(state["compressor"])

@@ -1,0 +1,35 @@
+"""The data sets of the papers: small loaders that never need torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metaq.errors import InputError, nearest_name
+from metaq.experiments.data.base import Dataset, Split
+from metaq.experiments.data.cifar10 import load_cifar10
+from metaq.experiments.data.cifar10_jpeg import load_cifar10_jpeg
+from metaq.experiments.data.digits import load_digits
+from metaq.experiments.data.mnist import load_mnist
+
+datasets: dict[str, Callable[[int], Dataset]] = {
+    "mnist": load_mnist,
+    "digits": load_digits,
+    "cifar10": load_cifar10,
+    "cifar10-jpeg": load_cifar10_jpeg,
+}
+
+
+def by_name(name: str) -> Callable[[int], Dataset]:
+    """A data set's loader, which takes the number of training images to hold out.
+
+    Raises:
+        InputError: no data set has that name.
+    """
+    if name not in datasets:
+        raise InputError(
+            f"data set: expected one of {', '.join(datasets)}, found {name!r}{nearest_name(name, datasets)}"
+        )
+    return datasets[name]
+
+
+__all__ = ["Dataset", "Split", "by_name", "datasets"]

@@ -1,0 +1,144 @@
+"""The training loop: epochs over images, one optimizer step a batch. It names no method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metaq.compressor import Compressor
+from metaq.experiments.augmentation import flipped, shifted
+from metaq.experiments.data import Split
+from metaq.experiments.recalibration import recalibrate
+from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+
+_EVALUATION_BATCH = 1000
+_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean cross-entropy in nats, and top-1 accuracy as a fraction."""
+
+    loss: float
+    accuracy: float
+
+
+def evaluate(model: nn.Module, split: Split) -> Evaluation:
+    """Loss and accuracy of a model on a split, in evaluation mode and without gradients."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(images) for images in split.images.split(_EVALUATION_BATCH)])
+    model.train(was_training)
+    hits = int((logits.argmax(dim=1) == split.labels).sum())
+    return Evaluation(float(functional.cross_entropy(logits, split.labels)), hits / len(split))
+
+
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence, in nats, of the outputs from the teacher's, both softened by ``temperature``.
+
+    Times its square, so that gradients keep their size whatever the temperature.
+    """
+    ours = functional.log_softmax(logits / temperature, dim=1)
+    theirs = functional.log_softmax(teacher_logits / temperature, dim=1)
+    return functional.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
+
+
+class Stage:
+    """One stage of training at work: a model, its optimizer, a shuffling generator, perhaps a compressor and a teacher.
+
+    Args:
+        compressor: None where the network is trained without a method.
+        teacher: the float network, for distillation; None unless the section asks for it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        section: StageSection,
+        split: Split,
+        seed: int,
+        compressor: Compressor | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.model = model
+        self.section = section
+        self.split = split
+        self.compressor = compressor
+        self.teacher = teacher.eval() if teacher is not None else None
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = _optimizer(section, model)
+        self.steps_per_epoch = max(1, len(split) // section.batch_size)
+
+    def run_epoch(self, epoch: int, advance: Callable[[], None]) -> float:
+        """Train for epoch number ``epoch`` (from 0); returns the mean training loss, the regulariser not counted."""
+        if self.compressor is not None and epoch == self.section.epochs - self.section.last_phase_epochs:
+            self.compressor.begin_last_phase()
+        self.model.train()
+        total = 0.0
+        for batch, (images, labels) in enumerate(self._batches()):
+            self._set_learning_rate((epoch + batch / self.steps_per_epoch) / self.section.epochs)
+            self.optimizer.zero_grad()
+            loss = self._loss(images, labels)
+            loss.backward()
+            if self.compressor is not None:
+                self.compressor.regularize()
+            self.optimizer.step()
+            total += loss.item()
+            advance()
+        return total / self.steps_per_epoch
+
+    def end_epoch(self, validation: Split) -> Evaluation:
+        """What follows an epoch: the method's decisions, recalibration, and the measure of it all on held-out data."""
+        if self.compressor is not None:
+            self.compressor.end_epoch(lambda: evaluate(self.model, validation).loss)
+        if self.section.recalibration_batches:
+            size = self.section.batch_size
+            recalibrate(self.model, self.split.images.split(size)[: self.section.recalibration_batches])
+        return evaluate(self.model, validation)
+
+    def is_last_phase(self, epoch: int) -> bool:
+        """Whether an epoch's weights may become the file: in the last phase or, if there is none, the last epoch."""
+        return epoch >= self.section.epochs - max(1, self.section.last_phase_epochs)
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits = self.model(images)
+        loss = functional.cross_entropy(logits, labels)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            teacher_logits = self.teacher(images)
+        distance = distillation_loss(logits, teacher_logits, self.section.temperature)
+        return loss.lerp(distance, self.section.distillation)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training images in random order; what does not fill a batch is left out."""
+        order = torch.randperm(len(self.split), generator=self.generator)
+        for indices in order.split(self.section.batch_size)[: self.steps_per_epoch]:
+            images = self.split.images[indices]
+            if self.section.shift_pixels:
+                images = shifted(images, self.section.shift_pixels, self.generator)
+            if self.section.flip:
+                images = flipped(images, self.generator)
+            yield images, self.split.labels[indices]
+
+    def _set_learning_rate(self, progress: float) -> None:
+        rate = self.section.learning_rate
+        if self.section.schedule is Schedule.COSINE:
+            rate *= 0.5 + 0.5 * math.cos(math.pi * progress)
+        if self.compressor is not None:
+            rate = min(rate, self.compressor.learning_rate_limit)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+
+def _optimizer(section: StageSection, model: nn.Module) -> torch.optim.Optimizer:
+    parameters, rate, decay = model.parameters(), section.learning_rate, section.weight_decay
+    if section.optimizer is Optimizer.SGD:
+        return torch.optim.SGD(parameters, lr=rate, momentum=_MOMENTUM, weight_decay=decay)
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)

@@ -1,0 +1,44 @@
+"""The networks of the papers, by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from metaq.errors import InputError, nearest_name
+from metaq.experiments.models.lenet import LeNet5, LeNet5Caffe, LeNet300
+from metaq.experiments.models.mobilenet import MobileNetV2
+from metaq.experiments.models.pretrained import load_weights
+from metaq.experiments.models.resnet import ResNet20, ResNet32
+
+models: dict[str, type[nn.Module]] = {
+    "lenet5": LeNet5,
+    "lenet5-caffe": LeNet5Caffe,
+    "lenet300": LeNet300,
+    "resnet20": ResNet20,
+    "resnet32": ResNet32,
+    "mobilenet-v2": MobileNetV2,
+}
+
+
+def by_name(name: str) -> type[nn.Module]:
+    """A network's class.
+
+    Raises:
+        InputError: no network has that name.
+    """
+    if name not in models:
+        raise InputError(f"network: expected one of {', '.join(models)}, found {name!r}{nearest_name(name, models)}")
+    return models[name]
+
+
+__all__ = [
+    "LeNet5",
+    "LeNet5Caffe",
+    "LeNet300",
+    "MobileNetV2",
+    "ResNet20",
+    "ResNet32",
+    "by_name",
+    "load_weights",
+    "models",
+]

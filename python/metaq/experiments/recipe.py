@@ -1,0 +1,303 @@
+"""Recipes: one TOML file for each experiment, checked key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from metaq import methods
+from metaq.errors import InputError, RecipeError, nearest_name
+from metaq.experiments import data, models
+from metaq.methods import Method, Pruned
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class NetworkSection:
+    """A network, by its name in `metaq.experiments.models`, and the trained weights to start from (`load_weights`)."""
+
+    name: str
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """Which data set, a name from `metaq.experiments.data`, and how many training images to hold out for choices."""
+
+    name: str
+    held_out: int
+
+
+class Optimizer(Enum):
+    """Adam, or stochastic gradient descent with momentum 0.9."""
+
+    ADAM = "adam"
+    SGD = "sgd"
+
+
+class Schedule(Enum):
+    """The learning rate's course: half a cosine down to 0, or constant."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """One stage of training.
+
+    Attributes:
+        epochs, batch_size: of training; what does not fill a batch is left out of an epoch.
+        learning_rate: the first; `schedule` is its course.
+        weight_decay: this times the weights is added to their gradients.
+        last_phase_epochs: the last of ``epochs``, in which the zero pattern is frozen.
+        shift_pixels: every image is moved at random by up to this much each way.
+        flip: every other image, at random, is mirrored left to right.
+        distillation: share of the loss that is the distance from the float network's outputs instead of from the
+            labels, both softened by ``temperature``; only where a float network comes before.
+        recalibration_batches: before every evaluation batch normalisation's statistics are measured anew, on that many
+            training batches; 0 leaves those that training gathered.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: Optimizer = Optimizer.ADAM
+    schedule: Schedule = Schedule.COSINE
+    weight_decay: float = 0.0
+    last_phase_epochs: int = 0
+    shift_pixels: int = 0
+    flip: bool = False
+    distillation: float = 0.0
+    temperature: float = 1.0
+    recalibration_batches: int = 0
+
+    def __post_init__(self) -> None:
+        for name, holds, expected in (
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("last_phase_epochs", 0 <= self.last_phase_epochs <= self.epochs, f"0 to {self.epochs}"),
+            ("shift_pixels", self.shift_pixels >= 0, "at least 0"),
+            ("distillation", 0 <= self.distillation <= 1, "0 to 1"),
+            ("temperature", self.temperature > 0, "more than 0"),
+            ("recalibration_batches", self.recalibration_batches >= 0, "at least 0"),
+        ):
+            if not holds:
+                raise RecipeError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class MethodSection:
+    """Which method, and its configuration."""
+
+    name: str
+    configuration: Method
+
+
+@dataclass(frozen=True)
+class FileSection:
+    """How the file is written."""
+
+    coder: str = "mixing"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment: train a network, train it on with a method, perhaps prune it as it goes, write the file."""
+
+    name: str
+    seed: int
+    threads: int
+    network: NetworkSection
+    data: DataSection
+    float_training: StageSection
+    method: MethodSection
+    training: StageSection
+    file: FileSection = FileSection()
+    pruning: MethodSection | None = None
+
+    @property
+    def compression(self) -> Method:
+        """The method, with the pruning if there is one."""
+        method = self.method.configuration
+        return Pruned(method, self.pruning.configuration) if self.pruning is not None else method
+
+
+def known_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("metaq.experiments") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name, or from a file whose path ends in ``.toml``, and apply ``section.key=value`` overrides.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown or missing key, a value of the wrong type or range.
+    """
+    if name_or_path.endswith(".toml"):
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{name_or_path}: expected a readable recipe, found {error}") from None
+        name = Path(name_or_path).stem
+    else:
+        known = known_recipes()
+        if name_or_path not in known:
+            hint = nearest_name(name_or_path, known)
+            raise RecipeError(
+                f"recipe: expected one of {', '.join(known)}, or a path ending in .toml, found {name_or_path!r}{hint}"
+            )
+        text = (resources.files("metaq.experiments") / "recipes" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        name = name_or_path
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name_or_path}: expected TOML, found {error}") from None
+    for override in overrides:
+        _override(tree, override)
+    return recipe_from(name, tree)
+
+
+def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
+    """A checked recipe from parsed TOML, or from a run's ``config.json``.
+
+    Raises:
+        RecipeError: an unknown or missing key, a value of the wrong type or range.
+    """
+    recipe = _section(Recipe, {"name": name, **tree}, "")
+    try:
+        models.by_name(recipe.network.name)
+        data.by_name(recipe.data.name)
+    except InputError as error:
+        raise RecipeError(f"recipe {name}: {error}") from None
+    if recipe.threads < 1:
+        raise RecipeError(f"recipe {name}, threads: expected at least 1, found {recipe.threads}")
+    return recipe
+
+
+def as_tree(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain dictionaries, in the layout of its TOML file, all defaults spelt out."""
+    tree = dataclasses.asdict(recipe, dict_factory=_plain)
+    for key in ("method", "pruning"):
+        if tree[key] is not None:
+            tree[key] = {"name": tree[key]["name"], **tree[key]["configuration"]}
+    if tree["pruning"] is None:
+        del tree["pruning"]
+    del tree["name"]
+    return tree
+
+
+def _plain(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Enums as their names, tuples as lists: what TOML and JSON know."""
+    lists = ((key, [list(pair) for pair in value] if isinstance(value, tuple) else value) for key, value in entries)
+    return {key: value.value if isinstance(value, Enum) else value for key, value in lists}
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set: expected key=value, found {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    here = tree
+    for section in sections:
+        here = here.setdefault(section, {})
+        if not isinstance(here, dict):
+            raise RecipeError(f"--set {key}: expected a section named {section!r}, found a value")
+    here[last] = value
+
+
+def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
+    """A dataclass from a dictionary, every key known and of the right type, every required key there."""
+    if kind is MethodSection:
+        return typing.cast(Section, _method_section(tree, where))
+    types = {key: _required(hint) for key, hint in typing.get_type_hints(kind).items()}
+    _check_keys(tree, list(types), where)
+    values = {}
+    for key, value in tree.items():
+        values[key] = _value(value, types[key], f"{where}{key}")
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
+    missing = [key for key in required if key not in values]
+    if missing:
+        raise RecipeError(f"recipe key {where + missing[0]!r}: expected a value, found none")
+    try:
+        return kind(**values)
+    except (RecipeError, InputError) as error:
+        raise RecipeError(f"recipe section {where.rstrip('.')!r}: {error}") from None
+
+
+def _required(hint: Any) -> Any:
+    """Of a type that may also be None, the type itself."""
+    parts = typing.get_args(hint)
+    return next(part for part in parts if part is not type(None)) if type(None) in parts else hint
+
+
+def _value(value: Any, kind: Any, path: str) -> Any:
+    """A section, a table of named values, a list of pairs of numbers, or a plain value, of the kind of a field."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key {path!r}: expected a section, found {value!r}")
+        return _section(typing.cast(type[Any], kind), value, f"{path}.")
+    if typing.get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"recipe key {path!r}: expected a table, found {value!r}")
+        return {key: _typed(item, typing.get_args(kind)[1], f"{path}.{key}") for key, item in value.items()}
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or any(not isinstance(pair, list | tuple) for pair in value):
+            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
+        pairs = [tuple(_typed(number, float, path) for number in pair) for pair in value]
+        if any(len(pair) != 2 for pair in pairs):
+            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
+        return tuple(pairs)
+    return _typed(value, kind, path)
+
+
+def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
+    if "name" not in tree:
+        raise RecipeError(f"recipe key {where + 'name'!r}: expected a method, found none")
+    try:
+        types = typing.get_type_hints(methods.by_name(tree["name"]))
+    except InputError as error:
+        raise RecipeError(f"recipe key {where + 'name'!r}: {error}") from None
+    _check_keys(tree, ["name", *types], where)
+    options = {key: _value(value, types[key], where + key) for key, value in tree.items() if key != "name"}
+    try:
+        return MethodSection(tree["name"], methods.by_name(tree["name"])(**options))
+    except InputError as error:
+        raise RecipeError(f"recipe section {where.rstrip('.')!r}: {error}") from None
+
+
+def _check_keys(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
+    for key in tree:
+        if key not in known:
+            hint = nearest_name(key, known)
+            raise RecipeError(
+                f"recipe key {where + key!r}: expected one of {', '.join(known)}, found an unknown one{hint}"
+            )
+
+
+def _typed(value: Any, kind: Any, path: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choices = [choice.value for choice in kind]
+        if value not in choices:
+            raise RecipeError(f"recipe key {path!r}: expected one of {', '.join(choices)}, found {value!r}")
+        return kind(value)
+    if type(value) is not kind:
+        raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,204 @@
+"""One run of a recipe: a folder with its configuration, metrics, checkpoint, float network, `.mtq` file and result."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metaq.compressed_model import CompressedModel
+from metaq.compressor import Compressor
+from metaq.errors import InputError
+from metaq.experiments import checkpoint, data, models
+from metaq.experiments.checkpoint import COMPRESS, FLOAT, Progress
+from metaq.experiments.data import Dataset
+from metaq.experiments.loop import Stage, evaluate
+from metaq.experiments.recipe import Recipe, as_tree
+from metaq.files import write_atomically
+from metaq.format import writer
+from metaq.format.reader import Reader
+from metaq.io.safetensors import read_safetensors, write_safetensors
+from metaq.metrics import digest, entropy_of_order
+
+CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
+_LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
+FLOAT_NETWORK, FILE, RESULT, REPORT = "float.safetensors", "model.mtq", "result.json", "report.html"
+
+Advance = Callable[[str, int, int], None]
+"""Told the stage, the training steps done in it and their number in all."""
+
+
+class Run:
+    """A recipe at work in its folder.
+
+    Args:
+        recipe: what to do.
+        folder: where; made if it is not there.
+        resume: go on from the folder's checkpoint; without it, a folder that holds one is refused.
+        advance: told of every training step, for progress bars.
+        device: where to train; ``"cpu"`` alone gives the same network again, bit for bit.
+
+    Raises:
+        InputError: the folder holds a checkpoint and ``resume`` is off, or it belongs to another recipe; or there is no
+            such device.
+        DataError: the data set is not to be had.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, resume: bool, advance: Advance, device: str = "cpu") -> None:
+        self.device = _usable(device)
+        self.recipe = recipe
+        self.folder = folder
+        self.advance = advance
+        self.tree = as_tree(recipe)
+        torch.set_num_threads(recipe.threads)
+        self.state = self._resumed_state() if resume else None
+        if not resume and (folder / CHECKPOINT).exists():
+            raise InputError(
+                f"{folder}: expected a new run, found a checkpoint; add --resume to go on, or name another folder"
+            )
+        self.progress: Progress = self.state["progress"] if self.state else Progress()
+        self.dataset: Dataset = data.by_name(recipe.data.name)(recipe.data.held_out).to(self.device)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{folder}: expected a folder for the run, found {error.strerror}") from None
+        self._write_json(CONFIG, {"recipe": recipe.name, **self.tree})
+        self._forget_later_metrics()
+
+    def _resumed_state(self) -> dict[str, Any] | None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return None
+        state = checkpoint.load(path)
+        if state["recipe"] != self.tree:
+            changed = [key for key in self.tree if self.tree[key] != state["recipe"].get(key)]
+            raise InputError(
+                f"{path}: expected the same recipe, found another {', '.join(changed)}; name another folder"
+            )
+        return state
+
+    def _forget_later_metrics(self) -> None:
+        """Keep the metrics of exactly the epochs that the checkpoint has behind it."""
+        path = self.folder / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        done = self.progress.epochs_done + (self.recipe.float_training.epochs if self.progress.stage == COMPRESS else 0)
+        write_atomically(path, "".join(lines[:done]).encode())
+
+    def train(self) -> dict[str, Any]:
+        """Both stages, then the file and its one evaluation on the test set; returns the content of ``result.json``."""
+        model = self._new_network()
+        if self.recipe.network.weights:
+            models.load_weights(model, self.recipe.network.weights)
+        if self.progress.stage == FLOAT:
+            self._run_stage(model, None)
+            write_safetensors(self.folder / FLOAT_NETWORK, model.state_dict(), {})
+            self.progress = Progress(stage=COMPRESS)
+            self.state = None
+        else:
+            model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
+        self._run_stage(model, Compressor(model, self.recipe.compression, self._encode))
+        write_atomically(self.folder / FILE, self.progress.best_file)
+        return self._finish()
+
+    def _new_network(self) -> nn.Module:
+        # Layers draw their initial weights from the global generator, so fork it, and leave the caller's as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return models.by_name(self.recipe.network.name)().to(self.device)
+
+    def _float_network(self) -> nn.Module:
+        model = self._new_network()
+        model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
+        return model
+
+    def _run_stage(self, model: nn.Module, compressor: Compressor | None) -> None:
+        name = FLOAT if compressor is None else COMPRESS
+        section = self.recipe.float_training if compressor is None else self.recipe.training
+        seed = self.recipe.seed + (compressor is not None)
+        teacher = self._float_network() if compressor is not None and section.distillation else None
+        stage = Stage(model, section, self.dataset.train, seed, compressor, teacher)
+        if self.state is not None:
+            checkpoint.restore(self.state, stage)
+        total = section.epochs * stage.steps_per_epoch
+        done = self.progress.epochs_done * stage.steps_per_epoch
+        for epoch in range(self.progress.epochs_done, section.epochs):
+            started = time.perf_counter()
+
+            def advance() -> None:
+                nonlocal done
+                done += 1
+                self.advance(name, done, total)
+
+            loss = stage.run_epoch(epoch, advance)
+            self._end_epoch(stage, name, epoch, loss, time.perf_counter() - started)
+
+    def _end_epoch(self, stage: Stage, name: str, epoch: int, loss: float, seconds: float) -> None:
+        validation = stage.end_epoch(self.dataset.validation)
+        line = {"stage": name, "epoch": epoch, "loss": loss}
+        line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy, "seconds": seconds}
+        if stage.compressor is not None:
+            line |= stage.compressor.bound.measures()
+            compressed = stage.compressor.compress()
+            file = self._encode(compressed)
+            line["file_bytes"] = len(file)
+            line |= {f"entropy_{order}": entropy_of_order(compressed, order) for order in _LOGGED_ORDERS}
+            if stage.is_last_phase(epoch) and validation.accuracy >= self.progress.best_accuracy:
+                self.progress.best_file = file
+                self.progress.best_accuracy, self.progress.best_epoch = validation.accuracy, epoch
+                self.progress.best_weights = digest(stage.model.state_dict())
+        self.progress.epochs_done = epoch + 1
+        with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
+            metrics.write(json.dumps(line) + "\n")
+        checkpoint.save(self.folder / CHECKPOINT, self.progress, stage, self.tree)
+
+    def _encode(self, compressed: CompressedModel) -> bytes:
+        metadata = {"recipe": self.recipe.name}
+        return writer.encode(CompressedModel(compressed.tensors, metadata), self.recipe.file.coder)
+
+    def _finish(self) -> dict[str, Any]:
+        """The test set, once: the float network, and the network that the file holds."""
+        before, after = self._float_network(), self._new_network()
+        after.load_state_dict(Reader(self.progress.best_file).load())
+        float_bytes = 4 * sum(parameter.numel() for parameter in before.parameters())
+        result = {
+            "recipe": self.recipe.name,
+            "float32_bytes": float_bytes,
+            "file_bytes": len(self.progress.best_file),
+            "ratio": float_bytes / len(self.progress.best_file),
+            "epoch": self.progress.best_epoch,
+            "validation_accuracy": self.progress.best_accuracy,
+            "weights_sha256": self.progress.best_weights,
+            "test_before": asdict(evaluate(before, self.dataset.test)),
+            "test_after": asdict(evaluate(after, self.dataset.test)),
+            "seconds": sum(json.loads(line)["seconds"] for line in (self.folder / METRICS).read_text().splitlines()),
+            "machine": f"{self._processor()}, torch {torch.__version__}",
+            "config": self.tree,
+        }
+        self._write_json(RESULT, result)
+        return result
+
+    def _processor(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.machine()}, {os.cpu_count()} cores"
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        number = torch.zeros((), device=name)
+        number.item()  # a meta tensor has none
+        return number.device
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises depends on the device
+        found = str(error).splitlines()[0]
+        raise InputError(f"device: expected one that torch can use here, found {name!r} ({found})") from None

@@ -1,0 +1,1 @@
+"""The `.mtq` format: bytes to files and back (docs/format.md)."""

@@ -1,0 +1,72 @@
+"""Chunks: the symbol sequence of a file, cut into runs of whole rows (docs/format.md, "Symbol sequence and chunks")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from metaq import coding
+from metaq.format.header import TensorEntry, block_shape
+
+
+class Run(NamedTuple):
+    """Whole rows of one tensor (or of one byte plane of it) within a chunk."""
+
+    tensor: int
+    plane: int | None
+    first_row: int
+    shape: tuple[int, int, int]
+
+    @property
+    def elements(self) -> range:
+        """Its elements' places in the flattened tensor."""
+        rows, channels, kernel = self.shape
+        row = channels * kernel
+        return range(self.first_row * row, (self.first_row + rows) * row)
+
+    def elements_in(self, wanted: range) -> range:
+        """Those of its elements that are wanted."""
+        elements = self.elements
+        return range(max(elements.start, wanted.start), min(elements.stop, wanted.stop))
+
+
+def runs(tensors: Sequence[TensorEntry]) -> list[Run]:
+    """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
+    owned = [
+        (index, entry, block_shape(entry.shape))
+        for index, entry in enumerate(tensors)
+        if entry.target is None and entry.size
+    ]
+    sequence = [Run(index, None, 0, shape) for index, entry, shape in owned if entry.codebook is not None]
+    kept = [(index, entry.dtype.itemsize, shape) for index, entry, shape in owned if entry.codebook is None]
+    for plane in range(8):
+        sequence += [Run(index, plane, 0, shape) for index, width, shape in kept if plane < width]
+    return sequence
+
+
+def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:
+    """Chunks of about ``most_symbols``; one never mixes quantized weights and different planes."""
+    chunk: list[Run] = []
+    room = most_symbols
+    for run in sequence:
+        rows, channels, kernel = run.shape
+        first = 0
+        while first < rows:
+            if chunk and (room < channels * kernel or chunk[0].plane != run.plane):
+                yield chunk
+                chunk, room = [], most_symbols
+            taken = min(rows - first, max(1, room // (channels * kernel)))
+            chunk.append(Run(run.tensor, run.plane, first, (taken, channels, kernel)))
+            first += taken
+            room -= taken * channels * kernel
+    if chunk:
+        yield chunk
+
+
+def cut_for(coder: str, sequence: Iterable[Run]) -> Iterator[list[Run]]:
+    """Chunks as the coder of that name likes them: of quantized weights, and of each plane."""
+    for _, group in groupby(sequence, key=lambda run: run.plane):
+        of_group = list(group)
+        symbols = sum(len(run.elements) for run in of_group)
+        yield from cut(of_group, coding.by_name(coder).chunk_symbols(symbols))

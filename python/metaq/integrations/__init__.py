@@ -1,0 +1,1 @@
+"""The libraries around metaq: each module needs the one it is named after."""

@@ -1,0 +1,69 @@
+"""Steps learned with the weights, as in LSQ: the forward pass quantizes, straight through in the weights, and
+
+    ∂L/∂ log s = Σ_i g_i (ŵ_i - w_i)   within the levels,   Σ_i g_i ŵ_i   outside,   g_i = ∂L/∂ŵ_i.
+
+A regulariser that depends on w/s alone, with multipliers β, adds ``-λ Σ_i β_i w_i``. Adam on log s makes both scales
+harmless: tensors of any size and steps of any magnitude learn at the same rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metaq.methods.base import gradient_of
+from metaq.methods.metaq.quantized_view import QuantizedView
+
+
+class LearnedSteps:
+    """The steps of a view's parameters, updated once in every training step.
+
+    Args:
+        view: whose steps they are.
+        learning_rate: Adam's, for log s: about the largest relative change in a training step.
+    """
+
+    def __init__(self, view: QuantizedView, learning_rate: float) -> None:
+        self.view = view
+        self.logarithms = torch.tensor(view.steps, dtype=torch.float64).log_()
+        self.optimizer = torch.optim.Adam([self.logarithms], lr=learning_rate)
+        self._loss_part = torch.zeros_like(self.logarithms)
+        self._before = torch.zeros_like(self.logarithms)
+
+    @torch.no_grad()
+    def on_loss_gradients(self) -> None:
+        """Between ``backward()`` and `QuantizedView.take_back`: the loss's part."""
+        reaches = [step * self.view.radius for step in self.view.steps]
+        columns = list(zip(self.view.parameters, self.view.latent_weights(), reaches, strict=True))
+        moves = [shown.detach() - latent * (latent.abs() <= reach) for shown, latent, reach in columns]
+        self._loss_part = torch.stack(
+            [_dot(gradient_of(p), m) for p, m in zip(self.view.parameters, moves, strict=True)]
+        )
+        self._before = self._pull()
+
+    @torch.no_grad()
+    def on_all_gradients(self) -> None:
+        """After `QuantizedView.take_back`, which has added λβ: the regulariser's part, and the update."""
+        self.logarithms.grad = self._loss_part - (self._pull() - self._before)
+        self.optimizer.step()
+        self.view.steps = self.logarithms.exp().tolist()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return {"logarithms": self.logarithms, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.logarithms.copy_(state["logarithms"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _pull(self) -> Tensor:
+        columns = zip(self.view.parameters, self.view.latent_weights(), strict=True)
+        return torch.stack([_dot(gradient_of(parameter), latent) for parameter, latent in columns])
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return torch.dot(left.reshape(-1), right.reshape(-1)).to("cpu", torch.float64)

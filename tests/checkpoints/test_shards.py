@@ -1,0 +1,347 @@
+"""Checkpoints a piece at a time: one step meets the target over all files, and stopped runs go on to the same files."""
+
+import errno
+import json
+import os
+import threading
+
+import pytest
+import safetensors.torch
+import torch
+
+from metaq import api
+from metaq.checkpoints import paths, plan, shards
+from metaq.checkpoints.chunk_encoder import batches
+from metaq.checkpoints.in_memory import CompressionConfig, compress_state_dict
+from metaq.checkpoints.paths import compress_path, decompress_path, work_folder
+from metaq.checkpoints.plan import Dials, pieces
+from metaq.checkpoints.work_folder import STATE
+from metaq.coding import base as coding_base
+from metaq.errors import InputError
+from metaq.format.reader import Reader
+from metaq.format.writer import encode
+from metaq.io.safetensors import SafetensorsFile, read_safetensors
+from metaq.progress import Progress
+from metaq.quantizers.lossless import compress_losslessly
+
+NAMES = ["a.safetensors", "b.safetensors", "c.safetensors"]
+
+
+def tensors(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"{seed}.weight": (0.02 * 2**seed) * torch.randn(90, 70, generator=generator),
+        f"{seed}.half": 0.1 * torch.randn(120, 50, generator=generator).bfloat16(),
+        f"{seed}.bias": torch.randn(33, generator=generator),
+        f"{seed}.ids": torch.arange(40),
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    places = {}
+    for seed, name in enumerate(NAMES):
+        safetensors.torch.save_file(tensors(seed), path / name)
+        places |= dict.fromkeys(tensors(seed), name)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch):
+    """Many chunks, pieces and a sample smaller than the whole, as large checkpoints have them."""
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 5000)
+    monkeypatch.setattr(plan, "PIECE_ELEMENTS", 1111)
+    monkeypatch.setattr(shards, "SAMPLE_WEIGHTS", 8000)
+    monkeypatch.setattr(paths, "LARGE_BYTES", 0)
+
+
+def everything(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def loaded(folder):
+    out = {}
+    for path in sorted(folder.glob("*.mtq")):
+        out |= api.load_file(path)
+    return out
+
+
+WEIGHTS = {name: tensor for seed in range(3) for name, tensor in tensors(seed).items() if tensor.ndim > 1}
+
+
+def relative_error(found, names=None):
+    names = names or WEIGHTS
+    error = sum(float((found[name].double() - WEIGHTS[name].double()).square().sum()) for name in names)
+    return error / sum(float(WEIGHTS[name].double().square().sum()) for name in names)
+
+
+def bits_per_weight(folder):
+    """Of the chunks that hold quantized weights; each of the files has a few integers there too."""
+    sizes = [chunk for path in folder.glob("*.mtq") for chunk in Reader(path.read_bytes()).header.chunks]
+    return 8 * sum(chunk.payload_bytes for chunk in sizes if chunk.coder == 3 and chunk.symbols > 2000) / 36900
+
+
+@pytest.mark.parametrize("limit", [1e-4, 2e-3, 0.1])
+def test_error_is_met(tmp_path, folder, limit):
+    compress_path(folder, tmp_path / "out", Dials(CompressionConfig(max_error=limit)))
+    assert 0.99 * limit <= relative_error(loaded(tmp_path / "out")) <= limit
+
+
+def test_one_step_for_all(tmp_path, folder):
+    compress_path(folder, tmp_path / "out", Dials(CompressionConfig(quality="medium")))
+    entries = [entry for path in (tmp_path / "out").glob("*.mtq") for entry in Reader(path.read_bytes()).header.tensors]
+    assert len({entry.codebook for entry in entries if entry.name in WEIGHTS}) == 1
+    assert 0.99 * 3e-3 <= relative_error(loaded(tmp_path / "out")) <= 3e-3
+
+
+@pytest.mark.parametrize("bits", [2.0, 5.0])
+def test_bits_are_met(tmp_path, folder, bits):
+    compress_path(folder, tmp_path / "out", Dials(CompressionConfig(bits=bits)))
+    assert 0.97 * bits <= bits_per_weight(tmp_path / "out") <= 1.02 * bits
+
+
+@pytest.mark.parametrize(("size", "coder"), [(12000, None), (20000, "rans"), (16000, "huffman")])
+def test_size_is_met(tmp_path, folder, size, coder):
+    config = CompressionConfig(size_bytes=size, coder=coder or "mixing")
+    result = compress_path(folder, tmp_path / "out", Dials(config, coder=coder))
+    found = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.mtq"))
+    assert result["bytes"] == found
+    assert 0.99 * size <= found <= size
+
+
+def test_patterns(tmp_path, folder):
+    config = CompressionConfig(bits=4.0, keep=("1.*",), tensor_bits={"*.half": 6.0})
+    compress_path(folder, tmp_path / "out", Dials(config))
+    found = loaded(tmp_path / "out")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors(1).items())
+    assert torch.equal(found["0.bias"], tensors(0)["0.bias"].half().float())
+    assert relative_error(found, ["0.half", "2.half"]) < 1e-3 < relative_error(found, ["0.weight"])
+    with pytest.raises(InputError, match=r"pattern 'none\*': expected one that matches"):
+        compress_path(folder, tmp_path / "out2", Dials(CompressionConfig(keep=("none*",))))
+
+
+def test_step(tmp_path, folder):
+    compress_path(folder, tmp_path / "out", Dials(step=0.01))
+    found = loaded(tmp_path / "out")
+    for name, tensor in WEIGHTS.items():
+        step = torch.tensor(0.01)
+        assert torch.equal(found[name], ((tensor.double() / float(step)).round().float() * step).to(tensor.dtype))
+    assert torch.equal(found["0.bias"], tensors(0)["0.bias"])
+
+
+@pytest.mark.parametrize("dial", [{"size_bytes": 10}, {"max_error": 1e-18}])
+def test_targets_that_no_step_leads_to(tmp_path, folder, dial):
+    with pytest.raises(InputError, match=rf"{next(iter(dial))}: expected at least .* which no step brings it below"):
+        compress_path(folder, tmp_path / "out", Dials(CompressionConfig(**dial)))
+
+
+def test_nothing_to_quantize(tmp_path):
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file({"w": torch.zeros(9, 9), "b": torch.ones(3)}, path)
+    for dial in ({"bits": 3}, {"max_error": 1e-3}, {"size_bytes": 1000}):
+        compress_path(path, tmp_path / "x.mtq", Dials(CompressionConfig(**dial)))
+        assert torch.equal(api.load_file(tmp_path / "x.mtq")["w"], torch.zeros(9, 9))
+
+
+@pytest.mark.parametrize("dials", [Dials(CompressionConfig(max_error=1e-4)), Dials(step=0.01)])
+def test_double_precision(tmp_path, dials):
+    path = tmp_path / "x.safetensors"
+    weights = torch.randn(30, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    safetensors.torch.save_file({"w": weights}, path)
+    compress_path(path, tmp_path / "x.mtq", dials)
+    found = api.load_file(tmp_path / "x.mtq")["w"]
+    assert found.dtype == torch.float64
+    assert float((found - weights).square().sum() / weights.square().sum()) <= 1e-4
+
+
+def test_weights_that_are_not_finite_are_kept(tmp_path):
+    state = {"w": torch.randn(30, 30), "odd": torch.tensor([[float("nan"), 1.0], [-float("inf"), 1e-42]])}
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors")
+    compress_path(tmp_path / "x.safetensors", tmp_path / "x.mtq", Dials())
+    found = api.load_file(tmp_path / "x.mtq")
+    assert torch.equal(found["odd"].view(torch.int32), state["odd"].view(torch.int32))
+    assert not torch.equal(found["w"], state["w"])
+
+
+def as_mtq(tmp_path, state, dials):
+    safetensors.torch.save_file(state, tmp_path / "x.safetensors", {"k": "v"})
+    compress_path(tmp_path / "x.safetensors", tmp_path / "x.mtq", dials)
+    return (tmp_path / "x.mtq").read_bytes()
+
+
+def test_the_same_bytes_as_in_memory(tmp_path):
+    state = {**tensors(0), "few": torch.randint(0, 9, (80, 80)).half(), "none": torch.empty(0, 3)}
+    found = as_mtq(tmp_path, state, Dials(lossless=True, coder="rans"))
+    model = compress_losslessly(read_safetensors(tmp_path / "x.safetensors")[0])
+    model.metadata["k"] = "v"
+    assert found == encode(model, "rans")
+
+
+def test_no_larger_than_in_memory_at_equal_error(tmp_path):
+    config = CompressionConfig(max_error=1e-3)
+    found = as_mtq(tmp_path, tensors(0), Dials(config))
+    assert len(found) <= 1.005 * len(encode(compress_state_dict(tensors(0), config)))
+
+
+def test_pieces_and_batches_cover_everything_once(tmp_path, folder):
+    file = SafetensorsFile(folder / NAMES[0])
+    for name, tensor in tensors(0).items():
+        assert torch.equal(torch.cat(list(pieces(file, name))), tensor.flatten())
+    file.close()
+    compress_path(folder, tmp_path / "out", Dials(lossless=True))
+    reader = Reader((tmp_path / "out" / "a.mtq").read_bytes())
+    covered = sorted(
+        (index, place) for wanted in batches(reader) for index, places in wanted.items() for place in places
+    )
+    sizes = [entry.size for entry in reader.header.tensors]
+    assert covered == [(index, place) for index, size in enumerate(sizes) for place in range(size)]
+
+
+class Stopper(Progress):
+    """Ctrl-C, or another failure, after so many advances."""
+
+    def __init__(self, after, failure):
+        self.left, self.failure, self.begun = after, failure, []
+
+    def begin(self, what, total_bytes=None):
+        self.begun.append(what)
+
+    def advance(self, read_bytes, written_bytes):
+        if self.begun[-1] != "reading":
+            self.left -= 1
+            if self.left < 0:
+                raise self.failure
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dials", [Dials(lossless=True), Dials(CompressionConfig(size_bytes=14000))])
+def test_a_stopped_run_goes_on_to_the_same_files(tmp_path, folder, monkeypatch, threads, dials):
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    compress_path(folder, tmp_path / "whole", dials)
+    for after in (4, 9, 13):
+        with pytest.raises(KeyboardInterrupt):
+            compress_path(folder, tmp_path / "out", dials, True, Stopper(after, KeyboardInterrupt()))
+        assert not (tmp_path / "out").exists()
+        assert all(path.suffix in (".mtq", ".json") for path in work_folder(tmp_path / "out").glob("*"))
+    compress_path(folder, tmp_path / "out", dials, True)
+    assert everything(tmp_path / "out") == everything(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "whole", "out"}
+
+
+@pytest.fixture
+def left(tmp_path, folder, monkeypatch):
+    """What a lossless run leaves that is stopped in the second shard."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        compress_path(folder, tmp_path / "out", Dials(lossless=True), False, Stopper(11, KeyboardInterrupt()))
+    return work_folder(tmp_path / "out")
+
+
+def test_finished_shards_are_not_done_again(tmp_path, folder, left):
+    before = {path.name: path.stat().st_mtime_ns for path in left.glob("*.mtq")}
+    assert len(before) == 1
+    compress_path(folder, tmp_path / "out", Dials(lossless=True), True)
+    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}.items()
+
+
+def test_resuming_with_other_options_or_sources_is_refused(tmp_path, folder, left):
+    before = everything(left)
+    with pytest.raises(InputError, match="expected the source and the options that the run began with, found lossless"):
+        compress_path(folder, tmp_path / "out", Dials(), True)
+    os.utime(folder / NAMES[0], (1, 1))
+    with pytest.raises(InputError, match=r"expected the source and the options .* found source"):
+        compress_path(folder, tmp_path / "out", Dials(lossless=True), True)
+    assert everything(left) == before
+    (left / STATE).write_text("{")
+    with pytest.raises(InputError, match="expected what a stopped run left, found otherwise"):
+        compress_path(folder, tmp_path / "out", Dials(lossless=True), True)
+    compress_path(folder, tmp_path / "out", Dials(lossless=True))  # from the start
+    assert (tmp_path / "out" / "a.mtq").exists()
+
+
+def test_a_folder_that_no_run_left_is_not_touched(tmp_path, folder):
+    left = work_folder(tmp_path / "out")
+    left.mkdir()
+    (left / "mine").write_bytes(b"x")
+    for resumes in (False, True):
+        with pytest.raises(InputError, match="expected no such folder, or one that a stopped run left, found another"):
+            compress_path(folder, tmp_path / "out", Dials(lossless=True), resumes)
+    assert everything(left) == {"mine": b"x"}
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path, folder, left):
+    (left / ".metaq-x.tmp").write_bytes(b"half")
+    compress_path(folder, tmp_path / "out", Dials(lossless=True), True)
+    assert not list((tmp_path / "out").glob(".metaq*"))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_decompression_goes_on_too(tmp_path, folder, monkeypatch, threads):
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    compress_path(folder, tmp_path / "small", Dials(lossless=True))
+    with pytest.raises(KeyboardInterrupt):
+        decompress_path(tmp_path / "small", tmp_path / "back", False, Stopper(8, KeyboardInterrupt()))
+    assert not (tmp_path / "back").exists()
+    decompress_path(tmp_path / "small", tmp_path / "back", True)
+    for name in NAMES:
+        assert (tmp_path / "back" / name).read_bytes() == (folder / name).read_bytes()
+    assert not work_folder(tmp_path / "back").exists()
+
+
+def test_a_large_file_that_is_stopped_leaves_the_old_output(tmp_path, folder):
+    (tmp_path / "x.mtq").write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        compress_path(folder / NAMES[0], tmp_path / "x.mtq", Dials(), False, Stopper(2, KeyboardInterrupt()))
+    assert (tmp_path / "x.mtq").read_bytes() == b"old"
+    assert not work_folder(tmp_path / "x.mtq").exists()
+    compress_path(folder / NAMES[0], tmp_path / "x.mtq", Dials())
+    assert relative_error(api.load_file(tmp_path / "x.mtq"), ["0.weight"]) < 0.1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("after", [0, 6])
+def test_a_full_disk(tmp_path, folder, monkeypatch, threads, after):
+    """Nothing is half-written; what is finished is kept for --resume."""
+    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    sync, counting, synced = os.fsync, threading.Lock(), []
+
+    def full(descriptor):
+        with counting:
+            synced.append(descriptor)
+            if len(synced) > after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"expected a writable place, found No space left on device"):
+        compress_path(folder, tmp_path / "out", Dials(lossless=True))
+    assert not (tmp_path / "out").exists()
+    left = work_folder(tmp_path / "out")
+    assert left.exists() == (after > 0)
+    assert all(path.suffix in (".mtq", ".json") for path in left.glob("*"))
+    monkeypatch.setattr(os, "fsync", sync)
+    compress_path(folder, tmp_path / "out", Dials(lossless=True), True)
+    assert all(torch.equal(loaded(tmp_path / "out")[name], tensor) for name, tensor in WEIGHTS.items())
+
+
+def test_a_full_disk_when_decompressing(tmp_path, folder, monkeypatch):
+    compress_path(folder / NAMES[0], tmp_path / "x.mtq", Dials(lossless=True))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(InputError, match=r"y.safetensors: expected a writable place, found No space left on device"):
+        decompress_path(tmp_path / "x.mtq", tmp_path / "y.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "x.mtq"}
+
+
+def test_a_source_that_shrinks(folder):
+    file = SafetensorsFile(folder / NAMES[0])
+    (folder / NAMES[0]).write_bytes((folder / NAMES[0]).read_bytes()[:5000])
+    with pytest.raises(InputError, match=r"a.safetensors: expected tensor '0.weight' to be whole"):
+        file.read("0.weight", range(90 * 70))
+    file.close()

@@ -1,0 +1,81 @@
+"""The loop: its schedule, its batches, and that evaluation leaves the model as it was."""
+
+import torch
+from torch import nn
+
+from metaq.experiments.data import Split
+from metaq.experiments.loop import Stage, distillation_loss, evaluate
+from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+
+
+def tiny():
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.randn(70, 6, generator=generator), torch.randint(0, 3, (70,), generator=generator))
+    torch.manual_seed(0)
+    return nn.Linear(6, 3), split
+
+
+def test_loss_falls_and_the_learning_rate_follows_half_a_cosine():
+    model, split = tiny()
+    stage = Stage(model, StageSection(epochs=10, batch_size=16, learning_rate=0.1), split, 0)
+    rates, losses = [], []
+    for epoch in range(10):
+        losses.append(stage.run_epoch(epoch, lambda: rates.append(stage.optimizer.param_groups[0]["lr"])))
+    assert losses[-1] < losses[0]
+    assert len(rates) == 40
+    assert rates[0] == 0.1
+    assert abs(rates[20] - 0.05) < 1e-9
+    assert rates[-1] < 0.001
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_every_epoch_uses_every_image_once_but_for_the_last_odd_ones():
+    model, split = tiny()
+    split = Split(torch.arange(70).float()[:, None].expand(70, 6).contiguous(), split.labels)
+    stage = Stage(model, StageSection(epochs=1, batch_size=16, learning_rate=0.1), split, 0)
+    seen = [set(images[:, 0].tolist()) for images, _ in stage._batches()]
+    assert sum(map(len, seen)) == 64 == len(set().union(*seen))
+
+
+def test_a_batch_larger_than_the_data_is_the_data():
+    model, split = tiny()
+    stage = Stage(model, StageSection(epochs=1, batch_size=1000, learning_rate=0.1), split, 0)
+    assert [len(labels) for _, labels in stage._batches()] == [70]
+
+
+def test_evaluation_gives_the_mean_over_all_images_and_restores_the_mode():
+    model, split = tiny()
+    model.train()
+    result = evaluate(model, split)
+    logits = model(split.images).detach()
+    assert result.accuracy == float((logits.argmax(1) == split.labels).float().mean().double().mul(70).round() / 70)
+    assert abs(result.loss - float(nn.functional.cross_entropy(logits, split.labels))) < 1e-6
+    assert model.training
+
+
+def test_plain_descent_takes_the_gradient_and_keeps_its_rate():
+    model, split = tiny()
+    section = StageSection(1, 70, 0.5, optimizer=Optimizer.SGD, schedule=Schedule.CONSTANT, weight_decay=0.1)
+    before = model.weight.detach().clone()
+    nn.functional.cross_entropy(model(split.images), split.labels).backward()
+    expected = before - 0.5 * (model.weight.grad + 0.1 * before)
+    stage = Stage(model, section, split, 0)
+    stage.run_epoch(0, lambda: None)
+    torch.testing.assert_close(model.weight.detach(), expected)
+    assert stage.optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_distillation_is_the_softened_divergence_and_its_share_replaces_the_labels():
+    logits, teacher = torch.tensor([[1.0, 2.0], [0.0, -3.0]]), torch.tensor([[0.5, 0.5], [2.0, 1.0]])
+    ours, theirs = (logits / 4).softmax(1), (teacher / 4).softmax(1)
+    expected = 16 * (theirs * (theirs / ours).log()).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(logits, teacher, 4.0), expected)
+    assert float(distillation_loss(logits, logits, 2.0)) == 0.0
+
+    model, split = tiny()
+    other = nn.Linear(6, 3)
+    section = StageSection(40, 10, 0.1, distillation=1.0)
+    stage = Stage(model, section, split, 0, teacher=other)
+    for epoch in range(40):
+        stage.run_epoch(epoch, lambda: None)
+    torch.testing.assert_close(model(split.images).softmax(1), other(split.images).softmax(1), atol=0.02, rtol=0)

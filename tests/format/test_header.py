@@ -1,0 +1,298 @@
+"""Headers, byte by byte: what is written, and that nothing else is read."""
+
+import contextlib
+import math
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.errors import FormatError
+from metaq.format.header import (
+    DTYPES,
+    ChunkEntry,
+    Header,
+    HeaderParser,
+    TensorEntry,
+    block_shape,
+    fits_limits,
+    pack,
+    symbol_count,
+    varint,
+)
+
+HALF = UniformCodebook(0.5)
+F32 = 0
+CODED, KEPT, ALIAS = 0, 1, 2
+
+
+def parse(data):
+    return HeaderParser(bytes(data)).parse()
+
+
+def string(text):
+    return varint(len(text.encode())) + text.encode()
+
+
+def raw_header(tensors=(), chunks=(), flags=0, metadata=()):
+    """A header from the bytes of its entries."""
+    out = bytes([flags]) + varint(len(metadata)) + b"".join(string(k) + string(v) for k, v in metadata)
+    out += varint(len(tensors)) + b"".join(tensors)
+    return out + varint(len(chunks)) + b"".join(chunks)
+
+
+def raw_tensor(name="a", dtype=F32, kind=KEPT, shape=(2,), rest=b""):
+    return string(name) + bytes([dtype, kind, len(shape)]) + b"".join(map(varint, shape)) + rest
+
+
+def raw_alias(name, target, dtype=F32):
+    return string(name) + bytes([dtype, ALIAS]) + varint(target)
+
+
+def raw_chunk(symbols=0, payload=8, coder=0):
+    return bytes([coder]) + varint(symbols) + varint(payload)
+
+
+STEP = varint(0) + b"\0" + struct.pack("<f", 0.5)
+INTEGER = varint(0) + b"\2"
+
+
+def table(levels, origin=0, count=None):
+    sizes = varint(len(levels) if count is None else count) + varint(origin)
+    return varint(0) + b"\1" + sizes + struct.pack(f"<{len(levels)}f", *levels)
+
+
+def test_bytes_of_a_header_are_the_documents():
+    header = Header(
+        {"k": "v"},
+        [
+            TensorEntry("w", torch.float32, (2, 300), HALF),
+            TensorEntry("x", torch.float16, (1,), HALF),
+            TensorEntry("b", torch.int8, (), None),
+            TensorEntry("t", torch.float32, (2, 300), target=0),
+        ],
+        [ChunkEntry(3, 600, 9), ChunkEntry(0, 2, 5)],
+    )
+    expected = b"\0" + b"\1\1k\1v" + b"\4"
+    expected += b"\1w\0\0\2\x02\xac\x02\0\0" + struct.pack("<f", 0.5)
+    expected += b"\1x\1\0\1\1\1" + b"\1b\x11\1\0" + b"\1t\0\2\0"
+    expected += b"\2" + b"\3\xd8\x04\x09" + b"\0\0\5"
+    assert pack(header) == expected
+    assert parse(expected) == header
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**14 - 1, 2**14, 2**35, 2**63 - 1])
+def test_varints(value):
+    assert HeaderParser(varint(value)).varint() == value
+    assert len(varint(value)) == max(1, math.ceil(value.bit_length() / 7))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x80", b"\x80\0", b"\x81\x80\0", b"\xff" * 9, varint(2**63), b"\xff" * 9 + b"\1", b"\x80" * 10 + b"\1"],
+)
+def test_bad_varints(data):
+    with pytest.raises(FormatError, match="expected"):
+        HeaderParser(data).varint()
+
+
+GOOD = [
+    raw_header(),
+    raw_header([raw_tensor()], [raw_chunk()]),
+    raw_header([raw_tensor(shape=(0, 2**39))]),
+    raw_header([raw_tensor(shape=(1,) * 32)], [raw_chunk()]),
+    raw_header([raw_tensor(kind=CODED, rest=STEP), raw_tensor("b", 3, CODED, rest=b"\1")], [raw_chunk()]),
+    raw_header([raw_tensor(), raw_alias("b", 0), raw_alias("c", 0)], [raw_chunk()]),
+    raw_header([raw_tensor(kind=CODED, rest=table([-1.0, 0.0, 1.0], 2))], [raw_chunk(2)]),
+    raw_header([raw_tensor(dtype=16, kind=CODED, rest=INTEGER)], [raw_chunk(1, 1), raw_chunk(1, 1)]),
+    raw_header(metadata=[("", ""), ("é", "\0")]),
+]
+
+
+@pytest.mark.parametrize("data", GOOD)
+def test_good_headers_and_all_their_beginnings(data):
+    parse(data)
+    for length in range(len(data)):
+        with pytest.raises(FormatError):
+            parse(data[:length])
+    with pytest.raises(FormatError, match="end of the header, found 1 more"):
+        parse(data + b"\0")
+
+
+BAD = {
+    "reserved flags": (raw_header(flags=128), "reserved flags"),
+    "key twice": (raw_header(metadata=[("a", "b"), ("a", "c")]), "distinct metadata keys, found 'a' twice"),
+    "name twice": (raw_header([raw_tensor(), raw_tensor()], [raw_chunk()]), "distinct tensor names, found 'a' twice"),
+    "dtype": (raw_header([raw_tensor(dtype=6)], [raw_chunk()]), "a known dtype, found 6"),
+    "kind": (raw_header([raw_tensor(kind=3)], [raw_chunk()]), "kind 0, 1 or 2, found 3"),
+    "33 dimensions": (raw_header([raw_tensor(shape=(1,) * 33)], [raw_chunk()]), "at most 32 dimensions, found 33"),
+    "2^40 elements": (raw_header([raw_tensor(shape=(2**20, 2**20))], [raw_chunk()]), r"fewer than 2\^40"),
+    "one huge dimension": (raw_header([raw_tensor(shape=(2**62,))], [raw_chunk()]), r"fewer than 2\^40"),
+    "huge behind zero": (raw_header([raw_tensor(shape=(2**62, 2**62, 0))]), r"fewer than 2\^40"),
+    "alias of itself": (raw_header([raw_alias("a", 0)]), "an earlier tensor"),
+    "alias of a later": (raw_header([raw_alias("a", 1), raw_tensor("b")], [raw_chunk()]), "an earlier tensor"),
+    "alias of an alias": (
+        raw_header([raw_tensor(), raw_alias("b", 0), raw_alias("c", 1)], [raw_chunk()]),
+        "an earlier tensor",
+    ),
+    "alias of another dtype": (raw_header([raw_tensor(), raw_alias("b", 0, dtype=1)], [raw_chunk()]), "same dtype"),
+    "codebook to come": (raw_header([raw_tensor(kind=CODED, rest=b"\1")], [raw_chunk()]), "a codebook defined before"),
+    "codebook kind": (raw_header([raw_tensor(kind=CODED, rest=b"\0\3")], [raw_chunk()]), "codebook kind 0, 1 or 2"),
+    "uniform for integers": (raw_header([raw_tensor(dtype=17, kind=CODED, rest=STEP)], [raw_chunk()]), "torch.int8"),
+    "uniform for float8": (raw_header([raw_tensor(dtype=4, kind=CODED, rest=STEP)], [raw_chunk()]), "float8_e4m3fn"),
+    "integer for floats": (raw_header([raw_tensor(kind=CODED, rest=INTEGER)], [raw_chunk()]), "torch.float32"),
+    "no levels": (raw_header([raw_tensor(kind=CODED, rest=table([]))], [raw_chunk()]), r"1 to 2\^20 levels, found 0"),
+    "too many levels": (
+        raw_header([raw_tensor(kind=CODED, rest=table([0.0], count=2**20 + 1))], [raw_chunk()]),
+        r"1 to 2\^20 levels",
+    ),
+    "more levels than bytes": (
+        raw_header([raw_tensor(kind=CODED, rest=table([0.0], count=2**20))], [raw_chunk()]),
+        "more bytes",
+    ),
+    "levels equal": (raw_header([raw_tensor(kind=CODED, rest=table([0.0, 0.0]))], [raw_chunk()]), "increasing"),
+    "levels of two zeros": (raw_header([raw_tensor(kind=CODED, rest=table([-0.0, 0.0]))], [raw_chunk()]), "increasing"),
+    "levels falling": (raw_header([raw_tensor(kind=CODED, rest=table([1.0, 0.0]))], [raw_chunk()]), "increasing"),
+    "level NaN": (raw_header([raw_tensor(kind=CODED, rest=table([0.0, math.nan]))], [raw_chunk()]), "finite"),
+    "level infinite": (raw_header([raw_tensor(kind=CODED, rest=table([0.0, math.inf]))], [raw_chunk()]), "finite"),
+    "origin": (raw_header([raw_tensor(kind=CODED, rest=table([0.0, 1.0], 2))], [raw_chunk()]), "origin"),
+    "not UTF-8": (raw_header([b"\2\xff\xfe\0\1\1\2"], [raw_chunk()]), "expected UTF-8"),
+    "surrogate": (raw_header([b"\3\xed\xa0\x80\0\1\1\2"], [raw_chunk()]), "expected UTF-8"),
+    "string past the end": (raw_header([varint(2**62) + b"abcd"]), "more bytes"),
+    "metadata count": (b"\0" + varint(2**40) + b"\0" * 9, "at most 4 metadata entries"),
+    "tensor count": (b"\0\0" + varint(2**62) + b"\0" * 9, "at most 2 tensors"),
+    "chunk count": (b"\0\0\0" + varint(2**62) + b"\0" * 9, "at most 3 chunks"),
+    "long varint": (raw_header([b"\x81\x00a\0\1\1\2"], [raw_chunk()]), "varint"),
+    "chunks without tensors": (raw_header([], [raw_chunk()]), "expected 1 to 0 symbols"),
+    "no chunks": (raw_header([raw_tensor()]), "chunks of 8 symbols in all, found 0"),
+    "chunks too short": (raw_header([raw_tensor()], [raw_chunk(7)]), "chunks of 8 symbols in all, found 7"),
+    "chunks too long": (raw_header([raw_tensor()], [raw_chunk(9)]), "1 to 8 symbols, found 9"),
+    "a chunk behind the rest": (raw_header([raw_tensor()], [raw_chunk(), raw_chunk(1)]), "expected 1 to 0 symbols"),
+    "two rests": (raw_header([raw_tensor()], [raw_chunk(), raw_chunk()]), "expected 1 to 0 symbols"),
+    "no payload": (raw_header([raw_tensor()], [raw_chunk(payload=0)]), "expected 1 to 0 symbols"),
+    "amplification": (
+        raw_header([raw_tensor(dtype=17, shape=(2**19 + 1,))], [raw_chunk(payload=1)]),
+        "1 to 524288 symbols, found 524289",
+    ),
+    "chunk above 2^26": (
+        raw_header([raw_tensor(dtype=17, shape=(2**26 + 1,))], [raw_chunk(payload=2**26)]),
+        "1 to 67108864 symbols, found 67108865",
+    ),
+}
+for number in ("step zero", 0.0), ("step negative", -1.0), ("step NaN", math.nan), ("step infinite", math.inf):
+    rest = varint(0) + b"\0" + struct.pack("<f", number[1])
+    BAD[number[0]] = (raw_header([raw_tensor(kind=CODED, rest=rest)], [raw_chunk()]), "positive finite")
+
+
+@pytest.mark.parametrize(("data", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_headers(data, message):
+    with pytest.raises(FormatError, match=message) as caught:
+        parse(data)
+    assert str(caught.value).startswith("header")
+    assert "\n" not in str(caught.value)
+
+
+def test_amplification_right_at_the_limit():
+    parse(raw_header([raw_tensor(dtype=17, shape=(2**19,))], [raw_chunk(payload=1)]))
+    parse(raw_header([raw_tensor(dtype=17, shape=(2**26,))], [raw_chunk(payload=128)]))
+
+
+def test_messages_stay_short_for_long_names():
+    with pytest.raises(FormatError) as caught:
+        parse(raw_header([raw_tensor("n" * 10_000, dtype=99)], [raw_chunk()]))
+    assert len(str(caught.value)) < 400
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.binary(max_size=60), good=st.sampled_from(GOOD), cut=st.integers(0, 60))
+def test_any_bytes_parse_or_raise_a_format_error(data, good, cut):
+    for candidate in (data, b"\0\0" + data, good[:cut] + data):
+        try:
+            header = parse(candidate)
+        except FormatError:
+            continue
+        assert parse(pack(header)) == header
+
+
+def test_every_flipped_bit_parses_or_raises_a_format_error():
+    for data in GOOD:
+        for bit in range(8 * len(data)):
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with contextlib.suppress(FormatError):
+                parse(flipped)
+
+
+@st.composite
+def headers(draw):
+    """Any header, with one chunk for all there is."""
+    names = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), unique=True, max_size=6))
+    entries = []
+    for index, name in enumerate(names):
+        dtype = draw(st.sampled_from(list(DTYPES.values())))
+        shape = tuple(draw(st.lists(st.integers(0, 9), max_size=5)))
+        owned = [i for i in range(index) if entries[i].target is None]
+        if owned and draw(st.booleans()):
+            target = draw(st.sampled_from(owned))
+            entries.append(TensorEntry(name, entries[target].dtype, entries[target].shape, target=target))
+        else:
+            entries.append(TensorEntry(name, dtype, shape, draw(codebooks(dtype))))
+    count = symbol_count(entries)
+    chunks = [ChunkEntry(draw(st.integers(0, 6)), count, draw(st.integers(1, 2**40)))] if count else []
+    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+    return Header(draw(st.dictionaries(text, text, max_size=3)), entries, chunks)
+
+
+def codebooks(dtype):
+    """None, for a kept tensor, or a codebook for this dtype; bools are never kept."""
+    if not dtype.is_floating_point:
+        return st.just(IntegerCodebook()) if dtype == torch.bool else st.sampled_from([None, IntegerCodebook()])
+    if dtype.itemsize == 1:
+        return st.none()
+    step = st.floats(2.0**-149, 2.0**127, width=32).map(UniformCodebook)
+    levels = st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=5, unique=True)
+    return st.one_of(st.none(), step, levels.map(lambda values: TableCodebook(tuple(sorted(values)), len(values) - 1)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(header=headers())
+def test_round_trip(header):
+    data = pack(header)
+    assert parse(data) == header
+    assert pack(parse(data)) == data
+    assert list(parse(data).metadata) == list(header.metadata)
+
+
+def test_levels_of_either_zero_stay_apart():
+    tables = [TableCodebook((zero, 1.0), 0) for zero in (0.0, -0.0)]
+    entries = [TensorEntry(str(sign), torch.float32, (1,), table) for sign, table in enumerate(tables)]
+    parsed = parse(pack(Header({}, entries, [ChunkEntry(0, 2, 4)])))
+    assert [math.copysign(1, entry.codebook.levels[0]) for entry in parsed.tensors] == [1, -1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "block"),
+    [
+        ((), (1, 1, 1)),
+        ((7,), (7, 1, 1)),
+        ((0,), (0, 1, 1)),
+        ((3, 4), (3, 4, 1)),
+        ((3, 4, 5, 6), (3, 4, 30)),
+        ((3, 0), (3, 0, 1)),
+        ((2, 2**20), (2, 2**20, 1)),
+        ((2, 2**20 + 1), (2**21 + 2, 1, 1)),
+        ((2, 2**10, 2**10), (2, 2**10, 2**10)),
+    ],
+)
+def test_blocks(shape, block):
+    assert block_shape(shape) == block
+
+
+def test_limits_of_shapes():
+    assert fits_limits((2**39, 1))
+    assert fits_limits((0, 2**39))
+    assert not fits_limits((0, 2**40))
+    assert not fits_limits((1,) * 33)
