@@ -23,9 +23,9 @@ from metaq.checkpoints.chunk_decoder import batches
 from metaq.checkpoints.resumable import STATE
 from metaq.checkpoints.tensor_plan import pieces
 from metaq.coding import base as coding_base
+from metaq.compressed_model import encode
 from metaq.errors import InputError
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.io.safetensors import SafetensorsFile, read_safetensors
 from metaq.progress import Progress
 from metaq.quantizers.lossless import compress_losslessly

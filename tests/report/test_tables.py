@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import metaq
+from metaq.compressed_model import encode
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.report.tables import coder_rows, show, show_entries, tensor_rows, text
 
 
