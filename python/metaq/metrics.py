@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metaq.assign import values
 from metaq.errors import InputError
-from metaq.format.planes import octets_of
+from metaq.tensors import octets_of
 
 if TYPE_CHECKING:
     from metaq.compressed_model import CodedTensor, CompressedModel
@@ -75,7 +76,7 @@ def proxy_entropy(model: CompressedModel, weights: Mapping[str, Tensor], order: 
     levels, offsets = [], []
     for name, entry in coded.items():
         first, last = ranges[name]
-        levels.append(entry.codebook.values(torch.arange(first, last + 1)))
+        levels.append(values(torch.arange(first, last + 1), entry.codebook))
         offsets.append(first - least)
     found = tuples([weights[name] for name in coded], levels, order, offsets)
     return float(value(found)) / order

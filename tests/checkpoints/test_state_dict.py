@@ -13,11 +13,11 @@ from metaq.checkpoints.config import QUALITIES
 from metaq.checkpoints.sample import Sample
 from metaq.cli.options import parse_bits, parse_size
 from metaq.coding import base as coding_base
-from metaq.compressed_model import CodedTensor
+from metaq.compressed_model import CodedTensor, encode, read_model
 from metaq.errors import InputError
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.quantizers.rounding import round_as_float16
+from metaq.tensors import load_tensors
 
 
 def network(seed=0):
@@ -60,7 +60,7 @@ def coded_bits(model):
 @pytest.mark.parametrize("limit", [1e-4, 1e-3, 2e-2, 0.3])
 def test_error_is_met(limit):
     model = compress_state_dict(STATE, CompressionConfig(max_error=limit))
-    found = error(STATE, Reader(encode(model)).load())
+    found = error(STATE, load_tensors(Reader(encode(model))))
     assert 0.99 * limit <= found <= limit
     assert len({entry.codebook for entry in model.tensors.values() if isinstance(entry, CodedTensor)}) == 2
 
@@ -128,7 +128,7 @@ def test_smaller_than_the_nearest_multiples_of_a_step_at_equal_error():
 
 def test_keep_is_exact_and_the_rest_meets_the_error():
     model = compress_state_dict(STATE, CompressionConfig(max_error=1e-2, keep=("head.*", "*.bias")))
-    loaded = Reader(encode(model)).load()
+    loaded = load_tensors(Reader(encode(model)))
     for name in ("head.weight", "conv.bias", "norm.half", "steps"):
         assert torch.equal(loaded[name], STATE[name])
     assert loaded["tied.weight"] is loaded["embedding.weight"]
@@ -145,7 +145,7 @@ def test_bits_of_some():
 
 
 def test_vectors_are_as_exact_as_float16_and_dtypes_stay():
-    loaded = Reader(encode(compress_state_dict(STATE))).load()
+    loaded = load_tensors(Reader(encode(compress_state_dict(STATE))))
     assert torch.equal(loaded["conv.bias"], STATE["conv.bias"].half().float())
     assert torch.equal(loaded["scale"], STATE["scale"].half().float())
     assert [loaded[name].dtype for name in STATE] == [tensor.dtype for tensor in STATE.values()]
@@ -175,7 +175,7 @@ def test_any_scale_and_dtype():
     single, double = torch.float32, torch.float64
     for dtype, scale in ((torch.half, 20000.0), (single, 1e-40), (single, 1e38), (double, 1e30), (double, 1.0)):
         weights = (scale * torch.randn(40, 40, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)).to(dtype)
-        loaded = Reader(encode(compress_state_dict({"w": weights}, CompressionConfig(bits=2)))).load()["w"]
+        loaded = load_tensors(Reader(encode(compress_state_dict({"w": weights}, CompressionConfig(bits=2)))))["w"]
         assert bool(torch.isfinite(loaded).all())
         assert loaded.dtype == dtype
 
@@ -183,7 +183,7 @@ def test_any_scale_and_dtype():
 @pytest.mark.parametrize("state", [{"b": torch.ones(5)}, {"w": torch.zeros(3, 3)}, {"w": torch.empty(0, 4)}])
 @pytest.mark.parametrize("dial", [{"max_error": 1e-3}, {"size_bytes": 1000}, {"bits": 3}, {"quality": "low"}])
 def test_nothing_to_search_for(state, dial):
-    loaded = Reader(encode(compress_state_dict(state, CompressionConfig(**dial)))).load()
+    loaded = load_tensors(Reader(encode(compress_state_dict(state, CompressionConfig(**dial)))))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
@@ -272,7 +272,7 @@ def test_symbols_of_the_trellis_are_not_saved_with_a_coder_that_makes_them_large
     assert not list(tmp_path.iterdir())
     metaq.save(model, tmp_path / "x.mtq", "adaptive")
     with pytest.raises(InputError, match="expected mixing or adaptive"):
-        metaq.save(Reader((tmp_path / "x.mtq").read_bytes()).model(), tmp_path / "y.mtq", "rans")
+        metaq.save(read_model(Reader((tmp_path / "x.mtq").read_bytes())), tmp_path / "y.mtq", "rans")
     again = compress_state_dict(state, CompressionConfig(max_error=1e-2, coder="rans"))
     assert metaq.save(again, tmp_path / "y.mtq") < 0.9 * len(encode(model, "rans"))
 
@@ -283,7 +283,7 @@ def test_models_that_are_made_for_no_coder_are_saved_with_any(tmp_path, made):
     assert model.coder is None
     for coder in ("mixing", "rans"):
         metaq.save(model, tmp_path / "x.mtq", coder)
-        back = Reader((tmp_path / "x.mtq").read_bytes()).model()
+        back = read_model(Reader((tmp_path / "x.mtq").read_bytes()))
         assert back.coder in (coder, "rans")
         metaq.save(back, tmp_path / "y.mtq")
         assert (tmp_path / "x.mtq").read_bytes() == (tmp_path / "y.mtq").read_bytes()

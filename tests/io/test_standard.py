@@ -11,8 +11,8 @@ import torch
 
 from metaq import api
 from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
+from metaq.compressed_model import encode
 from metaq.errors import FormatError, InputError
-from metaq.format.writer import encode
 from metaq.io import standard
 from metaq.io.standard import STANDARD
 from metaq.quantizers.lossless import compress_losslessly

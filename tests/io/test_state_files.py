@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from metaq.errors import InputError
-from metaq.format.header import DTYPES
 from metaq.io import formats, open_source, read_state, write_state
 from metaq.io.onnx import Onnx
 from metaq.metrics import digest
+from metaq.tensors import DTYPES
 
 SUFFIXES = [suffix for format in formats if not isinstance(format, Onnx) for suffix in format.suffixes]
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)

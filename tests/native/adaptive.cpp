@@ -68,7 +68,7 @@ suite::Bytes stream(const ConstBlock& block, const BlockHeader& header, const Di
     writer.finish();
     Recorder recorder;
     const auto state = std::make_unique<adaptive::State>();
-    adaptive::code_block(*state, recorder, block, header);
+    CHECK(adaptive::code_block(*state, recorder, block, header) == Status::ok);
 
     std::array<std::uint64_t, kLanes> states;
     states.fill(kLeastState);
@@ -290,7 +290,7 @@ TEST(adaptive_writes_the_stream_that_is_accepted) {
         const auto symbols = random_symbols(seed, 1 << seed);
         const std::vector<ConstBlock> blocks{block_of(symbols)};
         suite::Bytes bytes;
-        adaptive::encode(blocks, bytes);
+        CHECK(adaptive::encode(blocks, bytes) == Status::ok);
         CHECK(bytes == stream(blocks[0], adaptive::make_header(blocks[0]), {}));
     }
 }

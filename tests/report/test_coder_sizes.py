@@ -4,7 +4,7 @@ import torch
 
 import metaq
 from metaq import coding
-from metaq.format.writer import encode
+from metaq.compressed_model import encode
 from metaq.report.coder_sizes import coder_rows
 
 

@@ -17,8 +17,8 @@ from metaq.checkpoints.search import Quantity, Target, Weights, search_step, tar
 from metaq.checkpoints.tensor_plan import Storage, TensorPlan, plan_tensor
 from metaq.checkpoints.weight_quantizer import WeightQuantizer
 from metaq.codebook import UniformCodebook
-from metaq.compressed_model import check_texts
 from metaq.errors import InputError
+from metaq.format.writer import check_texts
 from metaq.io.source import TensorSource, size_bytes
 from metaq.progress import Progress
 from metaq.quantizers.calibration import Calibration

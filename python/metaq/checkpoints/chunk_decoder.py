@@ -7,14 +7,15 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from metaq.files import forget_pages, map_bytes
-from metaq.format.assembly import Assembly
+from metaq.format.dtypes import Dtype, new_array
 from metaq.format.reader import Reader
 from metaq.io.onnx import GRAPH
 from metaq.io.safetensors import Put, write_pieces
-from metaq.io.source import Layout, StoredTensor, stored
+from metaq.io.source import Layout, StoredTensor
 from metaq.progress import Progress
-from metaq.tensors import FORMAT_DTYPES, octets_of
 from metaq.threads import StoppedError, stream
 
 
@@ -39,8 +40,8 @@ def decode_to_safetensors(
             if stop is not None and stop.is_set():
                 raise StoppedError("stopped")
             size = 0
-            for index, part in Assembly(reader, wanted, as_symbols=False).run().items():
-                octets = octets_of(part)
+            for index, part in reader.elements(wanted, _new_memory).items():
+                octets = part.view(np.uint8)
                 for name in names.get(index, []):
                     put(name, wanted[index].start, octets)
                 size += octets.size
@@ -51,7 +52,7 @@ def decode_to_safetensors(
             pass
 
     layouts = {
-        entry.name: Layout(FORMAT_DTYPES[entry.dtype], entries[owner].shape)
+        entry.name: Layout(entry.dtype, entries[owner].shape)
         for owner, entry in zip(owners, entries, strict=True)
         if entry.name != GRAPH
     }
@@ -87,5 +88,16 @@ def stored_tensors(reader: Reader, with_graph: bool) -> dict[str, StoredTensor]:
     Args:
         with_graph: whether the tensor that holds an `.onnx` model without values is one of them.
     """
-    tensors = stored(reader.load())
+    memory = reader.load(_new_memory)
+    octets = {id(array): array.reshape(-1).view(np.uint8) for array in memory.values()}
+    tensors = {
+        entry.name: StoredTensor(entry.dtype, memory[entry.name].shape, octets[id(memory[entry.name])])
+        for entry in reader.header.tensors
+    }
     return tensors if with_graph else {name: tensor for name, tensor in tensors.items() if name != GRAPH}
+
+
+def _new_memory(dtype: Dtype, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """An array to be filled, of a dtype that NumPy itself has."""
+    memory = new_array(dtype, shape)[1]
+    return memory, memory

@@ -25,7 +25,7 @@ from metaq.format.writer import encode_chunk, encode_header, sealed
 from metaq.io.source import TensorSource
 from metaq.progress import Progress
 from metaq.quantizers.rounding import round_as_float16
-from metaq.tensors import DTYPES, words_of
+from metaq.tensors import words_of
 from metaq.threads import StoppedError, stream
 
 _FEW = 1 / 256  # of a chunk's symbols: so few others hardly change what its weights take
@@ -151,7 +151,7 @@ class ChunkEncoder:
         entries: list[TensorEntry] = []
         for name, (dtype, shape) in self.source.layouts.items():
             if name in self.source.aliases:
-                entries.append(TensorEntry(name, DTYPES[dtype], shape, target=places[self.source.aliases[name]]))
+                entries.append(TensorEntry(name, dtype, shape, target=places[self.source.aliases[name]]))
             else:
                 entries.append(self._entry(name, codebooks))
         return entries
@@ -165,7 +165,7 @@ class ChunkEncoder:
             codebook = IntegerCodebook()
         elif plan.levels is not None:
             codebook = plan.levels.codebook
-        return TensorEntry(name, DTYPES[dtype], shape, codebook)
+        return TensorEntry(name, dtype, shape, codebook)
 
     def _header(self, codebooks: Codebooks, chunks: list[ChunkEntry | None]) -> bytes:
         coded = [chunk for chunk in chunks if chunk is not None]
@@ -254,6 +254,7 @@ class ChunkEncoder:
             elif run.plane is None:
                 symbols = part.numpy()
             else:
-                symbols = planes.split(round_as_float16(part) if plan.storage is Storage.ROUNDED else part)[run.plane]
+                kept = round_as_float16(part) if plan.storage is Storage.ROUNDED else part
+                symbols = planes.split(words_of(kept), part.dtype.is_floating_point)[run.plane]
             block[first : first + PIECE_ELEMENTS] = symbols
         return block.reshape(run.shape)

@@ -11,7 +11,7 @@ from torch import Tensor
 from metaq import coding
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.weight_quantizer import WeightQuantizer, squared_error
-from metaq.format.header import block_shape
+from metaq.format.sequence import block_shape
 from metaq.io.source import TensorSource
 
 SAMPLE_WEIGHTS = coding.CHUNK_SYMBOLS  # so that the coder has learned as much as in a chunk

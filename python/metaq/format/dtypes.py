@@ -50,7 +50,8 @@ def numpy_dtype(dtype: Dtype) -> np.dtype:
         import ml_dtypes
     except ImportError:
         return np.dtype(f"u{dtype.itemsize}")
-    return np.dtype(getattr(ml_dtypes, dtype.name))
+    found: np.dtype = np.dtype(getattr(ml_dtypes, dtype.name))
+    return found
 
 
 def new_array(dtype: Dtype, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from metaq.assign import nearest, reconstruct
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
-from metaq.format.header import CODED_FLOATS
+from metaq.tensors import CODED_FLOATS
 
 _log = logging.getLogger(__name__)
 

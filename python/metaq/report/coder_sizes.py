@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from metaq import coding
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel
-from metaq.format.writer import encode
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode
 from metaq.metrics import entropy_bits
 from metaq.report.tables import Row
 

@@ -20,6 +20,7 @@ from metaq.io import open_source, read_state
 from metaq.io.huggingface import MTQ
 from metaq.report.contents import shared_sizes
 from metaq.report.folders import checkpoint_paths
+from metaq.tensors import load_tensors
 
 Row = dict[str, Any]
 
@@ -86,7 +87,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    return Reader(map_bytes(path), str(path)).load() if path.suffix == MTQ else read_state(path)[0]
+    return load_tensors(Reader(map_bytes(path), str(path))) if path.suffix == MTQ else read_state(path)[0]
 
 
 def _tensor_bytes(path: Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from metaq import coding
 from metaq.files import map_bytes
 from metaq.format.reader import Reader
 from metaq.progress import Progress
-from metaq.report.blocks import blocks, dtype_name, is_float, payload_bytes, weights_digest
+from metaq.report.blocks import blocks, payload_bytes, weights_digest
 from metaq.report.folders import mtq_paths
 from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits, tuple_entropy
 
@@ -116,14 +116,14 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
     entries = reader.header.tensors
     rows = []
     for index, entry in enumerate(entries):
-        row: Row = {"tensor": entry.name, "dtype": dtype_name(entry), "shape": list(entry.shape), "kind": "kept"}
+        row: Row = {"tensor": entry.name, "dtype": entry.dtype.name, "shape": list(entry.shape), "kind": "kept"}
         if entry.target is not None:
             row["kind"] = f"alias of {entries[entry.target].name}"
         elif entry.codebook is not None:
             row |= {"kind": "coded", **_statistics(symbols.get(index, []), entry.size)}
         row |= {"bits_per_weight": 8 * sizes[index] / max(1, entry.size), "bytes": round(sizes[index], 1)}
         rows.append(row)
-    coded = [_joined(parts) for index, parts in symbols.items() if is_float(entries[index])]
+    coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
     coded_bytes = payload_bytes(reader)
     summary: Row = {
         "file_bytes": len(reader.data),

@@ -258,7 +258,8 @@ Status code_band(State& state, Coder& coder, const BasicBlock<Symbol>& rows, con
 // Codes the symbols of a block, or fills it.
 template <class Coder, class Symbol, class Symbols>
 Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, const Symbols& of_rows) {
-    state.history.start_block(block.rows, block.channels, block.kernel);
+    const Status started = state.history.start_block(block.rows, block.channels, block.kernel);
+    if (started != Status::ok) return started;
     const std::size_t row_size = block.channels * block.kernel;
     for (std::size_t row = 0; row < block.rows; row += kLanes) {
         const std::size_t lanes = std::min(kLanes, block.rows - row);

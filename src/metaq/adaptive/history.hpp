@@ -12,10 +12,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "metaq/adaptive/lanes.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
+#include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
 
@@ -112,18 +113,19 @@ private:
 
 class History {
 public:
-    void start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
+    // The status is ok, or there is no memory.
+    [[nodiscard]] Status start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
         channels_ = channels;
         kernel_ = kernel;
         const std::size_t row_size = channels * kernel;
-        rows_.assign(row_size > 1 && rows <= kRowLimit ? rows : 0, 0);
-        columns_.assign(row_size, 0);
-        channel_levels_.assign(kernel > 1 ? channels : 0, 0);
-        positions_.assign(kernel > 1 ? kernel : 0, 0);
-        means_.assign(kernel > 1 ? 0 : row_size, 0);
+        const bool has_memory = rows_.assign_zeros(row_size > 1 && rows <= kRowLimit ? rows : 0) &&
+                                columns_.assign_zeros(row_size) && channel_levels_.assign_zeros(kernel > 1 ? channels : 0) &&
+                                positions_.assign_zeros(kernel > 1 ? kernel : 0) && means_.assign_zeros(kernel > 1 ? 0 : row_size);
+        if (!has_memory) return Status::no_memory;
         const std::size_t each = before_.empty() || channels % before_.size() != 0 ? 0 : channels / before_.size() * kernel;
         for (std::size_t i = 0; each > 0 && i < row_size; ++i) columns_[i] = before_[i / each];
         all_seen_ = 0;
+        return Status::ok;
     }
 
     // `lanes` rows from this one on.
@@ -212,7 +214,7 @@ public:
     }
 
     void end_band() {
-        if (!rows_.empty()) std::copy_n(row_.begin(), lanes_, rows_.begin() + static_cast<std::ptrdiff_t>(row_number_));
+        if (!rows_.empty()) std::copy_n(row_.begin(), lanes_, rows_.begin() + row_number_);
     }
 
     // Rows' levels are those of the channels of the next block that takes its input from this one.
@@ -237,9 +239,9 @@ private:
 
     std::size_t channels_ = 0, kernel_ = 0;
     int all_ = kLevelOne;
-    std::vector<int> columns_, channel_levels_, positions_;
-    std::vector<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
-    std::vector<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
+    Buffer<int> columns_, channel_levels_, positions_;
+    Buffer<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
+    Buffer<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
     KernelPredictor predictor_;
 
     std::size_t row_number_ = 0, lanes_ = 0, row_seen_ = 0, all_seen_ = 0;

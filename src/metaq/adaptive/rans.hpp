@@ -19,6 +19,7 @@
 #endif
 
 #include "metaq/adaptive/lanes.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
@@ -175,8 +176,10 @@ private:
 // A copy of bytes with zeros behind them.
 class PaddedBytes {
 public:
-    PaddedBytes(std::span<const std::uint8_t> data, std::size_t zeros) : size_(data.size()), bytes_(data.begin(), data.end()) {
-        bytes_.resize(size_ + zeros);
+    [[nodiscard]] bool assign(std::span<const std::uint8_t> data, std::size_t zeros) {
+        bytes_.clear();
+        size_ = data.size();
+        return bytes_.reserve(size_ + zeros) && bytes_.append_all(data) && bytes_.resize(size_ + zeros);
     }
 
     std::size_t size() const { return size_; }
@@ -184,8 +187,8 @@ public:
     const std::uint8_t* end() const { return begin() + size_; }
 
 private:
-    std::size_t size_;
-    std::vector<std::uint8_t> bytes_;
+    std::size_t size_ = 0;
+    Buffer<std::uint8_t> bytes_;
 };
 
 // Words are taken in without a look at where the data ends, which is why zeros are behind: as many words as there are

@@ -10,21 +10,24 @@
 #include <queue>
 #include <span>
 #include <utility>
-#include <vector>
 
+#include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/bounded_list.hpp"
 
 namespace metaq::range {
 
 inline constexpr unsigned kPrecisionLimit = 16;
 
+using EntryNumbers = BoundedList<std::uint32_t, kEntryLimit>;
+
 struct Frequencies {
-    unsigned precision = 0;                  // their sum is 2^precision, at most 2^kPrecisionLimit
-    std::vector<std::uint32_t> frequencies;  // each at least one
+    unsigned precision = 0;    // their sum is 2^precision, at most 2^kPrecisionLimit
+    EntryNumbers frequencies;  // each at least one
 };
 
-inline std::vector<std::uint32_t> interval_starts(const Frequencies& table) {
-    std::vector<std::uint32_t> starts(table.frequencies.size());
+inline EntryNumbers interval_starts(const Frequencies& table) {
+    EntryNumbers starts(table.frequencies.size());
     std::exclusive_scan(table.frequencies.begin(), table.frequencies.end(), starts.begin(), 0u);
     return starts;
 }
@@ -67,7 +70,7 @@ bool read_frequencies(Source& source, Frequencies& table) {
 // Frequencies proportional to the counts, none zero, that sum to 2^precision; there are at most that many counts.
 inline Frequencies scale_counts(std::span<const std::uint64_t> counts, unsigned precision) {
     const std::uint64_t total = std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
-    Frequencies table{precision, std::vector<std::uint32_t>(counts.size())};
+    Frequencies table{precision, EntryNumbers(counts.size())};
     std::uint64_t sum = 0;
     for (std::size_t i = 0; i < counts.size(); ++i) {
         table.frequencies[i] = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, (counts[i] << precision) / total));

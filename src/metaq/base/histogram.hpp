@@ -123,7 +123,7 @@ private:
         std::int32_t greatest_escaped = 0;
         for (const Occurrence& occurrence : occurrences_) {
             if (occurrence.count >= threshold) {
-                alphabet_.listed.push_back(occurrence.symbol);
+                alphabet_.listed.append(occurrence.symbol);
                 counts_.push_back(occurrence.count);
                 continue;
             }

@@ -14,6 +14,7 @@
 
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/frequencies.hpp"
 #include "metaq/base/histogram.hpp"
 #include "metaq/base/symbols.hpp"
@@ -141,7 +142,7 @@ inline void encode_block(RangeEncoder& encoder, const ConstBlock& block) {
 
     const Frequencies table = choose_frequencies(histogram.counts());
     write_frequencies(encoder, table);
-    const std::vector<std::uint32_t> starts = interval_starts(table);
+    const EntryNumbers starts = interval_starts(table);
     for (const std::int32_t symbol : std::span(block.symbols, block.size())) {
         const std::size_t entry = histogram.entry(symbol);
         encoder.encode(starts[entry], table.frequencies[entry], table.precision);
@@ -151,8 +152,9 @@ inline void encode_block(RangeEncoder& encoder, const ConstBlock& block) {
 
 inline Status decode_symbols(RangeDecoder& decoder, const Alphabet& alphabet, const Frequencies& table,
                              const Block& block) {
-    const std::vector<std::uint32_t> starts = interval_starts(table);
-    std::vector<std::uint16_t> entry_at(std::size_t{1} << table.precision);
+    const EntryNumbers starts = interval_starts(table);
+    Buffer<std::uint16_t> entry_at;
+    if (!entry_at.resize_for_overwrite(std::size_t{1} << table.precision)) return Status::no_memory;
     for (std::size_t i = 0; i < starts.size(); ++i) {
         std::fill_n(entry_at.begin() + starts[i], table.frequencies[i], static_cast<std::uint16_t>(i));
     }
@@ -183,24 +185,27 @@ inline Status decode_block(RangeDecoder& decoder, const Block& block) {
     return decode_symbols(decoder, alphabet, table, block);
 }
 
-inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
-    if (std::all_of(blocks.begin(), blocks.end(), [](const ConstBlock& block) { return block.size() == 0; })) return;
+// Appends the code of `blocks` to `out`. The status is always ok; other coders may have no memory.
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    if (std::all_of(blocks.begin(), blocks.end(), [](const ConstBlock& block) { return block.size() == 0; })) return Status::ok;
     // A vector of its own, so that a carry cannot run into what `out` held before.
     std::vector<std::uint8_t> bytes;
     RangeEncoder encoder(bytes);
     for (const ConstBlock& block : blocks) encode_block(encoder, block);
     encoder.finish();
     out.insert(out.end(), bytes.begin(), bytes.end());
+    return Status::ok;
 }
 
-// Fills the blocks, whose sizes are those that were encoded. What they hold after a failure is unspecified.
-inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+// Fills the blocks, whose sizes are those that were encoded, from exactly `data`; allocates 128 KB at most. What they hold after a failure is unspecified.
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return block.size() == 0; })) {
         return data.empty() ? Status::ok : Status::corrupt;
     }
     RangeDecoder decoder(data);
     for (const Block& block : blocks) {
         const Status status = decode_block(decoder, block);
+        if (status == Status::no_memory) return status;
         if (decoder.status() != Status::ok) return decoder.status();
         if (status != Status::ok) return status;
     }

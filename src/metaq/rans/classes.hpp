@@ -135,8 +135,8 @@ public:
         std::vector<Seed> seeds(count_);
         for (std::size_t unit = 0; unit < units.size(); ++unit) {
             const std::uint64_t alone = cost_alone(units[unit]);
-            const std::uint64_t here = cost(units[unit], classes[unit]);
-            const std::uint64_t loss = here > alone ? here - alone : 0;
+            const std::uint64_t together = cost(units[unit], classes[unit]);
+            const std::uint64_t loss = together > alone ? together - alone : 0;
             Seed& seed = seeds[classes[unit]];
             seed.loss += loss;
             if (loss >= seed.greatest) {

@@ -6,7 +6,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <span>
 
 namespace metaq::text {
 
@@ -25,7 +25,7 @@ inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) {
 class Match {
 public:
     // After a byte was appended to `history`: follow it, or look for a longer match.
-    void advance(const std::vector<std::uint8_t>& history) {
+    void advance(std::span<const std::uint8_t> history) {
         if (at_ > 0) {
             const bool hit = history[at_] == history.back();
             length_ = hit ? length_ + 1 : 0;
@@ -41,7 +41,7 @@ public:
     }
 
     bool following() const { return at_ > 0; }
-    std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
+    std::uint8_t predicted(std::span<const std::uint8_t> history) const { return history[at_]; }
     // What a prediction is worth: by the match's length, below kLengthClasses, and by the failures among the last eight.
     std::uint32_t length_class() const {
         return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
@@ -49,7 +49,7 @@ public:
     std::uint32_t failures() const { return std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7); }
 
 private:
-    void consider(const std::vector<std::uint8_t>& history, std::size_t candidate) {
+    void consider(std::span<const std::uint8_t> history, std::size_t candidate) {
         std::size_t length = 0;
         while (length < 32 && length < candidate && history[candidate - 1 - length] == history[history.size() - 1 - length]) ++length;
         if (length < kMatchMinimum || length <= length_) return;
