@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from metaq.format.reader import Reader
 from metaq.report.symbol_statistics import Symbols
+from metaq.threads import stream
 
 
 class Block(NamedTuple):
@@ -26,10 +27,13 @@ def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
     Raises:
         FormatError: a chunk is damaged.
     """
-    for index, (chunk, runs) in enumerate(zip(reader.header.chunks, reader.chunk_runs(), strict=True)):
-        decoded = reader.decode_chunk(index)
-        found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, decoded, strict=True)]
-        yield chunk.payload_bytes, found
+    chunks = list(zip(reader.header.chunks, reader.chunk_runs(), strict=True))
+    decoded = stream(reader.decode_chunk, range(len(chunks)), os.cpu_count() or 1)
+    for (chunk, runs), parts in zip(chunks, decoded, strict=True):
+        yield (
+            chunk.payload_bytes,
+            [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, parts, strict=True)],
+        )
 
 
 def payload_bytes(reader: Reader) -> int:
