@@ -5,7 +5,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-HempLayers = tuple[list[int], list[int], list[int], list[int], int, list[int]]
+HullArrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+OptimaArrays = tuple[
+    NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]
+]
 
 def huffman_encode(blocks: Sequence[NDArray[np.int32]]) -> bytes: ...
 def huffman_decode(data: Buffer, blocks: Sequence[NDArray[np.int32]]) -> None: ...
@@ -42,48 +45,51 @@ def quantize_by_trellis(
 def are_dependent(symbols: NDArray[np.int32]) -> bool: ...
 def text_encode(bytes: Buffer) -> bytes: ...
 def text_decode(data: Buffer, size: int) -> bytes: ...
-def show_quantized(
-    weights: list[int], latents: list[int], sizes: list[int], steps: list[float], radius: int, counts: int, /
+def count_tuples(
+    weights: Sequence[NDArray[np.float32]],
+    table: NDArray[np.float32],
+    level_counts: Sequence[int],
+    cells: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    order: int,
+    histogram: NDArray[np.float64],
+) -> float: ...
+def add_tuple_gradient(
+    weights: Sequence[NDArray[np.float32]],
+    gradients: Sequence[NDArray[np.float32]],
+    table: NDArray[np.float32],
+    level_counts: Sequence[int],
+    cells: NDArray[np.int32],
+    shares: NDArray[np.float32],
+    order: int,
+    logs: NDArray[np.float32],
+    entropy: float,
+    error: float,
+    is_printed: bool,
+    has_insensitivity: bool,
 ) -> None: ...
-def take_back_latent(
-    weights: list[int],
-    latents: list[int],
-    gradients: list[int],
-    sizes: list[int],
-    steps: list[float],
-    radius: int,
-    slopes: int,
-    strength: float,
-    /,
-) -> None: ...
-def count_tuples_1(layers: HempLayers, histogram: int, /) -> float: ...
-def add_tuple_gradient_1(
-    layers: HempLayers, logs: int, entropy: float, error: float, is_printed: bool, has_insensitivity: bool, /
-) -> None: ...
-def count_tuples_2(layers: HempLayers, histogram: int, /) -> float: ...
-def add_tuple_gradient_2(
-    layers: HempLayers, logs: int, entropy: float, error: float, is_printed: bool, has_insensitivity: bool, /
-) -> None: ...
-def count_tuples_3(layers: HempLayers, histogram: int, /) -> float: ...
-def add_tuple_gradient_3(
-    layers: HempLayers, logs: int, entropy: float, error: float, is_printed: bool, has_insensitivity: bool, /
-) -> None: ...
-def count_tuples_4(layers: HempLayers, histogram: int, /) -> float: ...
-def add_tuple_gradient_4(
-    layers: HempLayers, logs: int, entropy: float, error: float, is_printed: bool, has_insensitivity: bool, /
-) -> None: ...
-def find_hulls(costs: int, places: int, sets: int, levels: int, hulls: tuple[int, int, int], /) -> None: ...
+def find_hulls(costs: NDArray[np.float64], places: NDArray[np.float64], hulls: HullArrays) -> None: ...
 def solve_knapsacks(
-    weights: int,
-    size: int,
-    is_double: bool,
-    costs: tuple[int, int, int],
-    hull: tuple[int, int, int],
+    weights: NDArray[np.float32 | np.float64],
+    costs: NDArray[np.float64],
+    places: NDArray[np.float64],
+    hull: HullArrays,
     slack: float,
-    optima: list[int],
-    /,
+    optima: OptimaArrays,
 ) -> None: ...
-def kmeans(arrays: list[int], size: int, clusters: int, ends: int, /) -> None: ...
+def kmeans(values: NDArray[np.float64], counts: NDArray[np.float64], ends: NDArray[np.int64]) -> None: ...
+
+class QuantizedParameters:
+    def __init__(self, weights: Sequence[NDArray[np.float32]], latents: Sequence[NDArray[np.float32]]) -> None: ...
+    def write_quantized(self, steps: Sequence[float], radius: int, counts: NDArray[np.int64] | None) -> None: ...
+    def restore_latent(
+        self,
+        gradients: Sequence[NDArray[np.float32]],
+        steps: Sequence[float],
+        radius: int,
+        slopes: NDArray[np.float32],
+        strength: float,
+    ) -> None: ...
 
 class FileError:
     @property

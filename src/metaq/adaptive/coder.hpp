@@ -48,7 +48,7 @@ inline void write_header(BitWriter& writer, const BlockHeader& header) {
     if (header.machine == 0) put_golomb(writer, to_zigzag(header.centre), kCentreOrder);
 }
 
-// False if no encoder writes this.
+// Returns false if no encoder writes this.
 inline bool read_header(BitReader& reader, BlockHeader& header) {
     const std::uint32_t kind = reader.get(kKindBits);
     header = {0, kind == kConstant, kind == kConstant ? 0 : kind};
@@ -83,8 +83,8 @@ inline bool read_header(BitReader& reader, BlockHeader& header) {
     return Status::ok;
 }
 
-// Steps of a group at most: of a symbol its cell, and if that is far the bits of its distance, how many these are, and
-// they themselves; then its place in the cell.
+// The most steps that a group takes. A symbol takes one for its cell; if that is far, one for the number of bits of its
+// distance, one more if that is large, and three for those bits; and one for its place in the cell.
 inline constexpr std::size_t kMostSteps = kGroup * kLanes * (2 + 1 + 3 + 1);
 
 // Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates a copy of the data, 70 KB, and for each column

@@ -53,9 +53,9 @@ inline constexpr Rate kAllRate{32, 4, 1000}, kRowRate{440, 3, 1000}, kColumnRate
 
 // Large values are known up to a unit of 2^shift only, so that products of two stay within 32 bits.
 struct Expected {
-    Values level;   // less kLeastLevel, without its last bits, below kLevels
-    Numbers scale;  // kScales of that
-    Numbers value;  // in 1/256 of the unit
+    Int16Lanes level;   // less kLeastLevel, without its last bits, below kLevels
+    Int32Lanes scale;  // kScales of that
+    Int32Lanes value;  // in 1/256 of the unit
     int shift = 0;
 
     constexpr int scale_shift() const { return 31 + kLeastLevel / kLevelOne - shift; }
@@ -71,7 +71,7 @@ class KernelPredictor {
 public:
     // The values of other kernels follow.
     void start_kernel() {
-        std::fill_n(known_.begin(), kTaps, Values{});
+        std::fill_n(known_.begin(), kTaps, Int16Lanes{});
         std::fill_n(squares_.begin(), kTaps, 0);
         energy_ = 0;
     }
@@ -83,7 +83,7 @@ public:
     }
 
     // In 1/256 of the unit.
-    Numbers predict(std::size_t i, std::size_t position) {
+    Int32Lanes predict(std::size_t i, std::size_t position) {
         energies_[i] = energy_;
         return weighted(&known_[i], weights_[std::min(position, kPositions - 1)], 8 - kUsedShift);
     }
@@ -104,9 +104,9 @@ private:
     static constexpr std::size_t kPositions = 64;
 
     std::array<Weights, kPositions> weights_;
-    std::array<Values, kTaps + kGroup> known_{};  // the values before a group, and its own
+    std::array<Int16Lanes, kTaps + kGroup> known_{};  // the values before a group, and its own
     std::array<std::int32_t, kTaps + kGroup> squares_{};
-    std::array<Values, kGroup> misses_;           // by how much the group's were missed
+    std::array<Int16Lanes, kGroup> misses_;           // by how much the group's were missed
     std::array<std::int32_t, kGroup> energies_;   // of the values before each of the group's
     std::int32_t energy_ = 0;
 };
@@ -173,13 +173,13 @@ public:
         const auto scale = [&](std::size_t lane) {
             return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]);
         };
-        expected.scale = numbers_of(scale(0), scale(1), scale(2), scale(3));
+        expected.scale = int32_lanes(scale(0), scale(1), scale(2), scale(3));
         expected.shift = shift_;
         return expected;
     }
 
     // What the group's i-th symbols were.
-    void note(std::size_t i, const Expected& expected, const Numbers& values) {
+    void note(std::size_t i, const Expected& expected, const Int32Lanes& values) {
         const Noted now = noted(values, shift_, expected.value, expected.scale, expected.scale_shift(), mask_);
         excess_[i] = now.excess;
         if (kernel_ > 1) {
@@ -193,7 +193,7 @@ public:
     }
 
     void end_group() {
-        const Numbers of_rows = sums_of_lanes(excess_.data(), size_);
+        const Int32Lanes of_rows = sums_of_lanes(excess_.data(), size_);
         const int sum = of_rows[0] + of_rows[1] + of_rows[2] + of_rows[3];
         learn(&columns_[first_], excess_.data(), size_, column_rate_);
         if (kernel_ > 1) learn(&positions_[position_], excess_.data(), size_, position_rate_);
@@ -246,11 +246,11 @@ private:
 
     std::size_t row_number_ = 0, lanes_ = 0, row_seen_ = 0, all_seen_ = 0;
     int column_rate_ = 0, position_rate_ = 0, channel_rate_ = 0, mean_rate_ = 0;
-    Values mask_{};           // -1 for the rows that there are
-    Numbers row_{}, base_{};  // the rows' levels, and the group's in each, but for columns and positions
+    Int16Lanes mask_{};           // -1 for the rows that there are
+    Int32Lanes row_{}, base_{};  // the rows' levels, and the group's in each, but for columns and positions
     int shift_ = 0;           // the kernel's, or the group's
     std::size_t first_ = 0, size_ = 0, channel_ = 0, position_ = 0;  // where the group begins, and its size
-    std::array<Values, kGroup> excess_;
+    std::array<Int16Lanes, kGroup> excess_;
 };
 
 }  // namespace metaq::adaptive

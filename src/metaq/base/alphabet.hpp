@@ -27,8 +27,8 @@ struct Alphabet {
     bool is_single() const { return listed.size() == 1 && !has_escape(); }
 };
 
-// The bytes of zeros behind the table of a block of `size` equal symbols, which cost nothing themselves. Its table
-// takes a byte or more, and a symbol of any other block 2^-19 bytes or more.
+// How many bytes of zeros follow the table of a block of `size` equal symbols, so that no stream stands for more than 2^19
+// symbols a byte: the symbols themselves take nothing, and the table takes at least one byte.
 inline std::size_t filler_bytes(std::size_t size) { return size == 0 ? 0 : (size - 1) / kSymbolsPerByte; }
 
 namespace alphabet_code {
@@ -73,7 +73,7 @@ void write_alphabet(Sink& sink, const Alphabet& alphabet) {
     }
 }
 
-// False if no encoder writes this. Reads zeros behind the end, so the source's status is to be asked as well.
+// Returns false if no encoder writes this. Zeros are read behind the end, so callers check the source's status as well.
 template <class Source>
 bool read_alphabet(Source& source, Alphabet& alphabet) {
     namespace code = alphabet_code;
@@ -101,7 +101,7 @@ bool read_alphabet(Source& source, Alphabet& alphabet) {
     return true;
 }
 
-// Reads an escaped symbol. False if it lies outside the symbols.
+// Reads an escaped symbol. Returns false if it lies outside the symbols.
 template <class Source>
 bool read_escaped(Source& source, const Alphabet& alphabet, std::int32_t& symbol) {
     const std::int64_t value = std::int64_t{alphabet.escape_base} + source.get(alphabet.escape_width);

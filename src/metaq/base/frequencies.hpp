@@ -32,7 +32,7 @@ inline EntryNumbers interval_starts(const Frequencies& table) {
     return starts;
 }
 
-// The last entry is what the sum leaves.
+// The last frequency is not written: it is what the others leave of the sum.
 template <class Sink>
 void write_frequencies(Sink& sink, const Frequencies& table) {
     sink.put(table.precision, 5);
@@ -46,7 +46,7 @@ void write_frequencies(Sink& sink, const Frequencies& table) {
     }
 }
 
-// Reads as many frequencies as `table` has. False unless they are positive and sum to a power of two in bounds.
+// Reads as many frequencies as `table` has. Returns false unless they are positive and sum to a power of two in bounds.
 template <class Source>
 bool read_frequencies(Source& source, Frequencies& table) {
     table.precision = source.get(5);
@@ -76,7 +76,7 @@ inline Frequencies scale_counts(std::span<const std::uint64_t> counts, unsigned 
         table.frequencies[i] = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, (counts[i] << precision) / total));
         sum += table.frequencies[i];
     }
-    // Step by step where a unit weighs most or costs least: a frequency's unit is worth about counts / frequency bits.
+    // The sum is corrected by one unit at a time, where it saves most or costs least: about count / frequency bits.
     const bool is_short = sum < std::uint64_t{1} << precision;
     using Step = std::pair<std::uint64_t, std::size_t>;
     std::priority_queue<Step> steps;
@@ -95,7 +95,7 @@ inline Frequencies scale_counts(std::span<const std::uint64_t> counts, unsigned 
     return table;
 }
 
-// The precision with the fewest bits in table and data together.
+// Chooses the precision that takes the fewest bits for table and data together.
 inline Frequencies choose_frequencies(std::span<const std::uint64_t> counts) {
     Frequencies best;
     std::uint64_t best_cost = UINT64_MAX;

@@ -23,7 +23,7 @@
 
 namespace metaq::huffman {
 
-inline constexpr unsigned kLengthLimit = 24;  // costs nothing measurable below 2^24 symbols, little above
+inline constexpr unsigned kLengthLimit = 24;  // a limit that costs nothing measurable below 2^24 symbols, and little above
 inline constexpr unsigned kLookupBits = 11;   // longer codewords are searched length by length
 
 using Lengths = BoundedList<std::uint8_t, kEntryLimit>;  // of each entry's codeword
@@ -57,7 +57,7 @@ public:
         return result;
     }
 
-    // Makes `decode` possible; the lengths are complete, that is sum 2^-length = 1.
+    // Has to be called before `decode`; the lengths are complete, which means that sum 2^-length = 1.
     void prepare_decoding() {
         lookup_bits_ = std::min(longest_, kLookupBits);
         lookup_.resize(std::size_t{1} << lookup_bits_);
@@ -108,7 +108,7 @@ inline void write_lengths(BitWriter& writer, const Lengths& lengths) {
     }
 }
 
-// False unless the lengths are in bounds and complete.
+// Returns false unless the lengths are in bounds and complete.
 inline bool read_lengths(BitReader& reader, Lengths& lengths) {
     auto length = static_cast<std::int64_t>(std::bit_width(lengths.size()));
     std::uint64_t covered = 0;  // in units of 2^-kLengthLimit
@@ -183,7 +183,8 @@ inline Status decode_block(BitReader& reader, const Block& block) {
     return Status::ok;
 }
 
-// Fills the blocks, whose sizes are those that were encoded, from exactly `data`; allocates nothing. What they hold after a failure is unspecified.
+// Fills the blocks, whose sizes are those that were encoded, from exactly `data`. What they hold after a failure is
+// unspecified. Allocates nothing.
 [[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     BitReader reader(data);
     for (const Block& block : blocks) {

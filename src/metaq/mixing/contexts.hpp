@@ -1,4 +1,4 @@
-// What is known of a symbol before it is coded: running means of magnitudes, neighbours, predictions; from them, contexts.
+// Contexts of a symbol, from what is known before it is coded: running means of magnitudes, its neighbours, and predictions.
 //
 // The expected magnitude is a product of powers of the means over the row, the column, the kernel position and the
 // channel so far, each relative to the block's mean, all in logarithms. Means of rows also tell those of the channels of
@@ -69,12 +69,12 @@ struct Expectation {
 
 class History {
 public:
-    // The status is ok, or there is no memory.
+    // The status is ok or no_memory.
     [[nodiscard]] Status start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
         spatial_ = kernel > 1;
         predicts_row_ = RowPredictor::suits(rows, channels, kernel);
         if (predicts_row_ && !row_predictor_.start_block(channels)) return Status::no_memory;
-        // What these hold is set in the block's first row.
+        // The block's first row sets what these hold.
         const bool has_memory = columns_.resize(std::min(channels * kernel, kColumns)) &&
                                 channels_.resize(std::min(channels, kColumns)) && positions_.resize(std::min(kernel, kPositions)) &&
                                 row_means_.resize(rows > kColumns ? 0 : rows);
@@ -144,7 +144,7 @@ public:
         return contexts;
     }
 
-    // Once a symbol is known not to be zero and its sign is: how large such symbols were comes in.
+    // Turns the contexts of a symbol that is not zero, and whose sign is known, to its magnitude: how large such symbols were.
     void turn_to_magnitude(Contexts& contexts, const Expectation& expected, bool negative, std::size_t quantizer) const {
         const int filled = filled_.level();
         contexts.value[0] = kFilledBase + bin_of(std::max(expected.magnitude, filled - kFilledMargin), 4, kEstimateBins);
@@ -202,7 +202,7 @@ private:
     RunningMean& channel(const Position& at) { return channels_[at.channel % kColumns]; }
     RunningMean& position(const Position& at) { return positions_[at.kernel % kPositions]; }
 
-    // In the first row: means start at the row's, scaled by what the block before says of the channel.
+    // In the first row, means start at the row's, scaled by what the block before says of the channel.
     void guess_means(const Position& at) {
         std::int64_t guess = row_mean_.mean;
         if (group_) guess = guess * std::min<std::int64_t>(((source_ + 64) << 16) / (before_mean_ + 64), kGuessLimit) >> 16;

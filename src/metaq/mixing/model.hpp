@@ -61,10 +61,10 @@ public:
     using Counters = std::array<logistic::Counter, kDecisions>;
     using Places = std::array<std::uint16_t, kContexts>;
 
-    // To be called once, before all else. False if there is no memory.
+    // Has to be called once, before all else. Returns false if there is no memory.
     [[nodiscard]] bool allocate() { return counters_.append(fresh(kSpareContext)); }
 
-    // Where the counters of the contexts are, made if need be.
+    // Returns where the counters of the contexts are; those of a context that is new are made.
     Places find(const Contexts& contexts) {
         Places places;
         bool are_known = true;
@@ -76,14 +76,14 @@ public:
         return places;
     }
 
-    // Valid until the next call of `find`.
+    // The counters by place. The pointer is valid until the next call of `find`.
     Counters* data() { return counters_.data(); }
 
-    // Whether there was no memory for a context, since when all that is found means nothing.
+    // Whether there was no memory for some context: what was predicted after that means nothing.
     bool is_out_of_memory() const { return is_out_of_memory_; }
 
 private:
-    static constexpr std::uint16_t kNowhere = 0;  // the counters there are those of contexts that there is no memory for
+    static constexpr std::uint16_t kNowhere = 0;  // the counters there serve contexts for which there is no memory
     static constexpr std::size_t kSpareContext = kContexts * kContextValues - 1;
     static_assert(kContexts * kContextValues < UINT16_MAX);
 
@@ -133,10 +133,10 @@ public:
         for (auto& refinement : refinements_) refinement.reset();
     }
 
-    // To be called once, before all else. False if there is no memory.
+    // Has to be called once, before all else. Returns false if there is no memory.
     [[nodiscard]] bool allocate() { return counters_.allocate(); }
 
-    // Whether memory ran out, since when all that is coded means nothing.
+    // Whether memory ran out: what was coded after that means nothing.
     bool is_out_of_memory() const { return counters_.is_out_of_memory(); }
 
     void set_mixer_rate(std::size_t rate) { mixer_rate_ = kMixerRates[rate]; }
@@ -158,7 +158,7 @@ public:
         return predict(decision, contexts).probability;
     }
 
-    // A number of a block's own: Elias gamma code of number + 1 with adaptive bits, one set of counters for each `kind`.
+    // A number of a block's header: Elias gamma code of number + 1 with adaptive bits, one set of counters for each `kind`.
     template <class Coder>
     std::uint32_t code_number(Coder& coder, std::uint32_t number, std::size_t kind) {
         const std::size_t first = kind * kPlainBits;
@@ -215,7 +215,7 @@ private:
         return found;
     }
 
-    // A counter never seen speaks as context 0 does, and learns from there.
+    // A counter that was never used takes the probability of context 0, and learns from that.
     void find(const Contexts& contexts, std::size_t decision, std::array<logistic::Counter*, kContexts>& used,
               std::array<std::int16_t, kInputs>& input) {
         const ContextCounters::Places places = counters_.find(contexts);

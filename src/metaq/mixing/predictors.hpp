@@ -65,13 +65,13 @@ public:
         return kernel == 1 && channels > 1 && channels <= kColumnLimit && 2 * rows > channels;
     }
 
-    // False if there is no memory.
+    // Returns false if there is no memory.
     [[nodiscard]] bool start_block(std::size_t columns) {
         taps_ = std::min({columns, kTaps, kWeightCount / columns});
         return weights_.assign_zeros(columns * taps_) && line_.assign_zeros(columns);
     }
 
-    // `mean` is that of the magnitudes so far: larger symbols are shifted down, so that sums stay within 32 bits.
+    // `mean` is that of the magnitudes so far. Where it is large, symbols are shifted down, so that sums stay within 32 bits.
     void start_row(std::size_t row, std::uint64_t mean) {
         shift_ = std::max(0, static_cast<int>(std::bit_width(mean)) - 5);
         rate_ = kRateLast + 8 * kRateLast * kRateHalf / static_cast<std::int64_t>(kRateHalf + 8 * std::min<std::size_t>(row, 1 << 20));

@@ -91,16 +91,16 @@ inline std::int64_t choose(mixing::State& state, Candidates candidates, bool neg
     for (std::int64_t lower = 1; lower <= candidates.last(); ++number) {
         const std::int64_t width = mixing::class_width(lower);
         const std::uint32_t above = state.model.probability(std::min(number, mixing::kLastClass), contexts);
-        const double here = bits + bits_of(kProbabilityOne - above) + std::log2(static_cast<double>(width));
+        const double of_class = bits + bits_of(kProbabilityOne - above) + std::log2(static_cast<double>(width));
         const std::int64_t last = std::min(candidates.last(), lower + width - 1);
-        for (std::int64_t k = std::max(lower, candidates.first()); k <= last; ++k) candidates.offer(k, here);
+        for (std::int64_t k = std::max(lower, candidates.first()); k <= last; ++k) candidates.offer(k, of_class);
         bits += bits_of(above);
         lower += width;
     }
     return candidates.best();
 }
 
-// Found by `mixing::code_block`, which passes a symbol it does not know.
+// Stands for mixing::code_symbol where the coder is a Chooser: the symbol passed is not known yet, but chosen.
 inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const mixing::Sized&,
                                  const mixing::Expectation& expected, const mixing::Neighbours& near,
                                  const mixing::Position& at, std::size_t quantizer) {

@@ -50,7 +50,7 @@ public:
         encode(value & ((1u << width) - 1), 1, width);
     }
 
-    // One more byte tells the interval, zeros being read behind it.
+    // One more byte is enough to name the interval, since zeros are read behind it.
     void finish() {
         low_ += kLeastRange - 1;
         propagate_carry();
@@ -61,7 +61,7 @@ private:
     void propagate_carry() {
         if (low_ >> kRegisterBits == 0) return;
         low_ &= (std::uint64_t{1} << kRegisterBits) - 1;
-        // Never runs past the first byte, since the whole interval lies below one.
+        // The carry never runs past the first byte, since the whole interval lies below one.
         for (std::size_t i = out_.size() - 1; ++out_[i] == 0;) --i;
     }
 
@@ -81,7 +81,7 @@ public:
         for (unsigned i = 0; i < kRegisterBits / 8; ++i) code_ = code_ << 8 | read_byte();
     }
 
-    // Where in 2^precision the next event lies. `consume` follows.
+    // Returns where in 2^precision the next event lies. A call of `consume` has to follow.
     std::uint32_t locate(unsigned precision) {
         range_ >>= precision;
         const std::uint64_t place = code_ / range_;
@@ -111,7 +111,7 @@ public:
         return value;
     }
 
-    // The bytes that an encoder which stopped here would have written.
+    // How many bytes an encoder would have written if these were all events.
     std::uint64_t size() const { return position_ - (kRegisterBits / 8 - 1); }
 
     Status status() const {
@@ -197,7 +197,8 @@ inline Status decode_block(RangeDecoder& decoder, const Block& block) {
     return Status::ok;
 }
 
-// Fills the blocks, whose sizes are those that were encoded, from exactly `data`; allocates 128 KB at most. What they hold after a failure is unspecified.
+// Fills the blocks, whose sizes are those that were encoded, from exactly `data`. What they hold after a failure is
+// unspecified. Allocates 128 KB at most.
 [[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return block.size() == 0; })) {
         return data.empty() ? Status::ok : Status::corrupt;

@@ -63,7 +63,7 @@ inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
 
 inline std::uint64_t least_count(std::size_t size) { return std::clamp<std::uint64_t>(size >> 12, 1, 16); }
 
-// The histogram's alphabet, less what occurs fewer than `least_count` times: many tables would have to mention it.
+// The histogram's alphabet without symbols that occur fewer than `least_count` times, which many tables would have to list.
 inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence& sequence) {
     const Alphabet& all = histogram.alphabet();
     Alphabet alphabet;
@@ -92,7 +92,8 @@ inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_cou
     return alphabet;
 }
 
-// As many lanes as cost at most 1/128 of about so many bytes: with few, decoding waits for each symbol.
+// Chooses as many lanes as cost at most 1/128 of the stream, which takes about `size_bytes`. With few lanes, decoding waits
+// for each symbol.
 inline unsigned choose_lane_width(std::uint64_t size_bytes) {
     const std::uint64_t lanes = std::clamp<std::uint64_t>(size_bytes / 128 / sizeof(std::uint32_t), 1, kLaneLimit);
     return static_cast<unsigned>(std::bit_width(lanes)) - 1;
@@ -200,7 +201,7 @@ inline std::vector<std::uint32_t> scaled_table(std::span<const std::uint64_t> co
         if (!candidate.is_narrow) candidate.cost += candidate.cost / 256;
         candidates.push_back(std::move(candidate));
         least = std::min(least, candidates.back().cost);
-        if (candidates.back().cost > least + least / 64) break;  // it only grows from here
+        if (candidates.back().cost > least + least / 64) break;  // it only grows after this
     }
     const auto is_near = [&](const Candidate& candidate) { return candidate.cost <= least + least / 4096; };
     const Candidate& chosen = *std::find_if(candidates.begin(), candidates.end(), is_near);
@@ -211,7 +212,7 @@ inline std::vector<std::uint32_t> scaled_table(std::span<const std::uint64_t> co
 // Units for the classes to be tried, from a few symbols to whole blocks.
 inline constexpr std::array<unsigned, 4> kUnitWidths = {5, 7, 9, kLeastUnitWidth + 15};
 
-// Whether contexts, which take the decoder about a quarter longer, save 1/256.
+// Whether contexts save 1/256; with them decoding takes about a quarter longer.
 inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { return with + with / 256 < without; }
 
 // The units, classes and contexts with the fewest bits; leaves the keys of the chosen contexts in `sequence`. False if there

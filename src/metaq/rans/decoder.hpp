@@ -20,7 +20,7 @@
 
 namespace metaq::rans {
 
-// Fills the slots of all tables. False if there is no memory.
+// Fills the slots of all tables. Returns false if there is no memory.
 template <class Layout>
 [[nodiscard]] bool make_slots(const Header& header, Buffer<typename Layout::Slot>& slots) {
     using Slot = typename Layout::Slot;
@@ -43,7 +43,7 @@ template <class Layout>
 // The first place from `first` on that holds the entry, or the number of entries.
 inline std::size_t find_entry(std::span<const std::uint8_t> entries, std::size_t first, std::uint8_t entry) {
     if (first == entries.size()) return first;
-    // Many times as fast as std::find.
+    // memchr is many times as fast as std::find.
     const void* found = std::memchr(entries.data() + first, entry, entries.size() - first);
     return found == nullptr ? entries.size()
                             : static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - entries.data());
@@ -63,7 +63,7 @@ struct Stream {
 
 class SymbolDecoder {
 public:
-    // `path` is a resolved one.
+    // `path` has to be available on this machine, as `resolved` returns it.
     SymbolDecoder(const Stream& stream, const ValueWriter& writer, Path path)
         : stream_(stream), writer_(writer), escaped_(stream.escaped), path_(path) {
         const Header& header = stream.header;
@@ -80,7 +80,7 @@ public:
         }
     }
 
-    // False if the states are none that encoding ends with.
+    // Returns false if encoding ends with no such states.
     bool read_states() {
         lanes_.state.fill(kLeastState);
         if (stream_.header.is_constant()) return true;
@@ -111,7 +111,7 @@ public:
         return is_good ? finish() : Status::corrupt;
     }
 
-    // Where the words end that the states took in.
+    // Where the words that the states have taken in end.
     const std::uint8_t* words_end() const { return lanes_.words; }
 
 private:
@@ -184,7 +184,7 @@ private:
     std::array<std::size_t, kLaneLimit> place_{};
 };
 
-// Reads the header and finds the rest, checked to be as long as it has to be at least.
+// Reads the header and finds the rest, which is checked to have room for the escaped symbols and the states.
 inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks, Stream& stream) {
     BitReader reader(data);
     Header& header = stream.header;
@@ -202,7 +202,7 @@ inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBloc
     return Status::ok;
 }
 
-// The runs of units, from their classes to the slots of their tables. False if there is no memory.
+// Makes the runs of units, each with the first slot of its class's tables. Returns false if there is no memory.
 [[nodiscard]] inline bool find_units(std::span<const ValueBlock> blocks, std::size_t size, Stream& stream) {
     const Header& header = stream.header;
     if (header.classes == 1) return stream.units.append({size, 0});
@@ -235,7 +235,7 @@ inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBloc
     if (!decoder.read_states()) return Status::corrupt;
     const Status status = is_narrow(stream.header) ? decoder.run<Narrow>() : decoder.run<Wide>();
     if (status != Status::ok) return status;
-    // Zeros only where a stream would stand for too many symbols.
+    // Zeros follow only where the stream would stand for too many symbols without them.
     const std::span filler(decoder.words_end(), data.data() + data.size());
     const bool is_filler = filler.empty() || data.size() == least;
     const bool are_zeros = std::all_of(filler.begin(), filler.end(), [](std::uint8_t byte) { return byte == 0; });

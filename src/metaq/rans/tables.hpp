@@ -29,7 +29,7 @@ inline constexpr unsigned kLeastUnitWidth = 4;    // a unit has 2^4 symbols or m
 inline constexpr unsigned kLaneWidthLimit = 5;    // at most 2^5 interleaved states
 inline constexpr unsigned kEscapeCountOrder = 8;
 
-// Contexts by how far, in entries, the symbol before lies from a central one. An escaped symbol is far.
+// Contexts tell how far, in entries, the symbol before lies from a central one. An escaped symbol has the last context.
 struct Contexts {
     bool are_used = false;
     std::uint32_t center = 0;
@@ -37,7 +37,7 @@ struct Contexts {
 
     unsigned count() const { return are_used ? kContexts : 1; }
 
-    // Of an entry of an alphabet with so many listed symbols.
+    // The context after an entry of an alphabet with `listed` listed symbols.
     unsigned of(std::size_t entry, std::size_t listed) const {
         if (!are_used) return 0;
         if (entry == listed) return kContexts - 1;
@@ -126,7 +126,7 @@ bool read_table(Source& source, std::span<std::uint32_t> frequencies, unsigned p
         if (frequencies[i] > left) return false;
         left -= frequencies[i];
     }
-    frequencies.back() += left;  // not read above
+    frequencies.back() += left;  // the loop has not read it
     return true;
 }
 
@@ -218,7 +218,7 @@ void write_header(Sink& sink, const Header& header) {
     write_classes(sink, header);
 }
 
-// Corrupt if no encoder writes this. Reads zeros behind the end, so the source's status is to be asked as well.
+// The status is corrupt if no encoder writes this. Zeros are read behind the end, so callers check the source's status as well.
 template <class Source, class AnyBlock>
 Status read_header(Source& source, std::span<const AnyBlock> blocks, Header& header) {
     if (!read_alphabet(source, header.alphabet)) return Status::corrupt;

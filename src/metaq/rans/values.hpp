@@ -45,7 +45,7 @@ struct ValueBlock {
     std::size_t size() const { return rows * channels * kernel; }
 };
 
-// The bits of the value in its form. False if the symbol stands for none.
+// Finds the bits of a symbol's value in the block's form. Returns false if the symbol stands for no value.
 inline bool value_bits(const ValueBlock& block, std::int32_t symbol, std::uint32_t& bits) {
     bits = static_cast<std::uint32_t>(symbol);
     if (block.form == Form::int32) return true;
@@ -70,7 +70,7 @@ inline bool have_same_values(const ValueBlock& a, const ValueBlock& b) {
            a_levels.data() == b_levels.data() && a_levels.size() == b_levels.size();
 }
 
-inline constexpr std::size_t kFastEntries = 32;  // so many values fit into two registers of 512 bits
+inline constexpr std::size_t kFastEntries = 32;  // this many values fit into two registers of 512 bits
 
 // The bits of every entry's value in a block. The escape's are zero.
 struct ValueTable {
@@ -79,7 +79,7 @@ struct ValueTable {
     bool are_valid = true;
     bool is_fast = false;  // for `write_values_avx512`
 
-    // False if there is no memory.
+    // Returns false if there is no memory.
     [[nodiscard]] bool assign(const ValueBlock& block, const Alphabet& alphabet, Path path) {
         if (!bits.assign_zeros(std::max(alphabet.entries(), kFastEntries))) return false;
         if (!is_valid.assign_zeros(alphabet.entries())) return false;
@@ -157,10 +157,10 @@ void write_values(Form form, const Entry* entries, std::size_t stride, std::size
     }
 }
 
-// The blocks as one sequence. Runs of entries at any position of it, to the values of the blocks there.
+// Sees the blocks as one sequence, and writes runs of entries, at any position of it, as the values of the blocks there.
 class ValueWriter {
 public:
-    // `path` is a resolved one. False if there is no memory.
+    // `path` has to be available on this machine. Returns false if there is no memory.
     [[nodiscard]] bool assign(std::span<const ValueBlock> blocks, const Alphabet& alphabet, Path path) {
         const ValueBlock* previous = nullptr;
         if (!places_.reserve(blocks.size())) return false;
@@ -189,7 +189,7 @@ public:
                                         places_.begin());
     }
 
-    // `place` is where the position lies, and becomes where the run ends. False if an entry has no value.
+    // `place` is where the position lies, and becomes where the run ends. Returns false if an entry has no value.
     template <class Entry>
     bool write(std::size_t& place, std::size_t position, const Entry* entries, std::size_t stride,
                std::size_t count) const {

@@ -1,9 +1,9 @@
 // Context mixing of short byte strings in the form of a file's header, primed with typical ones (priming.hpp).
 //
-// Where a match is followed, whether the byte is the match's is one decision. Other bytes are coded from the high bit down,
-// as a path in a binary tree. For each decision, counters in hashed tables, one table for each number of bytes before and one
-// for the word so far, and counters of what the match is worth give logits to a mixer. The model first learns the priming
-// text as if it had coded it, so that names and shapes like those cost little.
+// While a match is followed, one decision says whether the next byte is the one that the match predicts. Any other byte is
+// coded bit by bit from the highest, as a path in a binary tree. For each decision a mixer adds the logits of eight counters:
+// of hashed tables, one for each number of bytes before and one for the word so far, and of the match's length and failures.
+// The model first learns the priming text as if it had coded it, so that names and shapes like those cost little.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +34,7 @@ inline constexpr std::uint32_t kMatchSalt = 77777;
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 112;
 inline constexpr std::uint32_t kLeastShare = 128;  // of 2^16: bounds how few bits a byte takes
 
-// Takes decisions as given, at no cost: for priming.
+// A coder that takes decisions as they are and writes nothing, for priming.
 struct Listener {
     bool code(bool bit, std::uint32_t) { return bit; }
 };
@@ -58,7 +58,7 @@ public:
         return true;
     }
 
-    // The next of the bytes that there is room for.
+    // Codes the next byte, one of those that `prepare` made room for, and returns it.
     template <class Coder>
     std::uint8_t code(Coder& coder, std::uint8_t byte) {
         Basis basis{0, 0, 0};
@@ -81,10 +81,10 @@ public:
     }
 
 private:
-    // What is known of a decision from the match.
+    // What the match says of a decision.
     struct Basis {
-        std::uint32_t state;  // 0, there is none; 1, it was wrong about this byte; or what it is worth
-        std::uint32_t value;  // what the node's counter is chosen by: the state, or if it was wrong the byte that it gave
+        std::uint32_t state;  // 0: there is none; 1: it was wrong about this byte; above: its length class and failures
+        std::uint32_t value;  // selects the node's counter: the state, or the predicted byte if that was wrong
         std::uint32_t mixer;
     };
 
@@ -126,7 +126,7 @@ private:
     std::uint32_t word_ = 0;
 };
 
-// Null if there is no memory.
+// Returns null if there is no memory.
 template <class Arithmetic>
 std::unique_ptr<Model<Arithmetic>> make_model(std::size_t size) {
     std::unique_ptr<Model<Arithmetic>> model(new (std::nothrow) Model<Arithmetic>);
