@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -44,6 +45,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _outside_fences(markdown, lambda text: LINK.sub(moved, text))
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The page with one colon where docstrings, as in reStructuredText, have two before code."""
+    return re.sub(r"::</p>(?=\s*<div)", ":</p>", html)
+
+
 def _linked(place: str, markdown: str) -> list[str]:
     return [_path(place, link) for link in LINK.findall(FENCE.sub("", markdown))]
 
@@ -61,7 +67,7 @@ def _place(path: str) -> str | None:
     return {source: place for place, source in OUTSIDE.items()}.get(path, path.removeprefix("docs/"))
 
 
-def _outside_fences(markdown, change):
+def _outside_fences(markdown: str, change: Callable[[str], str]) -> str:
     parts, end = [], 0
     for fence in FENCE.finditer(markdown):
         parts += [change(markdown[end : fence.start()]), fence[0]]

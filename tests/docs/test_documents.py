@@ -17,6 +17,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -24,12 +25,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+
+from metaq.cli.app import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-# Page, first line of the block.
-NOT_RUN: set[tuple[str, str]] = set()
+INSTALL = '$ pip install -c constraints.txt ".[train]" && metaq demo'
+NOT_RUN = {  # page, first line of the block
+    ("README.md", f"{INSTALL}     # a minute: trains, compresses, shows; downloads no data"),
+    ("docs/install.md", INSTALL),
+    ("docs/install.md", "$ pip install metaq-nn"),
+}
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,8 @@ def folder(tmp_path, monkeypatch):
     for program, arguments in {"metaq": "-m metaq", "python": ""}.items():
         (programs / program).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
         (programs / program).chmod(0o755)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks here are too small for more
     here = tmp_path / "here"
     here.mkdir()
     for name in ("results", "examples", "src"):
@@ -115,7 +125,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(here)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("COLUMNS", "100")
-    return here
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield here
+    torch.set_num_threads(threads)
 
 
 def run(blocks, folder):
@@ -146,11 +158,35 @@ def run_console(block, folder):
     starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
         command, expected = lines[start][2:], "\n".join(lines[start + 1 : end])
-        done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
-        found = done.stdout + done.stderr
-        assert done.returncode == (2 if expected.startswith("metaq: ") else 0), f"{block.page}, {command}: {found}"
+        code, found = run_metaq(command) if is_plain(command) else run_in_shell(command, folder)
+        assert code == (2 if expected.startswith("metaq: ") else 0), f"{block.page}, {command}: {found}"
         if expected.strip():
             compare(f"{block.page}, {command}", expected, found)
+
+
+def is_plain(command):
+    return command.startswith("metaq ") and not re.search(r"[|&;<>$]", command)
+
+
+def run_metaq(command):
+    """In this process, which has PyTorch loaded: what a shell would do takes seconds more for each command."""
+    printed = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        patch.setattr(sys, "argv", shlex.split(command, comments=True))
+        try:
+            main()
+        except SystemExit as exit:
+            return exit.code or 0, printed.getvalue()
+    return 0, printed.getvalue()
+
+
+def run_in_shell(command, folder):
+    done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def write_toml(block, folder):
