@@ -34,7 +34,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 INSTALL = '$ pip install -c constraints.txt ".[train]" && metaq demo'
 NOT_RUN = {  # page, first line of the block
-    ("README.md", f"{INSTALL}     # a minute: trains, compresses, shows; downloads no data"),
+    ("README.md", f"{INSTALL}   # a minute or two; no data to download"),
     ("docs/install.md", INSTALL),
     ("docs/install.md", "$ pip install metaq-nn"),
 }
