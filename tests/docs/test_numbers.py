@@ -148,7 +148,7 @@ def test_deep_compression():
 def test_every_committed_result_has_its_command():
     page = text_of("docs/reproduce.md")
     for path in [*(ROOT / "results").glob("*.json"), *(ROOT / "benchmarks" / "results").glob("*.json")]:
-        assert f"`{path.relative_to(ROOT)}`" in page
+        assert f"](../{path.relative_to(ROOT)})" in page
 
 
 @pytest.mark.parametrize(
