@@ -202,3 +202,10 @@ def compare(place, expected, found):
     expected, found = ("\n".join(line.rstrip() for line in text.strip().split("\n")) for text in (expected, found))
     pattern = re.escape(expected).replace(r"\.\.\.", ".*")
     assert re.fullmatch(pattern, found, re.S), f"{place}: expected\n{expected}\nfound\n{found}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lists_begin_behind_an_empty_line(page):
+    """A code host takes a list that follows text at once; the site would make one paragraph of both."""
+    text = FENCE.sub("", page.read_text())
+    assert not re.search(r"^(?!- |\d+\. | |#)\S.*\n(?:- |\d+\. )", text, re.M)
