@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 # Pages by their place on the site, which is that below docs/ for all others.
 OUTSIDE = {"index.md": "README.md", "changelog.md": "CHANGELOG.md"}
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CODE_IN_TABLE = re.compile(r"^\|.*`.*$", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
@@ -42,12 +43,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         place = _place(_path(page.file.src_uri, link[1]))
         return link[1] if place is None else posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or ".")
 
-    return _outside_fences(markdown, lambda text: LINK.sub(moved, text))
+    return _outside_fences(markdown, lambda text: CODE_IN_TABLE.sub(_with_plain_bars, LINK.sub(moved, text)))
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page with one colon where docstrings, as in reStructuredText, have two before code."""
     return re.sub(r"::</p>(?=\s*<div)", ":</p>", html)
+
+
+def _with_plain_bars(row: re.Match[str]) -> str:
+    """A table's row whose code has | for \\|, which a code host needs there and this site would show as it is."""
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), row[0])
 
 
 def _linked(place: str, markdown: str) -> list[str]:
