@@ -52,7 +52,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _with_plain_bars(row: re.Match[str]) -> str:
-    """A table's row whose code has | for \\|, which a code host needs there and this site would show as it is."""
+    r"""A table's row whose code has | for \|, which a code host needs there and this site would show as it is."""
     return re.sub(r"`[^`\n]*`", lambda code: code[0].replace("\\|", "|"), row[0])
 
 
