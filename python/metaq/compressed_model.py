@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metaq import _native, coding
 from metaq.assign import check_symbols, reconstruct
-from metaq.codebook import Codebook, IntegerCodebook
-from metaq.coding import SYMBOL_LIMIT
+from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
+from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.format.header import DTYPE_CODES, fits_dtype, fits_limits
+from metaq.format.header import TensorEntry, fits_dtype, fits_limits
+from metaq.format.reader import Reader
+from metaq.format.sequence import block_shape
+from metaq.format.writer import Source, check_texts
+from metaq.format.writer import encode as encode_sources
+from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,15 @@ class Alias:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata."""
+    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata.
+
+    Attributes:
+        coder: name of the coder that the symbols were chosen for, which `metaq.save` takes; None if for none.
+    """
 
     tensors: dict[str, CodedTensor | Tensor | Alias]
     metadata: dict[str, str] = field(default_factory=dict)
+    coder: str | None = None
 
     def decompress(self) -> dict[str, Tensor]:
         """Every tensor under its name, in order; an alias is the same object as its target."""
@@ -51,6 +63,32 @@ class CompressedModel:
             else:
                 out[name] = entry.decompress() if isinstance(entry, CodedTensor) else entry
         return out
+
+
+def coder_for(model: CompressedModel, coder: str | None = None) -> str:
+    """Name of the coder to write a model with: the one asked for, else the one that it was made for, else the default.
+
+    Raises:
+        InputError: an unknown coder, or one that takes more for dependent symbols, of which the model has some, than
+            for those that would have been chosen for it.
+    """
+    chosen = coding.by_name(coder or model.coder or coding.DEFAULT_CODER)
+    if model.coder is not None and not chosen.learns_dependent_symbols and _has_dependent_symbols(model):
+        learning = " or ".join(name for name, known in coding.coders.items() if known.learns_dependent_symbols)
+        remedy = f"compress again with CompressionConfig(coder={chosen.name!r})"
+        raise InputError(f"coder: expected {learning}, for which weights were quantized, found {chosen.name}; {remedy}")
+    return chosen.name
+
+
+def _has_dependent_symbols(model: CompressedModel) -> bool:
+    """Whether weights were quantized in a trellis (`metaq.quantizers.trellis`)."""
+    return any(
+        _native.are_dependent(
+            np.ascontiguousarray(entry.symbols.numpy(), np.int32).reshape(block_shape(entry.symbols.shape))
+        )
+        for entry in model.tensors.values()
+        if isinstance(entry, CodedTensor) and isinstance(entry.codebook, UniformCodebook)
+    )
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
@@ -65,8 +103,8 @@ def check_state(state: Mapping[str, Tensor]) -> None:
             raise InputError(f"tensor {name!r}: expected a dense tensor, found {found}")
         if tensor.is_meta:
             raise InputError(f"tensor {name!r}: expected a tensor with data, found one on the meta device")
-        if tensor.dtype not in DTYPE_CODES:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPE_CODES)
+        if tensor.dtype not in FORMAT_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FORMAT_DTYPES)
             raise InputError(f"tensor {name!r}: expected one of {known}, found {tensor.dtype}")
         if not fits_limits(tuple(tensor.shape)):
             found = f"shape {tuple(tensor.shape)}"
@@ -75,11 +113,7 @@ def check_state(state: Mapping[str, Tensor]) -> None:
 
 def check_model(model: CompressedModel) -> None:
     """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
-    for text in (*model.metadata.keys(), *model.metadata.values(), *model.tensors):
-        try:
-            text.encode("utf-8")
-        except (AttributeError, UnicodeEncodeError):
-            raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
+    check_texts([*model.metadata.keys(), *model.metadata.values(), *model.tensors])
     earlier: set[str] = set()
     for name, entry in model.tensors.items():
         if isinstance(entry, Alias):
@@ -93,7 +127,7 @@ def check_model(model: CompressedModel) -> None:
 
 
 def _check_coded(name: str, entry: CodedTensor) -> None:
-    if entry.dtype not in DTYPE_CODES or not fits_dtype(entry.codebook, entry.dtype):
+    if entry.dtype not in FORMAT_DTYPES or not fits_dtype(entry.codebook, FORMAT_DTYPES[entry.dtype]):
         kind = type(entry.codebook).__name__
         raise InputError(f"tensor {name!r}: expected a dtype that a {kind} is for, found {entry.dtype}")
     if entry.symbols.dtype.is_floating_point or entry.symbols.dtype == torch.bool:
@@ -107,13 +141,22 @@ def _check_coded(name: str, entry: CodedTensor) -> None:
 def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]:
     """Every tensor as it is, on the CPU: small integers coded as such, shared storage as aliases, the rest kept."""
     check_state(state)
-    tensors: dict[str, CodedTensor | Tensor | Alias] = {}
+    aliases = shared_names(state)
+    return {
+        name: Alias(aliases[name]) if name in aliases else code_integers(tensor.cpu()) for name, tensor in state.items()
+    }
+
+
+def shared_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Second names of tensors that are the same memory, each with the first name."""
+    aliases: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in state.items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
         first = seen.setdefault(identity, name) if tensor.numel() else name
-        tensors[name] = Alias(first) if first != name else code_integers(tensor.cpu())
-    return tensors
+        if first != name:
+            aliases[name] = first
+    return aliases
 
 
 def code_integers(tensor: Tensor) -> CodedTensor | Tensor:
@@ -123,3 +166,50 @@ def code_integers(tensor: Tensor) -> CodedTensor | Tensor:
     if tensor.numel() and max(abs(int(tensor.min())), abs(int(tensor.max()))) >= SYMBOL_LIMIT:
         return tensor
     return CodedTensor(tensor.detach().cpu().to(torch.int32), IntegerCodebook(), tensor.dtype)
+
+
+def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
+    """A whole `.mtq` file.
+
+    Args:
+        coder: as of `metaq.format.writer.encode`.
+
+    Raises:
+        InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
+    """
+    check_model(model)
+    positions = {name: index for index, name in enumerate(model.tensors)}
+    sources: list[Source] = []
+    for name, tensor in model.tensors.items():
+        if isinstance(tensor, Alias):
+            target = sources[positions[tensor.name]].entry
+            sources.append(Source(target._replace(name=name, codebook=None, target=positions[tensor.name]), None))
+        elif isinstance(tensor, CodedTensor):
+            entry = TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.symbols.shape), tensor.codebook)
+            sources.append(Source(entry, tensor.symbols.cpu().contiguous().numpy()))
+        else:
+            sources.append(
+                Source(TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)), words_of(tensor))
+            )
+    return encode_sources(sources, model.metadata, coder)
+
+
+def read_model(reader: Reader) -> CompressedModel:
+    """A file's content still quantized: symbols and codebooks."""
+    found = reader.symbols(new_tensor)
+    entries = reader.header.tensors
+    tensors: dict[str, CodedTensor | Tensor | Alias] = {}
+    for entry in entries:
+        if entry.target is not None:
+            tensors[entry.name] = Alias(entries[entry.target].name)
+        elif entry.codebook is not None:
+            tensors[entry.name] = CodedTensor(found[entry.name], entry.codebook, DTYPES[entry.dtype])
+        else:
+            tensors[entry.name] = found[entry.name]
+    return CompressedModel(tensors, reader.header.metadata, _coder_of(reader))
+
+
+def _coder_of(reader: Reader) -> str | None:
+    """Name of the coder of quantized weights or, without any, of the first plane that is not stored."""
+    names = [coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks]
+    return next((name for name in names if name != "stored"), None)

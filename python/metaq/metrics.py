@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from metaq.assign import values
 from metaq.errors import InputError
-from metaq.format.planes import octets_of
+from metaq.format.digest import sha256
+from metaq.tensors import octets_of
 
 if TYPE_CHECKING:
     from metaq.compressed_model import CodedTensor, CompressedModel
@@ -75,7 +76,7 @@ def proxy_entropy(model: CompressedModel, weights: Mapping[str, Tensor], order: 
     levels, offsets = [], []
     for name, entry in coded.items():
         first, last = ranges[name]
-        levels.append(entry.codebook.values(torch.arange(first, last + 1)))
+        levels.append(values(torch.arange(first, last + 1), entry.codebook))
         offsets.append(first - least)
     found = tuples([weights[name] for name in coded], levels, order, offsets)
     return float(value(found)) / order
@@ -98,9 +99,5 @@ def relative_squared_error(weights: Tensor, reconstructed: Tensor) -> float:
 
 def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256, in hexadecimal, of every tensor's name, dtype, shape and bytes: equal exactly when all of them are."""
-    sha = hashlib.sha256()
-    for name, tensor in state.items():
-        # Escaped, so that no name holds the separator.
-        sha.update(name.encode("unicode_escape") + f"\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        sha.update(octets_of(tensor).data)
-    return sha.hexdigest()
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()}
+    return sha256((name, dtypes[name], tuple(tensor.shape), octets_of(tensor)) for name, tensor in state.items())

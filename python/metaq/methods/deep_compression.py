@@ -141,7 +141,8 @@ class BoundDeepCompression(TrainedInFloat):
         """The values that occur, zero among them where a weight is pruned, as a table."""
         values = weights.cpu() + 0.0  # no negative zero
         codebook = TableCodebook.around_zero(torch.unique(values))
-        return codebook, (torch.searchsorted(codebook.table, values) - codebook.origin).to(torch.int32)
+        table = torch.from_numpy(codebook.table)
+        return codebook, (torch.searchsorted(table, values) - codebook.origin).to(torch.int32)
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest
+from metaq.assign import nearest, values
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
 from metaq.methods.base import Method, gradient_of
@@ -84,7 +84,7 @@ class BoundLOBSTER(TrainedInFloat):
             self.undo_forward()
         elif self.shown.own is None:
             quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
-            self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
+            self.shown.show({name: values(symbols, codebook) for name, (codebook, symbols) in quantized.items()})
 
     @torch.no_grad()
     def on_gradients(self) -> None:

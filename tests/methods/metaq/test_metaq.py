@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import metaq
+from metaq import compressed_model
 from metaq.errors import InputError
 from metaq.experiments.models import LeNet300
-from metaq.format import writer
 from metaq.methods.metaq.method import AroundMean, Counts, Final, Levels, METaQ, Objective, Perspective, Slopes, Solver
 from metaq.methods.metaq.objectives import slope_table
 from metaq.solvers import dual, knapsack, perspective
@@ -325,5 +325,5 @@ def test_the_target_is_met_in_the_last_phase():
         compressor.regularize()
         optimizer.step()
     compressor.end_epoch(lambda: 0.0)
-    size_bytes = len(writer.encode(compressor.compress()))
+    size_bytes = len(compressed_model.encode(compressor.compress()))
     assert 0.98 * 1500 <= size_bytes <= 1500

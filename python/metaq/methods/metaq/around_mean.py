@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest
+from metaq.assign import nearest, values
 from metaq.codebook import TableCodebook
 from metaq.methods.metaq.float_view import FloatView
 from metaq.methods.metaq.method import METaQ
@@ -42,7 +42,7 @@ class BoundAroundMean(RegularizedTraining, TrainedInFloat):
             self.undo_forward()
         elif self.shown.own is None:
             quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
-            self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
+            self.shown.show({name: values(symbols, codebook) for name, (codebook, symbols) in quantized.items()})
 
     def take_back(self, strength: float) -> None:
         """Determine ξ where it is due, and add the gradient."""
