@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,10 +31,8 @@ def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
     chunks = list(zip(reader.header.chunks, reader.chunk_runs(), strict=True))
     decoded = stream(reader.decode_chunk, range(len(chunks)), os.cpu_count() or 1)
     for (chunk, runs), parts in zip(chunks, decoded, strict=True):
-        yield (
-            chunk.payload_bytes,
-            [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, parts, strict=True)],
-        )
+        found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, parts, strict=True)]
+        yield chunk.payload_bytes, found
 
 
 def payload_bytes(reader: Reader) -> int:
