@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -34,7 +34,32 @@ _DRAWN = {"mixing": "-", "adaptive": "-.", "rans": "--", "zstd": ":"}
 
 def nearest(state: State, bits: float) -> CompressedModel:
     """Every weight on the nearest multiple of one step, of an entropy of ``bits``."""
-    return compress(state, _step_for_entropy(state, bits))
+    return compress(state, step=step_of_entropy([tensor for tensor in state.values() if is_quantizable(tensor)], bits))
+
+
+def step_of_entropy(weights: Sequence[Tensor], bits: float) -> float:
+    """The smallest step, within 0.1 %, on whose nearest multiples the weights' zero-order entropy is at most ``bits``.
+
+    That aim, in bits per weight, names the same step for every coder, so that a curve can compare them.
+
+    Raises:
+        InputError: ``bits`` is not within 0 ... 24, or a weight is not finite.
+    """
+    if not 0 < bits <= 24:
+        raise InputError(f"bits: expected more than 0 and at most 24 bits per weight, found {bits:g}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+        raise InputError("curve: expected finite weights, found NaN or infinity")
+    highest = max((float(tensor.abs().max()) for tensor in weights), default=0.0)
+    if highest == 0:
+        return 1.0
+    count = sum(tensor.numel() for tensor in weights)
+    fine, coarse = np.clip([np.log2(highest) - 26, np.log2(highest) + 2], -149, 127)  # the float32 powers of two
+    while coarse - fine > 1e-3:
+        middle = (fine + coarse) / 2
+        codebook = UniformCodebook(2.0**middle)
+        size_bits = sum(entropy_bits(assign.nearest(tensor.cpu(), codebook)) for tensor in weights)
+        fine, coarse = (middle, coarse) if size_bits > bits * count else (fine, middle)
+    return float(np.float32(2.0**coarse))
 
 
 def by_rate(state: State, bits: float) -> CompressedModel:
@@ -51,23 +76,10 @@ def _on_step(
     state: State, bits: float, finer: float, quantize: Callable[[State, UniformCodebook], dict[str, Tensor]]
 ) -> CompressedModel:
     weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    step = UniformCodebook(_step_for_entropy(weights, bits) / finer)
+    step = UniformCodebook(step_of_entropy(list(weights.values()), bits) / finer)
     symbols = quantize(weights, step)
     coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
     return CompressedModel({**keep(state), **coded})
-
-
-def _step_for_entropy(state: State, bits: float) -> float:
-    """The smallest step, within 0.1 %, at which nearest multiples have at most this zero-order entropy a weight."""
-    weights = [tensor for tensor in state.values() if is_quantizable(tensor)]
-    highest = max(float(tensor.abs().max()) for tensor in weights) or 1.0
-    count = sum(tensor.numel() for tensor in weights)
-    fine, coarse = max(math.log2(highest) - 26, -149.0), min(math.log2(highest) + 2, 127.0)
-    while coarse - fine > 1e-3:
-        middle = (fine + coarse) / 2
-        size_bits = sum(entropy_bits(assign.nearest(tensor, UniformCodebook(2.0**middle))) for tensor in weights)
-        fine, coarse = (middle, coarse) if size_bits > bits * count else (fine, middle)
-    return float(2.0**coarse)
 
 
 def by_kmeans(state: State, bits: float) -> CompressedModel:
@@ -89,7 +101,9 @@ QUANTIZERS: dict[str, Callable[[State, float], CompressedModel]] = {
 }
 
 
-def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None] = lambda: None) -> list[Row]:
+def curve(
+    state: State, bits: Sequence[float] = BITS, advance: Callable[[int, int], None] = lambda done, total: None
+) -> list[Row]:
     """A row for each quantizer, rate and coder.
 
     Vectors are rounded as `metaq.compress_state_dict` rounds them, for all quantizers alike.
@@ -97,7 +111,7 @@ def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None
     Args:
         state: named dense tensors, with at least one matrix or filter.
         bits: entropies to aim at for a step; for k-means log2 of the number of levels.
-        advance: called after each of the ``len(QUANTIZERS) * len(bits)`` models.
+        advance: told after each of the ``len(QUANTIZERS) * len(bits)`` models how many are done and how many there are.
 
     Returns:
         Of each row quantizer, aim, coder, file_bytes, bits_per_weight (of the file, by all weights) and
@@ -114,7 +128,7 @@ def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None
     if not weights:
         raise InputError("curve: expected a matrix or filter of floating point, found none")
     count = sum(tensor.numel() for tensor in state.values())
-    rows = []
+    rows: list[Row] = []
     for quantizer, quantize in QUANTIZERS.items():
         for aim in bits:
             model = quantize(state, aim)
@@ -123,7 +137,7 @@ def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None
                 size = len(encode(model, coder))
                 row = {"quantizer": quantizer, "aim": aim, "coder": coder, "file_bytes": size}
                 rows.append(row | {"bits_per_weight": 8 * size / count, "relative_squared_error": error})
-            advance()
+            advance(len(rows) // len(coding.coders), len(QUANTIZERS) * len(bits))
     return rows
 
 
