@@ -6,11 +6,11 @@ from torch import nn
 
 import metaq
 from metaq.methods import methods
-from metaq.methods.metaq.method import Levels
+from metaq.methods.metaq.config import LevelPlacement
 
 CONFIGURATIONS = {
     "metaq": metaq.METaQ(strength=1e-3),
-    "metaq around the mean": metaq.METaQ(strength=1e-3, levels=Levels.AROUND_MEAN),
+    "metaq around the mean": metaq.METaQ(strength=1e-3, levels=LevelPlacement.AROUND_MEAN),
     "hemp": metaq.HEMP(levels=5),
     "lobster": metaq.LOBSTER(strength=1e-2),
     "lc": metaq.LC(),
@@ -31,7 +31,7 @@ def test_evaluation_shows_the_file_and_gives_the_weights_back(name):
     before = [parameter.detach().clone() for parameter in model.parameters()]
     compressor.bound.on_forward(is_training=False)
     shown = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
-    compressor.bound.undo_forward()
+    compressor.bound.restore_weights()
     assert all(map(torch.equal, before, model.parameters()))
     decoded = compressor.compress().decompress()
     assert all(torch.equal(decoded[key], value) for key, value in shown.items())

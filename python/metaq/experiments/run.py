@@ -145,7 +145,6 @@ class Run:
         line = {"stage": name, "epoch": epoch, "loss": loss}
         line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy, "seconds": seconds}
         if stage.compressor is not None:
-            line |= stage.compressor.bound.measures()
             compressed = stage.compressor.compress()
             file = self._encode(compressed)
             line["file_bytes"] = len(file)
@@ -153,7 +152,9 @@ class Run:
             if stage.is_last_phase(epoch) and validation.accuracy >= self.progress.best_accuracy:
                 self.progress.best_file = file
                 self.progress.best_accuracy, self.progress.best_epoch = validation.accuracy, epoch
+                # The model still has the weights of its last evaluation, which the file must hold.
                 self.progress.best_weights = digest(stage.model.state_dict())
+            line |= stage.compressor.bound.measures()
         self.progress.epochs_done = epoch + 1
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(line) + "\n")

@@ -23,9 +23,7 @@ from torch import Tensor
 
 from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
-from metaq.errors import InputError
-from metaq.methods.base import Method, gradient_of
-from metaq.methods.shown import TrainedInFloat
+from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 
 
 @dataclass(frozen=True)
@@ -45,21 +43,20 @@ class LOBSTER(Method):
     radius: int = 127
 
     def __post_init__(self) -> None:
-        for name, holds, expected in (
+        check_fields(
+            self,
             ("strength", 0 <= self.strength <= 1, "0 to 1"),
             ("tolerated_worsening", 0 <= self.tolerated_worsening < math.inf, "a finite number of at least 0"),
             ("plateau_epochs", self.plateau_epochs >= 1, "at least 1"),
             ("radius", 1 <= self.radius <= 1 << 20, "1 to 2^20"),
-        ):
-            if not holds:
-                raise InputError(f"LOBSTER {name}: expected {expected}, found {getattr(self, name)!r}")
+        )
 
     def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundLOBSTER:
         """LOBSTER at work on these parameters."""
         return BoundLOBSTER(self, parameters)
 
 
-class BoundLOBSTER(TrainedInFloat):
+class BoundLOBSTER(BoundMethod):
     """LOBSTER's state for one model: which weights are pruned, what the next step shrinks, how long since a best."""
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
@@ -72,24 +69,20 @@ class BoundLOBSTER(TrainedInFloat):
         self.is_last_phase = False
 
     @torch.no_grad()
-    def on_forward(self, is_training: bool) -> None:
-        """Shrink the weights after a step of the optimizer, once; evaluation sees those of the file."""
-        if self.factors is not None:
-            tensors = [tensor.detach() for tensor in self.parameters.values()]
-            torch._foreach_mul_(tensors, self.factors)
-            if self.kept is not None:
-                torch._foreach_mul_(tensors, self.kept)
-            self.factors = None
-        if is_training:
-            self.undo_forward()
-        elif self.shown.own is None:
-            quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
-            self.shown.show({name: codebook.values(symbols) for name, (codebook, symbols) in quantized.items()})
+    def update_weights(self) -> None:
+        """Shrink the weights, once after every step of the optimizer."""
+        if self.factors is None:
+            return
+        tensors = [tensor.detach() for tensor in self.parameters.values()]
+        torch._foreach_mul_(tensors, self.factors)
+        if self.kept is not None:
+            torch._foreach_mul_(tensors, self.kept)
+        self.factors = None
 
     @torch.no_grad()
-    def on_gradients(self) -> None:
+    def adjust_gradients(self) -> None:
         """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
-        self.on_forward(True)
+        self.update_weights()
         strength = 0.0 if self.is_last_phase else self.config.strength
         # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
         self.factors = [gradient_of(tensor).abs() for tensor in self.parameters.values()]
@@ -122,45 +115,50 @@ class BoundLOBSTER(TrainedInFloat):
         Returns:
             the loss then.
         """
-        self.undo_forward()
+        self.restore_weights()
         tensors = [tensor.detach() for tensor in self.parameters.values()]
-        held = [tensor.clone() for tensor in tensors]
+        unpruned = [tensor.clone() for tensor in tensors]
 
         def loss_below(threshold: float) -> float:
-            self.undo_forward()
-            for tensor, weights in zip(tensors, held, strict=True):
+            self.restore_weights()
+            for tensor, weights in zip(tensors, unpruned, strict=True):
                 torch.mul(weights, weights.abs() >= threshold, out=tensor)
             return validation_loss()
 
-        magnitudes = torch.cat([weights.abs().reshape(-1) for weights in held]).unique()
-        threshold = largest_threshold(magnitudes, loss_below, limit)
-        loss = loss_below(threshold)
-        self.undo_forward()
+        magnitudes = torch.cat([weights.abs().reshape(-1) for weights in unpruned]).unique()
+        try:
+            threshold = largest_threshold(magnitudes, loss_below, limit)
+            loss = loss_below(threshold)
+        except BaseException:
+            self.restore_weights()
+            torch._foreach_copy_(tensors, unpruned)
+            raise
+        self.restore_weights()
         self.kept = [tensor != 0 for tensor in tensors]
         return loss
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
         """Nearest multiple of a step that puts the parameter's largest magnitude at the radius."""
-        own = weights if self.shown.own is None else self.shown.own[name]
-        greatest = float(own.abs().max())
+        greatest = float(weights.abs().max())
         codebook = UniformCodebook(max(greatest / self.config.radius, torch.finfo(torch.float32).tiny))
-        return codebook, nearest(own.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
+        return codebook, nearest(weights.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
 
     def measures(self) -> dict[str, float]:
         """The share of weights that are zero."""
-        self.undo_forward()
+        self.restore_weights()
         zeros = sum(int((tensor.detach() == 0).sum()) for tensor in self.parameters.values())
         return {"zero_share": zeros / sum(tensor.numel() for tensor in self.parameters.values())}
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         names = ("kept", "factors", "best_loss", "epochs_since_best", "is_last_phase")
-        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
+        return super().state_dict() | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        super().load_state_dict(state)
         for name, value in state.items():
-            setattr(self.shown if name == "own" else self, name, self.here(value))
+            setattr(self, name, self.on_device(value))
 
 
 def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:

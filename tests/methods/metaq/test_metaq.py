@@ -10,7 +10,8 @@ import metaq
 from metaq.errors import InputError
 from metaq.experiments.models import LeNet300
 from metaq.format import writer
-from metaq.methods.metaq.method import AroundMean, Counts, Final, Levels, METaQ, Objective, Perspective, Slopes, Solver
+from metaq.methods.metaq.config import AroundMean, Counts, Final, LevelPlacement, Objective, Perspective, Slopes, Solver
+from metaq.methods.metaq.method import METaQ
 from metaq.methods.metaq.objectives import slope_table
 from metaq.solvers import dual, knapsack, perspective
 
@@ -105,7 +106,7 @@ def test_the_last_phase_pins_the_commonest_level_and_trains_the_rest():
 
 @pytest.mark.parametrize("slopes", Slopes)
 def test_slopes_of_a_table_by_hand(slopes):
-    """Levels -1 ... 2 with code lengths 4, 1, 3, 3.5: the cheapest level is 0."""
+    """LevelPlacement -1 ... 2 with code lengths 4, 1, 3, 3.5: the cheapest level is 0."""
     xi, levels = torch.tensor([[4.0, 1.0, 3.0, 3.5]]), torch.tensor([[-1.0, 0.0, 1.0, 2.0]])
     expected = {
         Slopes.HULL: [[-3, -3], [-3, 1.25], [1.25, 1.25], [1.25, 1.25]],
@@ -123,7 +124,8 @@ def test_strength_pulls_weights_together():
         optimizer.zero_grad()
         compressor.regularize()
         optimizer.step()
-        sizes.append(metaq.metrics.entropy_bits(compressor.bound.quantize("weight", model.weight.detach())[1]))
+        _, symbols = compressor.bound.quantize_parameter("weight", model.weight.detach())
+        sizes.append(metaq.metrics.entropy_bits(symbols))
     assert sizes[-1] < 0.7 * sizes[0]
 
 
@@ -157,12 +159,14 @@ def test_steps_are_short_numbers():
         {"schedule": ((5, 1.0), (5, 0.0))},
         {"schedule": ((0, -1.0),)},
         {"slopes": Slopes.ADJACENT, "objective": Objective.PERSPECTIVE},
-        {"levels": Levels.AROUND_MEAN, "objective": Objective.PERSPECTIVE},
-        {"target_bytes": 100},
+        {"levels": LevelPlacement.AROUND_MEAN, "objective": Objective.PERSPECTIVE},
+        {"target_steps": -1},
+        {"target_bytes": -1},
+        {"target_bytes": 100, "levels": LevelPlacement.AROUND_MEAN},
     ],
 )
 def test_refuses_what_makes_no_sense(options):
-    with pytest.raises(InputError, match=next(iter(options)).replace("target_bytes", "target_steps")):
+    with pytest.raises(InputError, match=next(iter(options))):
         METaQ(**options)
 
 
@@ -249,7 +253,7 @@ def test_levels_around_the_mean_show_floats_in_training_and_the_file_in_evaluati
     torch.manual_seed(0)
     model = nn.Linear(30, 20)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    config = METaQ(levels=Levels.AROUND_MEAN, strength=1e-3, around_mean=AroundMean(count=6, buckets=9))
+    config = METaQ(levels=LevelPlacement.AROUND_MEAN, strength=1e-3, around_mean=AroundMean(count=6, buckets=9))
     compressor = metaq.Compressor(model, config)
     model(torch.ones(1, 30)).sum().backward()
     assert torch.equal(model.weight, before["weight"])
@@ -272,7 +276,7 @@ def test_the_search_takes_the_fewest_buckets_that_the_validation_loss_allows():
     torch.manual_seed(0)
     model = nn.Linear(30, 20)
     exact = model.weight.detach().clone()
-    compressor = metaq.Compressor(model, METaQ(levels=Levels.AROUND_MEAN, tolerance=0.5))
+    compressor = metaq.Compressor(model, METaQ(levels=LevelPlacement.AROUND_MEAN, tolerance=0.5))
     model.eval()
 
     def loss():
@@ -283,7 +287,7 @@ def test_the_search_takes_the_fewest_buckets_that_the_validation_loss_allows():
     compressor.end_epoch(loss)
     chosen = compressor.bound.buckets
     assert loss() <= 1.51
-    compressor.bound.undo_forward()
+    compressor.bound.restore_weights()
     compressor.bound.buckets = chosen - max(1, chosen // 8)
     assert loss() > 1.45
 
