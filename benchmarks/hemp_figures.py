@@ -116,9 +116,10 @@ def measured(
 
 
 def histogram(model: nn.Module, compressor: metaq.Compressor) -> dict[str, Any]:
-    """Of the second convolution's weights, and its levels."""
+    """The histogram of the second convolution's quantized weights, and its levels."""
     name = [name for name, parameter in model.named_parameters() if parameter.ndim == 4][1]
     levels = compressor.bound.levels[list(compressor.bound.parameters).index(name)]
+    compressor.bound.on_forward(is_training=False)
     weights = compressor.bound.parameters[name].detach()
     counts, edges = torch.histogram(weights.reshape(-1), bins=120)
     return {"parameter": name, "levels": levels.tolist(), "counts": counts.tolist(), "edges": edges.tolist()}

@@ -7,7 +7,7 @@ over its range, spread by its density, or drawn from it. Fine-tune: the loss as 
     ∂L/∂v_b = Σ_(i in cluster b) ∂L/∂w_i,
 
 since all weights of a cluster are the same number. The fourth step, Huffman codes of values and gaps, is the paper's
-file; `metaq.report.published_size` counts it, and our coders take its place.
+file; `metaq.report.published_size` counts its size, and the coders of `metaq.coding` take its place.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class DeepCompression(Method):
 
     Attributes:
         keep: patterns of parameter names (``*`` and ``?``) to the share of weights that are not pruned; the first
-            pattern that fits decides. Parameters that none fits are left alone.
+            pattern that fits decides. Parameters that no pattern fits stay in floating point.
         levels: patterns to the number of shared values, zero not counted; one has to fit each parameter of ``keep``.
-        rounds: how often is pruned: round r of R keeps the share ``keep^(r/R)``; the first one comes at once.
+        rounds: how often weights are pruned: round r of R keeps the share ``keep^(r/R)``; the first comes at once.
         round_steps: training steps from one round to the next.
         initialization: the first levels of k-means.
         seed: of the random initialization.
@@ -182,7 +182,7 @@ class BoundDeepCompression(BoundMethod):
 
 
 def initial_levels(values: Tensor, count: int, initialization: Initialization, generator: torch.Generator) -> Tensor:
-    """The first ``count`` levels of k-means for float64 ``values`` (n,), n at least 1."""
+    """The levels from which k-means starts: float64 (count,) for float64 ``values`` (n,), n at least 1."""
     if initialization is Initialization.LINEAR:
         return torch.linspace(float(values.min()), float(values.max()), count, dtype=torch.float64)
     if initialization is Initialization.DENSITY:

@@ -3,9 +3,8 @@
     min_w  L(w) + R(w),    R = λ_H H_n + λ_E E                                                     (24), (26)
 
 H_n is the entropy of the tuples of n weights that quantization to each layer's levels would give, made differentiable:
-`metaq.solvers.tuple_entropy` has the formulas, `metaq.methods.hemp_terms` E, the insensitivity and the sum. The network
-trains in floating point; its weights gather at the levels, which are fitted to them again and again, and are quantized
-in the end.
+`metaq.solvers.tuple_entropy` has the formulas; `metaq.methods.hemp_terms` has E, the insensitivity and the sum. The
+network trains in floating point: its weights gather at the levels, which are fitted to them again and again.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ from metaq.solvers.tuple_entropy import Gradient, tuples, value
 class Quantizer(Enum):
     """Where a layer's levels lie.
 
-    LLOYD_MAX: at the means of the weights nearest to them, each refresh starting from the last.
-    KMEANS: as LLOYD_MAX, but the best such levels there are; with a zero level, Lloyd-Max from the best of each side.
+    LLOYD_MAX: at the means of the weights nearest to them; each fit starts from the levels of the last.
+    KMEANS: at the best such means; with a zero level, where Lloyd-Max leads from the best means on each side of it.
     UNIFORM: equally spaced over the weights' range; with a zero level, multiples of a step that cover it.
     FIXED: as UNIFORM when training begins, and never again.
     """
@@ -58,12 +57,12 @@ def entropy(
     order: int,
     rule: Gradient = Gradient.EXACT,
 ) -> Entropy:
-    """The proxy H_n of (8) over n, and its explicit gradient.
+    """The proxy H_n of (8), divided by n, and its gradient.
 
     Args:
         weights: floating point, any shape; or those of several layers, which then share one histogram.
-        levels: increasing, (C,); or those of each layer. Weights beyond the outermost are taken for it.
-        order: n; tuples are runs of n entries of a flattened tensor, and what does not fill one is left out.
+        levels: increasing, (C,); or those of each layer. Weights beyond the outermost level count as on it.
+        order: n; tuples are runs of n entries of a flattened tensor; entries at its end that fill none are left out.
         rule: the exact gradient, or (17) as printed.
 
     Returns:
@@ -112,20 +111,21 @@ class HEMP(Method):
 
     Attributes:
         order: n, of the entropy that is minimised.
-        levels: N, of every layer.
+        levels: N, the number of every layer's levels.
         strength: λ_H.
         schedule: (training step, factor of λ_H) in order; linear in between, constant before and after.
         error_strength: λ_E.
-        last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
+        last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has no
+            such phase.
         quantizer: where the levels lie.
-        reach: of levels that are multiples of a step: how far they go, as a multiple of the weights' largest magnitude.
-            Where they are fixed, what is left of a network may need larger weights than the whole had.
-        zero_level: whether one of them is 0 in every layer, as pruning needs.
+        reach: how far levels go that are multiples of a step, as a multiple of the weights' largest magnitude. Where
+            they are fixed, the weights that are left after pruning may need larger values than all had before.
+        zero_level: whether one level is 0 in every layer, as pruning needs.
         refresh_every: training steps between two fits of the levels.
         gradient: the exact gradient of H_n, or the printed one.
         insensitivity: whether the gradient of R is re-weighted by (27).
         straight_through: whether training sees the quantized weights too, and the float ones take their gradients; the
-            paper trains in float.
+            paper trains on the float ones.
     """
 
     order: int = 2

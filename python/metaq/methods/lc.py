@@ -37,9 +37,9 @@ _MOST_LEVELS = 1 << 12  # in a file's table; a parameter with more values than t
 class Algorithm(Enum):
     """How w is held to Δ(Θ).
 
-    AUGMENTED: by multipliers and a penalty.
-    PENALTY: by the penalty alone: m stays 0.
-    ITERATED: not at all: w starts again from Δ(Θ) after each C step (iterated direct compression).
+    AUGMENTED: multipliers and a penalty hold it.
+    PENALTY: the penalty alone holds it; m stays 0.
+    ITERATED: nothing holds it; w starts again from Δ(Θ) after each C step (iterated direct compression).
     """
 
     AUGMENTED = "augmented"
@@ -51,17 +51,17 @@ class Algorithm(Enum):
 class LC(Method):
     """Configuration of LC.
 
-    Without any training, `Compressor.compress` gives direct compression: the C step on the weights as they come.
+    Without any training, `Compressor.compress` gives direct compression: one C step on the given weights.
 
     Attributes:
         schemes: patterns of parameter names (``*`` and ``?``) to names of schemes, as `lc_schemes` lists them. The
             first pattern that fits a parameter decides. "shared " before a scheme gives all parameters of the pattern
-            one codebook, "float" keeps them as they are, and so are parameters that no pattern fits.
+            one codebook. "float" keeps them in floating point, and so stay parameters that no pattern fits.
         algorithm: how w is held to Δ(Θ).
         mu: the first μ.
         growth: the factor a of μ from one L step to the next.
         l_step: training steps in an L step.
-        tolerance: LC stops where ``‖w - Δ(Θ)‖`` is at most this much of ``‖Δ(Θ)‖``.
+        tolerance: LC stops where ``‖w - Δ(Θ)‖ <= tolerance · ‖Δ(Θ)‖``.
     """
 
     schemes: dict[str, str] = field(default_factory=lambda: {"*weight": "kmeans:2"})
@@ -99,7 +99,7 @@ class _Group:
 
 
 class BoundLC(BoundMethod):
-    """LC's state for one model: Δ(Θ), the multipliers, and where the schedule stands.
+    """LC's state for one model: Δ(Θ), the multipliers, and the present place in the schedule.
 
     Attributes:
         mu: the penalty's present weight.
@@ -125,7 +125,7 @@ class BoundLC(BoundMethod):
         if self.training_step == (self.iterations + 1) * self.config.l_step and not self.is_finished:
             self._c_step()
         if self.is_finished:
-            self._replace_weights()  # whatever the optimizer's momentum has made of them
+            self._replace_weights()  # the optimizer's momentum may have moved them
 
     def file_weights(self) -> dict[str, Tensor]:
         """Δ(Θ)."""

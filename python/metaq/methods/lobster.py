@@ -1,14 +1,14 @@
-"""LOBSTER: LOss-Based SensiTivity rEgulaRization (Tartaglione et al. 2020): weights that the loss does not miss shrink.
+"""LOBSTER (LOss-Based SensiTivity rEgulaRization, Tartaglione et al. 2020) shrinks weights that the loss does not miss.
 
 After every step of the optimizer, with ∂L/∂w the gradient of the loss alone, at the weights before that step,
 
-    w <- w - λ w relu(1 - |∂L/∂w|),
+    w <- w - λ w relu(1 - |∂L/∂w|).
 
-and when the validation loss stops improving, all weights below the largest threshold T go for good with which
+When the validation loss stops improving, all weights below a threshold T are set to 0 for good: the largest T with
 
-    loss(all |w| < T set to 0) <= (1 + TWT) loss,
+    loss(all |w| < T set to 0) <= (1 + TWT) loss.
 
-found by bisection, as if the loss rose steadily with T.
+Bisection finds it, on the assumption that the loss rises steadily with T.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class LOBSTER(Method):
     Attributes:
         strength: λ.
         tolerated_worsening: TWT, of the validation loss by one pruning, as a fraction of it.
-        plateau_epochs: PWE, epochs in a row without a better validation loss, after which is pruned.
-        radius: of LOBSTER alone, levels on either side of zero for the weights that are left; nothing in training.
+        plateau_epochs: PWE: weights are pruned after so many epochs in a row without a better validation loss.
+        radius: levels on either side of zero, at which the file holds the weights that are left. Training does not
+            depend on it, nor does a file whose levels another method decides.
     """
 
     strength: float = 1e-4
@@ -57,7 +58,7 @@ class LOBSTER(Method):
 
 
 class BoundLOBSTER(BoundMethod):
-    """LOBSTER's state for one model: which weights are pruned, what the next step shrinks, how long since a best."""
+    """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, epochs since the best loss."""
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
@@ -91,7 +92,7 @@ class BoundLOBSTER(BoundMethod):
         torch._foreach_add_(self.factors, 1.0 - strength)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
-        """Prune if the validation loss has not improved for long enough, but no more in the last phase."""
+        """Prune if the validation loss has not improved for long enough; in the last phase never."""
         self.on_forward(True)
         if self.is_last_phase:
             return
@@ -103,7 +104,7 @@ class BoundLOBSTER(BoundMethod):
             self.epochs_since_best = 0
 
     def on_last_phase(self) -> None:
-        """What is zero stays so, nothing more goes and nothing shrinks: the rest is to recover."""
+        """Zeros stay from here on; nothing more is pruned and nothing shrinks, so that the rest can recover."""
         self.on_forward(True)
         self.is_last_phase = True
         self.kept = [tensor.detach() != 0 for tensor in self.parameters.values()]

@@ -48,7 +48,7 @@ class METaQ(METaQConfiguration, Method):
         target_bytes: size of the whole file to end at; 0 for none. The strength, which then is only the first one, is
             steered there, and in the last phase of training cheaper levels make up for the rest.
         target_steps: training steps in which the size comes down to the target, by equal ratios; then it is held there.
-            0 for as many as it takes to lose a third in every 100.
+            0 for as many as it takes to halve the size every 100.
     """
 
     def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundMethod:

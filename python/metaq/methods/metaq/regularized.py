@@ -26,13 +26,14 @@ from metaq.methods.schedule import factor_at
 from metaq.solvers import knapsack
 
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
-_LEFT_IN_HUNDRED = 2 / 3  # of the size, after 100 training steps on the way to a target, where no time is given for it
-# Steering: the strength is multiplied by a power of the ratio of the size to what it should be, for good, and by
-# another until the next measurement, which answers at once and damps what the first alone would overshoot.
+_LEFT_IN_HUNDRED = 0.5  # share of the size that 100 training steps leave on the way to a target without target_steps
+# Steering multiplies the strength by two powers of the ratio of the file's size to what it should be by now. The first
+# factor is for good; the second lasts until the next measurement, acts at once, and damps what the first alone would
+# overshoot.
 _LASTING_GAIN, _PASSING_GAIN = 0.2, 2.0
-_LAST_PASSING_GAIN = 50.0  # in the last phase, where hardly anything but less of a pull keeps a file from shrinking
+_LAST_PASSING_GAIN = 50.0  # the second power in the last phase, where only a weaker pull keeps a file from shrinking
 _LARGEST_PASSING = 4.0
-_AIM_ABOVE = 1.03  # of the target: in the last phase weights easily become cheaper, and hardly dearer
+_AIM_ABOVE = 1.03  # times the target is the aim before the last phase, in which files easily shrink and hardly grow
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
 _FIRST_RATE_WEIGHT, _LAST_RATE_WEIGHT = 2.0**-10, 2.0**10
 _BISECTIONS = 8
@@ -88,11 +89,12 @@ class BoundMETaQ(RegularizedTraining):
         self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
         self.first_bytes = 0  # size of the file when it was measured first, 0 before
         self.has_refreshed = False  # whether ξ is already that of the present training step
-        self.rate_weight = 0.0  # of a final quantization that is being tried
-        self.lengths = torch.empty(0)  # the code lengths that it uses, (T, 2 * radius + 1)
+        self.rate_weight = 0.0  # squared steps per bit in a final quantization that is being tried, 0 otherwise
+        self.lengths = torch.empty(0)  # the code lengths in bits that it uses, (T, 2 * radius + 1)
         tensors = list(self.parameters.values())
         steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
         self.view = QuantizedView(tensors, steps, config.radius)
+        self.is_straight_through = True
         is_learned = config.levels is LevelPlacement.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
 
