@@ -28,7 +28,7 @@ import metaq
 from metaq.experiments import data, models
 from metaq.experiments.data import Dataset, Split
 from metaq.experiments.loop import Stage, evaluate
-from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 from metaq.format import writer
 from metaq.metrics import entropy_of_order
 
@@ -84,7 +84,7 @@ def trained(
 ) -> list[Any]:
     """Train in place; of every epoch, what the figures show."""
     section = StageSection(
-        epochs, BATCH, RATE, Optimizer.SGD, Schedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
+        epochs, BATCH, RATE, Optimizer.SGD, LearningRateSchedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
     )
     stage = Stage(model, section, dataset.train, 1, compressor)
     rows = []

@@ -198,7 +198,7 @@ def check_a_lost_step_is_refused(method):
     training.step()
     training.evaluate()
     training.optimizer.step()
-    with pytest.raises(InputError, match="expected the weights of the file.*call regularize"):
+    with pytest.raises(InputError, match=r"expected the weights of the file.*call regularize"):
         training.step()
 
 

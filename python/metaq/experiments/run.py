@@ -33,23 +33,23 @@ _LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
 FLOAT_NETWORK, FILE, RESULT, REPORT = "float.safetensors", "model.mtq", "result.json", "report.html"
 
 Advance = Callable[[str, int, int], None]
-"""Told the stage, the training steps done in it and their number in all."""
+"""Is called with the stage, the training steps done in it, and their number in all."""
 
 
 class Run:
-    """A recipe at work in its folder.
+    """Runs a recipe in its folder.
 
     Args:
-        recipe: what to do.
-        folder: where; made if it is not there.
-        resume: go on from the folder's checkpoint; without it, a folder that holds one is refused.
-        advance: told of every training step, for progress bars.
-        device: where to train; ``"cpu"`` alone gives the same network again, bit for bit.
+        recipe: the experiment.
+        folder: where its results go; made if it does not exist.
+        resume: go on from the folder's checkpoint; without it, a folder that holds a checkpoint is refused.
+        advance: is called after every training step, for progress bars.
+        device: where to train; only ``"cpu"`` gives the same network again, bit for bit.
 
     Raises:
         InputError: the folder holds a checkpoint and ``resume`` is off, or it belongs to another recipe; or there is no
             such device.
-        DataError: the data set is not to be had.
+        DataError: the data set cannot be found or downloaded.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, resume: bool, advance: Advance, device: str = "cpu") -> None:
@@ -198,7 +198,7 @@ class Run:
 def _usable(name: str) -> torch.device:
     try:
         number = torch.zeros((), device=name)
-        number.item()  # a meta tensor has none
+        number.item()  # fails on a meta tensor, which holds no numbers
         return number.device
     except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises depends on the device
         found = str(error).splitlines()[0]

@@ -92,7 +92,7 @@ class LevelScheme(Scheme):
 
 @dataclass(frozen=True)
 class Adaptive(LevelScheme):
-    """``levels`` learned levels: the best ones (``is_exact``), or those to which Lloyd's algorithm takes the previous ones."""
+    """``levels`` learned levels: the best (``is_exact``), or what Lloyd's algorithm makes of the previous ones."""
 
     levels: int
     is_exact: bool

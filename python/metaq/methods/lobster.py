@@ -58,7 +58,7 @@ class LOBSTER(Method):
 
 
 class BoundLOBSTER(BoundMethod):
-    """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, epochs since the best loss."""
+    """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, how old the best loss is."""
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)

@@ -41,7 +41,7 @@ class BoundPruned(BoundMethod):
     def __init__(self, method: BoundMethod, pruning: BoundMethod) -> None:
         super().__init__(method.parameters)
         self.method, self.pruning = method, pruning
-        self.measure_every = method.measure_every
+        self.measure_every, self.is_straight_through = method.measure_every, method.is_straight_through
         self._limit_rate()
 
     @property

@@ -8,7 +8,8 @@ from torch import nn
 
 import metaq
 from metaq.errors import InputError
-from metaq.experiments.models import LeNet300
+from metaq.experiments.loop import evaluate
+from metaq.experiments.models import LeNet5, LeNet300
 from metaq.format import writer
 from metaq.methods.metaq.config import AroundMean, Counts, Final, LevelPlacement, Objective, Perspective, Slopes, Solver
 from metaq.methods.metaq.method import METaQ
@@ -315,10 +316,11 @@ def test_rate_aware_quantization_makes_the_file_smaller_as_far_as_validation_all
 
 
 @pytest.mark.slow
-def test_the_target_is_met_in_the_last_phase():
+@pytest.mark.parametrize("target_steps", [200, 0])
+def test_the_target_is_met_in_the_last_phase(target_steps):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(60, 80), nn.Linear(80, 60))
-    compressor = metaq.Compressor(model, METaQ(strength=3e-6, target_bytes=1500, target_steps=200, step=0.1))
+    compressor = metaq.Compressor(model, METaQ(strength=3e-6, target_bytes=1500, target_steps=target_steps, step=0.1))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     goal = torch.randn(60, 60, generator=torch.Generator().manual_seed(1))
     for step in range(600):
@@ -331,3 +333,43 @@ def test_the_target_is_met_in_the_last_phase():
     compressor.end_epoch(lambda: 0.0)
     size_bytes = len(writer.encode(compressor.compress()))
     assert 0.98 * 1500 <= size_bytes <= 1500
+
+
+def test_without_target_steps_the_size_is_to_halve_every_hundred_steps():
+    model, compressor = bound_linear(target_bytes=1000)
+    bound, strength = compressor.bound, compressor.bound.strength
+    assert bound.measure_every > 0
+    for steps, size_bytes in (
+        (0, 8000),
+        (100, 4015),
+        (250, 1425),
+        (300, 1030),
+        (5000, 1030),
+    ):  # 8000 to 1030 is 2^-2.96
+        bound.training_step = steps
+        bound.on_size(lambda size_bytes=size_bytes: size_bytes)
+        assert bound.strength == pytest.approx(strength, rel=5e-3)
+    bound.on_size(lambda: 1300)
+    assert bound.strength > 1.04 * strength
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_last_phase", [True, False])
+def test_a_size_is_all_that_a_training_loop_needs_to_give(has_last_phase):
+    data = metaq.experiments.data.by_name("digits")(200)
+    torch.manual_seed(0)
+    model = LeNet5()
+    compressor = metaq.Compressor(model, METaQ(target_bytes=4000))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for epoch in range(12):
+        if has_last_phase and epoch == 10:
+            compressor.begin_last_phase()
+        for batch in torch.randperm(len(data.train)).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
+            compressor.regularize()
+            optimizer.step()
+    size_bytes = len(writer.encode(compressor.compress()))
+    assert size_bytes <= (4000 if has_last_phase else 1.1 * 4000)
+    assert size_bytes > 0.6 * 4000
+    assert evaluate(model, data.test).accuracy > 0.85

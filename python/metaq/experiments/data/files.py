@@ -1,4 +1,4 @@
-"""Where data files come from: ``$METAQ_DATA``, then the user's cache, then the mirrors; each is checked."""
+"""Finds data files in ``$METAQ_DATA``, in the user's cache or at the mirrors, and checks each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 20
 class PublishedFile:
     """A published file: its name, the SHA-256 of its content, the URLs of folders that hold it.
 
-    Where ``is_gzip``, the content is what the file unpacks to, whatever the packing; otherwise the file as it is.
+    Where ``is_gzip``, the content is what the file unpacks to; otherwise it is the file itself.
     """
 
     name: str
