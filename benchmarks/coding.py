@@ -34,10 +34,10 @@ from measuring import machine
 
 import metaq
 from metaq import _native, coding
-from metaq.format import sequence as chunking
+from metaq.coding import base
 from metaq.format.reader import Reader
 
-CHUNK_SYMBOLS = chunking.CHUNK_SYMBOLS
+CHUNK_SYMBOLS = base.CHUNK_SYMBOLS
 STUDIED_CHUNKS = tuple(1 << width for width in (16, 18, 20, 22, 24))
 QUICK_SYMBOLS = 1 << 15
 REPEAT_SECONDS = 1.0
@@ -271,7 +271,7 @@ def study_chunks(name: str, blocks: Blocks, coders: Sequence[str], sizes: Sequen
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.mtq"
         for coder, size in itertools.product(coders, sizes):
-            chunking.CHUNK_SYMBOLS = size
+            base.CHUNK_SYMBOLS = size
             size_bytes = metaq.save(model, path, coder)
             chunks = len(Reader(path.read_bytes()).header.chunks)
             rates = []
@@ -280,7 +280,7 @@ def study_chunks(name: str, blocks: Blocks, coders: Sequence[str], sizes: Sequen
                 rates.append(weights / best_seconds([partial(metaq.load_file, path)], 1) / 1e6)
             os.cpu_count = available
             yield ChunkSize(name, coder, size, chunks, size_bytes, tuple(rates))
-    chunking.CHUNK_SYMBOLS = CHUNK_SYMBOLS
+    base.CHUNK_SYMBOLS = CHUNK_SYMBOLS
 
 
 def chunk_table(results: Sequence[ChunkSize]) -> Iterator[str]:

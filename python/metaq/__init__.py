@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from metaq.api import decode, encode, load_file, load_into, save
-    from metaq.checkpoints import CompressionConfig, compress_state_dict
-    from metaq.compressed_model import Alias, CodedTensor, CompressedModel
-    from metaq.compressor import Compressor
-    from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-    from metaq.format.safe_open import safe_open
-    from metaq.integrations.transformers import from_pretrained, save_pretrained
-    from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
-    from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
+from typing import Any
 
 __version__ = "0.1.0"
 
 # Where each public name lives. `import metaq` loads none of it: errors and `metaq --help` need not wait for torch.
+# Type checkers read __init__.pyi.
 _MODULES = {
     "HEMP": "metaq.methods",
     "LC": "metaq.methods",
@@ -51,37 +41,7 @@ _MODULES = {
     "save_pretrained": "metaq.integrations.transformers",
 }
 
-__all__ = [
-    "HEMP",
-    "LC",
-    "LOBSTER",
-    "Alias",
-    "Calibration",
-    "CodedTensor",
-    "CompressedModel",
-    "CompressionConfig",
-    "Compressor",
-    "DataError",
-    "DeepCompression",
-    "FormatError",
-    "InputError",
-    "METaQ",
-    "MetaqError",
-    "Pruned",
-    "RecipeError",
-    "calibrate",
-    "compress",
-    "compress_losslessly",
-    "compress_state_dict",
-    "decode",
-    "encode",
-    "from_pretrained",
-    "load_file",
-    "load_into",
-    "safe_open",
-    "save",
-    "save_pretrained",
-]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

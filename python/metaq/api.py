@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metaq.coding import DEFAULT_CODER
 from metaq.compressed_model import CompressedModel, keep
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
 from metaq.format import whole_file
 from metaq.format.reader import Reader
 from metaq.format.writer import encode as encode_model
-
-DEFAULT_CODER = "mixing"
 
 
 def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFAULT_CODER) -> int:

@@ -10,9 +10,9 @@ from metaq import metrics
 from metaq.checkpoints import in_memory
 from metaq.checkpoints.in_memory import QUALITIES, CompressionConfig, compress_state_dict
 from metaq.cli.options import parse_bits, parse_size
+from metaq.coding import base as coding_base
 from metaq.compressed_model import CodedTensor
 from metaq.errors import InputError
-from metaq.format import sequence
 from metaq.format.reader import Reader
 from metaq.format.writer import encode
 from metaq.quantizers import trellis
@@ -69,7 +69,7 @@ def test_many_weights_in_many_chunks(monkeypatch, dial):
     tried = []
     quantize = trellis.quantize
     monkeypatch.setattr(in_memory, "SAMPLE_WEIGHTS", 3000)
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 2000)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 2000)
     monkeypatch.setattr(trellis, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
     model = compress_state_dict(STATE, CompressionConfig(**dial))
     counts = [sum(tensor.numel() for tensor in weights.values()) for weights in tried]

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import threading
-import time
 
 import pytest
 import safetensors.torch
@@ -17,14 +16,13 @@ from metaq.checkpoints.in_memory import CompressionConfig, compress_state_dict
 from metaq.checkpoints.paths import compress_path, decompress_path, work_folder
 from metaq.checkpoints.plan import Dials, pieces
 from metaq.checkpoints.work_folder import STATE
+from metaq.coding import base as coding_base
 from metaq.errors import InputError
-from metaq.format import sequence
 from metaq.format.reader import Reader
 from metaq.format.writer import encode
 from metaq.io.safetensors import SafetensorsFile, read_safetensors
 from metaq.progress import Progress
 from metaq.quantizers.lossless import compress_losslessly
-from metaq.threads import thread_counts
 
 NAMES = ["a.safetensors", "b.safetensors", "c.safetensors"]
 
@@ -54,7 +52,7 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch):
     """Many chunks, pieces and a sample smaller than the whole, as large checkpoints have them."""
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 5000)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 5000)
     monkeypatch.setattr(plan, "PIECE_ELEMENTS", 1111)
     monkeypatch.setattr(shards, "SAMPLE_WEIGHTS", 8000)
     monkeypatch.setattr(paths, "LARGE_BYTES", 0)
@@ -347,46 +345,3 @@ def test_a_source_that_shrinks(folder):
     with pytest.raises(InputError, match=r"a.safetensors: expected tensor '0.weight' to be whole"):
         file.read("0.weight", range(90 * 70))
     file.close()
-
-
-def test_thread_counts(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert [thread_counts(parts) for parts in (1, 2, 3, 100)] == [(1, 3), (2, 1), (3, 1), (3, 1)]
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert thread_counts(5) == (1, 1)
-
-
-def test_streams_are_in_order_and_not_far_ahead():
-    running, most, lock = 0, 0, threading.Lock()
-    taken = []
-
-    def work(item):
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, item - len(taken))
-        time.sleep(0.001 * (item % 3))
-        with lock:
-            running -= 1
-        return item
-
-    for item in sequence.stream(work, range(40), 4):
-        taken.append(item)
-    assert taken == list(range(40))
-    assert most <= 6
-    assert list(sequence.stream(work, range(5), 1)) == list(range(5))
-
-
-def test_the_first_failure_stops_the_rest():
-    stop, begun = threading.Event(), []
-
-    def work(item):
-        begun.append(item)
-        if item == 3:
-            raise InputError("three")
-        return item
-
-    with pytest.raises(InputError, match="three"):
-        list(sequence.stream(work, range(1000), 2, stop))
-    assert stop.is_set()
-    assert len(begun) < 20

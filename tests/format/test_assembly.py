@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import base as coding_base
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError
-from metaq.format import assembly, sequence, writer
+from metaq.format import assembly, writer
 from metaq.format.reader import Reader
 from metaq.format.writer import encode
 from metaq.metrics import digest
@@ -48,7 +49,7 @@ def _chunking(request, monkeypatch):
     if request.param == "all in one chunk":  # as another writer may do it
         monkeypatch.setattr(writer, "cut_for", lambda coder, sequence: [list(sequence)])
     if request.param == "small chunks":
-        monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 70)
+        monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 70)
 
 
 @pytest.mark.parametrize("coder", ["rans", "stored", "huffman", "zstd"])
@@ -97,7 +98,7 @@ def test_a_plane_of_wide_symbols_is_refused():
 
 
 def test_large_tensors_in_many_chunks_and_threads(monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 40_000)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 40_000)
     generator = torch.Generator().manual_seed(0)
     kept = torch.randn(500, 301, generator=generator).to(torch.bfloat16)
     coded = CodedTensor(symbols_of(500, 301), TABLE, torch.bfloat16)

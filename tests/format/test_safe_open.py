@@ -4,14 +4,15 @@ import pytest
 import torch
 
 import metaq
+from metaq.coding import base as coding_base
 from metaq.compressed_model import keep
 from metaq.errors import FormatError, InputError
-from metaq.format import sequence, writer
+from metaq.format import writer
 
 
 @pytest.fixture(params=[1 << 22, 100])
 def file(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", request.param)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", request.param)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40, 9, generator=generator)
     state = {"weight": weight, "tied": weight, "count": torch.tensor(7), "none": torch.zeros(0, 3)}
@@ -43,7 +44,7 @@ def test_slices(file, name, index):
 
 
 def test_damage_elsewhere_does_not_matter(tmp_path, monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 50)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 50)
     weight = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
     data = bytearray(writer.encode(metaq.compress({"weight": weight}, bits=3)))
     data[-1] ^= 1

@@ -5,8 +5,9 @@ import torch
 
 from metaq import coding
 from metaq.codebook import UniformCodebook
+from metaq.coding import CHUNK_SYMBOLS
 from metaq.format.header import TensorEntry
-from metaq.format.sequence import CHUNK_SYMBOLS, cut_for, runs
+from metaq.format.sequence import cut_for, runs
 
 SIZES = [1, 1000, 262_000, 262_150, 1_000_000, 5_000_000, 20_000_000]
 

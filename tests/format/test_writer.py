@@ -10,9 +10,10 @@ import torch
 
 from metaq import _native, coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import base as coding_base
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError
-from metaq.format import assembly, sequence
+from metaq.format import assembly
 from metaq.format.header import ChunkEntry, Header, TensorEntry, pack, varint
 from metaq.format.reader import Reader
 from metaq.format.writer import encode
@@ -234,7 +235,7 @@ def test_chunks_that_end_between_rows():
 def test_chunks_of_any_size_decode_the_same(coder, size, monkeypatch):
     model = mixed_model()
     expected = digest(Reader(encode(model, coder)).load())
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", size)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", size)
     data = encode(model, coder)
     reader = Reader(data)
     assert len(reader.header.chunks) > {1: 300, 2: 180, 20: 60, 21: 50, 64: 15}.get(size, 4)

@@ -14,9 +14,10 @@ import torch
 
 from metaq import coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.coding import base as coding_base
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError
-from metaq.format import planes, sequence, writer
+from metaq.format import planes, writer
 from metaq.format.reader import Reader
 
 ROOT = Path(__file__).parents[2]
@@ -133,7 +134,7 @@ def test_golden_files(path, run):
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("chunk_symbols", [200, 1 << 22])
 def test_made_files(coder, chunk_symbols, run, monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", chunk_symbols)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", chunk_symbols)
     assert_agrees(writer.encode(model(), coder), run)
 
 
@@ -197,7 +198,7 @@ def test_cut_and_flipped_files_are_refused(coder, run):
 @pytest.mark.parametrize("coder", CODERS)
 def test_altered_payloads_with_matching_checksums(coder, run, monkeypatch):
     """Python and C++ refuse them both, or decode them to the same."""
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 2000)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 2000)
     data = writer.encode(model(), coder)
     reader = Reader(data)
     entries = [(chunk.coder, chunk.symbols) for chunk in reader.header.chunks]

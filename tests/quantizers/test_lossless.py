@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import metaq
-from metaq.checkpoints.plan import suitable_coder
 from metaq.codebook import TableCodebook
 from metaq.compressed_model import CodedTensor
 from metaq.errors import InputError
@@ -121,12 +120,6 @@ def test_sizes_of_weights(dtype, share):
     weights = normal(1000, 1000)
     weights = weights * 1000 if dtype.itemsize == 1 else weights
     assert assert_exact({"weight": weights.to(dtype)}) < share
-
-
-def test_the_coder_for_a_size():
-    assert suitable_coder((1 << 22) - 1, lossless=True) == suitable_coder((1 << 22) - 1, lossless=False) == "mixing"
-    assert suitable_coder(1 << 22, lossless=True) == "rans"
-    assert suitable_coder(1 << 22, lossless=False) == "adaptive"
 
 
 def test_it_is_public_and_refuses_what_no_file_can_hold(tmp_path):

@@ -8,8 +8,8 @@ import torch
 
 from metaq import coding
 from metaq.codebook import UniformCodebook
+from metaq.coding import base as coding_base
 from metaq.errors import InputError
-from metaq.format import sequence
 from metaq.format.header import block_shape
 from metaq.quantizers import rdoq, trellis
 
@@ -79,7 +79,7 @@ def test_fewer_bits_than_one_by_one_at_equal_error(step, least_gain):
 def test_chunks_do_not_matter_much(monkeypatch):
     weights = {f"{i}": laplacian(40, 50, seed=i, scale=1 + i) for i in range(4)}
     whole = trellis.quantize(weights, UNIT)
-    monkeypatch.setattr(sequence, "CHUNK_SYMBOLS", 700)
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 700)
     parts = trellis.quantize(weights, UNIT)
     assert all(is_path(symbols, 8) for symbols in parts.values())
     assert size_bits(parts) == pytest.approx(size_bits(whole), rel=0.03)

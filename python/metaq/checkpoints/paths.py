@@ -13,7 +13,7 @@ from typing import Any
 from metaq import api, coding
 from metaq.checkpoints.chunk_encoder import decode_to_safetensors, decoded_bytes
 from metaq.checkpoints.in_memory import compress_state_dict
-from metaq.checkpoints.plan import Dials, suitable_coder
+from metaq.checkpoints.plan import Dials
 from metaq.checkpoints.shards import Shards
 from metaq.checkpoints.work_folder import STATE, WorkFolder, fingerprint
 from metaq.compressed_model import CompressedModel
@@ -49,7 +49,7 @@ def compress_path(
             written.
     """
     progress = progress or Progress()
-    coding.by_name(dials.coder or api.DEFAULT_CODER)
+    coding.by_name(dials.coder or coding.DEFAULT_CODER)
     if source.is_dir():
         return _compress_folder(source, output, dials, resumes, progress)
     with readable(source) as path, writable(output, MTQ) as target:
@@ -95,7 +95,7 @@ def _compress_small(path: Path, target: Path, dials: Dials, resumes: bool, progr
     state, metadata = read_state(path)
     progress.begin(f"compressing {path.name}")
     size_bytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
-    coder = dials.coder or suitable_coder(size_bytes, dials.lossless)
+    coder = dials.coder or coding.suitable(size_bytes, dials.lossless)
     if dials.lossless:
         model = compress_losslessly(state)
     elif dials.step is not None:

@@ -21,7 +21,6 @@ from metaq.quantizers.lossless import Levels, find_levels
 from metaq.quantizers.rounding import is_roundable
 
 PIECE_ELEMENTS = 1 << 20  # read at a time
-_SMALL_BYTES = 1 << 22  # of a checkpoint that the coder for the smallest files takes well below a second for
 
 
 @dataclass(frozen=True)
@@ -37,13 +36,6 @@ class Dials:
     lossless: bool = False
     step: float | None = None
     coder: str | None = None
-
-
-def suitable_coder(size_bytes: int, lossless: bool) -> str:
-    """The coder for the smallest file; of a checkpoint of more bytes, one that decodes many times as fast."""
-    if size_bytes < _SMALL_BYTES:
-        return "mixing"
-    return "rans" if lossless else "adaptive"
 
 
 class Fate(Enum):

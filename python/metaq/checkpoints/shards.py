@@ -21,14 +21,14 @@ from metaq import coding
 from metaq.checkpoints import in_memory
 from metaq.checkpoints.chunk_encoder import StreamEncoder, Sums, quantize
 from metaq.checkpoints.in_memory import DEFAULT_BITS, QUALITIES
-from metaq.checkpoints.plan import Dials, Fate, Treatment, suitable_coder, treatment
+from metaq.checkpoints.plan import Dials, Fate, Treatment, treatment
 from metaq.checkpoints.step_guesses import guessed_bits, guessed_error
 from metaq.checkpoints.step_search import StepProblem, find_step
 from metaq.checkpoints.work_folder import WorkFolder
 from metaq.codebook import UniformCodebook
+from metaq.coding import CHUNK_SYMBOLS
 from metaq.errors import InputError
 from metaq.format.header import block_shape
-from metaq.format.sequence import CHUNK_SYMBOLS
 from metaq.io.safetensors import SafetensorsFile
 from metaq.progress import Progress
 from metaq.quantizers import trellis
@@ -77,7 +77,7 @@ class Shards:
         self.treatments = self._treatments()
         self.quantized = [name for name, found in self.treatments.items() if found.fate is Fate.QUANTIZED]
         self.fixed: dict[str, UniformCodebook] = {}
-        self.coder = dials.coder or suitable_coder(self.size_bytes, dials.lossless)
+        self.coder = dials.coder or coding.suitable(self.size_bytes, dials.lossless)
 
     def _treatments(self) -> dict[str, Treatment]:
         self.progress.begin("reading", self.size_bytes)

@@ -1,7 +1,7 @@
 """Coders: blocks of integer symbols to bytes and back. Adding one is one file and one line in `coders`."""
 
 from metaq.coding.adaptive import Adaptive
-from metaq.coding.base import SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder, NativeCoder
+from metaq.coding.base import CHUNK_SYMBOLS, SYMBOL_LIMIT, SYMBOLS_PER_BYTE, Coder, NativeCoder, Speed
 from metaq.coding.generic import Gzip, Lzma, Stored, Zstd
 from metaq.coding.huffman import Huffman
 from metaq.coding.mixing import Mixing
@@ -10,16 +10,23 @@ from metaq.coding.rans import Rans
 from metaq.errors import FormatError, InputError, nearest_name
 
 __all__ = [
+    "CHUNK_SYMBOLS",
+    "DEFAULT_CODER",
     "SYMBOLS_PER_BYTE",
     "SYMBOL_LIMIT",
     "Coder",
     "NativeCoder",
     "Rans",
+    "Speed",
     "Stored",
     "by_identifier",
     "by_name",
     "coders",
+    "suitable",
 ]
+
+DEFAULT_CODER = "mixing"  # of networks that were trained to be small
+_SLOW_BYTES = 1 << 22  # the slow coder takes well below a second for tensors of fewer bytes
 
 coders: dict[str, Coder] = {
     coder.name: coder for coder in (Stored(), Huffman(), Range(), Mixing(), Gzip(), Zstd(), Lzma(), Rans(), Adaptive())
@@ -39,3 +46,10 @@ def by_identifier(identifier: int) -> Coder:
     if identifier not in _by_identifier:
         raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {identifier}")
     return _by_identifier[identifier]
+
+
+def suitable(size_bytes: int, lossless: bool = False) -> str:
+    """Name of the coder for a checkpoint whose tensors have so many bytes: the smallest file that loads in no time."""
+    if size_bytes < _SLOW_BYTES:
+        return DEFAULT_CODER
+    return "rans" if lossless else "adaptive"

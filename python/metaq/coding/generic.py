@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from metaq.coding.base import SYMBOL_LIMIT, Coder, Shape, Symbols
+from metaq.coding.base import SYMBOL_LIMIT, Coder, Shape, Speed, Symbols
 from metaq.errors import FormatError
 
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
@@ -25,6 +25,9 @@ class Stored(Coder):
 
     name = "stored"
     identifier = 0
+    summary = "not coded at all"
+    speed = Speed.FAST
+    is_native = True
 
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         widths = [_width(block) for block in blocks]
@@ -72,6 +75,8 @@ class Stored(Coder):
 class _Compressed(Stored):
     """A general compressor over the plain form."""
 
+    is_native = False
+
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return self._compress(super()._encode(blocks))
 
@@ -94,6 +99,8 @@ class Gzip(_Compressed):
 
     name = "gzip"
     identifier = 4
+    summary = "what everybody has"
+    speed = Speed.FAST
 
     def _compress(self, plain: bytes) -> bytes:
         compressor = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS, memLevel=9)
@@ -114,6 +121,8 @@ class Zstd(_Compressed):
 
     name = "zstd"
     identifier = 5
+    summary = "a general compressor"
+    speed = Speed.FAST
 
     def _compress(self, plain: bytes) -> bytes:
         return zstandard.ZstdCompressor(level=22, write_checksum=False).compress(plain)
@@ -138,6 +147,8 @@ class Lzma(_Compressed):
 
     name = "lzma"
     identifier = 6
+    summary = "a strong general compressor"
+    speed = Speed.MEDIUM
 
     def _compress(self, plain: bytes) -> bytes:
         return lzma.compress(plain, lzma.FORMAT_RAW, filters=_lzma_filters(len(plain)))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metaq import _native
-from metaq.coding.base import NativeCoder, Symbols
+from metaq.coding.base import NativeCoder, Speed, Symbols
 
 
 class Mixing(NativeCoder):
@@ -11,6 +11,10 @@ class Mixing(NativeCoder):
 
     name = "mixing"
     identifier = 3
+    summary = "the smallest files"
+    speed = Speed.SLOW
+    learns_dependent_symbols = True
+    plane_coders = ("mixing", "rans")  # rANS often takes less for bytes, whose values are no magnitudes
 
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return _native.mixing_encode(blocks)

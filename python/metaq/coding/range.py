@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metaq import _native
-from metaq.coding.base import NativeCoder, Symbols
+from metaq.coding.base import NativeCoder, Speed, Symbols
 
 
 class Range(NativeCoder):
@@ -11,6 +11,8 @@ class Range(NativeCoder):
 
     name = "range"
     identifier = 2
+    summary = "the zero-order entropy"
+    speed = Speed.MEDIUM
 
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return _native.range_encode(blocks)

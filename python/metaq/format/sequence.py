@@ -6,15 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from metaq import coding
 from metaq.format.header import TensorEntry, block_shape
-
-# Large enough for adaptive coders to have learned, small enough to spread over threads.
-# On 23 million weights at three bits (benchmarks/results/chunks.json) the mixing coder takes 0.9 % more in chunks of
-# 2^20 and 0.7 % less in chunks of 2^24, which leave most threads idle; rANS differs by 0.1 % at most from 2^18 on.
-CHUNK_SYMBOLS = 1 << 22
-# The adaptive coder learns faster: two chunks of ResNet-20 take 0.4 % more than one, and are for two threads. Encoding
-# takes some bytes a symbol, which bounds chunks from above.
-_ADAPTIVE_SYMBOLS, _ADAPTIVE_CHUNKS, _ADAPTIVE_MOST = 1 << 17, 8, 1 << 20
 
 
 class Run(NamedTuple):
@@ -72,16 +65,8 @@ def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:
 
 
 def cut_for(coder: str, sequence: Iterable[Run]) -> Iterator[list[Run]]:
-    """Chunks as they suit a coder: of its quantized weights, and of each plane."""
+    """Chunks as the coder of that name likes them: of quantized weights, and of each plane."""
     for _, group in groupby(sequence, key=lambda run: run.plane):
         of_group = list(group)
-        yield from cut(of_group, chunk_symbols(coder, sum(len(run.elements) for run in of_group)))
-
-
-def chunk_symbols(coder: str, symbols: int) -> int:
-    """How large chunks should be of so many symbols. A power of two of about equal ones, more if need be."""
-    if coder != "adaptive":
-        return CHUNK_SYMBOLS
-    chunks = min(1 << (max(1, symbols // _ADAPTIVE_SYMBOLS).bit_length() - 1), _ADAPTIVE_CHUNKS)
-    about = symbols // chunks + symbols // 64 + 1  # whole rows do not fill them exactly
-    return min(CHUNK_SYMBOLS, _ADAPTIVE_MOST, about)
+        symbols = sum(len(run.elements) for run in of_group)
+        yield from cut(of_group, coding.by_name(coder).chunk_symbols(symbols))

@@ -31,8 +31,6 @@ from metaq.format.sequence import Run, cut_for, runs
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
-# Of bytes, whose values are no magnitudes, rANS often makes less than the coders for weights.
-_FOR_PLANES = {"mixing": ["mixing", "rans"], "adaptive": ["rans"]}
 _PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay small
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -84,7 +82,7 @@ def _candidates(plane: int | None, blocks: Blocks, coder: str) -> list[str]:
         return list(dict.fromkeys([coder, "stored"]))
     if plane > 0 and _looks_random(blocks):
         return ["stored"]
-    return list(dict.fromkeys([*_FOR_PLANES.get(coder, [coder]), "stored"]))
+    return list(dict.fromkeys([*coding.by_name(coder).plane_coders, "stored"]))
 
 
 def encode_header(header: Header) -> bytes:

@@ -18,14 +18,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from metaq import _native
+from metaq import _native, coding
 from metaq.errors import InputError
 from metaq.quantizers.weight_chunks import Codebooks, WeightChunk, check_rate_weight, fill_symbols
 
 RATE_WEIGHT = 0.4  # the least size at equal error, at any rate between 2 and 5 bits
 FINER = 1.8  # its steps are finer by this than those of `metaq.quantizers.rdoq` at the same error
 STATES = (4, 8)
-CODERS = ("mixing", "adaptive")  # that take less for symbols of the machine than for others
+CODERS = tuple(name for name, coder in coding.coders.items() if coder.learns_dependent_symbols)
 
 
 def quantize(
