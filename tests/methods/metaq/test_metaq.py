@@ -336,7 +336,7 @@ def test_the_target_is_met_in_the_last_phase(target_steps):
 
 
 def test_without_target_steps_the_size_is_to_halve_every_hundred_steps():
-    model, compressor = bound_linear(target_bytes=1000)
+    _, compressor = bound_linear(target_bytes=1000)
     bound, strength = compressor.bound, compressor.bound.strength
     assert bound.measure_every > 0
     for steps, size_bytes in (
