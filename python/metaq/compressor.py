@@ -87,7 +87,8 @@ class Compressor:
     def begin_last_phase(self) -> None:
         """Tell the method that the last phase of training begins, in which the rest settles.
 
-        Methods that prune keep their zeros from here on, and one that aims at a size ends at or below it.
+        Methods that prune keep their zeros from here on, and one that aims at a size now moves weights until the file
+        is no larger, every time that it measures it.
         """
         self.bound.on_last_phase()
 
@@ -108,7 +109,7 @@ class Compressor:
             for name, parameter in self.bound.parameters.items():
                 quantized = self.bound.quantize_parameter(name, self.bound.latent_weights(name))
                 if quantized is not None:
-                    tensors[name] = CodedTensor(quantized[1], quantized[0], parameter.dtype)
+                    tensors[name] = CodedTensor(quantized[1].cpu(), quantized[0], parameter.dtype)
             for name, tensor in tensors.items():
                 if isinstance(tensor, torch.Tensor):
                     tensors[name] = tensor.clone()  # training changes the model's own

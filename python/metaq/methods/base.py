@@ -54,7 +54,8 @@ class BoundMethod(ABC):
             weights: its latent weights, float32 and finite. The same weights must always give the same result.
 
         Returns:
-            the codebook, and int32 symbols in the shape of ``weights``; None to keep the parameter in floating point.
+            the codebook, and int32 symbols in the shape of ``weights``, on any device; None to keep the parameter in
+            floating point.
         """
 
     def adjust_gradients(self) -> None:

@@ -31,18 +31,18 @@ def spread(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
         float64 (C,), strictly increasing, on the weights' device.
     """
     least, greatest = (float(value) for value in weights.detach().aminmax())
-    numbers: dict[str, Any] = {"dtype": torch.float64, "device": weights.device}
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": weights.device}
     if zero is not None:
         below = -least if least < 0 else greatest or 1.0
         above = greatest if greatest > 0 else below
-        lower = torch.arange(-zero, 0, **numbers) * (below / max(1, zero))
-        upper = torch.arange(count - zero, **numbers) * (above / max(1, count - zero - 1))
+        lower = torch.arange(-zero, 0, **kind) * (below / max(1, zero))
+        upper = torch.arange(count - zero, **kind) * (above / max(1, count - zero - 1))
         return torch.cat([lower, upper])
     if greatest - least < _MARGIN * max(abs(least), abs(greatest)) or greatest == least:
         half = _MARGIN * (max(abs(least), abs(greatest)) or 1.0) * count
         least, greatest = least - half, greatest + half
     cell = (greatest - least) / count
-    return least + cell * (torch.arange(count, **numbers) + 0.5)
+    return least + cell * (torch.arange(count, **kind) + 0.5)
 
 
 def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iterations: int = 100) -> Tensor:

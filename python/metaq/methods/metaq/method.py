@@ -46,7 +46,8 @@ class METaQ(METaQConfiguration, Method):
         final: how weights become symbols at the end.
         tolerance: by how much, relatively, the validation loss may rise for a cheaper final quantization.
         target_bytes: size of the whole file to end at; 0 for none. The strength, which then is only the first one, is
-            steered there, and in the last phase of training cheaper levels make up for the rest.
+            steered there, and in the last phase of training cheaper levels make up for the rest. A target that is
+            larger than the file without any strength is not reached; a smaller step makes larger files.
         target_steps: training steps in which the size comes down to the target, by equal ratios; then it is held there.
             0 for as many as it takes to halve the size every 100.
     """
