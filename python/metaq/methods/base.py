@@ -151,13 +151,15 @@ class BoundMethod(ABC):
 
     def check_unchanged(self) -> None:
         """Raise an InputError if the parameters have changed since the weights of the file were put into them."""
-        for name, before, now in zip(self.parameters, self._versions or (), self._present_versions(), strict=False):
-            if now != before:
-                raise InputError(
-                    f"parameter {name!r}: expected the weights of the file, as the last forward pass saw them, found"
-                    " changed ones; call regularize() between backward() and optimizer.step(), and load weights before"
-                    " making the Compressor"
-                )
+        versions = self._present_versions()
+        if self._versions is None or self._versions == versions:
+            return
+        rows = zip(self.parameters, self._versions, versions, strict=True)
+        name = next(name for name, before, now in rows if now != before)
+        raise InputError(
+            f"parameter {name!r}: expected the weights of the file, as the last forward pass saw them, found others; call"
+            " regularize() between backward() and optimizer.step(), and load weights before making the Compressor"
+        )
 
     # Checkpoints.
 
