@@ -157,8 +157,8 @@ class BoundMethod(ABC):
         rows = zip(self.parameters, self._versions, versions, strict=True)
         name = next(name for name, before, now in rows if now != before)
         raise InputError(
-            f"parameter {name!r}: expected the weights of the file, as the last forward pass saw them, found others; call"
-            " regularize() between backward() and optimizer.step(), and load weights before making the Compressor"
+            f"parameter {name!r}: expected the weights of the file, as the last forward pass saw them, found others;"
+            " call regularize() between backward() and optimizer.step(), and load weights before making the Compressor"
         )
 
     # Checkpoints.
