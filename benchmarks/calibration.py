@@ -21,11 +21,11 @@ import torch
 from measuring import machine
 
 import metaq
+from metaq.compressed_model import encode
 from metaq.experiments import data, models
 from metaq.experiments.data import Split
 from metaq.experiments.loop import evaluate
 from metaq.experiments.models.pretrained import load_weights
-from metaq.format.writer import encode
 
 BITS = (1.75, 2.0, 2.5, 3.0, 4.0)
 HELD_OUT = 2000

@@ -19,11 +19,12 @@ import torch
 
 from metaq.format.reader import Reader
 from metaq.report.published_size import published_size
+from metaq.tensors import load_tensors
 
 
 def sizes(path: Path, gap_bits: int) -> dict[str, Any]:
     reader = Reader(path.read_bytes(), str(path))
-    weights = reader.load()
+    weights = load_tensors(reader)
     rows, bits, others = [], 0, 0
     for entry in reader.header.tensors:
         values = weights[entry.name]

@@ -25,11 +25,11 @@ import torch
 from torch import nn
 
 import metaq
+from metaq import compressed_model
 from metaq.experiments import data, models
 from metaq.experiments.data import Dataset, Split
 from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
-from metaq.format import writer
 from metaq.metrics import entropy_of_order
 
 BATCH, RATE = 100, 1e-2
@@ -109,7 +109,7 @@ def measured(
     compressed = compressor.compress()
     return measures | {
         "entropy": entropy_of_order(compressed, config.order),
-        "file_bytes": len(writer.encode(compressed, "lzma")),
+        "file_bytes": len(compressed_model.encode(compressed, "lzma")),
         "float_loss": evaluate(float_network, dataset.validation).loss,
         "terms": terms + config.error_strength * measures["reconstruction_error"],
     }

@@ -26,16 +26,16 @@ import torch
 from measuring import machine
 from torch import nn
 
-from metaq import Compressor
+from metaq import Compressor, compressed_model
 from metaq.experiments import data, models
 from metaq.experiments.data import Dataset
 from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
-from metaq.format import writer
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods.lc import LC, Algorithm
 from metaq.solvers.scaled_codebook import best_scale
+from metaq.tensors import load_tensors
 
 ADAPTIVE = [f"kmeans:{k}" for k in (2, 4, 8, 16, 32, 64)]
 FIXED = ["binary", "scaled-binary", "ternary", "scaled-ternary", "powers:5", "scaled-powers:5"]
@@ -169,9 +169,9 @@ def run(
         stage = Stage(model, section, dataset.train, 2 * seed + 1, compressor)
         for epoch in range(section.epochs):
             stage.run_epoch(epoch, lambda: None)
-    file = writer.encode(compressor.compress())
+    file = compressed_model.encode(compressor.compress())
     decoded = copy.deepcopy(reference)
-    decoded.load_state_dict(Reader(file).load())
+    decoded.load_state_dict(load_tensors(Reader(file)))
     return {
         "scheme": scheme,
         "algorithm": NAMES[algorithm],

@@ -26,7 +26,7 @@ from measuring import machine
 from safetensors.torch import load_file
 
 import metaq
-from metaq.format import planes
+from metaq.tensors import octets_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 REPEATS = 7
@@ -71,14 +71,14 @@ def ours(state: State, coder: str, threads: int, folder: Path) -> tuple[int, flo
     finally:
         os.cpu_count = available
     for name, tensor in metaq.load_file(folder / "model.mtq").items():
-        if not np.array_equal(planes.octets_of(tensor), planes.octets_of(state[name])):
+        if not np.array_equal(octets_of(tensor), octets_of(state[name])):
             raise RuntimeError(f"tensor {name!r}: expected the bits that were saved, found others")
     return size, encoding, seconds
 
 
 def measure(name: str, state: State, folder: Path) -> list[dict[str, Any]]:
     """A row for each way."""
-    plain = np.concatenate([planes.octets_of(tensor) for tensor in state.values()])
+    plain = np.concatenate([octets_of(tensor) for tensor in state.values()])
     rows: list[dict[str, Any]] = []
 
     def add(way: str, threads: int, size: int, seconds: float, encoding: float | None = None) -> None:

@@ -82,8 +82,8 @@ int decode(const std::string& input, const fs::path& folder) {
     const auto data = read_file(input);
     if (!data) return fail(input, "expected a readable file, found none");
     metaq::File file;
-    metaq::FileStatus status = file.open(*data);
-    if (status != metaq::FileStatus::ok) return fail(input, metaq::describe(status));
+    metaq::FileError error = file.open(*data);
+    if (error != metaq::FileStatus::ok) return fail(input, metaq::describe(error));
 
     std::vector<std::vector<std::uint8_t>> tensors(file.tensors().size());
     std::vector<metaq::File::Output> outputs;
@@ -92,11 +92,11 @@ int decode(const std::string& input, const fs::path& folder) {
         tensors[i].resize(static_cast<std::size_t>(file.tensors()[i].size_bytes()));
         outputs.push_back({i, tensors[i]});
     }
-    status = file.decode(outputs);
-    if (status != metaq::FileStatus::ok) return fail(input, metaq::describe(status));
+    error = file.decode(outputs);
+    if (error != metaq::FileStatus::ok) return fail(input, metaq::describe(error));
 
-    std::error_code error;
-    fs::create_directories(folder, error);
+    std::error_code no_folder;  // which writing to it tells
+    fs::create_directories(folder, no_folder);
     for (const metaq::File::Output& output : outputs) {
         const fs::path path = folder / file_name(output.index);
         const std::string_view bytes(reinterpret_cast<const char*>(output.bytes.data()), output.bytes.size());

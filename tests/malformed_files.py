@@ -124,6 +124,7 @@ def headers() -> Iterator[tuple[str, bytes]]:
 
 def tensor_lists() -> Iterator[tuple[str, bytes]]:
     yield "repeated_name", file((tensor(), tensor()))
+    yield "too_many_tensors", sealed(b"\0\0" + varint(2**20 + 1) + tensor(), [])
     for dtype in (6, 15, 22, 255):
         yield "unknown_dtype", file((tensor(dtype=bytes([dtype])),))
     yield "unknown_kind", file((tensor(kind=b"\3"),))

@@ -20,7 +20,7 @@ def weights(*shape, seed=0):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_no_level_is_nearer(dtype):
     values = weights(40, 5).to(dtype)
-    distances = (values.double().unsqueeze(-1) - TABLE.table.double()).abs()
+    distances = (values.double().unsqueeze(-1) - torch.from_numpy(TABLE.table).double()).abs()
     symbols = nearest(values, TABLE)
     assert symbols.dtype == torch.int32
     assert symbols.shape == values.shape

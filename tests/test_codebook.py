@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from metaq.assign import values as values_of
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
@@ -27,7 +28,7 @@ def test_uniform_values_are_float32_products(step):
     symbols = np.array([0, 1, -1, 3, 2**24 + 1, SYMBOL_LIMIT - 1, 1 - SYMBOL_LIMIT], np.int32)
     with np.errstate(over="ignore"):
         expected = np.float32(step) * symbols.astype(np.float32)
-    values = UniformCodebook(step).values(torch.from_numpy(symbols))
+    values = values_of(torch.from_numpy(symbols), UniformCodebook(step))
     assert values.dtype == torch.float32
     np.testing.assert_array_equal(values.numpy().view(np.int32), expected.view(np.int32))
 
@@ -54,15 +55,15 @@ def test_tables_that_are_none(levels, origin, message):
 
 def test_table_values():
     table = TableCodebook((-0.3, 0.0, 0.7), 1)
-    values = table.values(torch.tensor([[-1, 0], [1, -1]], dtype=torch.int32))
+    values = values_of(torch.tensor([[-1, 0], [1, -1]], dtype=torch.int32), table)
     assert torch.equal(values, torch.tensor([[-0.3, 0.0], [0.7, -0.3]]))
-    assert table.values(torch.empty(0, 3, dtype=torch.int32)).shape == (0, 3)
+    assert values_of(torch.empty(0, 3, dtype=torch.int32), table).shape == (0, 3)
 
 
 @pytest.mark.parametrize("symbol", [-2, 2, 1 - SYMBOL_LIMIT, SYMBOL_LIMIT - 1])
 def test_symbols_outside_the_table(symbol):
     with pytest.raises(InputError, match="expected -1 to 1"):
-        TableCodebook((-0.3, 0.0, 0.7), 1).values(torch.tensor([symbol], dtype=torch.int32))
+        values_of(torch.tensor([symbol], dtype=torch.int32), TableCodebook((-0.3, 0.0, 0.7), 1))
 
 
 @pytest.mark.parametrize(("levels", "origin"), [([-2.0, -0.1, 0.5], 1), ([3.0], 0), ([1.0, 2.0], 0), ([-4.0, -2.0], 1)])
@@ -79,7 +80,7 @@ def test_around_zero_refuses_what_the_table_refuses(levels):
 
 def test_integers_are_themselves():
     symbols = torch.tensor([-5, 0, 7], dtype=torch.int32)
-    assert IntegerCodebook().values(symbols) is symbols
+    assert values_of(symbols, IntegerCodebook()) is symbols
 
 
 def test_codebooks_are_keys():

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from metaq import coding
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, check_model, keep
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, check_model, encode, keep
 from metaq.errors import InputError
-from metaq.format.header import DTYPES
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.metrics import digest, entropy_bits
 from metaq.quantizers.uniform import compress
+from metaq.tensors import DTYPES, load_tensors
 
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-149, -(2.0**-130), 2.0**-1074, 3.4028234663852886e38, 1 / 3]
 
@@ -25,7 +24,7 @@ def weights(*shape, seed=0):
 
 
 def through_a_file(model, coder="mixing"):
-    return Reader(encode(model, coder)).load()
+    return load_tensors(Reader(encode(model, coder)))
 
 
 @st.composite

@@ -157,7 +157,7 @@ def test_a_checkpoint_goes_on_wherever_it_was_loaded_to(name, is_last_phase, pla
     buffer.seek(0)
     for part, state in zip(other, torch.load(buffer, map_location=place, weights_only=True), strict=True):
         part.load_state_dict(state)
-    files = [metaq.format.writer.encode(compressor.compress()) for _, compressor, _ in (run, other)]
+    files = [metaq.compressed_model.encode(compressor.compress()) for _, compressor, _ in (run, other)]
     assert files[0] == files[1]
     train(*other, 3)
 

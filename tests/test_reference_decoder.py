@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from metaq import coding
+from metaq import coding, compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.coding import base as coding_base
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError
-from metaq.format import planes, writer
 from metaq.format.reader import Reader
+from metaq.tensors import load_tensors, octets_of
 
 HERE = Path(__file__).parent
 DOCUMENT = (HERE.parent / "docs" / "format.md").read_text()
@@ -73,13 +73,13 @@ def as_lists(blocks):
 
 
 def assert_agrees(data):
-    expected = Reader(data).load()
+    expected = load_tensors(Reader(data))
     decoded = reference.decode(data)
     assert list(decoded) == list(expected)
     for name, tensor in expected.items():
         dtype, shape, raw = decoded[name]
         assert (dtype, shape) == (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-        assert raw == planes.octets_of(tensor).tobytes()
+        assert raw == octets_of(tensor).tobytes()
 
 
 @pytest.mark.parametrize("path", sorted((HERE / "golden").glob("*.mtq")), ids=lambda path: path.name)
@@ -252,7 +252,7 @@ def test_made_files(name, monkeypatch):
     for seed in range(3):
         if seed == 2:
             monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 20)
-        assert_agrees(writer.encode(small_model(seed), name))
+        assert_agrees(compressed_model.encode(small_model(seed), name))
 
 
 def test_float_edges():
@@ -262,11 +262,11 @@ def test_float_edges():
         symbols = torch.tensor([0, 1, -1, 2, 3, 5, 7, -7, 1023, 1024, 1025, 2**24 + 1, -(2**24) - 3, 2**30 - 1])
         for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             tensors[f"{i} {dtype}"] = CodedTensor(symbols.int(), UniformCodebook(step), dtype)
-    assert_agrees(writer.encode(CompressedModel(tensors), "stored"))
+    assert_agrees(compressed_model.encode(CompressedModel(tensors), "stored"))
 
 
 def test_flipped_bits_and_cut_files():
-    data = bytearray(writer.encode(small_model(0), "huffman"))
+    data = bytearray(compressed_model.encode(small_model(0), "huffman"))
     for position in range(0, len(data), 97):
         data[position] ^= 16
         with pytest.raises(reference.MalformedError):

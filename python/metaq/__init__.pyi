@@ -1,11 +1,11 @@
-from metaq.api import decode, encode, load_file, load_into, save
+from metaq.api import load_file, load_into, safe_open, save
 from metaq.checkpoints import CompressionConfig, compress_state_dict
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-from metaq.format.safe_open import safe_open
 from metaq.integrations.transformers import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
+from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
 
 __version__: str

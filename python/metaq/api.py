@@ -1,21 +1,18 @@
-"""The few functions that most users need: save, load, and the coders on bare integer arrays."""
+"""The few functions that most users need, with tensors of torch. `metaq.numpy` has those of NumPy."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from metaq.coding import DEFAULT_CODER
-from metaq.compressed_model import CompressedModel, keep
+from metaq.compressed_model import CompressedModel, encode
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
-from metaq.format import whole_file
 from metaq.format.reader import Reader
-from metaq.format.writer import encode as encode_model
+from metaq.format.safe_open import OpenFile
+from metaq.tensors import load_tensors, new_tensor
 
 
 def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFAULT_CODER) -> int:
@@ -24,7 +21,7 @@ def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFA
     Raises:
         InputError: an unknown coder, a tensor that no file can hold, or a path that cannot be written.
     """
-    data = encode_model(model, coder)
+    data = encode(model, coder)
     write_atomically(path, data)
     return len(data)
 
@@ -36,9 +33,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    data = map_bytes(path)
-    tensors = whole_file.load(data)
-    return Reader(data, str(path)).load() if tensors is None else tensors
+    return load_tensors(Reader(map_bytes(path), str(path)))
 
 
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -60,38 +55,12 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(tensors)
 
 
-def encode(arrays: Mapping[str, np.ndarray], coder: str = DEFAULT_CODER) -> bytes:
-    """Integer arrays as the bytes of a `.mtq` file: names, shapes, dtypes, checksums and all.
+class safe_open(OpenFile[Tensor]):  # noqa: N801 - the name that safetensors has made known
+    """A `.mtq` file of which tensors are read one at a time, and rows of tensors: see `OpenFile`::
 
-    Args:
-        arrays: of dtype bool, uint8, int8, int16, int32 or int64, of any shape, by name; may be empty. Values beyond
-            ±(2^30 - 1) are stored in byte planes.
-
-    Raises:
-        InputError: an unknown coder or dtype, or more than 32 dimensions.
+    with metaq.safe_open("model.mtq") as file:
+        rows = file.get_slice("embedding.weight")[:100]
     """
-    tensors = {}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biu":
-            found = getattr(array, "dtype", type(array).__name__)
-            raise InputError(f"array {name!r}: expected a NumPy array of integers, found {found}")
-        try:
-            tensors[name] = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
-        except TypeError:
-            raise InputError(f"array {name!r}: expected bool, uint8 or int8 to int64, found {array.dtype}") from None
-    return encode_model(CompressedModel(keep(tensors) if tensors else {}), coder)
 
-
-def decode(data: bytes | memoryview) -> dict[str, np.ndarray]:
-    """Inverse of `encode`: NumPy arrays by name, of the dtypes that went in.
-
-    Raises:
-        FormatError: the bytes are not a whole and unchanged `.mtq` file.
-        InputError: they hold tensors of floating point; `load_file` reads those.
-    """
-    arrays = {}
-    for name, tensor in Reader(data).load().items():
-        if tensor.dtype.is_floating_point:
-            raise InputError(f"tensor {name!r}: expected integers, found {tensor.dtype}; use load_file")
-        arrays[name] = tensor.numpy()
-    return arrays
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path, new_tensor)

@@ -24,23 +24,40 @@ def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
     Raises:
         InputError: a weight is NaN or infinite, or so many steps from zero that no symbol stands for it.
     """
-    values = weights.detach().to(torch.float64)
-    if not bool(torch.isfinite(values).all()):
+    exact = weights.detach().to(torch.float64)
+    if not bool(torch.isfinite(exact).all()):
         raise InputError("weights: expected finite values, found NaN or infinity")
     if isinstance(codebook, TableCodebook):
-        table = codebook.table.to(values)
+        table = torch.from_numpy(codebook.table).to(exact)
         middles = (table[1:] + table[:-1]) / 2
-        return (torch.searchsorted(middles, values.contiguous()) - codebook.origin).to(torch.int32)
+        return (torch.searchsorted(middles, exact.contiguous()) - codebook.origin).to(torch.int32)
     step = codebook.step if isinstance(codebook, UniformCodebook) else 1.0
-    symbols = (values / step).round_()
+    symbols = (exact / step).round_()
     if symbols.numel() and max(map(abs, map(float, symbols.aminmax()))) >= SYMBOL_LIMIT:
         raise InputError(f"weights: expected less than 2^30 steps of {step:g} from zero, found more; use a larger step")
     return symbols.to(torch.int32)
 
 
+def values(symbols: Tensor, codebook: Codebook) -> Tensor:
+    """The levels that ``symbols`` (any integer dtype) stand for, same shape: float32, or the symbols of integers.
+
+    Raises:
+        InputError: a symbol outside the table.
+    """
+    if isinstance(codebook, UniformCodebook):
+        return symbols.to(torch.float32) * codebook.step
+    if not isinstance(codebook, TableCodebook):
+        return symbols
+    positions = symbols.to(torch.int64) + codebook.origin
+    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < len(codebook.levels):
+        least, greatest = -codebook.origin, len(codebook.levels) - 1 - codebook.origin
+        raise InputError(f"symbols: expected {least} to {greatest}, found others")
+    return torch.from_numpy(codebook.table).to(positions.device)[positions]
+
+
 def reconstruct(symbols: Tensor, codebook: Codebook, dtype: torch.dtype) -> Tensor:
     """The weights that ``symbols`` stand for, in ``dtype``: exactly what a decoded file holds."""
-    return codebook.values(symbols).to(dtype)
+    return values(symbols, codebook).to(dtype)
 
 
 def symbol_range(codebook: Codebook, dtype: torch.dtype) -> tuple[int, int]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from metaq.errors import InputError
 
@@ -26,6 +26,14 @@ def short_step(step: float) -> float:
         return 1.0
     mantissa, exponent = math.frexp(step)
     return math.ldexp(round(mantissa * 2**_STEP_BITS) / 2**_STEP_BITS, exponent)
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """An array, of NumPy or torch."""
+
+    def tolist(self) -> Any:
+        """Its elements."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,6 @@ class UniformCodebook:
         if not (math.isfinite(step) and step > 0):
             raise InputError(f"codebook step: expected a positive finite float32, found {self.step:g}")
         object.__setattr__(self, "step", step)
-
-    def values(self, symbols: Tensor) -> Tensor:
-        """Levels (float32) of ``symbols`` (any integer dtype), same shape."""
-        return symbols.to(torch.float32) * self.step
 
 
 @dataclass(frozen=True)
@@ -72,35 +76,20 @@ class TableCodebook:
         object.__setattr__(self, "levels", tuple(levels.tolist()))
 
     @cached_property
-    def table(self) -> Tensor:
-        """The levels as a float32 tensor of shape (C,)."""
-        return torch.tensor(self.levels, dtype=torch.float32)
+    def table(self) -> np.ndarray:
+        """The levels as a float32 array of shape (C,)."""
+        return np.array(self.levels, np.float32)
 
     @classmethod
-    def around_zero(cls, levels: list[float] | Tensor) -> TableCodebook:
-        """A table whose origin is the level nearest to zero."""
-        table = torch.as_tensor(levels, dtype=torch.float32)
-        return cls(tuple(table.tolist()), int(table.abs().argmin()) if table.numel() else 0)
-
-    def values(self, symbols: Tensor) -> Tensor:
-        """Levels (float32) of ``symbols`` (any integer dtype), same shape.
-
-        Raises:
-            InputError: a symbol outside the table.
-        """
-        positions = symbols.to(torch.int64) + self.origin
-        if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < len(self.levels):
-            raise InputError(f"symbols: expected {-self.origin} to {len(self.levels) - 1 - self.origin}, found others")
-        return self.table.to(positions.device)[positions]
+    def around_zero(cls, levels: Sequence[float] | Listed) -> TableCodebook:
+        """A table whose origin is the level nearest to zero. Levels may be an array of any library's."""
+        table = np.asarray(levels.tolist() if isinstance(levels, Listed) else levels, np.float32)
+        return cls(tuple(table.tolist()), int(np.abs(table).argmin()) if table.size else 0)
 
 
 @dataclass(frozen=True)
 class IntegerCodebook:
     """The integers themselves, for tensors that were integers to begin with."""
-
-    def values(self, symbols: Tensor) -> Tensor:
-        """The symbols unchanged."""
-        return symbols
 
 
 Codebook = UniformCodebook | TableCodebook | IntegerCodebook

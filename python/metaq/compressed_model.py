@@ -10,9 +10,13 @@ from torch import Tensor
 
 from metaq.assign import check_symbols, reconstruct
 from metaq.codebook import Codebook, IntegerCodebook
-from metaq.coding import SYMBOL_LIMIT
+from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.format.header import DTYPE_CODES, fits_dtype, fits_limits
+from metaq.format.header import TensorEntry, fits_dtype, fits_limits
+from metaq.format.reader import Reader
+from metaq.format.writer import Source, check_texts
+from metaq.format.writer import encode as encode_sources
+from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ def check_state(state: Mapping[str, Tensor]) -> None:
             raise InputError(f"tensor {name!r}: expected a dense tensor, found {found}")
         if tensor.is_meta:
             raise InputError(f"tensor {name!r}: expected a tensor with data, found one on the meta device")
-        if tensor.dtype not in DTYPE_CODES:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPE_CODES)
+        if tensor.dtype not in FORMAT_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FORMAT_DTYPES)
             raise InputError(f"tensor {name!r}: expected one of {known}, found {tensor.dtype}")
         if not fits_limits(tuple(tensor.shape)):
             found = f"shape {tuple(tensor.shape)}"
@@ -75,11 +79,7 @@ def check_state(state: Mapping[str, Tensor]) -> None:
 
 def check_model(model: CompressedModel) -> None:
     """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
-    for text in (*model.metadata.keys(), *model.metadata.values(), *model.tensors):
-        try:
-            text.encode("utf-8")
-        except (AttributeError, UnicodeEncodeError):
-            raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
+    check_texts([*model.metadata.keys(), *model.metadata.values(), *model.tensors])
     earlier: set[str] = set()
     for name, entry in model.tensors.items():
         if isinstance(entry, Alias):
@@ -93,7 +93,7 @@ def check_model(model: CompressedModel) -> None:
 
 
 def _check_coded(name: str, entry: CodedTensor) -> None:
-    if entry.dtype not in DTYPE_CODES or not fits_dtype(entry.codebook, entry.dtype):
+    if entry.dtype not in FORMAT_DTYPES or not fits_dtype(entry.codebook, FORMAT_DTYPES[entry.dtype]):
         kind = type(entry.codebook).__name__
         raise InputError(f"tensor {name!r}: expected a dtype that a {kind} is for, found {entry.dtype}")
     if entry.symbols.dtype.is_floating_point or entry.symbols.dtype == torch.bool:
@@ -123,3 +123,44 @@ def code_integers(tensor: Tensor) -> CodedTensor | Tensor:
     if tensor.numel() and max(abs(int(tensor.min())), abs(int(tensor.max()))) >= SYMBOL_LIMIT:
         return tensor
     return CodedTensor(tensor.detach().cpu().to(torch.int32), IntegerCodebook(), tensor.dtype)
+
+
+def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
+    """A whole `.mtq` file.
+
+    Args:
+        coder: as of `metaq.format.writer.encode`.
+
+    Raises:
+        InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
+    """
+    check_model(model)
+    positions = {name: index for index, name in enumerate(model.tensors)}
+    sources: list[Source] = []
+    for name, tensor in model.tensors.items():
+        if isinstance(tensor, Alias):
+            target = sources[positions[tensor.name]].entry
+            sources.append(Source(target._replace(name=name, codebook=None, target=positions[tensor.name]), None))
+        elif isinstance(tensor, CodedTensor):
+            entry = TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.symbols.shape), tensor.codebook)
+            sources.append(Source(entry, tensor.symbols.cpu().contiguous().numpy()))
+        else:
+            sources.append(
+                Source(TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)), words_of(tensor))
+            )
+    return encode_sources(sources, model.metadata, coder)
+
+
+def read_model(reader: Reader) -> CompressedModel:
+    """A file's content still quantized: symbols and codebooks."""
+    found = reader.symbols(new_tensor)
+    entries = reader.header.tensors
+    tensors: dict[str, CodedTensor | Tensor | Alias] = {}
+    for entry in entries:
+        if entry.target is not None:
+            tensors[entry.name] = Alias(entries[entry.target].name)
+        elif entry.codebook is not None:
+            tensors[entry.name] = CodedTensor(found[entry.name], entry.codebook, DTYPES[entry.dtype])
+        else:
+            tensors[entry.name] = found[entry.name]
+    return CompressedModel(tensors, reader.header.metadata)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
+from metaq.compressed_model import encode as encode_model
 from metaq.errors import InputError
-from metaq.format import writer
 from metaq.methods.base import Method
 
 
@@ -41,7 +41,7 @@ class Compressor:
     """
 
     def __init__(
-        self, model: nn.Module, method: Method, encode: Callable[[CompressedModel], bytes] = writer.encode
+        self, model: nn.Module, method: Method, encode: Callable[[CompressedModel], bytes] = encode_model
     ) -> None:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         if not parameters:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
-from metaq.format.planes import octets_of
+from metaq.tensors import octets_of
 
 
 def entropy_bits(symbols: Tensor) -> float:

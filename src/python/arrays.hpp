@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <stdexcept>
-#include <vector>
+#include <string>
 
 #include "metaq/base/symbols.hpp"
 
@@ -23,10 +23,19 @@ inline Block block_of(const FilledArray& symbols) {
     return {symbols.data(), symbols.shape(0), symbols.shape(1), symbols.shape(2)};
 }
 
-// Addresses of float32 arrays that the caller keeps alive, contiguous and on the CPU, and has checked.
-using Addresses = std::vector<std::uintptr_t>;
+// Arrays of any shape, read or filled in their order, and of one dimension.
+template <class Number>
+using FlatArray = nanobind::ndarray<Number, nanobind::c_contig, nanobind::device::cpu>;
+template <class Number>
+using Vector = nanobind::ndarray<Number, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
+template <class Number>
+using Matrix = nanobind::ndarray<Number, nanobind::ndim<2>, nanobind::c_contig, nanobind::device::cpu>;
 
-inline float* floats(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
+// An error that says of what there should have been how many.
+inline void check_size(const char* what, std::size_t expected, std::size_t found) {
+    if (expected == found) return;
+    throw std::invalid_argument(std::string(what) + ": expected " + std::to_string(expected) + ", found " + std::to_string(found));
+}
 
 void bind_coders(nanobind::module_& module);
 void bind_file(nanobind::module_& module);

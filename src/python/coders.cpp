@@ -1,4 +1,4 @@
-// Coders, planes and header text: checks what comes in, releases the GIL while native code works.
+// Coders and header text: checks what comes in, releases the GIL while native code works.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -14,7 +15,6 @@
 #include <vector>
 
 #include "metaq/adaptive/coder.hpp"
-#include "metaq/format/planes.hpp"
 #include "metaq/huffman/coder.hpp"
 #include "metaq/mixing/coder.hpp"
 #include "metaq/range/coder.hpp"
@@ -31,12 +31,13 @@ namespace {
 using Shape = std::tuple<std::int64_t, std::int64_t, std::int64_t>;
 
 using Bytes = std::vector<std::uint8_t>;
-using Encode = void (*)(std::span<const metaq::ConstBlock>, Bytes&);
+using Encode = metaq::Status (*)(std::span<const metaq::ConstBlock>, Bytes&);
 using Decode = metaq::Status (*)(std::span<const std::uint8_t>, std::span<const metaq::Block>);
 
 void check_status(metaq::Status status) {
     if (status == metaq::Status::truncated) throw std::invalid_argument("truncated");
     if (status == metaq::Status::corrupt) throw std::invalid_argument("corrupt");
+    if (status == metaq::Status::no_memory) throw std::bad_alloc();
 }
 
 nb::bytes to_python(const Bytes& bytes) { return nb::bytes(bytes.data(), bytes.size()); }
@@ -48,10 +49,12 @@ nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
         blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
     }
     Bytes out;
+    metaq::Status status = metaq::Status::ok;
     {
         nb::gil_scoped_release release;
-        encode(blocks, out);
+        status = encode(blocks, out);
     }
+    check_status(status);
     return to_python(out);
 }
 
@@ -126,30 +129,14 @@ void rans_decode_values(const ByteArray& data, const std::vector<Shape>& shapes,
     check_status(status);
 }
 
-using PlaneArray = nb::ndarray<const std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ElementArray = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// Fills the output, the bytes of elements, from the symbols of their planes.
-void join_planes(const std::vector<PlaneArray>& arrays, bool is_float, const ElementArray& output) {
-    const std::size_t width = arrays.size();
-    if (width != 1 && width != 2 && width != 4 && width != 8) throw std::invalid_argument("not 1, 2, 4 or 8 planes");
-    const std::size_t count = output.size() / width;
-    metaq::planes::Planes planes{};
-    for (std::size_t i = 0; i < width; ++i) {
-        if (arrays[i].size() != count) throw std::invalid_argument("a plane has not a byte for each element");
-        planes[i] = reinterpret_cast<const std::uint8_t*>(arrays[i].data());
-    }
-    if (output.size() != count * width) throw std::invalid_argument("the output is not of whole elements");
-    nb::gil_scoped_release release;
-    metaq::planes::join(planes, width, count, is_float, output.data());
-}
-
 nb::bytes encode_text(const ByteArray& bytes) {
     Bytes out;
+    metaq::Status status = metaq::Status::ok;
     {
         nb::gil_scoped_release release;
-        metaq::text::encode(view(bytes), out);
+        status = metaq::text::encode(view(bytes), out);
     }
+    check_status(status);
     return to_python(out);
 }
 
@@ -175,8 +162,6 @@ void bind_coders(nb::module_& module) {
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<mixing::encode, mixing::decode>(module, "mixing_encode", "mixing_decode");
     bind_coder<adaptive::encode, adaptive::decode>(module, "adaptive_encode", "adaptive_decode");
-    module.def("join_planes", &join_planes, nb::arg("planes").noconvert(), nb::arg("is_float"),
-               nb::arg("output").noconvert());
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
 }

@@ -1,6 +1,8 @@
 // Whole files for the Python module metaq._native: the decoder of decoder.hpp, on threads.
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,10 +10,15 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "metaq/decoder.hpp"
@@ -24,7 +31,14 @@ namespace metaq::python {
 namespace {
 
 using Sizes = std::vector<std::uint64_t>;
-using Entry = std::tuple<std::string, unsigned, Sizes, Sizes, std::size_t>;  // name, dtype, shape, strides, target
+using Shape = std::tuple<std::uint64_t, std::uint64_t, std::uint64_t>;
+using Elements = nb::ndarray<nb::c_contig, nb::device::cpu>;  // of any dtype: their bytes are filled
+using DecodedBlock = nb::ndarray<const std::int32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Request = std::tuple<std::size_t, std::uint64_t, std::uint64_t, Elements>;  // tensor, first element, their number
+using TensorRow = std::tuple<std::string_view, unsigned, unsigned, nb::tuple, std::size_t, std::size_t>;
+using CodebookRow = std::tuple<unsigned, float, std::int64_t, nb::bytes>;
+using ChunkRow = std::tuple<unsigned, std::size_t, std::size_t, std::size_t>;
+using RunRow = std::tuple<std::size_t, std::optional<unsigned>, std::uint64_t, Shape>;
 
 // Work on every number below a count: this thread and others take the next that is left.
 struct InThreads {
@@ -37,66 +51,203 @@ struct InThreads {
             for (std::size_t i = next++; i < count; i = next++) work(i);
         };
         std::vector<std::jthread> others;
-        for (std::size_t i = 1; i < std::min(threads, count); ++i) others.emplace_back(take_all);
+        try {
+            for (std::size_t i = 1; i < std::min(threads, count); ++i) others.emplace_back(take_all);
+        } catch (const std::exception&) {  // there are as many as the system gives
+        }
         take_all();
     }
 };
 
-// A file, and the bytes that it looks at.
-class WholeFile {
+// Coders of the Python side: `decode(chunk, coder, payload, shapes)` returns the blocks. Its first exception is kept.
+class PythonDecoder final : public ForeignDecoder {
 public:
-    explicit WholeFile(const ByteArray& data) : data_(data) {
-        nb::gil_scoped_release release;
-        is_open_ = file_.open({data_.data(), data_.size()}) == metaq::FileStatus::ok;
-    }
+    explicit PythonDecoder(const nb::callable& decode) : decode_(decode) {}
 
-    bool is_open() const { return is_open_; }
-
-    // Of all tensors' elements.
-    std::uint64_t size_bytes() const {
-        std::uint64_t sum = 0;
-        for (const metaq::FileTensor& tensor : file_.tensors()) sum += tensor.kind == metaq::TensorKind::alias ? 0 : tensor.size_bytes();
-        return sum;
-    }
-
-    std::vector<Entry> tensors() const {
-        std::vector<Entry> entries;
-        for (const metaq::FileTensor& tensor : file_.tensors()) {
-            Sizes strides(tensor.shape.size(), 1);
-            for (std::size_t i = strides.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<std::uint64_t>(1, tensor.shape[i]);
-            entries.emplace_back(tensor.name, static_cast<unsigned>(tensor.dtype), tensor.shape, std::move(strides), tensor.target);
+    Status decode(std::size_t chunk, std::uint8_t coder, std::span<const std::uint8_t> payload,
+                  std::span<const Block> blocks) noexcept override {
+        nb::gil_scoped_acquire acquire;
+        try {
+            std::vector<Shape> shapes;
+            for (const Block& block : blocks) shapes.emplace_back(block.rows, block.channels, block.kernel);
+            const nb::object result = decode_(chunk, coder, nb::bytes(payload.data(), payload.size()), shapes);
+            const auto arrays = nb::cast<std::vector<DecodedBlock>>(result, false);
+            if (arrays.size() != blocks.size()) throw std::invalid_argument("a coder returned another number of blocks");
+            for (std::size_t i = 0; i < blocks.size(); ++i) {
+                if (arrays[i].size() != blocks[i].size()) throw std::invalid_argument("a coder returned a block of another size");
+                if (arrays[i].size() > 0) std::memcpy(blocks[i].symbols, arrays[i].data(), arrays[i].nbytes());
+            }
+            return Status::ok;
+        } catch (...) {
+            if (!raised_) raised_ = std::current_exception();
+            return Status::corrupt;
         }
-        return entries;
     }
 
-    // `addresses` are of memory for each tensor's elements, of which there is none for aliases.
-    bool decode(const std::vector<std::uintptr_t>& addresses, std::size_t threads) const {
-        nb::gil_scoped_release release;
-        std::vector<metaq::File::Output> outputs;
-        for (std::size_t i = 0; i < file_.tensors().size(); ++i) {
-            const metaq::FileTensor& tensor = file_.tensors()[i];
-            if (tensor.kind == metaq::TensorKind::alias) continue;
-            auto* bytes = reinterpret_cast<std::uint8_t*>(addresses.at(i));
-            outputs.push_back({i, {bytes, static_cast<std::size_t>(tensor.size_bytes())}});
-        }
-        return file_.decode(outputs, InThreads{threads}) == metaq::FileStatus::ok;
+    // With the GIL.
+    void raise_again() const {
+        if (raised_) std::rethrow_exception(raised_);
     }
 
 private:
+    nb::callable decode_;
+    std::exception_ptr raised_;
+};
+
+struct ErrorRecord {
+    std::string status, words;
+    std::optional<std::size_t> header_byte, chunk, tensor;
+    nb::bytes name;
+    std::string what;
+    std::tuple<std::int64_t, std::int64_t> expected, found;
+};
+
+std::optional<ErrorRecord> to_python(const FileError& error) {
+    if (error.status == FileStatus::ok) return std::nullopt;
+    if (error.status == FileStatus::no_memory) throw std::bad_alloc();
+    const auto place = [](std::size_t at) { return at == kNowhere ? std::nullopt : std::optional(at); };
+    return ErrorRecord{name_of(error.status),
+                       describe(error),
+                       place(error.header_byte),
+                       place(error.chunk),
+                       place(error.tensor),
+                       nb::bytes(error.name.data(), error.name.size()),
+                       std::string(error.what),
+                       {error.expected.least, error.expected.greatest},
+                       {error.found.least, error.found.greatest}};
+}
+
+// A file, the bytes that it looks at, and a session of reading it. Any thread may call.
+class PythonFile {
+public:
+    PythonFile(const ByteArray& data, const std::vector<std::uint8_t>& foreign_coders, std::size_t cache_bytes)
+        : data_(data), session_(file_, cache_bytes) {
+        FileError error;
+        {
+            nb::gil_scoped_release release;
+            error = file_.open(view(data_), foreign_coders);
+        }
+        error_ = to_python(error);
+    }
+    PythonFile(const PythonFile&) = delete;
+    PythonFile& operator=(const PythonFile&) = delete;
+
+    const std::optional<ErrorRecord>& error() const { return error_; }
+
+    std::vector<std::tuple<std::string_view, std::string_view>> metadata() const {
+        std::vector<std::tuple<std::string_view, std::string_view>> rows;
+        for (const MetadataEntry& entry : file_.metadata()) rows.emplace_back(entry.key, entry.value);
+        return rows;
+    }
+
+    std::vector<TensorRow> tensors() const {
+        std::vector<TensorRow> rows;
+        rows.reserve(file_.tensors().size());
+        for (const FileTensor& tensor : file_.tensors()) {
+            const Sizes shape(tensor.shape.begin(), tensor.shape.end());
+            rows.emplace_back(tensor.name, static_cast<unsigned>(tensor.dtype), static_cast<unsigned>(tensor.kind),
+                              nb::tuple(nb::cast(shape)), tensor.codebook, tensor.target);
+        }
+        return rows;
+    }
+
+    std::vector<CodebookRow> codebooks() const {
+        std::vector<CodebookRow> rows;
+        for (const FileCodebook& codebook : file_.codebooks()) {
+            const nb::bytes levels(reinterpret_cast<const char*>(codebook.levels.data()), codebook.levels.size_bytes());
+            rows.emplace_back(static_cast<unsigned>(codebook.kind), codebook.step, codebook.origin, levels);
+        }
+        return rows;
+    }
+
+    std::vector<ChunkRow> chunks() const {
+        std::vector<ChunkRow> rows;
+        for (const PlacedChunk& chunk : file_.chunks()) {
+            const auto offset = static_cast<std::size_t>(chunk.payload.data() - data_.data());
+            rows.emplace_back(chunk.coder, chunk.symbols, offset, chunk.payload.size());
+        }
+        return rows;
+    }
+
+    std::vector<RunRow> runs(std::size_t chunk) const {
+        if (chunk >= file_.chunks().size()) throw std::out_of_range("no such chunk");
+        std::vector<RunRow> rows;
+        for (const Run& run : file_.runs_of(file_.chunks()[chunk])) {
+            const auto plane = run.section == 0 ? std::nullopt : std::optional(run.section - 1);
+            rows.emplace_back(run.tensor, plane, run.first_row, Shape{run.rows, run.channels, run.kernel});
+        }
+        return rows;
+    }
+
+    std::size_t end_of_group(std::size_t first, std::size_t threads) const { return file_.end_of_group(first, threads); }
+
+    // Fills the arrays. Keeps what else was decoded for the next call, if `is_session`.
+    std::optional<ErrorRecord> decode(const std::vector<Request>& requests, bool as_symbols, bool is_session,
+                                      std::size_t threads, const nb::callable& foreign) {
+        std::vector<File::Output> outputs;
+        outputs.reserve(requests.size());
+        for (const auto& [index, first, count, array] : requests) {
+            outputs.push_back({index, {static_cast<std::uint8_t*>(array.data()), array.nbytes()}, first, count});
+        }
+        PythonDecoder decoder(foreign);
+        DecodeOptions options;
+        options.content = as_symbols ? Content::symbols : Content::values;
+        options.foreign = &decoder;
+        options.decoded_chunks = &decoded_chunks_;
+        options.round_bytes = std::max(options.round_bytes, threads << 23);
+        if (as_symbols && is_session) throw std::invalid_argument("a session keeps values, not symbols");
+        FileError error;
+        {
+            nb::gil_scoped_release release;
+            if (is_session) {
+                const std::lock_guard lock(mutex_);
+                error = session_.decode(outputs, options, InThreads{threads});
+            } else {
+                error = file_.decode(outputs, options, InThreads{threads});
+            }
+        }
+        decoder.raise_again();
+        return to_python(error);
+    }
+
+    std::size_t decoded_chunks() const { return decoded_chunks_; }
+
+private:
     ByteArray data_;
-    metaq::File file_;
-    bool is_open_ = false;
+    File file_;
+    FileSession session_;
+    std::mutex mutex_;  // of the session
+    std::atomic<std::size_t> decoded_chunks_ = 0;
+    std::optional<ErrorRecord> error_;
 };
 
 }  // namespace
 
 void bind_file(nb::module_& module) {
-    nb::class_<WholeFile>(module, "WholeFile")
-        .def(nb::init<const ByteArray&>(), nb::arg("data"))
-        .def_prop_ro("is_open", &WholeFile::is_open)
-        .def_prop_ro("size_bytes", &WholeFile::size_bytes)
-        .def("tensors", &WholeFile::tensors)
-        .def("decode", &WholeFile::decode, nb::arg("addresses"), nb::arg("threads"));
+    nb::class_<ErrorRecord>(module, "FileError")
+        .def_ro("status", &ErrorRecord::status)
+        .def_ro("words", &ErrorRecord::words)
+        .def_ro("header_byte", &ErrorRecord::header_byte)
+        .def_ro("chunk", &ErrorRecord::chunk)
+        .def_ro("tensor", &ErrorRecord::tensor)
+        .def_ro("name", &ErrorRecord::name)
+        .def_ro("what", &ErrorRecord::what)
+        .def_ro("expected", &ErrorRecord::expected)
+        .def_ro("found", &ErrorRecord::found);
+    nb::class_<PythonFile>(module, "File")
+        .def(nb::init<const ByteArray&, const std::vector<std::uint8_t>&, std::size_t>(), nb::arg("data"),
+             nb::arg("foreign_coders") = std::vector<std::uint8_t>(), nb::arg("cache_bytes") = std::size_t{1} << 26)
+        .def_prop_ro("error", &PythonFile::error)
+        .def_prop_ro("decoded_chunks", &PythonFile::decoded_chunks)
+        .def("metadata", &PythonFile::metadata)
+        .def("tensors", &PythonFile::tensors)
+        .def("codebooks", &PythonFile::codebooks)
+        .def("chunks", &PythonFile::chunks)
+        .def("runs", &PythonFile::runs, nb::arg("chunk"))
+        .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
+        // Without conversion: it would fill copies.
+        .def("decode", &PythonFile::decode, nb::arg("requests").noconvert(), nb::arg("as_symbols"), nb::arg("is_session"),
+             nb::arg("threads"), nb::arg("foreign"));
 }
 
 }  // namespace metaq::python

@@ -1,14 +1,16 @@
-// What training methods do to weights at every step.
+// What training methods do to weights at every step: checks what comes in, releases the GIL while native code works.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <string>
-#include <tuple>
+#include <optional>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "metaq/methods/hemp.hpp"
@@ -21,81 +23,202 @@ namespace metaq::python {
 
 namespace {
 
-void show_quantized(const Addresses& weights, const Addresses& latents, const std::vector<std::size_t>& sizes,
-                    const std::vector<float>& steps, int radius, std::uintptr_t counts) {
-    nb::gil_scoped_release release;
-    auto* const first = reinterpret_cast<std::int64_t*>(counts);
-    const std::size_t levels = 2 * static_cast<std::size_t>(radius) + 1;
-    for (std::size_t t = 0; t < sizes.size(); ++t) {
-        const metaq::quantized_view::Parameter parameter{floats(weights[t]), floats(latents[t]), nullptr, sizes[t], steps[t]};
-        metaq::quantized_view::show(parameter, radius, first == nullptr ? nullptr : first + t * levels);
-    }
+using Parameters = std::vector<FlatArray<float>>;
+using Counts = Matrix<std::int64_t>;
+using Slopes = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+constexpr int kMostRadius = 1 << 22;  // symbols beyond are no float32 integers
+
+void check_alike(const char* what, const Parameters& arrays, const Parameters& weights) {
+    check_size(what, weights.size(), arrays.size());
+    for (std::size_t i = 0; i < weights.size(); ++i) check_size(what, weights[i].size(), arrays[i].size());
 }
 
-void take_back_latent(const Addresses& weights, const Addresses& latents, const Addresses& gradients,
-                      const std::vector<std::size_t>& sizes, const std::vector<float>& steps, int radius,
-                      std::uintptr_t slopes, float strength) {
-    nb::gil_scoped_release release;
-    const std::size_t stride = 2 * (2 * static_cast<std::size_t>(radius) + 1);
-    for (std::size_t t = 0; t < sizes.size(); ++t) {
-        const metaq::quantized_view::Parameter parameter{floats(weights[t]), floats(latents[t]), floats(gradients[t]),
-                                                         sizes[t], steps[t]};
-        metaq::quantized_view::take_back(parameter, radius, floats(slopes) + t * stride, strength);
-    }
+void check_levels(const std::vector<float>& steps, int radius, const Parameters& weights) {
+    check_size("steps", weights.size(), steps.size());
+    if (radius < 0 || radius > kMostRadius) throw std::invalid_argument("radius: expected 0 to 2^22, found another");
 }
 
-// Layers of HEMP: addresses of their weights, gradients (or none), sizes, how many levels each has, and the addresses of
-// what is there for all: float32 (T, base) levels and inverse spacings, int32 cells and float32 shares of all weights.
-using HempLayers = std::tuple<Addresses, Addresses, std::vector<std::size_t>, std::vector<int>, std::size_t,
-                              std::vector<std::uintptr_t>>;
-
-template <typename Visit>
-void visit_layers(const HempLayers& layers, const Visit& visit) {
-    const auto& [weights, gradients, sizes, level_counts, base, common] = layers;
-    std::size_t done = 0;
-    for (std::size_t t = 0; t < sizes.size(); ++t) {
-        visit(metaq::hemp::Layer{floats(weights.at(t)), gradients.empty() ? nullptr : floats(gradients.at(t)), sizes[t],
-                                 floats(common.at(0)) + t * base, floats(common.at(1)) + t * base, level_counts.at(t),
-                                 reinterpret_cast<std::int32_t*>(common.at(2)) + done, floats(common.at(3)) + done});
-        done += sizes[t];
+// Parameters that are quantized and restored at every step: their arrays are checked once.
+class QuantizedParameters {
+public:
+    QuantizedParameters(Parameters weights, Parameters latents) : weights_(std::move(weights)), latents_(std::move(latents)) {
+        check_alike("latents", latents_, weights_);
     }
+
+    // Moves the weights to the latents and puts their quantized values in their place; adds to the counts (T, 2 radius + 1)
+    // how often each symbol occurs.
+    void write_quantized(const std::vector<float>& steps, int radius, const std::optional<Counts>& counts) const {
+        check_levels(steps, radius, weights_);
+        const std::size_t levels = 2 * static_cast<std::size_t>(radius) + 1;
+        if (counts) {
+            check_size("rows of counts", weights_.size(), counts->shape(0));
+            check_size("columns of counts", levels, counts->shape(1));
+        }
+        nb::gil_scoped_release release;
+        for (std::size_t t = 0; t < weights_.size(); ++t) {
+            quantized_view::write_quantized(parameter(t, nullptr, steps), radius, counts ? counts->data() + t * levels : nullptr);
+        }
+    }
+
+    // Puts the latents back and adds to the gradients the strength times the slopes (T, 2 radius + 1, 2).
+    void restore_latent(const Parameters& gradients, const std::vector<float>& steps, int radius, const Slopes& slopes,
+                        float strength) const {
+        check_alike("gradients", gradients, weights_);
+        check_levels(steps, radius, weights_);
+        const std::size_t levels = 2 * static_cast<std::size_t>(radius) + 1;
+        check_size("rows of slopes", weights_.size(), slopes.shape(0));
+        check_size("columns of slopes", levels, slopes.shape(1));
+        check_size("slopes of a level", 2, slopes.shape(2));
+        nb::gil_scoped_release release;
+        for (std::size_t t = 0; t < weights_.size(); ++t) {
+            const float* const of_parameter = slopes.data() + t * 2 * levels;
+            quantized_view::restore_latent(parameter(t, gradients[t].data(), steps), radius, of_parameter, strength);
+        }
+    }
+
+private:
+    quantized_view::Parameter parameter(std::size_t t, float* gradient, const std::vector<float>& steps) const {
+        return {weights_[t].data(), latents_[t].data(), gradient, weights_[t].size(), steps[t]};
+    }
+
+    Parameters weights_, latents_;
+};
+
+// The layers of HEMP: their weights and gradients (none while tuples are counted), and how many levels each has; levels and
+// inverse spacings (2, T, base); the cells and shares of all weights.
+struct HempLayers {
+    const Parameters& weights;
+    const Parameters* gradients;
+    const nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>& table;
+    const std::vector<int>& level_counts;
+    const Vector<std::int32_t>& cells;
+    const Vector<float>& shares;
+
+    std::size_t base() const { return table.shape(2); }
+
+    void check() const {
+        if (gradients != nullptr) check_alike("gradients", *gradients, weights);
+        check_size("level counts", weights.size(), level_counts.size());
+        check_size("parts of the table", 2, table.shape(0));
+        check_size("rows of the table", weights.size(), table.shape(1));
+        if (base() < 2) throw std::invalid_argument("table: expected 2 columns or more, found fewer");
+        std::size_t size = 0;
+        for (std::size_t t = 0; t < weights.size(); ++t) {
+            size += weights[t].size();
+            const bool fits = level_counts[t] >= 1 && static_cast<std::size_t>(level_counts[t]) <= base();
+            if (!fits) throw std::invalid_argument("level counts: expected 1 to as many as the table's columns, found others");
+        }
+        check_size("cells", size, cells.size());
+        check_size("shares", size, shares.size());
+    }
+
+    // Whether every cell lies between two columns of the table.
+    bool has_good_cells() const {
+        const auto last = static_cast<std::uint32_t>(base() - 2);
+        std::uint32_t signs = 0;  // the highest bit is set once a cell is negative or beyond the last
+        for (std::size_t i = 0; i < cells.size(); ++i) {
+            const auto cell = static_cast<std::uint32_t>(cells.data()[i]);
+            signs |= cell | (last - cell);
+        }
+        return signs >> 31 == 0;
+    }
+
+    template <class Visit>
+    void for_each(const Visit& visit) const {
+        const float* const levels = table.data();
+        const float* const inverse_spacings = levels + weights.size() * base();
+        std::size_t done = 0;
+        for (std::size_t t = 0; t < weights.size(); ++t) {
+            visit(hemp::Layer{weights[t].data(), gradients == nullptr ? nullptr : (*gradients)[t].data(), weights[t].size(),
+                              levels + t * base(), inverse_spacings + t * base(), level_counts[t], cells.data() + done,
+                              shares.data() + done});
+            done += weights[t].size();
+        }
+    }
+};
+
+using HempTable = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+void check_cells_of_tuples(std::size_t base, int order, std::size_t found) {
+    if (order < 1 || order > hemp::kMostOrder) throw std::invalid_argument("order: expected 1 to 4, found another");
+    std::size_t expected = 1;
+    for (int m = 0; m < order; ++m) {
+        if (expected > found / base) throw std::invalid_argument("tuples: expected base^order cells, found fewer");
+        expected *= base;
+    }
+    check_size("cells of tuples", expected, found);
 }
 
-// Fills cells and shares, adds every tuple to the float64 histogram; returns the sum of squared distances to levels.
-template <int Order>
-double count_tuples(const HempLayers& layers, std::uintptr_t histogram) {
+// Calls `work` with the order as a type.
+template <class Work, int... kOrders>
+void with_order(int order, const Work& work, std::integer_sequence<int, kOrders...>) {
+    ((order == kOrders + 1 ? work(std::integral_constant<int, kOrders + 1>{}) : void()), ...);
+}
+
+template <class Work>
+void with_order(int order, const Work& work) {
+    with_order(order, work, std::make_integer_sequence<int, hemp::kMostOrder>{});
+}
+
+// Fills cells and shares, adds every tuple to the histogram of base^order; returns the sum of squared distances to levels.
+double count_tuples(const Parameters& weights, const HempTable& table, const std::vector<int>& level_counts,
+                    const Vector<std::int32_t>& cells, const Vector<float>& shares, int order, const Vector<double>& histogram) {
+    const HempLayers layers{weights, nullptr, table, level_counts, cells, shares};
+    layers.check();
+    check_cells_of_tuples(layers.base(), order, histogram.size());
     nb::gil_scoped_release release;
     double squares = 0.0;
-    visit_layers(layers, [&](const metaq::hemp::Layer& layer) {
-        squares += metaq::hemp::locate(layer);
-        metaq::hemp::count_tuples<Order>(layer, std::get<4>(layers), reinterpret_cast<double*>(histogram));
+    with_order(order, [&](auto constant) {
+        layers.for_each([&](const hemp::Layer& layer) {
+            squares += hemp::locate(layer);
+            hemp::count_tuples<constant()>(layer, layers.base(), histogram.data());
+        });
     });
     return squares;
 }
 
-template <int Order>
-void add_tuple_gradient(const HempLayers& layers, std::uintptr_t logs, float entropy, float error, bool is_printed,
+// Adds the terms' gradient to the layers', given the cells and shares that `count_tuples` has filled and log2 of the masses.
+void add_tuple_gradient(const Parameters& weights, const Parameters& gradients, const HempTable& table,
+                        const std::vector<int>& level_counts, const Vector<std::int32_t>& cells, const Vector<float>& shares,
+                        int order, const Vector<const float>& logs, float entropy, float error, bool is_printed,
                         bool has_insensitivity) {
-    nb::gil_scoped_release release;
-    const metaq::hemp::Weighting weighting{entropy, error, is_printed, has_insensitivity};
-    visit_layers(layers, [&](const metaq::hemp::Layer& layer) {
-        metaq::hemp::add_gradient<Order>(layer, std::get<4>(layers), floats(logs), weighting);
-    });
-}
-
-template <int Order>
-void bind_hemp(nb::module_& module) {
-    module.def(("count_tuples_" + std::to_string(Order)).c_str(), &count_tuples<Order>);
-    module.def(("add_tuple_gradient_" + std::to_string(Order)).c_str(), &add_tuple_gradient<Order>);
-    if constexpr (Order < metaq::hemp::kMostOrder) bind_hemp<Order + 1>(module);
+    const HempLayers layers{weights, &gradients, table, level_counts, cells, shares};
+    layers.check();
+    check_cells_of_tuples(layers.base(), order, logs.size());
+    const hemp::Weighting weighting{entropy, error, is_printed, has_insensitivity};
+    bool is_good = false;
+    {
+        nb::gil_scoped_release release;
+        is_good = layers.has_good_cells();
+        if (is_good) {
+            with_order(order, [&](auto constant) {
+                layers.for_each([&](const hemp::Layer& layer) {
+                    hemp::add_gradient<constant()>(layer, layers.base(), logs.data(), weighting);
+                });
+            });
+        }
+    }
+    if (!is_good) throw std::invalid_argument("cells: expected those that count_tuples fills, found others");
 }
 
 }  // namespace
 
 void bind_methods(nb::module_& module) {
-    module.def("show_quantized", &show_quantized);
-    module.def("take_back_latent", &take_back_latent);
-    bind_hemp<1>(module);
+    // Without conversion: it would fill copies.
+    nb::class_<QuantizedParameters>(module, "QuantizedParameters")
+        .def(nb::init<Parameters, Parameters>(), nb::arg("weights").noconvert(), nb::arg("latents").noconvert())
+        .def("write_quantized", &QuantizedParameters::write_quantized, nb::arg("steps"), nb::arg("radius"),
+             nb::arg("counts").noconvert().none())
+        .def("restore_latent", &QuantizedParameters::restore_latent, nb::arg("gradients").noconvert(), nb::arg("steps"),
+             nb::arg("radius"), nb::arg("slopes").noconvert(), nb::arg("strength"));
+    module.def("count_tuples", &count_tuples, nb::arg("weights").noconvert(), nb::arg("table").noconvert(),
+               nb::arg("level_counts"), nb::arg("cells").noconvert(), nb::arg("shares").noconvert(), nb::arg("order"),
+               nb::arg("histogram").noconvert());
+    module.def("add_tuple_gradient", &add_tuple_gradient, nb::arg("weights").noconvert(), nb::arg("gradients").noconvert(),
+               nb::arg("table").noconvert(), nb::arg("level_counts"), nb::arg("cells").noconvert(),
+               nb::arg("shares").noconvert(), nb::arg("order"), nb::arg("logs").noconvert(), nb::arg("entropy"),
+               nb::arg("error"), nb::arg("is_printed"), nb::arg("has_insensitivity"));
 }
 
 }  // namespace metaq::python

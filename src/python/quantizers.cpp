@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <vector>
@@ -61,7 +62,9 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
                           feedbacks[i] ? feedbacks[i]->data() : nullptr, block_of(symbols[i])});
     }
     nb::gil_scoped_release release;
-    return metaq::rdoq::quantize(blocks, rate_weight);
+    double bits = 0;
+    if (metaq::rdoq::quantize(blocks, rate_weight, bits) != metaq::Status::ok) throw std::bad_alloc();
+    return bits;
 }
 
 // Fills symbols, none larger than `most` of its block.

@@ -11,12 +11,12 @@ from metaq.checkpoints import in_memory
 from metaq.checkpoints.in_memory import QUALITIES, CompressionConfig, compress_state_dict
 from metaq.cli.options import parse_bits, parse_size
 from metaq.coding import base as coding_base
-from metaq.compressed_model import CodedTensor
+from metaq.compressed_model import CodedTensor, encode
 from metaq.errors import InputError
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.quantizers import trellis
 from metaq.quantizers.rounding import round_as_float16
+from metaq.tensors import load_tensors
 
 
 def network(seed=0):
@@ -59,7 +59,7 @@ def coded_bits(model):
 @pytest.mark.parametrize("limit", [1e-4, 1e-3, 2e-2, 0.3])
 def test_error_is_met(limit):
     model = compress_state_dict(STATE, CompressionConfig(max_error=limit))
-    found = error(STATE, Reader(encode(model)).load())
+    found = error(STATE, load_tensors(Reader(encode(model))))
     assert 0.99 * limit <= found <= limit
     assert len({entry.codebook for entry in model.tensors.values() if isinstance(entry, CodedTensor)}) == 2
 
@@ -123,7 +123,7 @@ def test_smaller_than_the_nearest_multiples_of_a_step_at_equal_error():
 
 def test_keep_is_exact_and_the_rest_meets_the_error():
     model = compress_state_dict(STATE, CompressionConfig(max_error=1e-2, keep=("head.*", "*.bias")))
-    loaded = Reader(encode(model)).load()
+    loaded = load_tensors(Reader(encode(model)))
     for name in ("head.weight", "conv.bias", "norm.half", "steps"):
         assert torch.equal(loaded[name], STATE[name])
     assert loaded["tied.weight"] is loaded["embedding.weight"]
@@ -140,7 +140,7 @@ def test_bits_of_some():
 
 
 def test_vectors_are_as_exact_as_float16_and_dtypes_stay():
-    loaded = Reader(encode(compress_state_dict(STATE))).load()
+    loaded = load_tensors(Reader(encode(compress_state_dict(STATE))))
     assert torch.equal(loaded["conv.bias"], STATE["conv.bias"].half().float())
     assert torch.equal(loaded["scale"], STATE["scale"].half().float())
     assert [loaded[name].dtype for name in STATE] == [tensor.dtype for tensor in STATE.values()]
@@ -170,7 +170,7 @@ def test_any_scale_and_dtype():
     single, double = torch.float32, torch.float64
     for dtype, scale in ((torch.half, 20000.0), (single, 1e-40), (single, 1e38), (double, 1e30), (double, 1.0)):
         weights = (scale * torch.randn(40, 40, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)).to(dtype)
-        loaded = Reader(encode(compress_state_dict({"w": weights}, CompressionConfig(bits=2)))).load()["w"]
+        loaded = load_tensors(Reader(encode(compress_state_dict({"w": weights}, CompressionConfig(bits=2)))))["w"]
         assert bool(torch.isfinite(loaded).all())
         assert loaded.dtype == dtype
 
@@ -178,7 +178,7 @@ def test_any_scale_and_dtype():
 @pytest.mark.parametrize("state", [{"b": torch.ones(5)}, {"w": torch.zeros(3, 3)}, {"w": torch.empty(0, 4)}])
 @pytest.mark.parametrize("dial", [{"max_error": 1e-3}, {"size_bytes": 1000}, {"bits": 3}, {"quality": "low"}])
 def test_nothing_to_search_for(state, dial):
-    loaded = Reader(encode(compress_state_dict(state, CompressionConfig(**dial)))).load()
+    loaded = load_tensors(Reader(encode(compress_state_dict(state, CompressionConfig(**dial)))))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 

@@ -17,9 +17,9 @@ from metaq.checkpoints.paths import compress_path, decompress_path, work_folder
 from metaq.checkpoints.plan import Dials, pieces
 from metaq.checkpoints.work_folder import STATE
 from metaq.coding import base as coding_base
+from metaq.compressed_model import encode
 from metaq.errors import InputError
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.io.safetensors import SafetensorsFile, read_safetensors
 from metaq.progress import Progress
 from metaq.quantizers.lossless import compress_losslessly

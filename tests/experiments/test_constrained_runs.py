@@ -9,6 +9,7 @@ from metaq.experiments.recipe import as_tree, load_recipe, recipe_from
 from metaq.format.reader import Reader
 from metaq.metrics import digest
 from metaq.report.page import write_report
+from metaq.tensors import load_tensors
 
 COMMON = ["network.name=lenet5", "data.name=digits", "data.held_out=200", "float_training.epochs=3"]
 COMMON += [
@@ -53,7 +54,7 @@ def test_a_killed_run_resumes_to_the_same_bytes_and_the_file_is_what_was_validat
         run.Run(recipe, tmp_path / "killed", False, kill).train()
     run.Run(recipe, tmp_path / "killed", True, lambda *_: None).train()
     assert (tmp_path / "killed" / run.FILE).read_bytes() == (tmp_path / "whole" / run.FILE).read_bytes()
-    assert digest(Reader((tmp_path / "whole" / run.FILE).read_bytes()).load()) == whole["weights_sha256"]
+    assert digest(load_tensors(Reader((tmp_path / "whole" / run.FILE).read_bytes()))) == whole["weights_sha256"]
     lines = [json.loads(line) for line in (tmp_path / "whole" / run.METRICS).read_text().splitlines()]
     assert lines[-1]["validation_accuracy"] == whole["validation_accuracy"]
     assert whole["test_after"]["accuracy"] > 0.5

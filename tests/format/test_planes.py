@@ -4,25 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from metaq.compressed_model import CompressedModel, encode
 from metaq.format import planes
-from metaq.format.header import DTYPES
+from metaq.format.reader import Reader
+from metaq.tensors import DTYPES, load_tensors, new_tensor, octets_of, words_of
 
-every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+# Integers that fit are coded as symbols, and bools are always.
+every_dtype = pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES.values() if dtype != torch.bool], ids=str)
 
 
-def joined(split, dtype, shape, cuts=None):
-    """What a reader does: each plane in parts of its own, elements in pieces."""
-    count = split.shape[1]
-    parts = []
-    for plane in split:
-        starts = [0, *sorted(np.random.default_rng(len(parts)).integers(1, count, cuts))] if cuts and count > 1 else [0]
-        starts = sorted(set(map(int, starts)))
-        parts.append([(start, plane[start:end]) for start, end in zip(starts, [*starts[1:], count], strict=True)])
-    flat = torch.full((count * dtype.itemsize,), 99, dtype=torch.uint8).view(dtype)
-    for first in range(0, count, 7 if cuts else max(1, count)):
-        last = min(first + 7, count) if cuts else count
-        planes.join(parts, range(first, last), flat[first:last])
-    return flat.reshape(shape)
+def split_of(tensor):
+    return planes.split(words_of(tensor), tensor.dtype.is_floating_point)
+
+
+def file_of(tensor):
+    return Reader(encode(CompressedModel({"a": tensor}), "stored"))
 
 
 def bits(tensor):
@@ -38,12 +34,10 @@ def any_bits(dtype, count):
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (7, 5), (2, 3, 4, 5)], ids=str)
 def test_round_trip_of_any_bits(dtype, shape):
     tensor = any_bits(dtype, int(np.prod(shape, dtype=int))).reshape(shape)
-    if dtype == torch.bool:
-        tensor = tensor.view(torch.uint8).bitwise_and(1).bool()
-    split = planes.split(tensor)
+    split = split_of(tensor)
     assert split.dtype == np.int8
     assert split.shape == (dtype.itemsize, tensor.numel())
-    back = joined(split, dtype, shape, cuts=3)
+    back = load_tensors(file_of(tensor))["a"]
     assert back.dtype == dtype
     assert back.shape == tensor.shape
     assert torch.equal(bits(back), bits(tensor))
@@ -52,21 +46,22 @@ def test_round_trip_of_any_bits(dtype, shape):
 @every_dtype
 def test_any_size(dtype):
     """Around the widths of vector registers."""
+    tensor = any_bits(dtype, 300)
+    file = file_of(tensor)
     for count in range(1, 140):
-        octets = any_bits(torch.uint8, count * dtype.itemsize)
-        tensor = octets.bitwise_and(1).view(dtype) if dtype == torch.bool else octets.view(dtype)
-        assert torch.equal(bits(joined(planes.split(tensor), dtype, tensor.shape)), bits(tensor))
+        part = file.tensor("a", slice(7, 7 + count), new_tensor)
+        assert torch.equal(bits(part), bits(tensor[7 : 7 + count]))
 
 
 def test_the_sign_goes_below_the_mantissa():
     # 0xC0490FDB, rotated left by one bit, is 0x80921FB7.
     expected = [[0x80], [0x92], [0x1F], [0xB7]]
-    split = planes.split(torch.tensor([-3.14159274101257324]))
+    split = split_of(torch.tensor([-3.14159274101257324]))
     assert (split.astype(int) + 128).tolist() == expected
 
 
 def test_integers_are_not_rotated():
-    split = planes.split(torch.tensor([-(2**63) + 258], dtype=torch.int64))
+    split = split_of(torch.tensor([-(2**63) + 258], dtype=torch.int64))
     assert (split.astype(int) + 128).ravel().tolist() == [0x80, 0, 0, 0, 0, 0, 1, 2]
 
 
@@ -77,16 +72,16 @@ def test_integers_are_not_rotated():
 )
 def test_views(view):
     tensor = view(torch.arange(24, dtype=torch.float64).reshape(4, 6) + 0.1)
-    assert torch.equal(joined(planes.split(tensor), torch.float64, tensor.shape), tensor)
+    assert torch.equal(load_tensors(file_of(tensor))["a"], tensor)
 
 
 def test_lazily_negated_views():
     lazy = torch.complex(torch.ones(5), torch.arange(5.0)).conj().imag
     assert lazy.is_neg()
-    assert torch.equal(joined(planes.split(lazy), torch.float32, (5,)), -torch.arange(5.0))
+    assert torch.equal(load_tensors(file_of(lazy))["a"], -torch.arange(5.0))
 
 
 @pytest.mark.parametrize("view", [torch.ones(3)[::3], torch.ones(3)[:0:2], torch.ones(4, 4)[::4, ::4]], ids=str)
 def test_views_of_one_element_or_none_whatever_their_stride(view):
-    assert planes.octets_of(view).tobytes() == view.numpy().tobytes()
-    assert torch.equal(joined(planes.split(view), torch.float32, view.shape), view)
+    assert octets_of(view).tobytes() == view.numpy().tobytes()
+    assert torch.equal(load_tensors(file_of(view))["a"], view)

@@ -1,11 +1,11 @@
 """How the symbol sequence is cut for each coder."""
 
 import pytest
-import torch
 
 from metaq import coding
 from metaq.codebook import UniformCodebook
 from metaq.coding import CHUNK_SYMBOLS
+from metaq.format.dtypes import BY_NAME
 from metaq.format.header import TensorEntry
 from metaq.format.sequence import cut_for, runs
 
@@ -14,8 +14,8 @@ SIZES = [1, 1000, 262_000, 262_150, 1_000_000, 5_000_000, 20_000_000]
 
 def sequence(weights):
     """Rows of 50 weights, and a kept vector."""
-    coded = TensorEntry("w", torch.float32, (max(1, weights // 50), min(weights, 50)), UniformCodebook(1.0))
-    return runs([coded, TensorEntry("b", torch.float16, (70,))])
+    coded = TensorEntry("w", BY_NAME["float32"], (max(1, weights // 50), min(weights, 50)), UniformCodebook(1.0))
+    return runs([coded, TensorEntry("b", BY_NAME["float16"], (70,))])
 
 
 @pytest.mark.parametrize("coder", coding.coders)

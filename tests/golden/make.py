@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from metaq import compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
-from metaq.format import writer
 from metaq.quantizers.lossless import compress_losslessly
 
 FOLDER = Path(__file__).parent
@@ -140,7 +140,7 @@ def files() -> dict[str, tuple[CompressedModel, str]]:
 def main() -> None:
     """Write them all."""
     for name, (model, coder) in files().items():
-        (FOLDER / name).write_bytes(writer.encode(model, coder))
+        (FOLDER / name).write_bytes(compressed_model.encode(model, coder))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from metaq.errors import InputError
-from metaq.format.header import DTYPES
-from metaq.format.planes import octets_of
 from metaq.io.safetensors import SafetensorsFile, write_pieces, write_safetensors
+from metaq.tensors import DTYPES, octets_of
 
 
 @st.composite

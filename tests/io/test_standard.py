@@ -12,8 +12,8 @@ import torch
 from metaq import api
 from metaq.checkpoints.paths import STANDARD, compress_path, decompress_path
 from metaq.checkpoints.plan import Dials
+from metaq.compressed_model import encode
 from metaq.errors import FormatError, InputError
-from metaq.format.writer import encode
 from metaq.io import standard
 from metaq.quantizers.lossless import compress_losslessly
 

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from metaq.errors import InputError
-from metaq.format.header import DTYPES
 from metaq.io import read_state, write_state
 from metaq.metrics import digest
+from metaq.tensors import DTYPES
 
 SUFFIXES = [".safetensors", ".pt", ".pth"]
 every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)

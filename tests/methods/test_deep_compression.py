@@ -120,7 +120,7 @@ def test_resuming_changes_nothing(phase):
     files = []
     for run in runs:
         train(*run, 7, 14)
-        files.append(metaq.format.writer.encode(run[1].compress()))
+        files.append(metaq.compressed_model.encode(run[1].compress()))
     assert files[0] == files[1]
 
 

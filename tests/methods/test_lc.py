@@ -161,7 +161,7 @@ def test_resuming_in_the_middle_of_an_l_step_changes_nothing(algorithm, evaluate
         part.load_state_dict(state)
     for run in ((model, compressor, optimizer), (other, resumed, second)):
         train_steps(*run, 6, 15)
-    assert metaq.format.writer.encode(compressor.compress(), "stored") == metaq.format.writer.encode(
+    assert metaq.compressed_model.encode(compressor.compress(), "stored") == metaq.compressed_model.encode(
         resumed.compress(), "stored"
     )
     for name, weights in model.train().state_dict().items():
@@ -210,12 +210,12 @@ def test_pruned_weights_of_many_values_are_kept_and_corrections_are_a_table():
 def test_a_binarized_lenet_takes_a_bit_a_weight_and_less_where_signs_are_not_uniform():
     model, compressor, _ = small({"*.weight": "binary"}, kind=LeNet300)
     biases = sum(4 * parameter.numel() for name, parameter in model.named_parameters() if "bias" in name)
-    assert len(metaq.format.writer.encode(compressor.compress())) <= 266_200 * 1.02 / 8 + biases
+    assert len(metaq.compressed_model.encode(compressor.compress())) <= 266_200 * 1.02 / 8 + biases
     model = LeNet300()
     with torch.no_grad():
         model.fc1.weight.add_(0.6 * model.fc1.weight.std())
     skewed = metaq.Compressor(model, LC({"*.weight": "binary"}))
-    assert len(metaq.format.writer.encode(skewed.compress())) < 266_200 * 0.93 / 8 + biases
+    assert len(metaq.compressed_model.encode(skewed.compress())) < 266_200 * 0.93 / 8 + biases
 
 
 @pytest.mark.parametrize(

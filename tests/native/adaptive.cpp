@@ -68,7 +68,7 @@ suite::Bytes stream(const ConstBlock& block, const BlockHeader& header, const Di
     writer.finish();
     Recorder recorder;
     const auto state = std::make_unique<adaptive::State>();
-    adaptive::code_block(*state, recorder, block, header);
+    CHECK(adaptive::code_block(*state, recorder, block, header) == Status::ok);
 
     std::array<std::uint64_t, kLanes> states;
     states.fill(kLeastState);
@@ -145,11 +145,11 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
     };
     const auto any = [&] { return static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >> random.below(32); };
     for (int repeat = 0; repeat < 2000; ++repeat) {
-        std::array<adaptive::Values, adaptive::kTaps + 1> values;
-        for (adaptive::Values& each : values) {
+        std::array<adaptive::Int16Lanes, adaptive::kTaps + 1> values;
+        for (adaptive::Int16Lanes& each : values) {
             for (std::int16_t& value : each) value = static_cast<std::int16_t>(within(adaptive::kValueLimit));
         }
-        adaptive::Values misses;
+        adaptive::Int16Lanes misses;
         for (std::int16_t& miss : misses) miss = static_cast<std::int16_t>(within(adaptive::kMissLimit));
         adaptive::Weights weights;
         for (std::int32_t& weight : weights.exact) weight = any();
@@ -162,24 +162,24 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
             CHECK(weights.exact[tap] == wrapped(before.exact[tap] + (sum >> shift)));
             CHECK(weights.used[tap] == std::clamp<std::int32_t>(weights.exact[tap] >> adaptive::kUsedShift, INT16_MIN, INT16_MAX));
         }
-        const adaptive::Numbers sums = adaptive::weighted(values.data(), weights, 5);
+        const adaptive::Int32Lanes sums = adaptive::weighted(values.data(), weights, 5);
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
             std::int64_t sum = 0;
             for (std::size_t tap = 0; tap < adaptive::kTaps; ++tap) sum += std::int64_t{values[tap][lane]} * weights.used[tap];
             CHECK(sums[lane] == sum >> 5);
         }
 
-        adaptive::Numbers levels, numbers, scales;
+        adaptive::Int32Lanes levels, numbers, scales;
         for (std::int32_t& level : levels) level = any();
         const std::int32_t other = any();
-        const adaptive::Values shortened = adaptive::shortened(levels, other);
+        const adaptive::Int16Lanes shortened = adaptive::shortened(levels, other);
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
             const std::int32_t level = wrapped(std::int64_t{levels[lane]} + other) >> adaptive::kLevelShift;
             CHECK(shortened[lane] == std::clamp(level, 0, adaptive::kLevels - 1));
             scales[lane] = static_cast<std::int32_t>(adaptive::kScales[static_cast<std::size_t>(shortened[lane])]);
             numbers[lane] = any();
         }
-        const adaptive::Numbers turned = adaptive::turned(levels, sums), more = adaptive::plus(levels, other);
+        const adaptive::Int32Lanes turned = adaptive::turned(levels, sums), more = adaptive::plus(levels, other);
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
             CHECK(turned[lane] == wrapped(sums[lane] < 0 ? -std::int64_t{levels[lane]} : levels[lane]));
             CHECK(more[lane] == wrapped(std::int64_t{levels[lane]} + other));
@@ -189,8 +189,8 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
         const auto least = static_cast<std::int16_t>(random.below(adaptive::kLevels));
         CHECK(adaptive::all_below(shortened, least) == std::all_of(shortened.begin(), shortened.end(), [&](int level) { return level < least; }));
 
-        std::array<adaptive::Values, 11> excess;
-        for (adaptive::Values& each : excess) {
+        std::array<adaptive::Int16Lanes, 11> excess;
+        for (adaptive::Int16Lanes& each : excess) {
             for (std::int16_t& value : each) value = static_cast<std::int16_t>(std::clamp<std::int64_t>(within(700), -256, 700));
         }
         const std::size_t size = random.below(excess.size() + 1);
@@ -211,7 +211,7 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
         CHECK(std::ranges::equal(adaptive::sums_of_lanes(excess.data(), size), of_lanes));
 
         const int unit = static_cast<int>(random.below(9));
-        adaptive::Values mask;
+        adaptive::Int16Lanes mask;
         for (std::int16_t& each : mask) each = random.below(4) == 0 ? 0 : -1;
         const adaptive::Noted noted = adaptive::noted(numbers, unit, sums, scales, 27 - unit, mask);
         std::int64_t energy = 0;
@@ -290,7 +290,7 @@ TEST(adaptive_writes_the_stream_that_is_accepted) {
         const auto symbols = random_symbols(seed, 1 << seed);
         const std::vector<ConstBlock> blocks{block_of(symbols)};
         suite::Bytes bytes;
-        adaptive::encode(blocks, bytes);
+        CHECK(adaptive::encode(blocks, bytes) == Status::ok);
         CHECK(bytes == stream(blocks[0], adaptive::make_header(blocks[0]), {}));
     }
 }

@@ -14,7 +14,7 @@ namespace suite {
 
 using metaq::Status;
 using Bytes = std::vector<std::uint8_t>;
-using Encode = void (*)(std::span<const metaq::ConstBlock>, Bytes&);
+using Encode = Status (*)(std::span<const metaq::ConstBlock>, Bytes&);
 using Decode = Status (*)(std::span<const std::uint8_t>, std::span<const metaq::Block>);
 
 struct Tensor {
@@ -43,7 +43,7 @@ struct Coder {
         std::vector<metaq::ConstBlock> blocks;
         for (const Tensor& t : tensors) blocks.push_back({t.symbols.data(), t.rows, t.channels, t.kernel});
         Bytes out;
-        encode(blocks, out);
+        CHECK(encode(blocks, out) == Status::ok);
         return out;
     }
 
@@ -120,7 +120,7 @@ inline void appends(const Coder& coder) {
     const Tensors tensors = {tensor(5, 5, 1, [](std::size_t i) { return i % 3; })};
     const std::vector<metaq::ConstBlock> blocks = {{tensors[0].symbols.data(), 5, 5, 1}};
     Bytes out = {255, 255};
-    coder.encode(blocks, out);
+    CHECK(coder.encode(blocks, out) == Status::ok);
     Bytes expected = {255, 255};
     for (const std::uint8_t byte : coder.encoded(tensors)) expected.push_back(byte);
     CHECK(out == expected);

@@ -23,18 +23,21 @@ std::vector<std::int32_t> sparse(std::size_t rows, std::size_t columns, std::uin
 suite::Bytes of_rate(std::span<const ConstBlock> blocks, std::size_t rate) {
     std::vector<BlockHeader> headers;
     for (const ConstBlock& block : blocks) headers.push_back(mixing::make_header(block));
-    return mixing::encoded(blocks, headers, rate);
+    suite::Bytes bytes;
+    CHECK(mixing::encode_at_rate(blocks, headers, rate, bytes) == Status::ok);
+    return bytes;
 }
 
 // A stream of one block of eight zeros with this header.
 Status decoded(const BlockHeader& header) {
     suite::Bytes bytes;
     BinaryEncoder coder(bytes);
-    const auto state = std::make_unique<mixing::State>();
+    const auto state = mixing::make_state();
     state->model.set_mixer_rate(header.rate);
     mixing::code_header(state->model, coder, header);
     const std::vector<std::int32_t> zeros(8, header.centre);
-    if (!header.constant) mixing::code_symbols(*state, coder, ConstBlock{zeros.data(), 2, 4, 1}, header.centre, mixing::FreeSymbols{});
+    const ConstBlock block{zeros.data(), 2, 4, 1};
+    if (!header.constant) CHECK(mixing::code_symbols(*state, coder, block, header.centre, mixing::FreeSymbols{}) == Status::ok);
     coder.finish(1);
     std::vector<std::int32_t> symbols(8);
     const std::vector<Block> blocks{{symbols.data(), 2, 4, 1}};
@@ -45,9 +48,9 @@ Status decoded(const BlockHeader& header) {
 Status decoded(std::size_t first_rate, std::size_t second_rate) {
     suite::Bytes bytes;
     BinaryEncoder coder(bytes);
-    mixing::Model model;
-    mixing::code_header(model, coder, {3, true, first_rate, 0});
-    mixing::code_header(model, coder, {3, true, second_rate, 0});
+    const auto state = mixing::make_state();
+    mixing::code_header(state->model, coder, {3, true, first_rate, 0});
+    mixing::code_header(state->model, coder, {3, true, second_rate, 0});
     coder.finish(1);
     std::vector<std::int32_t> symbols(2);
     const std::vector<Block> blocks{{&symbols[0], 1, 1, 1}, {&symbols[1], 1, 1, 1}};
@@ -60,7 +63,7 @@ TEST(mixing_takes_the_rate_of_the_shortest_stream) {
     const auto first = sparse(300, 200, 1), second = sparse(60, 300, 2);
     const std::vector<ConstBlock> blocks{{first.data(), 300, 200, 1}, {second.data(), 60, 300, 1}};
     suite::Bytes chosen;
-    mixing::encode(blocks, chosen);
+    CHECK(mixing::encode(blocks, chosen) == Status::ok);
     std::vector<std::int32_t> found(first.size() + second.size());
     const std::vector<Block> filled{{found.data(), 300, 200, 1}, {found.data() + first.size(), 60, 300, 1}};
     for (std::size_t rate = 0; rate < mixing::kMixerRates.size(); ++rate) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -57,7 +58,7 @@ rans::Header header_of(const Tensors& tensors, const Bytes& data) {
     for (const Tensor& t : tensors) blocks.push_back({nullptr, t.rows, t.channels, t.kernel, rans::Form::int32, {}});
     rans::Stream stream;
     CHECK(rans::open(data, blocks, stream) == Status::ok);
-    return stream.header;
+    return std::move(stream.header);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ static std::vector<Bytes> strings() {
 
 static Bytes encoded(const Bytes& bytes) {
     Bytes out;
-    metaq::text::encode(bytes, out);
+    CHECK(metaq::text::encode(bytes, out) == metaq::Status::ok);
     return out;
 }
 

@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 import metaq
 from metaq.codebook import TableCodebook
-from metaq.compressed_model import CodedTensor
+from metaq.compressed_model import CodedTensor, encode
 from metaq.errors import InputError
-from metaq.format import planes
-from metaq.format.header import CODED_FLOATS, DTYPES
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.quantizers.lossless import compress_losslessly
+from metaq.tensors import CODED_FLOATS, DTYPES, load_tensors, octets_of
 
 every_float = pytest.mark.parametrize("dtype", CODED_FLOATS, ids=str)
 
@@ -28,12 +26,12 @@ def normal(*shape, seed=0):
 def assert_exact(state, coder="rans"):
     """Bit by bit; returns what share of its size the state takes."""
     data = encode(compress_losslessly(state), coder)
-    loaded = Reader(data).load()
+    loaded = load_tensors(Reader(data))
     assert list(loaded) == list(state)
     for name, tensor in state.items():
         assert loaded[name].dtype == tensor.dtype
         assert loaded[name].shape == tensor.shape
-        assert np.array_equal(planes.octets_of(loaded[name]), planes.octets_of(tensor))
+        assert np.array_equal(octets_of(loaded[name]), octets_of(tensor))
     return len(data) / max(1, sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values()))
 
 
@@ -69,7 +67,7 @@ def test_every_bit_survives(state):
 def test_special_values_survive(dtype):
     special = [0.0, -0.0, math.inf, -math.inf, math.nan, 2.0**-149, -(2.0**-130), 2.0**-1074, 65504.0, 1 / 3]
     values = torch.tensor(special, dtype=torch.float64).to(dtype)
-    octets = planes.octets_of(values).copy()
+    octets = octets_of(values).copy()
     octets[4 * dtype.itemsize] ^= 3  # a NaN with a payload
     values = torch.from_numpy(octets).view(dtype)
     assert_exact({"few": values, "often": values.repeat(500), "scalar": values[4], "none": values[:0]})

@@ -10,7 +10,7 @@ from metaq import coding
 from metaq.codebook import UniformCodebook
 from metaq.coding import base as coding_base
 from metaq.errors import InputError
-from metaq.format.header import block_shape
+from metaq.format.sequence import block_shape
 from metaq.quantizers import rdoq, trellis
 
 UNIT = UniformCodebook(1.0)

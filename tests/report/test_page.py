@@ -9,13 +9,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from metaq import compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError, InputError, MetaqError
 from metaq.experiments.recipe import load_recipe
 from metaq.experiments.run import Run
 from metaq.files import write_atomically
-from metaq.format import writer
 from metaq.format.reader import Reader
 from metaq.report import page, plots
 from metaq.report.page import write_report
@@ -74,7 +74,7 @@ def folder(trained, tmp_path):
 
 def replace_model(folder, tensors, before):
     """Another network in the place of a run's."""
-    write_atomically(folder / "model.mtq", writer.encode(CompressedModel(tensors)))
+    write_atomically(folder / "model.mtq", compressed_model.encode(CompressedModel(tensors)))
     write_atomically(folder / "float.safetensors", safetensors.torch.save(before))
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import metaq
+from metaq.compressed_model import encode, read_model
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
 from metaq.report.tables import coder_rows, show, show_entries, tensor_rows, text
 
 
@@ -17,7 +17,7 @@ def model():
 
 def test_tensor_rows_share_out_all_payload_bytes(model):
     reader = Reader(encode(model))
-    rows = tensor_rows(reader)
+    rows = tensor_rows(reader, read_model(reader))
     assert [row["kind"] for row in rows] == ["coded", "kept", "alias of a.weight"]
     assert sum(row["bytes"] for row in rows) == pytest.approx(
         sum(c.payload_bytes for c in reader.header.chunks), abs=0.5

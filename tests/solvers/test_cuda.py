@@ -44,7 +44,7 @@ def priced(_, levels, weights):
 
 def measured(_, __, weights):
     symbols = assign.nearest(weights, BOOKS[1])
-    error = metrics.relative_squared_error(weights, BOOKS[1].values(symbols))
+    error = metrics.relative_squared_error(weights, assign.values(symbols, BOOKS[1]))
     return error, metrics.entropy_bits(symbols), metrics.tuple_entropy([symbols], 2)
 
 
@@ -70,7 +70,7 @@ SOLVERS = {
     "rdoq": lambda _, __, weights: rdoq.quantize({"": weights}, BOOKS[0], 0.1, {"": weights.abs()})[0],
     "trellis": lambda _, __, weights: trellis.quantize({"": weights}, BOOKS[0]),
     "nearest": lambda _, __, weights: [assign.nearest(weights, book) for book in BOOKS],
-    "values": lambda _, __, weights: [book.values(assign.nearest(weights, book)) for book in BOOKS],
+    "values": lambda _, __, weights: [assign.values(assign.nearest(weights, book), book) for book in BOOKS],
     "cheapest": lambda xi, _, weights: assign.cheapest(weights, xi[:5], 0.1),
     "measures": measured,
 }

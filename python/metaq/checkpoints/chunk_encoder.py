@@ -18,9 +18,8 @@ from metaq.assign import nearest, reconstruct
 from metaq.checkpoints.plan import Fate, Treatment
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
-from metaq.files import atomic_file, forget_pages, map_bytes
+from metaq.files import atomic_file, forget_pages
 from metaq.format import planes
-from metaq.format.assembly import PIECE_SYMBOLS, Assembly
 from metaq.format.header import ChunkEntry, Header, TensorEntry
 from metaq.format.reader import Reader
 from metaq.format.sequence import Run, cut_for, runs
@@ -30,9 +29,13 @@ from metaq.io.safetensors import Put, SafetensorsFile, write_pieces
 from metaq.progress import Progress
 from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import round_as_float16
+from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
 from metaq.threads import StoppedError, stream
 
 Books = Mapping[str, UniformCodebook]
+
+
+PIECE_SYMBOLS = 1 << 18  # turned into symbols at a time, so that temporary tensors stay small
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class StreamEncoder:
             codebook = IntegerCodebook()
         elif found.levels is not None:
             codebook = found.levels.codebook
-        return TensorEntry(name, *self.file.tensors[name], codebook)
+        dtype, shape = self.file.tensors[name]
+        return TensorEntry(name, FORMAT_DTYPES[dtype], shape, codebook)
 
     def _coded(self, entries: list[TensorEntry], books: Books, threads: int, progress: Progress) -> Iterator[_Coded]:
         def code(chunk: list[Run]) -> _Coded:
@@ -159,9 +163,10 @@ class StreamEncoder:
         """Those of some elements, each for itself."""
         found, symbols = self.treatments[name], part
         if found.levels is not None:
-            return found.levels.symbols(planes.words_of(part))
+            return found.levels.symbols(words_of(part))
         if plane is not None:
-            of_plane: np.ndarray = planes.split(round_as_float16(part) if found.fate is Fate.ROUNDED else part)[plane]
+            kept = round_as_float16(part) if found.fate is Fate.ROUNDED else part
+            of_plane: np.ndarray = planes.split(words_of(kept), part.dtype.is_floating_point)[plane]
             return of_plane
         if found.fate is Fate.QUANTIZED:
             symbols = _within(nearest(part, books[name]), books[name], part.dtype)
@@ -193,15 +198,14 @@ def _within(symbols: Tensor, codebook: UniformCodebook, dtype: torch.dtype) -> T
 
 
 def decode_to_safetensors(
-    source: Path, target: Path, threads: int, progress: Progress, stop: threading.Event | None = None
+    reader: Reader, target: Path, threads: int, progress: Progress, stop: threading.Event | None = None
 ) -> None:
     """A `.mtq` file's tensors as a `.safetensors` file, whole or not at all.
 
     Raises:
-        InputError: a file cannot be read or written.
-        FormatError: the source is not a whole and unchanged `.mtq` file.
+        InputError: the file cannot be written.
+        FormatError: a chunk of the source is damaged.
     """
-    reader = Reader(map_bytes(source), str(source))
     entries = reader.header.tensors
     owners = [index if entry.target is None else entry.target for index, entry in enumerate(entries)]
     names: dict[int, list[str]] = {}
@@ -214,7 +218,7 @@ def decode_to_safetensors(
             if stop is not None and stop.is_set():
                 raise StoppedError("stopped")
             size = 0
-            for index, part in Assembly(reader, wanted, as_symbols=False).run().items():
+            for index, part in reader.elements(wanted, new_tensor).items():
                 for name in names.get(index, []):
                     put(name, wanted[index].start, part)
                 size += part.numel() * part.dtype.itemsize
@@ -225,7 +229,7 @@ def decode_to_safetensors(
             pass
 
     layout = {
-        entry.name: (entry.dtype, entries[owner].shape)
+        entry.name: (DTYPES[entry.dtype], entries[owner].shape)
         for owner, entry in zip(owners, entries, strict=True)
         if entry.name != GRAPH
     }
@@ -240,7 +244,7 @@ def batches(reader: Reader) -> Iterator[dict[int, range]]:
             yield wanted
 
 
-def decoded_bytes(path: Path) -> int:
+def decoded_bytes(reader: Reader) -> int:
     """The size of a `.mtq` file's tensors, each counted once."""
-    entries = Reader(map_bytes(path), str(path)).header.tensors
+    entries = reader.header.tensors
     return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries if entry.target is None)

@@ -20,11 +20,9 @@ from metaq import coding
 from metaq.checkpoints.step_guesses import Guess, guessed_bits, guessed_error
 from metaq.checkpoints.step_search import StepProblem, find_step
 from metaq.codebook import UniformCodebook
-from metaq.compressed_model import CodedTensor, CompressedModel, keep
+from metaq.compressed_model import CodedTensor, CompressedModel, encode, keep
 from metaq.errors import InputError
-from metaq.format.header import block_shape
-from metaq.format.sequence import Run, cut_for
-from metaq.format.writer import encode
+from metaq.format.sequence import Run, block_shape, cut_for
 from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.calibration import Calibration
 from metaq.quantizers.rounding import is_roundable, round_as_float16

@@ -28,6 +28,7 @@ from metaq.io.standard import STANDARD, readable, writable
 from metaq.progress import Progress
 from metaq.quantizers import uniform
 from metaq.quantizers.lossless import compress_losslessly
+from metaq.tensors import load_tensors
 from metaq.threads import in_parallel, thread_counts
 
 LARGE_BYTES = 1 << 24  # from here on a .safetensors file is read a piece at a time
@@ -78,11 +79,11 @@ def decompress_path(source: Path, output: Path, resumes: bool = False, progress:
         is_onnx = any(entry.name == GRAPH for entry in reader.header.tensors)
         with writable(output, ".onnx" if is_onnx else SAFETENSORS) as target:
             if target.suffix == SAFETENSORS:
-                progress.begin("decompressing", decoded_bytes(path))
-                decode_to_safetensors(path, target, thread_counts(1)[1], progress)
+                progress.begin("decompressing", decoded_bytes(reader))
+                decode_to_safetensors(reader, target, thread_counts(1)[1], progress)
                 return
             progress.begin(f"decompressing {path.name}")
-            write_state(target, reader.load(), reader.header.metadata)
+            write_state(target, load_tensors(reader), reader.header.metadata)
 
 
 def work_folder(output: Path) -> Path:
@@ -143,9 +144,10 @@ def _compress_shards(
 
 def _decompress_folder(source: Path, output: Path, resumes: bool, progress: Progress) -> None:
     found = read_folder(source, MTQ)
-    found.check(lambda shard: [entry.name for entry in Reader(map_bytes(source / shard)).header.tensors])
+    readers = {shard: Reader(map_bytes(source / shard), str(source / shard)) for shard in found.shards}
+    found.check(lambda shard: [entry.name for entry in readers[shard].header.tensors])
     folder = _folder_for(found, output, SAFETENSORS, _options("decompress", _paths(found), None), resumes)
-    sizes = {shard: decoded_bytes(source / shard) for shard in found.shards}
+    sizes = {shard: decoded_bytes(readers[shard]) for shard in found.shards}
     outer, inner = thread_counts(len(found.shards))
     stop = threading.Event()
     progress.begin("decompressing", sum(sizes.values()))
@@ -155,7 +157,7 @@ def _decompress_folder(source: Path, output: Path, resumes: bool, progress: Prog
         if folder.is_written(part, ""):
             progress.advance(sizes[shard], sizes[shard])
         else:
-            decode_to_safetensors(source / shard, folder.path / part, inner, progress, stop)
+            decode_to_safetensors(readers[shard], folder.path / part, inner, progress, stop)
             folder.record(part, "", {})
 
     try:

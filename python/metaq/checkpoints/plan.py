@@ -14,11 +14,11 @@ from torch import Tensor
 from metaq.checkpoints.in_memory import CompressionConfig
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.format import planes
-from metaq.format.header import CODED_FLOATS, fits_limits
+from metaq.format.header import fits_limits
 from metaq.io.safetensors import SafetensorsFile
 from metaq.quantizers.lossless import Levels, find_levels
 from metaq.quantizers.rounding import is_roundable
+from metaq.tensors import CODED_FLOATS, words_of
 
 PIECE_ELEMENTS = 1 << 20  # read at a time
 
@@ -78,7 +78,7 @@ def treatment(file: SafetensorsFile, name: str, dials: Dials) -> Treatment:
     if not dtype.is_floating_point:
         return Treatment(Fate.INTEGERS if all(map(_is_codable, pieces(file, name))) else Fate.KEPT)
     if dials.lossless:
-        levels = find_levels(map(planes.words_of, pieces(file, name)), dtype) if dtype in CODED_FLOATS else None
+        levels = find_levels(map(words_of, pieces(file, name)), dtype) if dtype in CODED_FLOATS else None
         return Treatment(Fate.KEPT) if levels is None else Treatment(Fate.LEVELS, levels=levels)
     if any(fnmatchcase(name, pattern) for pattern in dials.config.keep):
         return Treatment(Fate.KEPT)

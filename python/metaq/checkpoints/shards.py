@@ -28,7 +28,7 @@ from metaq.checkpoints.work_folder import WorkFolder
 from metaq.codebook import UniformCodebook
 from metaq.coding import CHUNK_SYMBOLS
 from metaq.errors import InputError
-from metaq.format.header import block_shape
+from metaq.format.sequence import block_shape
 from metaq.io.safetensors import SafetensorsFile
 from metaq.progress import Progress
 from metaq.quantizers import trellis

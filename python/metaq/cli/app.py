@@ -144,14 +144,16 @@ def decompress(
 @app.command()
 def inspect(source: MtqFile, as_json: AsJson = False) -> None:
     """Show what a .mtq file holds, tensor by tensor, and what each costs."""
+    from metaq.compressed_model import read_model
     from metaq.files import map_bytes
     from metaq.format.reader import Reader
     from metaq.report.tables import entropy_entries, show, show_entries, tensor_rows
 
     reader = Reader(map_bytes(source), str(source))
     with _working(f"reading {source.name}"):
-        rows = tensor_rows(reader)
-        entropies = entropy_entries(reader.model())
+        model = read_model(reader)
+        rows = tensor_rows(reader, model)
+        entropies = entropy_entries(model)
     coded_bytes = sum(chunk.payload_bytes for chunk in reader.header.chunks)
     sizes = {"file_bytes": len(reader.data), "header_and_checksum_bytes": len(reader.data) - coded_bytes}
     summary = {**sizes, **entropies}
@@ -224,10 +226,11 @@ def verify(source: MtqFile, as_json: AsJson = False) -> None:
     from metaq.files import map_bytes
     from metaq.format.reader import Reader
     from metaq.metrics import digest
+    from metaq.tensors import load_tensors
 
     reader = Reader(map_bytes(source), str(source))
     with _working(f"verifying {source.name}"):
-        tensors = reader.load()
+        tensors = load_tensors(reader)
     result = {"file": str(source), "verdict": "whole and unchanged", "tensors": len(tensors)}
     _print({**result, "file_bytes": len(reader.data), "weights_sha256": digest(tensors)}, as_json)
 

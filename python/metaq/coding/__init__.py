@@ -22,6 +22,7 @@ __all__ = [
     "by_identifier",
     "by_name",
     "coders",
+    "identifiers",
     "suitable",
 ]
 
@@ -46,6 +47,11 @@ def by_identifier(identifier: int) -> Coder:
     if identifier not in _by_identifier:
         raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {identifier}")
     return _by_identifier[identifier]
+
+
+def identifiers() -> list[int]:
+    """The bytes in a file that stand for a coder."""
+    return list(_by_identifier)
 
 
 def suitable(size_bytes: int, lossless: bool = False) -> str:

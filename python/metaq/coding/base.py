@@ -1,8 +1,7 @@
 """What every coder is: a name, its byte in the file, symbols to bytes and back, and what it is good at."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from math import prod
 from typing import ClassVar
@@ -81,13 +80,10 @@ class Coder(ABC):
         to stand for blocks of these shapes. A damaged stream may also decode to other symbols: checksums are the
         container's.
         """
-        self._check_count(data, shapes)
-        return self._decode(data, shapes)
-
-    def _check_count(self, data: bytes | memoryview, shapes: Sequence[tuple[int, ...]]) -> None:
         count = sum(prod(shape) for shape in shapes)
         if count > len(data) * SYMBOLS_PER_BYTE:
             raise FormatError(f"{self.name} stream: expected {count} symbols, found only {len(data)} bytes")
+        return self._decode(data, shapes)
 
     @abstractmethod
     def _encode(self, blocks: Sequence[Symbols]) -> bytes: ...
@@ -101,29 +97,15 @@ class NativeCoder(Coder):
 
     is_native = True
 
-    def decode_into(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
-        """`decode` to memory that is there: contiguous int32 arrays of three dimensions, which are filled.
-
-        After a FormatError they hold anything.
-        """
-        shapes = [block.shape for block in blocks]
-        self._check_count(data, shapes)
-        with self._naming(shapes):
-            self._fill(data, blocks)
-
     def _decode(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[Symbols]:
         blocks = [np.empty(shape, np.int32) for shape in shapes]
-        self.decode_into(data, blocks)
-        return blocks
-
-    @contextmanager
-    def _naming(self, shapes: Sequence[tuple[int, ...]]) -> Iterator[None]:
         try:
-            yield
+            self._fill(data, blocks)
         except ValueError as error:
             raise FormatError(
                 f"{self.name} stream: expected symbols of {len(shapes)} blocks, found it {error}"
             ) from error
+        return blocks
 
     @abstractmethod
     def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None: ...

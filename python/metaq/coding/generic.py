@@ -11,10 +11,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import zstandard
 
 from metaq.coding.base import SYMBOL_LIMIT, Coder, Shape, Speed, Symbols
-from metaq.errors import FormatError
+from metaq.errors import FormatError, InputError
 
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
 _LZMA_MAX_DICTIONARY_BYTES = 1 << 26
@@ -33,19 +32,6 @@ class Stored(Coder):
         widths = [_width(block) for block in blocks]
         plain = [block.astype(f"<i{width}").tobytes() for block, width in zip(blocks, widths, strict=True)]
         return bytes(widths) + b"".join(plain)
-
-    def decode_octets(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """Symbols that are bytes: as int8, without copying them, if they are stored as such.
-
-        Raises FormatError like `decode`.
-        """
-        self._check_count(data, shapes)
-        plain = self._plain(data, shapes)
-        sizes = [prod(shape) for shape in shapes]
-        if bytes(plain[: len(shapes)]) != b"\1" * len(shapes) or len(plain) != len(shapes) + sum(sizes):
-            return self.decode(data, shapes)
-        blocks = np.frombuffer(plain, np.int8, offset=len(shapes))
-        return np.split(blocks, np.cumsum(sizes[:-1]))
 
     def _plain(self, data: bytes | memoryview, shapes: Sequence[Shape]) -> bytes | memoryview:
         """The plain form, not checked."""
@@ -125,9 +111,11 @@ class Zstd(_Compressed):
     speed = Speed.FAST
 
     def _compress(self, plain: bytes) -> bytes:
-        return zstandard.ZstdCompressor(level=22, write_checksum=False).compress(plain)
+        compressed: bytes = _zstandard().ZstdCompressor(level=22, write_checksum=False).compress(plain)
+        return compressed
 
     def _decompress(self, data: bytes | memoryview, limit_bytes: int) -> bytes:
+        zstandard = _zstandard()
         try:
             # The content size is what gets allocated, so it is looked at first; our encoder always writes it.
             size = zstandard.get_frame_parameters(data).content_size
@@ -137,7 +125,8 @@ class Zstd(_Compressed):
                 if data != self._compress(b""):
                     raise self._error("something behind an empty one")
                 return b""
-            return zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+            plain: bytes = zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False)
+            return plain
         except zstandard.ZstdError as error:
             raise self._error(error) from error
 
@@ -160,6 +149,15 @@ class Lzma(_Compressed):
         except lzma.LZMAError as error:
             raise self._error(error) from error
         return _whole(self, plain, limit_bytes, decompressor.eof, decompressor.unused_data)
+
+
+def _zstandard() -> Any:
+    """The library, which is not needed for anything else."""
+    try:
+        import zstandard
+    except ImportError:
+        raise InputError("zstd: expected the package zstandard, found none; pip install zstandard") from None
+    return zstandard
 
 
 def _width(block: Symbols) -> int:

@@ -2,13 +2,8 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from metaq import _native
-from metaq.coding.base import NativeCoder, Shape, Speed, Symbols
-
-# A step, None and 0; or any number, increasing float32 levels and the origin among them.
-ValueCodebook = tuple[float, np.ndarray | None, int]
+from metaq.coding.base import NativeCoder, Speed, Symbols
 
 
 class Rans(NativeCoder):
@@ -21,26 +16,6 @@ class Rans(NativeCoder):
 
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return _native.rans_encode(blocks)
-
-    def decode_values(
-        self,
-        data: bytes | memoryview,
-        shapes: Sequence[Shape],
-        outputs: Sequence[np.ndarray],
-        codebooks: Sequence[ValueCodebook],
-    ) -> None:
-        """Decodes straight to what symbols stand for; symbols are never made.
-
-        Args:
-            outputs: for each block as many elements in one dimension, which are filled: int32 and int8 with the symbols
-                themselves; float32, float16 and uint16 (the bits of bfloat16) with step * symbol or
-                levels[symbol + origin] of the block's codebook, in float32, rounded to nearest even.
-
-        Raises FormatError like `decode`, and for symbols that stand for nothing.
-        """
-        self._check_count(data, shapes)
-        with self._naming(shapes):
-            _native.rans_decode_values(data, shapes, outputs, codebooks)
 
     def _fill(self, data: bytes | memoryview, blocks: Sequence[Symbols]) -> None:
         _native.rans_decode(data, blocks)

@@ -17,6 +17,7 @@ from metaq.experiments.recipe import Recipe, load_recipe
 from metaq.files import read_bytes
 from metaq.format.reader import Reader
 from metaq.metrics import digest
+from metaq.tensors import load_tensors
 
 
 def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
     content = read_bytes(path)
     started = time.perf_counter()
     reader = Reader(content, str(path))
-    weights = reader.load()
+    weights = load_tensors(reader)
     decoding_seconds = time.perf_counter() - started
     name = recipe_name or reader.header.metadata.get("recipe")
     if name is None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaq.compressed_model import CompressedModel
+from metaq.compressed_model import CompressedModel, encode
 from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.experiments import checkpoint, data, models
@@ -23,10 +23,10 @@ from metaq.experiments.data import Dataset
 from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import Recipe, as_tree
 from metaq.files import write_atomically
-from metaq.format import writer
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.metrics import digest, entropy_of_order
+from metaq.tensors import load_tensors
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 _LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
@@ -162,12 +162,12 @@ class Run:
 
     def _encode(self, compressed: CompressedModel) -> bytes:
         metadata = {"recipe": self.recipe.name}
-        return writer.encode(CompressedModel(compressed.tensors, metadata), self.recipe.file.coder)
+        return encode(CompressedModel(compressed.tensors, metadata), self.recipe.file.coder)
 
     def _finish(self) -> dict[str, Any]:
         """The test set, once: the float network, and the network that the file holds."""
         before, after = self._float_network(), self._new_network()
-        after.load_state_dict(Reader(self.progress.best_file).load())
+        after.load_state_dict(load_tensors(Reader(self.progress.best_file)))
         float_bytes = 4 * sum(parameter.numel() for parameter in before.parameters())
         result = {
             "recipe": self.recipe.name,

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Self
-
-from torch import Tensor
+from typing import Generic, Self, TypeVar
 
 from metaq.files import map_bytes
-from metaq.format.reader import Reader
+from metaq.format.reader import NewArray, Reader
+
+Array = TypeVar("Array")
 
 
-class safe_open:  # noqa: N801 - the name that safetensors has made known
-    """A `.mtq` file read from a memory map; only the chunks that are asked for are read and decoded::
+class OpenFile(Generic[Array]):
+    """A `.mtq` file read from a memory map; only the chunks that are asked for are read and decoded.
 
-        with metaq.safe_open("model.mtq") as file:
-            for name in file.keys():
-                tensor = file.get_tensor(name)
-            first_rows = file.get_slice("embedding.weight")[:100]
+    Tensors asked for in the file's order are decoded some at a time, ahead, on all cores. What else was decoded with a
+    tensor is kept for later, up to 64 MiB of it. Several threads may ask.
 
     Raises:
         InputError: the file cannot be read.
         FormatError: its header or its size is not that of a whole `.mtq` file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], new: NewArray[Array]) -> None:
         self._reader = Reader(map_bytes(path), str(path))
+        self._new = new
+        self._next = 0  # behind the tensor that was asked for last
+        self._ahead: dict[str, Array] = {}  # decoded, not asked for yet
 
     def __enter__(self) -> Self:
         return self
@@ -38,48 +39,60 @@ class safe_open:  # noqa: N801 - the name that safetensors has made known
 
     def close(self) -> None:
         """Let go of the file; tensors taken from it stay."""
-        self._reader.data.release()
+        self._ahead = {}
+        self._reader.close()
 
     def keys(self) -> list[str]:
         """Names of the tensors, in the file's order."""
-        return [entry.name for entry in self._reader.header.tensors]
+        return [row[0] for row in self._reader.rows]
 
     def metadata(self) -> dict[str, str]:
         """The file's metadata."""
         return dict(self._reader.header.metadata)
 
-    def get_tensor(self, name: str) -> Tensor:
+    def get_tensor(self, name: str) -> Array:
         """One whole tensor.
 
         Raises:
             InputError: no tensor has that name.
             FormatError: a chunk of it is damaged.
         """
-        return self._reader.tensor(name)
+        index = self._reader.index(name)
+        is_in_order, self._next = index == self._next, index + 1
+        ahead = self._ahead  # which another thread may replace
+        tensor: Array | None = ahead.pop(name, None)
+        if tensor is None and is_in_order:
+            ahead = self._reader.group(index, self._new)
+            tensor = ahead.pop(name)
+            self._ahead = ahead
+        return self._reader.tensor(name, new=self._new) if tensor is None else tensor
 
-    def get_slice(self, name: str) -> TensorSlice:
+    def get_slice(self, name: str) -> TensorSlice[Array]:
         """A tensor to take rows of, without decoding it now.
 
         Raises:
             InputError: no tensor has that name.
         """
-        return TensorSlice(self._reader, name, self._reader.shape(name))
+        return TensorSlice(self._reader, name, self._new)
 
 
-class TensorSlice:
+class TensorSlice(Generic[Array]):
     """A tensor of a file, of which ``[first:last]`` decodes the chunks that hold those rows and no others."""
 
-    def __init__(self, reader: Reader, name: str, shape: tuple[int, ...]) -> None:
+    def __init__(self, reader: Reader, name: str, new: NewArray[Array]) -> None:
         self._reader = reader
         self._name = name
-        self._shape = shape
+        self._new = new
+        self._shape = reader.shape(name)
 
     def get_shape(self) -> list[int]:
         """The whole tensor's shape."""
         return list(self._shape)
 
-    def __getitem__(self, index: slice | int | tuple[slice | int, ...]) -> Tensor:
+    def __getitem__(self, index: slice | int | tuple[slice | int, ...]) -> Array:
         first, *others = index if isinstance(index, tuple) else (index,)
         if isinstance(first, slice) and first.step in (None, 1):
-            return self._reader.tensor(self._name, first)[(slice(None), *others)]
-        return self._reader.tensor(self._name)[index]
+            taken: Array = self._reader.tensor(self._name, first, self._new)[(slice(None), *others)]
+        else:
+            taken = self._reader.tensor(self._name, new=self._new)[index]
+        return taken

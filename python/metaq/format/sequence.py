@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from metaq import coding
-from metaq.format.header import TensorEntry, block_shape
+from metaq.format.header import TensorEntry
 
 
 class Run(NamedTuple):
@@ -25,10 +26,12 @@ class Run(NamedTuple):
         row = channels * kernel
         return range(self.first_row * row, (self.first_row + rows) * row)
 
-    def elements_in(self, wanted: range) -> range:
-        """Those of its elements that are wanted."""
-        elements = self.elements
-        return range(max(elements.start, wanted.start), min(elements.stop, wanted.stop))
+
+def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Rows, channels and kernel positions as which coders see a tensor (docs/format.md, "Blocks")."""
+    if len(shape) >= 2 and math.prod(shape[1:]) <= 1 << 20:
+        return shape[0], shape[1], math.prod(shape[2:])
+    return math.prod(shape), 1, 1
 
 
 def runs(tensors: Sequence[TensorEntry]) -> list[Run]:

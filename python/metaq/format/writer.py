@@ -1,19 +1,18 @@
-"""Compressed models to `.mtq` bytes (docs/format.md)."""
+"""Symbols and words of tensors to `.mtq` bytes (docs/format.md)."""
 
 from __future__ import annotations
 
 import struct
 import threading
 import zlib
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from metaq import coding
-from metaq.coding import SYMBOLS_PER_BYTE, text
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, check_model
+from metaq.coding import SYMBOLS_PER_BYTE
+from metaq.coding import text as text_coder
 from metaq.errors import InputError
 from metaq.format import planes
 from metaq.format.header import (
@@ -23,20 +22,28 @@ from metaq.format.header import (
     ChunkEntry,
     Header,
     TensorEntry,
-    block_shape,
     pack,
     varint,
 )
-from metaq.format.sequence import Run, cut_for, runs
+from metaq.format.sequence import Run, block_shape, cut_for, runs
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
 _PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay small
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
-def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
+class Source(NamedTuple):
+    """A tensor to be written: its entry, and what it holds.
+
+    ``content`` are the int32 symbols of a coded tensor, all of which stand for something; the elements' bits of a kept
+    one as unsigned integers, in one dimension; nothing of an alias.
+    """
+
+    entry: TensorEntry
+    content: np.ndarray | None
+
+
+def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -> bytes:
     """A whole `.mtq` file.
 
     Args:
@@ -44,20 +51,42 @@ def encode(model: CompressedModel, coder: str = "mixing") -> bytes:
             tensors take rANS instead where they are smaller by it than by mixing, or would be coded by adaptive.
 
     Raises:
-        InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
+        InputError: an unknown coder, or names or metadata that are no text, or more of either than a file may have.
     """
     coding.by_name(coder)
-    check_model(model)
-    entries, symbols = _entries(model)
+    entries = [source.entry for source in sources]
+    check_texts([*metadata.keys(), *metadata.values(), *(entry.name for entry in entries)])
+    split: dict[int, np.ndarray] = {}
+    splitting = threading.Lock()
+
+    def symbols(run: Run) -> np.ndarray:
+        """Those of the whole tensor, or of the whole plane."""
+        entry, content = sources[run.tensor]
+        assert content is not None  # runs are not of aliases
+        if run.plane is not None:
+            with splitting:
+                if run.tensor not in split:
+                    split[run.tensor] = planes.split(content, entry.dtype.is_float)
+            content = split[run.tensor][run.plane]
+        return content.reshape(block_shape(entry.shape))
 
     def encode_runs(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
         return encode_chunk(chunk, [_rows(symbols(run), run) for run in chunk], coder)
 
     encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
-    out = bytearray(encode_header(Header(model.metadata, entries, [entry for entry, _ in encoded])))
+    out = bytearray(encode_header(Header(dict(metadata), entries, [entry for entry, _ in encoded])))
     for _, payload in encoded:
         out += sealed(payload)
     return bytes(out)
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise an InputError for names and metadata that no file can hold."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except (AttributeError, UnicodeEncodeError):
+            raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
 
 
 def encode_chunk(chunk: list[Run], blocks: Blocks, coder: str) -> tuple[ChunkEntry, bytes]:
@@ -94,44 +123,13 @@ def encode_header(header: Header) -> bytes:
     packed = pack(header)
     if len(packed) > MAX_HEADER_BYTES:
         raise InputError(f"header: expected at most {MAX_HEADER_BYTES} bytes in all, found {len(packed)}")
-    coded = text.encode(packed)
+    coded = text_coder.encode(packed)
     return sealed(MAGIC + bytes([VERSION]) + varint(len(packed)) + varint(len(coded)) + coded)
 
 
 def sealed(data: bytes) -> bytes:
     """Bytes, and their checksum behind them."""
     return data + struct.pack("<I", zlib.crc32(data))
-
-
-def _entries(model: CompressedModel) -> tuple[list[TensorEntry], Callable[[Run], np.ndarray]]:
-    """The header's tensor list, and a function from a run of it to the whole tensor's (or plane's) symbols."""
-    positions = {name: index for index, name in enumerate(model.tensors)}
-    entries: list[TensorEntry] = []
-    sources: list[CodedTensor | Tensor | Alias] = list(model.tensors.values())
-    for name, source in model.tensors.items():
-        if isinstance(source, Alias):
-            target = entries[positions[source.name]]
-            entries.append(TensorEntry(name, target.dtype, target.shape, target=positions[source.name]))
-        elif isinstance(source, CodedTensor):
-            entries.append(TensorEntry(name, source.dtype, tuple(source.symbols.shape), source.codebook))
-        else:
-            entries.append(TensorEntry(name, source.dtype, tuple(source.shape)))
-    split: dict[int, np.ndarray] = {}
-    splitting = threading.Lock()
-
-    def symbols(run: Run) -> np.ndarray:
-        source = sources[run.tensor]
-        if isinstance(source, CodedTensor):
-            return source.symbols.cpu().contiguous().numpy().reshape(block_shape(entries[run.tensor].shape))
-        assert isinstance(source, Tensor)
-        assert run.plane is not None
-        with splitting:
-            if run.tensor not in split:
-                split[run.tensor] = planes.split(source)
-        plane: np.ndarray = split[run.tensor][run.plane]
-        return plane.reshape(block_shape(entries[run.tensor].shape))
-
-    return entries, symbols
 
 
 def _rows(symbols: np.ndarray, run: Run) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor
 from metaq.coding import text
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.format.planes import octets_of
+from metaq.tensors import octets_of
 
 GRAPH = "metaq.onnx.graph"  # the tensor's name
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from metaq.errors import InputError
 from metaq.files import atomic_file
-from metaq.format.header import DTYPES
-from metaq.format.planes import octets_of
+from metaq.tensors import DTYPES, octets_of
 
 _NAMES = {
     torch.float32: "F32",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,27 +88,22 @@ class Layers:
             table[0, row] = levels[-1]
             table[0, row, : len(levels)] = levels
             table[1, row, : len(levels) - 1] = 1 / levels.diff()
-        self._table = table
-        self._cells = torch.empty(sum(self.sizes), dtype=torch.int32)
-        self._shares = torch.empty(sum(self.sizes))
-
-    def _native_layers(self, gradients: Sequence[Tensor]) -> Any:
-        common = [part.data_ptr() for part in (self._table[0], self._table[1], self._cells, self._shares)]
-        addresses = [[tensor.data_ptr() for tensor in tensors] for tensors in (self.tensors, gradients)]
-        return (*addresses, self.sizes, [len(levels) for levels in self.levels], self.base, common)
+        self._weights = [tensor.numpy() for tensor in self.tensors]
+        counts, size = [len(levels) for levels in self.levels], sum(self.sizes)
+        self._levels = (table.numpy(), counts, np.empty(size, np.int32), np.empty(size, np.float32), self.order)
 
     def _add_native(self, gradients: Sequence[Tensor], weighting: Weighting) -> tuple[float, float]:
-        layers = self._native_layers(gradients)
         masses = torch.zeros(self.base**self.order, dtype=torch.float64)
-        squares = getattr(_native, f"count_tuples_{self.order}")(layers, masses.data_ptr())
+        squares = _native.count_tuples(self._weights, *self._levels, masses.numpy())
         logs = masses.clamp(min=LEAST_MASS).log2_()
         count = max(1, self.tuple_count)
         bits, error = math.log2(count) - float(masses @ logs) / count, self._error(squares)
         factors = (weighting.entropy / count, self._error_factor(error, weighting))
         flags = (weighting.rule is Gradient.PRINTED, weighting.insensitivity)
-        add = getattr(_native, f"add_tuple_gradient_{self.order}")
-        logs = logs.to(torch.float32)
-        add(layers, logs.data_ptr(), *factors, *flags)
+        arrays = [gradient.detach().numpy() for gradient in gradients]
+        _native.add_tuple_gradient(
+            self._weights, arrays, *self._levels, logs.to(torch.float32).numpy(), *factors, *flags
+        )
         return bits, error
 
     def _error(self, squares: float) -> float:
@@ -131,5 +126,5 @@ def nearest_level(weights: Tensor, levels: Tensor) -> Tensor:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a native kernel can take a tensor by its address."""
+    """Whether a native kernel takes a tensor as an array."""
     return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()

@@ -17,7 +17,7 @@ from torch import Tensor
 from metaq.codebook import TableCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.format import planes
-from metaq.format.header import CODED_FLOATS
+from metaq.tensors import CODED_FLOATS, words_of
 
 MOST_LEVELS = 4096  # as many as the coders list
 WORTH = 0.9  # of a tensor's size in planes: above it, planes are better, for they decode faster
@@ -49,7 +49,7 @@ class Levels:
     symbol_of: np.ndarray  # int32, of each pattern
 
     def symbols(self, words: np.ndarray) -> np.ndarray:
-        """int32 symbols of a tensor's words (`metaq.format.planes.words_of`)."""
+        """int32 symbols of a tensor's words (`metaq.tensors.words_of`)."""
         found: np.ndarray = self.symbol_of[np.searchsorted(self.patterns, words)]
         return found
 
@@ -68,7 +68,7 @@ def find_levels(pieces: Iterable[np.ndarray], dtype: torch.dtype) -> Levels | No
     values = torch.from_numpy(patterns.view(np.uint8)).view(dtype)
     order = values.double().argsort()
     levels = values[order].float()
-    is_exact = np.array_equal(planes.words_of(levels.to(dtype)), patterns[order.numpy()])
+    is_exact = np.array_equal(words_of(levels.to(dtype)), patterns[order.numpy()])
     # Zeros of both signs are one level.
     if not (is_exact and bool(levels.isfinite().all()) and bool((levels[1:] > levels[:-1]).all())):
         return None
@@ -80,7 +80,7 @@ def _coded(tensor: Tensor) -> CodedTensor | Tensor:
     """The tensor as levels and indices, or as it is."""
     if tensor.dtype not in CODED_FLOATS or tensor.numel() == 0:
         return tensor
-    words = planes.words_of(tensor)
+    words = words_of(tensor)
     levels = find_levels([words], tensor.dtype)
     if levels is None:
         return tensor
@@ -112,7 +112,7 @@ def _is_worth_it(patterns: np.ndarray, counts: np.ndarray, dtype: torch.dtype) -
     """Whether zero-order coding of the patterns, with a table of them, takes less than that of each of their bytes."""
     size = counts.sum()
     as_levels = _entropy_bytes(counts) + _LEVEL_BYTES * patterns.size
-    split = planes.split(torch.from_numpy(patterns.view(np.uint8)).view(dtype)).view(np.uint8)
+    split = planes.split(patterns, dtype.is_floating_point).view(np.uint8)
     in_planes = sum(min(size, _entropy_bytes(np.bincount(plane, counts))) for plane in split)
     return bool(as_levels < WORTH * in_planes)
 

@@ -13,7 +13,7 @@ from metaq.assign import nearest, reconstruct
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
-from metaq.format.header import CODED_FLOATS
+from metaq.tensors import CODED_FLOATS
 
 
 def compress(state: Mapping[str, Tensor], step: float | None = None, bits: float | None = None) -> CompressedModel:

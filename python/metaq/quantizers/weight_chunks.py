@@ -13,8 +13,7 @@ from torch import Tensor
 from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.format.header import block_shape
-from metaq.format.sequence import Run, cut_for
+from metaq.format.sequence import Run, block_shape, cut_for
 from metaq.threads import in_threads
 
 Result = TypeVar("Result")

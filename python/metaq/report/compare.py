@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from metaq.compressed_model import read_model
 from metaq.errors import InputError
 from metaq.experiments.evaluation import evaluate_weights
 from metaq.experiments.recipe import load_recipe
@@ -46,8 +47,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.suffix == ".mtq":
         reader = Reader(map_bytes(path), str(path))
         names = [entry.name for entry in reader.header.tensors]
-        sizes = dict(zip(names, shared_sizes(reader), strict=True))
-        return Checkpoint(path, reader.load(), sizes, len(reader.data))
+        model = read_model(reader)
+        sizes = dict(zip(names, shared_sizes(reader, model), strict=True))
+        return Checkpoint(path, model.decompress(), sizes, len(reader.data))
     tensors, _ = read_state(path)
     return Checkpoint(path, tensors, {name: tensor.nbytes for name, tensor in tensors.items()}, path.stat().st_size)
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from metaq import coding
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.compressed_model import CodedTensor, CompressedModel, keep
+from metaq.compressed_model import CodedTensor, CompressedModel, encode, keep
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.format.writer import encode
 from metaq.metrics import relative_squared_error
 from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import is_roundable, round_as_float16

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from metaq.compressed_model import read_model
 from metaq.errors import FormatError
 from metaq.experiments import run
 from metaq.files import read_bytes
@@ -43,6 +44,6 @@ def check_in_new_process(folder: Path, result: dict[str, Any]) -> None:
 
 def demo_entries(folder: Path, result: dict[str, Any]) -> dict[str, str]:
     """The run's result, and the same network's size under every coder."""
-    model = Reader(read_bytes(folder / run.FILE)).model()
+    model = read_model(Reader(read_bytes(folder / run.FILE)))
     others = {f"file with {row['coder']}": f"{row['bytes']:,} bytes" for row in coder_rows(model)}
     return result_entries(result) | others

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from metaq.codebook import IntegerCodebook
-from metaq.compressed_model import CodedTensor, CompressedModel
+from metaq.compressed_model import CodedTensor, CompressedModel, read_model
 from metaq.errors import FormatError, InputError
 from metaq.experiments import run
 from metaq.experiments.checkpoint import COMPRESS
@@ -57,7 +57,7 @@ def write_report(folder: Path) -> Path:
         FormatError: one of its files is not what a run writes.
     """
     content = _read(folder)
-    model = content.reader.model()
+    model = read_model(content.reader)
     quantized = _quantized(content, model)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["text"] = text
@@ -70,7 +70,7 @@ def write_report(folder: Path) -> Path:
         histograms=_histograms(content.before, quantized),
         left_out=max(0, len(quantized) - MOST_HISTOGRAMS),
         coders=coder_rows(model),
-        tensors=tensor_rows(content.reader),
+        tensors=tensor_rows(content.reader, model),
     )
     path = folder / run.REPORT
     write_atomically(path, page.encode())

@@ -6,17 +6,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from metaq import coding
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode
+from metaq.format import planes
 from metaq.format.reader import Reader
-from metaq.format.writer import encode
+from metaq.format.sequence import Run
 from metaq.metrics import entropy_bits, entropy_of_order
+from metaq.tensors import words_of
 
 Row = dict[str, Any]
 
@@ -25,16 +29,15 @@ _ORDERS = (1, 2, 4)
 _HEADINGS = {"zero_order_bits_per_weight": "entropy,\nbits/weight", "bits_per_weight": "coded,\nbits/weight"}
 
 
-def tensor_rows(reader: Reader) -> list[Row]:
-    """A row for each tensor of a file: what it is, and what it costs.
+def tensor_rows(reader: Reader, model: CompressedModel) -> list[Row]:
+    """A row for each tensor of a file, whose content ``model`` is: what it is, and what it costs.
 
     The tensors of a chunk are one stream of bytes; its size is shared out by their zero-order entropies.
     """
-    model = reader.model()
-    sizes = shared_sizes(reader)
+    sizes = shared_sizes(reader, model)
     rows: list[Row] = []
     for index, (entry, tensor) in enumerate(zip(reader.header.tensors, model.tensors.values(), strict=True)):
-        row: Row = {"tensor": entry.name, "dtype": str(entry.dtype).removeprefix("torch."), "shape": list(entry.shape)}
+        row: Row = {"tensor": entry.name, "dtype": entry.dtype.name, "shape": list(entry.shape)}
         row["kind"] = "kept"
         if isinstance(tensor, Alias):
             row["kind"] = f"alias of {tensor.name}"
@@ -54,16 +57,35 @@ def entropy_entries(model: CompressedModel) -> dict[str, float]:
     return {f"entropy_order_{order}_bits_per_weight": entropy_of_order(model, order) for order in _ORDERS}
 
 
-def shared_sizes(reader: Reader) -> list[float]:
-    """Bytes of each tensor; those of a chunk's stream are shared out by zero-order entropy."""
+def shared_sizes(reader: Reader, model: CompressedModel) -> list[float]:
+    """Bytes of each tensor of a file, whose content ``model`` is; a chunk's are shared out by zero-order entropy."""
+    of_model = _Symbols(list(model.tensors.values()))
     sizes = [0.0] * len(reader.header.tensors)
-    for index, (chunk, runs) in enumerate(zip(reader.header.chunks, reader.chunk_runs(), strict=True)):
-        blocks = reader.decode_chunk(index, [run.shape for run in runs])
+    for chunk, runs in zip(reader.header.chunks, reader.chunk_runs(), strict=True):
         # Half a bit for each tensor, so that constant ones do not divide by zero.
-        bits = [entropy_bits(torch.from_numpy(block)) + 0.5 for block in blocks]
+        bits = [entropy_bits(of_model.symbols(run)) + 0.5 for run in runs]
         for run, share in zip(runs, bits, strict=True):
             sizes[run.tensor] += chunk.payload_bytes * share / sum(bits)
     return sizes
+
+
+class _Symbols:
+    """The symbols of a model's runs: of coded tensors their own, of kept ones bytes of their planes."""
+
+    def __init__(self, tensors: Sequence[CodedTensor | Tensor | Alias]) -> None:
+        self.tensors = tensors
+        self.split: dict[int, np.ndarray] = {}
+
+    def symbols(self, run: Run) -> Tensor:
+        """Those of one run, in one dimension."""
+        tensor = self.tensors[run.tensor]
+        assert not isinstance(tensor, Alias)
+        if isinstance(tensor, CodedTensor):
+            return tensor.symbols.reshape(-1)[run.elements.start : run.elements.stop]
+        assert run.plane is not None
+        if run.tensor not in self.split:
+            self.split[run.tensor] = planes.split(words_of(tensor), tensor.dtype.is_floating_point)
+        return torch.from_numpy(self.split[run.tensor][run.plane, run.elements.start : run.elements.stop])
 
 
 def coder_rows(model: CompressedModel) -> list[Row]:

@@ -52,10 +52,7 @@ def kmeans(values: Tensor, k: int) -> Clustering:
     distinct, counts = torch.unique(flat, return_counts=True)
     k = min(k, len(distinct))
     ends = torch.empty(k, dtype=torch.int64)
-    work = torch.empty(5, len(distinct) + 1, dtype=torch.float64)
-    cuts = torch.empty(k - 1, len(distinct) + 1, dtype=torch.int32)
-    arrays = [distinct, counts.to(torch.float64), *work, cuts]
-    _native.kmeans([array.data_ptr() for array in arrays], len(distinct), k, ends.data_ptr())
+    _native.kmeans(distinct.numpy(), counts.to(torch.float64).numpy(), ends.numpy())
     return _around_means(values, flat, torch.bucketize(flat, distinct[ends[:-1] - 1]))
 
 

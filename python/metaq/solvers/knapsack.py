@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metaq import _native
@@ -73,7 +75,7 @@ def hull(xi: Tensor, levels: Tensor) -> Hull:
     sets, count = xi.shape
     if count < 2 or levels.shape[-1] != count:
         raise InputError(f"hull: expected at least two levels, as many as costs, found {levels.shape[-1]} and {count}")
-    costs = xi.to(torch.float64)
+    costs = xi.detach().to(torch.float64)
     points = levels.to(costs).expand(sets, count)
     return _native_hulls(costs, points) if costs.is_cpu else _hulls(costs, points)
 
@@ -83,7 +85,7 @@ def _native_hulls(costs: Tensor, points: Tensor) -> Hull:
     sets, count = costs.shape
     left, right = torch.empty(2, sets, count - 1, dtype=torch.int64)
     found = Hull(left, right, torch.empty(sets, count - 1, dtype=torch.float64))
-    _native.find_hulls(costs.data_ptr(), points.data_ptr(), sets, count, _addresses(found))
+    _native.find_hulls(costs.numpy(), points.numpy(), _arrays(found))
     return found
 
 
@@ -133,12 +135,10 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
 
 
 def _native_solve(costs: Tensor, grid: _Grid, edges: Hull, weights: Tensor, found: Solution) -> None:
-    is_double = weights.dtype != torch.float32
-    weights = weights.to(torch.float64 if is_double else torch.float32).contiguous()
-    row = costs.data_ptr(), grid.points.data_ptr(), len(grid.points)
+    weights = weights.to(torch.float32 if weights.dtype == torch.float32 else torch.float64).contiguous()
     slack = _UNEVEN if grid.is_even else -1.0
-    optima = [part.data_ptr() for part in vars(found).values()]
-    _native.solve_knapsacks(weights.data_ptr(), weights.numel(), is_double, row, _addresses(edges), slack, optima)
+    optima = found.left.numpy(), found.right.numpy(), found.mass.numpy(), found.multiplier.numpy(), found.value.numpy()
+    _native.solve_knapsacks(weights.numpy(), costs.numpy(), grid.points.numpy(), _arrays(edges), slack, optima)
 
 
 def _solve(costs: Tensor, grid: _Grid, edges: Hull, weights: Tensor, found: Solution) -> None:
@@ -199,8 +199,8 @@ def _checked(levels: Tensor, weights: Tensor) -> Tensor:
     return points
 
 
-def _addresses(edges: Hull) -> tuple[int, int, int]:
-    return edges.left.data_ptr(), edges.right.data_ptr(), edges.slope.data_ptr()
+def _arrays(edges: Hull) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    return edges.left.numpy(), edges.right.numpy(), edges.slope.numpy()
 
 
 class _Grid:

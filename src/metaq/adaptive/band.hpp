@@ -25,7 +25,7 @@ struct State {
     History history;
 };
 
-// Bits as they are, up to 38 of them; the encoder's, and those a decoder finds.
+// Codes up to 38 plain bits, and returns them: the encoder's `value`, or what the decoder reads.
 template <class Coder>
 std::uint64_t code_bits(Coder& coder, std::size_t lane, std::uint64_t value, unsigned count) {
     std::uint64_t found = 0;
@@ -44,7 +44,7 @@ inline std::size_t entry_of(std::int64_t cell) {
 // A cell outside -7 ... 7: the bits of its distance and the sign by a table, then the distance below its leading one.
 template <class Coder>
 std::int64_t code_far(Coder& coder, std::size_t lane, Table& table, std::int64_t cell) {
-    constexpr unsigned kListed = 7;  // as many bits or more: how many more follows in five bits
+    constexpr unsigned kListed = 7;  // from so many bits on, five bits say how many more there are
     const bool is_negative = cell < 0;
     const auto distance = static_cast<std::uint64_t>(is_negative ? -cell : cell) - kCentre;
     unsigned bits = static_cast<unsigned>(std::bit_width(distance)) - 1;
@@ -58,7 +58,7 @@ std::int64_t code_far(Coder& coder, std::size_t lane, Table& table, std::int64_t
     return entry % 2 ? -found : found;
 }
 
-// What is coded of symbols that are free: what they are more than the centre.
+// Free symbols are coded by their difference from the centre.
 struct FreeSymbols {
     std::int32_t centre = 0;
 
@@ -67,7 +67,7 @@ struct FreeSymbols {
     std::size_t set() const { return kFree; }
     std::int64_t index(std::int64_t symbol) const { return symbol - centre; }
 
-    // The value of an index, after which others may be meant.
+    // Returns the value of an index, and moves on to the next symbol.
     std::int64_t take(std::int64_t index) { return index; }
     std::int32_t take_entry(std::size_t entry) { return static_cast<std::int32_t>(entry) - kCentre; }
 };
@@ -80,7 +80,7 @@ struct Move {
 using Moves = std::array<std::array<Move, kEntries>, dependent::kMostStates>;
 
 constexpr std::int64_t value_of(std::int64_t index, std::size_t quantizer) {
-    const std::int64_t sign = (index > 0) - (index < 0);  // it would often be guessed wrong, so there is no branch for it
+    const std::int64_t sign = (index > 0) - (index < 0);  // without a branch, which would often be mispredicted
     return 2 * index - sign * static_cast<std::int64_t>(quantizer);
 }
 
@@ -98,7 +98,7 @@ constexpr Moves make_moves(const dependent::Machine& machine) {
 static_assert(dependent::kMachines == 2);
 inline constexpr std::array<Moves, dependent::kMachines> kMoves{make_moves(dependent::kMachine[0]), make_moves(dependent::kMachine[1])};
 
-// What is coded of symbols of dependent quantizers: their indices.
+// Symbols of dependent quantizers are coded by their indices.
 struct DependentSymbols {
     const Moves* moves;
     std::size_t state = 0;
@@ -121,8 +121,8 @@ struct DependentSymbols {
     }
 };
 
-// Codes symbols of a band's rows column by column, or fills them. What is done seldom is done to a copy, and not inlined, so
-// that all else can be in registers.
+// Codes the symbols of a band's rows column by column, or fills them. Rare cases work on a copy of the band and are not
+// inlined, so that compilers keep the band in registers in the common ones.
 template <class Coder, class Symbol, class Symbols>
 class Band {
 public:
@@ -133,12 +133,13 @@ public:
 
     const Coder& coder() const { return coder_; }
 
-    // Codes the next column, with what is expected of it, and whether that is exact. False if what is found are no symbols.
-    [[gnu::always_inline]] bool code(const Expected& expected, bool is_exact, Numbers& values) {
+    // Codes the next column, given what is expected of it and whether that is exact. Returns false if it has values that are no
+    // symbols.
+    [[gnu::always_inline]] bool code(const Expected& expected, bool is_exact, Int32Lanes& values) {
         bool is_sound;
         if (rows_ < kLanes) {
             Band copy = *this;
-            Numbers found;
+            Int32Lanes found;
             is_sound = copy.code_few(expected, found);
             *this = copy;
             values = found;
@@ -154,7 +155,7 @@ public:
 private:
     Symbol& symbol(std::size_t lane) const { return first_[lane * row_size_]; }
 
-    [[gnu::noinline]] bool code_few(const Expected& expected, Numbers& values) {
+    [[gnu::noinline]] bool code_few(const Expected& expected, Int32Lanes& values) {
         values = {};
         for (std::size_t lane = 0; lane < rows_; ++lane) {
             if (!code_lane(lane, expected, values[lane])) return false;
@@ -162,12 +163,12 @@ private:
         return true;
     }
 
-    [[gnu::always_inline]] bool code_four(const Expected& expected, Numbers& values) {
+    [[gnu::always_inline]] bool code_four(const Expected& expected, Int32Lanes& values) {
         static_assert(kLanes == 4);
         std::int32_t first, second, third, fourth;
         if (!code_lane(0, expected, first) || !code_lane(1, expected, second)) return false;
         if (!code_lane(2, expected, third) || !code_lane(3, expected, fourth)) return false;
-        values = numbers_of(first, second, third, fourth);
+        values = int32_lanes(first, second, third, fourth);
         return true;
     }
 
@@ -190,14 +191,14 @@ private:
         return true;
     }
 
-    // Where all cells are single indices, and nothing is subtracted.
-    [[gnu::always_inline]] bool code_four_near(const Expected& expected, Numbers& values) {
+    // The case in which all cells are single indices, and nothing is subtracted.
+    [[gnu::always_inline]] bool code_four_near(const Expected& expected, Int32Lanes& values) {
         static_assert(kLanes == 4);
         const std::array<std::uint32_t, kLanes> near = near_tables(expected);
         const std::int32_t first = near_value(0, near[0], expected), second = near_value(1, near[1], expected);
         const std::int32_t third = near_value(2, near[2], expected), fourth = near_value(3, near[3], expected);
-        values = turned(numbers_of(first, second, third, fourth), expected.value);
-        const Numbers found = plus(values, symbols_[0].centre);
+        values = turned(int32_lanes(first, second, third, fourth), expected.value);
+        const Int32Lanes found = plus(values, symbols_[0].centre);
         if (!are_within(found, kSymbolLimit)) return false;
         if constexpr (!std::is_const_v<Symbol>) {
             for (std::size_t lane = 0; lane < kLanes; ++lane) symbol(lane) = found[lane];
@@ -243,7 +244,7 @@ Status code_band(State& state, Coder& coder, const BasicBlock<Symbol>& rows, con
     while (const std::size_t size = history.start_group()) {
         for (std::size_t i = 0; i < size; ++i) {
             const Expected expected = history.expect(i);
-            Numbers values;
+            Int32Lanes values;
             if (!band.code(expected, history.is_exact(), values)) return Status::corrupt;
             history.note(i, expected, values);
         }
@@ -258,7 +259,8 @@ Status code_band(State& state, Coder& coder, const BasicBlock<Symbol>& rows, con
 // Codes the symbols of a block, or fills it.
 template <class Coder, class Symbol, class Symbols>
 Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, const Symbols& of_rows) {
-    state.history.start_block(block.rows, block.channels, block.kernel);
+    const Status started = state.history.start_block(block.rows, block.channels, block.kernel);
+    if (started != Status::ok) return started;
     const std::size_t row_size = block.channels * block.kernel;
     for (std::size_t row = 0; row < block.rows; row += kLanes) {
         const std::size_t lanes = std::min(kLanes, block.rows - row);

@@ -12,10 +12,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "metaq/adaptive/lanes.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
+#include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
 
@@ -52,9 +53,9 @@ inline constexpr Rate kAllRate{32, 4, 1000}, kRowRate{440, 3, 1000}, kColumnRate
 
 // Large values are known up to a unit of 2^shift only, so that products of two stay within 32 bits.
 struct Expected {
-    Values level;   // less kLeastLevel, without its last bits, below kLevels
-    Numbers scale;  // kScales of that
-    Numbers value;  // in 1/256 of the unit
+    Int16Lanes level;   // less kLeastLevel, without its last bits, below kLevels
+    Int32Lanes scale;  // kScales of that
+    Int32Lanes value;  // in 1/256 of the unit
     int shift = 0;
 
     constexpr int scale_shift() const { return 31 + kLeastLevel / kLevelOne - shift; }
@@ -70,7 +71,7 @@ class KernelPredictor {
 public:
     // The values of other kernels follow.
     void start_kernel() {
-        std::fill_n(known_.begin(), kTaps, Values{});
+        std::fill_n(known_.begin(), kTaps, Int16Lanes{});
         std::fill_n(squares_.begin(), kTaps, 0);
         energy_ = 0;
     }
@@ -82,7 +83,7 @@ public:
     }
 
     // In 1/256 of the unit.
-    Numbers predict(std::size_t i, std::size_t position) {
+    Int32Lanes predict(std::size_t i, std::size_t position) {
         energies_[i] = energy_;
         return weighted(&known_[i], weights_[std::min(position, kPositions - 1)], 8 - kUsedShift);
     }
@@ -103,27 +104,28 @@ private:
     static constexpr std::size_t kPositions = 64;
 
     std::array<Weights, kPositions> weights_;
-    std::array<Values, kTaps + kGroup> known_{};  // the values before a group, and its own
+    std::array<Int16Lanes, kTaps + kGroup> known_{};  // the values before a group, and its own
     std::array<std::int32_t, kTaps + kGroup> squares_{};
-    std::array<Values, kGroup> misses_;           // by how much the group's were missed
+    std::array<Int16Lanes, kGroup> misses_;           // by how much the group's were missed
     std::array<std::int32_t, kGroup> energies_;   // of the values before each of the group's
     std::int32_t energy_ = 0;
 };
 
 class History {
 public:
-    void start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
+    // The status is ok, or there is no memory.
+    [[nodiscard]] Status start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
         channels_ = channels;
         kernel_ = kernel;
         const std::size_t row_size = channels * kernel;
-        rows_.assign(row_size > 1 && rows <= kRowLimit ? rows : 0, 0);
-        columns_.assign(row_size, 0);
-        channel_levels_.assign(kernel > 1 ? channels : 0, 0);
-        positions_.assign(kernel > 1 ? kernel : 0, 0);
-        means_.assign(kernel > 1 ? 0 : row_size, 0);
+        const bool has_memory = rows_.assign_zeros(row_size > 1 && rows <= kRowLimit ? rows : 0) &&
+                                columns_.assign_zeros(row_size) && channel_levels_.assign_zeros(kernel > 1 ? channels : 0) &&
+                                positions_.assign_zeros(kernel > 1 ? kernel : 0) && means_.assign_zeros(kernel > 1 ? 0 : row_size);
+        if (!has_memory) return Status::no_memory;
         const std::size_t each = before_.empty() || channels % before_.size() != 0 ? 0 : channels / before_.size() * kernel;
         for (std::size_t i = 0; each > 0 && i < row_size; ++i) columns_[i] = before_[i / each];
         all_seen_ = 0;
+        return Status::ok;
     }
 
     // `lanes` rows from this one on.
@@ -171,13 +173,13 @@ public:
         const auto scale = [&](std::size_t lane) {
             return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]);
         };
-        expected.scale = numbers_of(scale(0), scale(1), scale(2), scale(3));
+        expected.scale = int32_lanes(scale(0), scale(1), scale(2), scale(3));
         expected.shift = shift_;
         return expected;
     }
 
     // What the group's i-th symbols were.
-    void note(std::size_t i, const Expected& expected, const Numbers& values) {
+    void note(std::size_t i, const Expected& expected, const Int32Lanes& values) {
         const Noted now = noted(values, shift_, expected.value, expected.scale, expected.scale_shift(), mask_);
         excess_[i] = now.excess;
         if (kernel_ > 1) {
@@ -191,7 +193,7 @@ public:
     }
 
     void end_group() {
-        const Numbers of_rows = sums_of_lanes(excess_.data(), size_);
+        const Int32Lanes of_rows = sums_of_lanes(excess_.data(), size_);
         const int sum = of_rows[0] + of_rows[1] + of_rows[2] + of_rows[3];
         learn(&columns_[first_], excess_.data(), size_, column_rate_);
         if (kernel_ > 1) learn(&positions_[position_], excess_.data(), size_, position_rate_);
@@ -212,7 +214,7 @@ public:
     }
 
     void end_band() {
-        if (!rows_.empty()) std::copy_n(row_.begin(), lanes_, rows_.begin() + static_cast<std::ptrdiff_t>(row_number_));
+        if (!rows_.empty()) std::copy_n(row_.begin(), lanes_, rows_.begin() + row_number_);
     }
 
     // Rows' levels are those of the channels of the next block that takes its input from this one.
@@ -237,18 +239,18 @@ private:
 
     std::size_t channels_ = 0, kernel_ = 0;
     int all_ = kLevelOne;
-    std::vector<int> columns_, channel_levels_, positions_;
-    std::vector<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
-    std::vector<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
+    Buffer<int> columns_, channel_levels_, positions_;
+    Buffer<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
+    Buffer<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
     KernelPredictor predictor_;
 
     std::size_t row_number_ = 0, lanes_ = 0, row_seen_ = 0, all_seen_ = 0;
     int column_rate_ = 0, position_rate_ = 0, channel_rate_ = 0, mean_rate_ = 0;
-    Values mask_{};           // -1 for the rows that there are
-    Numbers row_{}, base_{};  // the rows' levels, and the group's in each, but for columns and positions
+    Int16Lanes mask_{};           // -1 for the rows that there are
+    Int32Lanes row_{}, base_{};  // the rows' levels, and the group's in each, but for columns and positions
     int shift_ = 0;           // the kernel's, or the group's
     std::size_t first_ = 0, size_ = 0, channel_ = 0, position_ = 0;  // where the group begins, and its size
-    std::array<Values, kGroup> excess_;
+    std::array<Int16Lanes, kGroup> excess_;
 };
 
 }  // namespace metaq::adaptive

@@ -22,8 +22,8 @@ inline constexpr std::int16_t kValueLimit = 4095;  // larger ones count as this,
 inline constexpr std::int16_t kMissLimit = 32767, kLeastMiss = 48;
 inline constexpr std::int16_t kMostExcess = 700;
 
-using Numbers = std::array<std::int32_t, kLanes>;
-using Values = std::array<std::int16_t, kLanes>;
+using Int32Lanes = std::array<std::int32_t, kLanes>;
+using Int16Lanes = std::array<std::int16_t, kLanes>;
 using Limits = std::array<std::int16_t, 8>;  // the first six count; aligned to 16 bytes
 inline constexpr std::size_t kLimits = 6;
 
@@ -34,9 +34,9 @@ struct Weights {
 
 // What the values of a band's rows are at one place.
 struct Noted {
-    Values known;   // in a unit, within kValueLimit
-    Values misses;  // what they are more than expected, in 1/256 of the unit, within kMissLimit
-    Values excess;  // how many times the expected magnitude the misses are, less one, in 1/256, at most kMostExcess
+    Int16Lanes known;   // in a unit, within kValueLimit
+    Int16Lanes misses;  // what they are more than expected, in 1/256 of the unit, within kMissLimit
+    Int16Lanes excess;  // how many times the expected magnitude the misses are, less one, in 1/256, at most kMostExcess
     std::int32_t energy;  // the sum of known values' squares
 };
 
@@ -46,7 +46,7 @@ inline std::int32_t plus(std::int32_t first, std::int32_t second) {
 }
 
 // Adds to a level the sum over the lanes of its excess, times the rate, shifted down, modulo 2^32.
-inline void learn_one(std::int32_t& level, const Values& excess, int rate) {
+inline void learn_one(std::int32_t& level, const Int16Lanes& excess, int rate) {
     int sum = 0;
     for (const int of_lane : excess) sum += of_lane;
     level = plus(level, sum * rate >> 8);
@@ -54,44 +54,44 @@ inline void learn_one(std::int32_t& level, const Values& excess, int rate) {
 
 #if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 
-inline __m128i load(const Numbers& numbers) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data())); }
-inline __m128i load(const Values& values) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values.data())); }
-inline void store(Numbers& numbers, __m128i bits) { _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers.data()), bits); }
-inline void store(Values& values, __m128i bits) { _mm_storel_epi64(reinterpret_cast<__m128i*>(values.data()), bits); }
+inline __m128i load(const Int32Lanes& numbers) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data())); }
+inline __m128i load(const Int16Lanes& values) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values.data())); }
+inline void store(Int32Lanes& numbers, __m128i bits) { _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers.data()), bits); }
+inline void store(Int16Lanes& values, __m128i bits) { _mm_storel_epi64(reinterpret_cast<__m128i*>(values.data()), bits); }
 
-inline Numbers numbers_of(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
-    Numbers numbers;
+inline Int32Lanes int32_lanes(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
+    Int32Lanes numbers;
     store(numbers, _mm_set_epi32(fourth, third, second, first));
     return numbers;
 }
 
 // The numbers, negated where a value is negative.
-inline Numbers turned(const Numbers& numbers, const Numbers& values) {
+inline Int32Lanes turned(const Int32Lanes& numbers, const Int32Lanes& values) {
     const __m128i sign = _mm_srai_epi32(load(values), 31);
-    Numbers turned;
+    Int32Lanes turned;
     store(turned, _mm_sub_epi32(_mm_xor_si128(load(numbers), sign), sign));
     return turned;
 }
 
-inline Numbers plus(const Numbers& numbers, std::int32_t other) {
-    Numbers sums;
+inline Int32Lanes plus(const Int32Lanes& numbers, std::int32_t other) {
+    Int32Lanes sums;
     store(sums, _mm_add_epi32(load(numbers), _mm_set1_epi32(other)));
     return sums;
 }
 
 // Whether all lie strictly between -limit and limit.
-inline bool are_within(const Numbers& numbers, std::int32_t limit) {
+inline bool are_within(const Int32Lanes& numbers, std::int32_t limit) {
     const __m128i above = _mm_cmpgt_epi32(load(numbers), _mm_set1_epi32(limit - 1));
     const __m128i below = _mm_cmplt_epi32(load(numbers), _mm_set1_epi32(1 - limit));
     return _mm_movemask_epi8(_mm_or_si128(above, below)) == 0;
 }
 
-inline bool all_below(const Values& values, std::int16_t limit) {
+inline bool all_below(const Int16Lanes& values, std::int16_t limit) {
     return (_mm_movemask_epi8(_mm_cmplt_epi16(load(values), _mm_set1_epi16(limit))) & 0xff) == 0xff;
 }
 
 // For each lane how many of its limits, of which each is at least the one before, a value's magnitude reaches.
-inline std::array<std::uint32_t, kLanes> reached(const Numbers& values, const std::array<const Limits*, kLanes>& limits) {
+inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values, const std::array<const Limits*, kLanes>& limits) {
     const __m128i zero = _mm_setzero_si128(), value = _mm_packs_epi32(load(values), zero);
     const __m128i magnitude = _mm_max_epi16(value, _mm_subs_epi16(zero, value));
     const __m128i early = _mm_unpacklo_epi16(magnitude, magnitude);  // each twice
@@ -104,29 +104,29 @@ inline std::array<std::uint32_t, kLanes> reached(const Numbers& values, const st
 }
 
 // Levels of rows, and another, without their last bits, from 0 to below kLevels.
-inline Values shortened(const Numbers& levels, std::int32_t other) {
+inline Int16Lanes shortened(const Int32Lanes& levels, std::int32_t other) {
     const __m128i sums = _mm_srai_epi32(_mm_add_epi32(load(levels), _mm_set1_epi32(other)), kLevelShift);
     const __m128i least = _mm_max_epi16(_mm_packs_epi32(sums, sums), _mm_setzero_si128());
-    Values values;
+    Int16Lanes values;
     store(values, _mm_min_epi16(least, _mm_set1_epi16(kLevels - 1)));
     return values;
 }
 
 // For each lane the sum of eight values times their weights, less its last bits.
-inline Numbers weighted(const Values* values, const Weights& weights, int shift) {
+inline Int32Lanes weighted(const Int16Lanes* values, const Weights& weights, int shift) {
     const __m128i used = _mm_load_si128(reinterpret_cast<const __m128i*>(weights.used.data()));
     const auto pair = [&](std::size_t tap, __m128i factors) {
         return _mm_madd_epi16(_mm_unpacklo_epi16(load(values[tap]), load(values[tap + 1])), factors);
     };
     const __m128i early = _mm_add_epi32(pair(0, _mm_shuffle_epi32(used, 0x00)), pair(2, _mm_shuffle_epi32(used, 0x55)));
     const __m128i late = _mm_add_epi32(pair(4, _mm_shuffle_epi32(used, 0xaa)), pair(6, _mm_shuffle_epi32(used, 0xff)));
-    Numbers sums;
+    Int32Lanes sums;
     store(sums, _mm_srai_epi32(_mm_add_epi32(early, late), shift));
     return sums;
 }
 
 // Adds to each exact weight the sum over the lanes of value times miss, shifted down, modulo 2^32.
-inline void learn(Weights& weights, const Values* values, const Values& misses, int shift) {
+inline void learn(Weights& weights, const Int16Lanes* values, const Int16Lanes& misses, int shift) {
     const __m128i count = _mm_cvtsi32_si128(shift);
     const __m128i miss = _mm_unpacklo_epi64(load(misses), load(misses));
     const auto two = [&](std::size_t tap) {  // of each of two taps, two halves of the sum
@@ -146,17 +146,17 @@ inline void learn(Weights& weights, const Values* values, const Values& misses, 
 }
 
 // For each lane the sum of some values.
-inline Numbers sums_of_lanes(const Values* values, std::size_t size) {
+inline Int32Lanes sums_of_lanes(const Int16Lanes* values, std::size_t size) {
     const __m128i zero = _mm_setzero_si128(), ones = _mm_set1_epi16(1);
     __m128i sums = zero;
     for (std::size_t i = 0; i < size; ++i) sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_unpacklo_epi16(load(values[i]), zero), ones));
-    Numbers found;
+    Int32Lanes found;
     store(found, sums);
     return found;
 }
 
 // `learn_one` for each of some levels. The rate is below 2^15.
-inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, int rate) {
+inline void learn(std::int32_t* levels, const Int16Lanes* excess, std::size_t size, int rate) {
     const __m128i ones = _mm_set1_epi16(1), rates = _mm_set1_epi32(rate);
     std::size_t i = 0;
     for (; i + 4 <= size; i += 4) {
@@ -175,7 +175,7 @@ inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, 
 
 // Of values in units of 2^-shift of the unit; scales are the inverse expected magnitudes times 2^(scale_shift + 8). Lanes
 // whose mask is zero rather than -1 count for nothing.
-inline Noted noted(const Numbers& values, int shift, const Numbers& expected, const Numbers& scales, int scale_shift, const Values& mask) {
+inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales, int scale_shift, const Int16Lanes& mask) {
     const __m128i zero = _mm_setzero_si128(), active = load(mask);
     const __m128i units = _mm_sra_epi32(load(values), _mm_cvtsi32_si128(shift));
     __m128i known = _mm_min_epi16(_mm_packs_epi32(units, units), _mm_set1_epi16(kValueLimit));
@@ -199,31 +199,31 @@ inline Noted noted(const Numbers& values, int shift, const Numbers& expected, co
 
 #else
 
-inline Numbers numbers_of(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
+inline Int32Lanes int32_lanes(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
     return {first, second, third, fourth};
 }
 
-inline Numbers turned(const Numbers& numbers, const Numbers& values) {
-    Numbers turned;
+inline Int32Lanes turned(const Int32Lanes& numbers, const Int32Lanes& values) {
+    Int32Lanes turned;
     for (std::size_t lane = 0; lane < kLanes; ++lane) turned[lane] = plus(numbers[lane] ^ values[lane] >> 31, values[lane] < 0);
     return turned;
 }
 
-inline Numbers plus(const Numbers& numbers, std::int32_t other) {
-    Numbers sums;
+inline Int32Lanes plus(const Int32Lanes& numbers, std::int32_t other) {
+    Int32Lanes sums;
     for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] = plus(numbers[lane], other);
     return sums;
 }
 
-inline bool are_within(const Numbers& numbers, std::int32_t limit) {
+inline bool are_within(const Int32Lanes& numbers, std::int32_t limit) {
     return std::all_of(numbers.begin(), numbers.end(), [&](std::int32_t number) { return -limit < number && number < limit; });
 }
 
-inline bool all_below(const Values& values, std::int16_t limit) {
+inline bool all_below(const Int16Lanes& values, std::int16_t limit) {
     return std::all_of(values.begin(), values.end(), [&](std::int16_t value) { return value < limit; });
 }
 
-inline std::array<std::uint32_t, kLanes> reached(const Numbers& values, const std::array<const Limits*, kLanes>& limits) {
+inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values, const std::array<const Limits*, kLanes>& limits) {
     std::array<std::uint32_t, kLanes> counts{};
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
         const std::int32_t value = std::clamp<std::int32_t>(values[lane], -INT16_MAX, INT16_MAX);
@@ -232,16 +232,16 @@ inline std::array<std::uint32_t, kLanes> reached(const Numbers& values, const st
     return counts;
 }
 
-inline Values shortened(const Numbers& levels, std::int32_t other) {
-    Values values;
+inline Int16Lanes shortened(const Int32Lanes& levels, std::int32_t other) {
+    Int16Lanes values;
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
         values[lane] = static_cast<std::int16_t>(std::clamp(plus(levels[lane], other) >> kLevelShift, 0, kLevels - 1));
     }
     return values;
 }
 
-inline Numbers weighted(const Values* values, const Weights& weights, int shift) {
-    Numbers sums{};
+inline Int32Lanes weighted(const Int16Lanes* values, const Weights& weights, int shift) {
+    Int32Lanes sums{};
     for (std::size_t tap = 0; tap < kTaps; ++tap) {
         for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += std::int32_t{values[tap][lane]} * weights.used[tap];
     }
@@ -249,7 +249,7 @@ inline Numbers weighted(const Values* values, const Weights& weights, int shift)
     return sums;
 }
 
-inline void learn(Weights& weights, const Values* values, const Values& misses, int shift) {
+inline void learn(Weights& weights, const Int16Lanes* values, const Int16Lanes& misses, int shift) {
     for (std::size_t tap = 0; tap < kTaps; ++tap) {
         std::int32_t sum = 0;
         for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int32_t{values[tap][lane]} * misses[lane];
@@ -259,19 +259,19 @@ inline void learn(Weights& weights, const Values* values, const Values& misses, 
     }
 }
 
-inline Numbers sums_of_lanes(const Values* values, std::size_t size) {
-    Numbers sums{};
+inline Int32Lanes sums_of_lanes(const Int16Lanes* values, std::size_t size) {
+    Int32Lanes sums{};
     for (std::size_t i = 0; i < size; ++i) {
         for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += values[i][lane];
     }
     return sums;
 }
 
-inline void learn(std::int32_t* levels, const Values* excess, std::size_t size, int rate) {
+inline void learn(std::int32_t* levels, const Int16Lanes* excess, std::size_t size, int rate) {
     for (std::size_t i = 0; i < size; ++i) learn_one(levels[i], excess[i], rate);
 }
 
-inline Noted noted(const Numbers& values, int shift, const Numbers& expected, const Numbers& scales, int scale_shift, const Values& mask) {
+inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales, int scale_shift, const Int16Lanes& mask) {
     Noted noted{};
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
         if (mask[lane] == 0) continue;

@@ -19,6 +19,7 @@
 #endif
 
 #include "metaq/adaptive/lanes.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
@@ -119,7 +120,7 @@ private:
 inline constexpr std::uint64_t kLeastState = std::uint64_t{1} << 31;
 inline constexpr std::size_t kStateBytes = 8 * kLanes, kWordBytes = 4;
 
-// What the encoder notes.
+// A step as the encoder notes it.
 struct Step {
     std::uint16_t start, share;
     std::uint8_t lane;
@@ -175,8 +176,10 @@ private:
 // A copy of bytes with zeros behind them.
 class PaddedBytes {
 public:
-    PaddedBytes(std::span<const std::uint8_t> data, std::size_t zeros) : size_(data.size()), bytes_(data.begin(), data.end()) {
-        bytes_.resize(size_ + zeros);
+    [[nodiscard]] bool assign(std::span<const std::uint8_t> data, std::size_t zeros) {
+        bytes_.clear();
+        size_ = data.size();
+        return bytes_.reserve(size_ + zeros) && bytes_.append_all(data) && bytes_.resize(size_ + zeros);
     }
 
     std::size_t size() const { return size_; }
@@ -184,15 +187,15 @@ public:
     const std::uint8_t* end() const { return begin() + size_; }
 
 private:
-    std::size_t size_;
-    std::vector<std::uint8_t> bytes_;
+    std::size_t size_ = 0;
+    Buffer<std::uint8_t> bytes_;
 };
 
-// Words are taken in without a look at where the data ends, which is why zeros are behind: as many words as there are
-// steps between two looks at `status`.
+// Steps take words in without a check of where the data ends. That is why zeros follow it: as many words as there are steps
+// between two calls of `status`.
 class Decoder {
 public:
-    // Of a stream without steps there is nothing to read.
+    // A stream without steps has no states.
     Decoder(const PaddedBytes& data, bool has_steps) : next_(data.begin()), end_(data.end()) {
         states_.fill(kLeastState);
         if (!has_steps) return;
@@ -221,10 +224,10 @@ public:
         return place / share;
     }
 
-    // Unless ok, what is decoded means nothing.
+    // Unless this is ok, what was decoded means nothing.
     Status status() const { return status_ == Status::ok && next_ > end_ ? Status::truncated : status_; }
 
-    // That of a stream which should end here, but for zeros if it `is_filled`.
+    // The status of a stream that ends with the last step read, or with zeros after it if the stream `is_filled`.
     Status finish(bool is_filled) const {
         if (status() != Status::ok) return status();
         for (const std::uint64_t state : states_) {
@@ -246,7 +249,7 @@ private:
     }
 
     // Ends the step of a lane, given what of its place is left of the share. Whether a word is taken in would often be
-    // guessed wrong, so there is no branch for it.
+    // mispredicted, so there is no branch for it.
     [[gnu::always_inline]] void take(std::size_t lane, std::uint32_t rest, std::uint32_t share) {
         const std::uint64_t state = share * (states_[lane] >> kShareBits) + rest;
         const auto wants = static_cast<std::uint64_t>(static_cast<std::int64_t>(state - kLeastState) >> 63);  // all its bits

@@ -7,27 +7,28 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "metaq/base/bits.hpp"
+#include "metaq/base/bounded_list.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq {
 
-inline constexpr std::uint32_t kListedLimit = 4096;       // listed symbols in an alphabet
+inline constexpr std::uint32_t kListedLimit = 4096;         // listed symbols in an alphabet
+inline constexpr std::size_t kEntryLimit = kListedLimit + 1;  // entries, the escape among them
 
 struct Alphabet {
-    std::vector<std::int32_t> listed;  // increasing
-    std::int32_t escape_base = 0;      // the least escaped symbol
-    unsigned escape_width = 0;         // bits of an escaped symbol, 1 to 32; 0: nothing escapes
+    BoundedList<std::int32_t, kListedLimit> listed;  // increasing
+    std::int32_t escape_base = 0;                    // the least escaped symbol
+    unsigned escape_width = 0;                       // bits of an escaped symbol, 1 to 32; 0: nothing escapes
 
     bool has_escape() const { return escape_width > 0; }
     std::size_t entries() const { return listed.size() + (has_escape() ? 1 : 0); }
     bool is_single() const { return listed.size() == 1 && !has_escape(); }
 };
 
-// The bytes of zeros behind the table of a block of `size` equal symbols, which cost nothing themselves. Its table
-// takes a byte or more, and a symbol of any other block 2^-19 bytes or more.
+// How many bytes of zeros follow the table of a block of `size` equal symbols, so that no stream stands for more than 2^19
+// symbols a byte: the symbols themselves take nothing, and the table takes at least one byte.
 inline std::size_t filler_bytes(std::size_t size) { return size == 0 ? 0 : (size - 1) / kSymbolsPerByte; }
 
 namespace alphabet_code {
@@ -72,13 +73,14 @@ void write_alphabet(Sink& sink, const Alphabet& alphabet) {
     }
 }
 
-// False if no encoder writes this. Reads zeros behind the end, so the source's status is to be asked as well.
+// Returns false if no encoder writes this. Zeros are read behind the end, so callers check the source's status as well.
 template <class Source>
 bool read_alphabet(Source& source, Alphabet& alphabet) {
     namespace code = alphabet_code;
     std::uint32_t count = 0;
     std::uint32_t value = 0;
-    alphabet = {};
+    alphabet.listed.clear();
+    alphabet.escape_width = 0;
     if (!get_golomb(source, code::kCountOrder, count) || count > kListedLimit) return false;
     const bool has_escape = source.get(1) == 1;
     if (count == 0 && !has_escape) return false;
@@ -89,7 +91,7 @@ bool read_alphabet(Source& source, Alphabet& alphabet) {
         if (!get_golomb(source, i == 0 ? code::kSymbolOrder : order, value)) return false;
         symbol = i == 0 ? from_zigzag(value) : symbol + 1 + value;
         if (!is_symbol(symbol)) return false;
-        alphabet.listed.push_back(static_cast<std::int32_t>(symbol));
+        alphabet.listed.append(static_cast<std::int32_t>(symbol));
     }
     if (has_escape) {
         if (!get_golomb(source, code::kSymbolOrder, value)) return false;
@@ -99,7 +101,7 @@ bool read_alphabet(Source& source, Alphabet& alphabet) {
     return true;
 }
 
-// Reads an escaped symbol. False if it lies outside the symbols.
+// Reads an escaped symbol. Returns false if it lies outside the symbols.
 template <class Source>
 bool read_escaped(Source& source, const Alphabet& alphabet, std::int32_t& symbol) {
     const std::int64_t value = std::int64_t{alphabet.escape_base} + source.get(alphabet.escape_width);

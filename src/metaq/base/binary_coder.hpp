@@ -58,7 +58,7 @@ public:
 
     bool truncated() const { return false; }
 
-    // Settles the last bytes. At least `least_bytes` are written, so that no small stream stands for a huge one.
+    // Settles the last bytes. At least `least_bytes` are written, so that no short stream stands for a huge block.
     void finish(std::size_t least_bytes) {
         const std::size_t settled = out_.size();
         const FinalBytes last = shortest_in_range(low_, range_);
@@ -94,7 +94,7 @@ public:
     bool code(bool, std::uint32_t probability) {
         const auto bound = static_cast<std::uint32_t>((std::uint64_t{range_} * probability) >> 16);
         const bool bit = code_ < bound;
-        const std::uint32_t unset = static_cast<std::uint32_t>(bit) - 1;  // all ones or zero: a branch would often be guessed wrong
+        const std::uint32_t unset = static_cast<std::uint32_t>(bit) - 1;  // all ones or zero; a branch would often be mispredicted
         code_ -= bound & unset;
         range_ = bound + ((range_ - 2 * bound) & unset);
         while (range_ < kRangeMinimum) {
@@ -106,7 +106,7 @@ public:
         return bit;
     }
 
-    // True once more zeros were read than any encoder leaves out: what is decoded from here on means nothing.
+    // True once more zeros were read than any encoder leaves out: what is decoded after that means nothing.
     bool truncated() const { return position_ > data_.size() + kBytesPastEnd; }
 
     // Whether the data is exactly what an encoder writes for the decisions decoded, given the same `least_bytes`.

@@ -1,7 +1,7 @@
 // Bits and small integers, the most significant bit first.
 //
-// A sink is anything with `put(value, width)`, a source anything with `get(width)`, for widths from 0 to 32: here plain
-// bits, in range.hpp equally likely intervals. The tables of the baseline coders are written over either.
+// A sink is anything with `put(value, width)`, a source anything with `get(width)`, for widths from 0 to 32. This header has
+// those of plain bits; the range coder has those of equally likely intervals. Tables are written and read over either.
 #pragma once
 
 #include <bit>
@@ -67,15 +67,15 @@ public:
         return value;
     }
 
-    // Those that the bits read so far lie in.
+    // How many bytes the bits read so far lie in.
     std::size_t bytes() const { return static_cast<std::size_t>((position_ + 7) / 8); }
 
     Status status() const { return bytes() > data_.size() ? Status::truncated : Status::ok; }
 
-    // Reads on to the byte's end. False if there is anything but zeros.
+    // Reads the rest of the last byte. Returns false if that is not all zeros.
     bool pads_with_zeros() { return get(static_cast<unsigned>(-position_ & 7)) == 0; }
 
-    // The status of a stream that should end here: only zeros up to the byte's end, and no byte after it.
+    // Returns the status of a stream that ends with the last bit read: zeros fill its byte, and no byte follows.
     Status finish() {
         if (status() != Status::ok) return Status::truncated;
         return pads_with_zeros() && bytes() == data_.size() ? Status::ok : Status::corrupt;
@@ -113,7 +113,7 @@ inline std::uint64_t fixed_log2(std::uint64_t value) {
     return result;
 }
 
-// Signed to unsigned, the small ones first: 0, -1, 1, -2, 2, ...
+// Maps signed numbers to unsigned ones in the order 0, -1, 1, -2, 2, ...
 inline std::uint32_t to_zigzag(std::int32_t value) {
     return static_cast<std::uint32_t>(value) << 1 ^ static_cast<std::uint32_t>(value >> 31);
 }
@@ -133,7 +133,7 @@ void put_golomb(Sink& sink, std::uint32_t value, unsigned order) {
     sink.put(static_cast<std::uint32_t>(shifted - (std::uint64_t{1} << tail)), tail);
 }
 
-// False for what no 32-bit value has as its code.
+// Returns false if the code is that of no 32-bit value.
 template <class Source>
 bool get_golomb(Source& source, unsigned order, std::uint32_t& value) {
     unsigned tail = order;

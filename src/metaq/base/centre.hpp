@@ -12,14 +12,14 @@
 
 namespace metaq {
 
-// Of a block with symbols.
+// Whether all symbols of a block are equal; it has at least one.
 inline bool is_constant(const ConstBlock& block) {
     return std::all_of(block.symbols, block.symbols + block.size(), [&](std::int32_t symbol) { return symbol == block.symbols[0]; });
 }
 
-// The least of the most frequent symbols of a block that has any.
+// The most frequent symbol of a block, and of several equally frequent ones the least; the block has at least one symbol.
 inline std::int32_t most_frequent(const ConstBlock& block) {
-    constexpr std::int64_t kCounted = 1 << 16;  // different symbols that an array is taken for
+    constexpr std::int64_t kCounted = 1 << 16;  // up to this span, an array counts the symbols
     const std::span<const std::int32_t> symbols(block.symbols, block.size());
     const auto [least, greatest] = std::minmax_element(symbols.begin(), symbols.end());
     if (std::int64_t{*greatest} - *least < kCounted) {

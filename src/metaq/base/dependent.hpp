@@ -1,7 +1,7 @@
 // Dependent quantization: which multiples of the step a weight may take depends on those taken before it in its row.
 //
 // Even multiples form quantizer 0, odd ones and zero quantizer 1. A machine of four or eight states, in state 0 at the
-// start of each row, says which one applies: that of the state's lowest bit. A symbol is the index-th multiple in its
+// start of each row, says by the lowest bit of its state which one applies. A symbol is the index-th multiple in its
 // quantizer, 2 index - sign(index) * quantizer, and the parity of the index moves the machine on.
 #pragma once
 
@@ -28,15 +28,15 @@ inline constexpr std::array<Machine, kMachines> kMachine{{
 
 inline constexpr std::size_t quantizer_of(std::size_t state) { return state & 1; }
 
-// Magnitudes; both have the same sign.
+// Of magnitudes: a symbol and its index have the same sign.
 inline constexpr std::int64_t symbol_of(std::int64_t index, std::size_t quantizer) {
     return 2 * index - (index > 0 ? static_cast<std::int64_t>(quantizer) : 0);
 }
 inline constexpr std::int64_t index_of(std::int64_t symbol) { return (symbol + 1) / 2; }
 
-// Whether the symbols of a block are a path of the machine, and so many are not zero that it cannot be by accident.
+// Whether the symbols of a block are a path of the machine, with so many nonzero ones that it cannot be by accident.
 inline bool follows(const Machine& machine, const ConstBlock& block) {
-    constexpr std::size_t kTelling = 48;  // each would tell in every other case
+    constexpr std::size_t kTelling = 48;  // nonzero symbols; each rules out half of all other sequences
     const std::size_t row_size = block.channels * block.kernel;
     const std::int32_t* symbol = block.symbols;
     std::size_t telling = 0;
@@ -51,7 +51,7 @@ inline bool follows(const Machine& machine, const ConstBlock& block) {
     return telling >= kTelling;
 }
 
-// For symbols that are free, 0; otherwise one more than the place in kMachine of that whose path they are.
+// Returns one more than the place in kMachine of the machine whose path the symbols are, or 0 if they are free.
 inline std::size_t machine_of(const ConstBlock& block) {
     for (std::size_t machine = kMachines; machine > 0; --machine) {
         if (follows(kMachine[machine - 1], block)) return machine;

@@ -10,26 +10,29 @@
 #include <queue>
 #include <span>
 #include <utility>
-#include <vector>
 
+#include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/bounded_list.hpp"
 
 namespace metaq::range {
 
 inline constexpr unsigned kPrecisionLimit = 16;
 
+using EntryNumbers = BoundedList<std::uint32_t, kEntryLimit>;
+
 struct Frequencies {
-    unsigned precision = 0;                  // their sum is 2^precision, at most 2^kPrecisionLimit
-    std::vector<std::uint32_t> frequencies;  // each at least one
+    unsigned precision = 0;    // their sum is 2^precision, at most 2^kPrecisionLimit
+    EntryNumbers frequencies;  // each at least one
 };
 
-inline std::vector<std::uint32_t> interval_starts(const Frequencies& table) {
-    std::vector<std::uint32_t> starts(table.frequencies.size());
+inline EntryNumbers interval_starts(const Frequencies& table) {
+    EntryNumbers starts(table.frequencies.size());
     std::exclusive_scan(table.frequencies.begin(), table.frequencies.end(), starts.begin(), 0u);
     return starts;
 }
 
-// The last entry is what the sum leaves.
+// The last frequency is not written: it is what the others leave of the sum.
 template <class Sink>
 void write_frequencies(Sink& sink, const Frequencies& table) {
     sink.put(table.precision, 5);
@@ -43,7 +46,7 @@ void write_frequencies(Sink& sink, const Frequencies& table) {
     }
 }
 
-// Reads as many frequencies as `table` has. False unless they are positive and sum to a power of two in bounds.
+// Reads as many frequencies as `table` has. Returns false unless they are positive and sum to a power of two in bounds.
 template <class Source>
 bool read_frequencies(Source& source, Frequencies& table) {
     table.precision = source.get(5);
@@ -67,13 +70,13 @@ bool read_frequencies(Source& source, Frequencies& table) {
 // Frequencies proportional to the counts, none zero, that sum to 2^precision; there are at most that many counts.
 inline Frequencies scale_counts(std::span<const std::uint64_t> counts, unsigned precision) {
     const std::uint64_t total = std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
-    Frequencies table{precision, std::vector<std::uint32_t>(counts.size())};
+    Frequencies table{precision, EntryNumbers(counts.size())};
     std::uint64_t sum = 0;
     for (std::size_t i = 0; i < counts.size(); ++i) {
         table.frequencies[i] = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, (counts[i] << precision) / total));
         sum += table.frequencies[i];
     }
-    // Step by step where a unit weighs most or costs least: a frequency's unit is worth about counts / frequency bits.
+    // The sum is corrected by one unit at a time, where it saves most or costs least: about count / frequency bits.
     const bool is_short = sum < std::uint64_t{1} << precision;
     using Step = std::pair<std::uint64_t, std::size_t>;
     std::priority_queue<Step> steps;
@@ -92,7 +95,7 @@ inline Frequencies scale_counts(std::span<const std::uint64_t> counts, unsigned 
     return table;
 }
 
-// The precision with the fewest bits in table and data together.
+// Chooses the precision that takes the fewest bits for table and data together.
 inline Frequencies choose_frequencies(std::span<const std::uint64_t> counts) {
     Frequencies best;
     std::uint64_t best_cost = UINT64_MAX;

@@ -15,13 +15,13 @@ namespace metaq {
 
 class Histogram {
 public:
-    // The block is not empty, and stays as it is while this is used.
+    // The block is not empty, and does not change while the histogram is used.
     explicit Histogram(const ConstBlock& block) {
         const std::span symbols(block.symbols, block.size());
         const auto [least, greatest] = std::minmax_element(symbols.begin(), symbols.end());
         least_ = *least;
         span_ = static_cast<std::uint64_t>(std::int64_t{*greatest} - *least) + 1;
-        // Directly indexed where that takes no more memory than the block or so, sorted and searched elsewhere.
+        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and searched.
         is_dense_ = span_ <= symbols.size() + kListedLimit;
         is_dense_ ? count_dense(symbols) : count_sorted(symbols);
         choose_listed();
@@ -98,7 +98,7 @@ private:
         return total * fixed_log2(total) - saved + (escape_bits << 16) + table;
     }
 
-    // Listed are all symbols that occur often enough; the only one of a block always is.
+    // How often a symbol has to occur to be listed; 0 for a block of equal symbols, whose symbol is listed always.
     std::uint64_t best_threshold() const {
         if (occurrences_.size() == 1) return 0;
         std::uint64_t most = 0;
@@ -123,7 +123,7 @@ private:
         std::int32_t greatest_escaped = 0;
         for (const Occurrence& occurrence : occurrences_) {
             if (occurrence.count >= threshold) {
-                alphabet_.listed.push_back(occurrence.symbol);
+                alphabet_.listed.append(occurrence.symbol);
                 counts_.push_back(occurrence.count);
                 continue;
             }

@@ -129,7 +129,7 @@ struct Mixer {
         return std::clamp(sum >> 12, -kLogitLimit, kLogitLimit);
     }
 
-    // What each input is multiplied with, in units of 2^-9 of a weight's, to move its weight.
+    // The factor by which an input moves its weight, in units of 2^-9 of a weight's unit.
     static std::int16_t factor(int logit, bool bit, int rate) {
         const int error = ((static_cast<int>(bit) << 16) - static_cast<int>(squash(logit))) >> 1;
         return static_cast<std::int16_t>(std::int64_t{error} * rate >> 16);

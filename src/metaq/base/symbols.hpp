@@ -41,6 +41,7 @@ enum class Status {
     ok,
     truncated,  // the data ended before the last symbol
     corrupt,    // a value that no encoder writes, or bytes left over
+    no_memory,  // an allocation failed
 };
 
 }  // namespace metaq

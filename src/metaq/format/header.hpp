@@ -7,254 +7,137 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 #include <string_view>
-#include <unordered_set>
-#include <utility>
-#include <vector>
 
+#include "metaq/base/buffer.hpp"
+#include "metaq/format/fields.hpp"
 #include "metaq/format/status.hpp"
-#include "metaq/base/symbols.hpp"
+#include "metaq/format/tensors.hpp"
 
 namespace metaq {
 
 inline constexpr std::uint64_t kHeaderBytesLimit = 1u << 26;
 inline constexpr std::uint64_t kHeaderBytesPerByte = 1u << 12;  // and 8 bytes more, which may be implied
 inline constexpr std::uint64_t kElementsLimit = std::uint64_t{1} << 40;
+inline constexpr std::uint64_t kTensorsLimit = 1u << 20;
 inline constexpr std::uint64_t kLevelsLimit = 1u << 20;
-inline constexpr std::uint64_t kChunkSymbolsLimit = 1u << 26;
-inline constexpr std::uint64_t kRowSymbolsLimit = 1u << 20;
 inline constexpr std::uint8_t kDimensionsLimit = 32;
-
-enum class Dtype : std::uint8_t {
-    float32 = 0,
-    float16 = 1,
-    bfloat16 = 2,
-    float64 = 3,
-    float8_e4m3fn = 4,
-    float8_e5m2 = 5,
-    uint8 = 16,
-    int8 = 17,
-    int16 = 18,
-    int32 = 19,
-    int64 = 20,
-    boolean = 21,
-};
-
-struct DtypeTraits {
-    const char* name = nullptr;  // none: no such dtype
-    unsigned bytes = 0;
-    bool is_float = false;
-};
-
-inline DtypeTraits traits_of(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::float32: return {"float32", 4, true};
-        case Dtype::float16: return {"float16", 2, true};
-        case Dtype::bfloat16: return {"bfloat16", 2, true};
-        case Dtype::float64: return {"float64", 8, true};
-        case Dtype::float8_e4m3fn: return {"float8_e4m3fn", 1, true};
-        case Dtype::float8_e5m2: return {"float8_e5m2", 1, true};
-        case Dtype::uint8: return {"uint8", 1, false};
-        case Dtype::int8: return {"int8", 1, false};
-        case Dtype::int16: return {"int16", 2, false};
-        case Dtype::int32: return {"int32", 4, false};
-        case Dtype::int64: return {"int64", 8, false};
-        case Dtype::boolean: return {"bool", 1, false};
-    }
-    return {};
-}
-
-enum class TensorKind : std::uint8_t { coded = 0, kept = 1, alias = 2 };
-enum class CodebookKind : std::uint8_t { uniform = 0, table = 1, integer = 2 };
-
-struct FileCodebook {
-    CodebookKind kind = CodebookKind::integer;
-    float step = 0;
-    std::int64_t origin = 0;
-    std::vector<float> levels;
-};
-
-struct FileTensor {
-    std::string name;
-    Dtype dtype = Dtype::float32;
-    TensorKind kind = TensorKind::kept;
-    std::vector<std::uint64_t> shape;
-    std::size_t codebook = 0;  // of a coded one, in FileHeader::codebooks
-    std::size_t target = 0;    // of an alias, in FileHeader::tensors; its own position otherwise
-
-    std::uint64_t size() const {
-        std::uint64_t product = 1;
-        for (const std::uint64_t length : shape) product *= length;
-        return product;
-    }
-    std::uint64_t size_bytes() const { return size() * traits_of(dtype).bytes; }
-};
-
-struct FileChunk {
-    std::uint8_t coder = 0;
-    std::uint64_t symbols = 0;
-    std::uint64_t payload_bytes = 0;
-};
-
-struct FileHeader {
-    std::vector<std::pair<std::string, std::string>> metadata;
-    std::vector<FileTensor> tensors;
-    std::vector<FileCodebook> codebooks;
-    std::vector<FileChunk> chunks;
-};
-
-inline bool is_utf8(std::string_view text) {
-    for (std::size_t i = 0; i < text.size();) {
-        const auto byte = [&](std::size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
-        const unsigned first = byte(i);
-        const std::size_t more = first < 0x80 ? 0 : first < 0xc2 ? 4 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf5 ? 3 : 4;
-        if (more == 4) return false;
-        std::uint32_t point = more == 0 ? first : first & (0x3fu >> more);
-        for (std::size_t n = 1; n <= more; ++n) {
-            if (byte(i + n) >> 6 != 2) return false;
-            point = point << 6 | (byte(i + n) & 0x3f);
-        }
-        if (more == 2 && (point < 0x800 || (point >> 11) == 0x1b)) return false;  // overlong, or a surrogate
-        if (more == 3 && (point < 0x10000 || point > 0x10ffff)) return false;
-        i += more + 1;
-    }
-    return true;
-}
-
-// Reads values one after the other. The first failure stays, and what is read from then on is zero.
-class FieldReader {
-public:
-    explicit FieldReader(std::span<const std::uint8_t> data, FileStatus at_end) : data_(data), at_end_(at_end) {}
-
-    FileStatus status() const { return status_; }
-    bool is_ok() const { return status_ == FileStatus::ok; }
-    std::size_t offset() const { return offset_; }
-    std::size_t left() const { return data_.size() - offset_; }
-
-    // Fails with `otherwise` unless `holds`. False after any failure.
-    bool expect(bool holds, FileStatus otherwise) {
-        if (is_ok() && !holds) status_ = otherwise;
-        return is_ok();
-    }
-
-    std::span<const std::uint8_t> take(std::uint64_t size) {
-        if (!expect(size <= left(), at_end_)) return {};
-        const auto taken = data_.subspan(offset_, static_cast<std::size_t>(size));
-        offset_ += taken.size();
-        return taken;
-    }
-
-    std::uint8_t byte() {
-        const auto taken = take(1);
-        return taken.empty() ? std::uint8_t{0} : taken[0];
-    }
-
-    std::uint64_t varint() {
-        std::uint64_t value = 0;
-        for (unsigned i = 0; i < 9 && is_ok(); ++i) {  // nine bytes hold 63 bits
-            const std::uint8_t next = byte();
-            value |= std::uint64_t{next & 0x7fu} << 7 * i;
-            if (next < 0x80) return expect(next > 0 || i == 0, FileStatus::bad_varint) ? value : 0;
-        }
-        expect(false, FileStatus::bad_varint);
-        return 0;
-    }
-
-    float float32() {
-        const auto bytes = take(4);
-        if (bytes.empty()) return 0;
-        return std::bit_cast<float>(bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 |
-                                    std::uint32_t{bytes[3]} << 24);
-    }
-
-    std::string string() {
-        const auto bytes = take(varint());
-        std::string text(bytes.begin(), bytes.end());
-        expect(is_utf8(text), FileStatus::bad_utf8);
-        return text;
-    }
-
-private:
-    std::span<const std::uint8_t> data_;
-    FileStatus at_end_;
-    std::size_t offset_ = 0;
-    FileStatus status_ = FileStatus::ok;
-};
 
 class HeaderReader {
 public:
-    explicit HeaderReader(std::span<const std::uint8_t> data) : fields_(data, FileStatus::header_truncated) {}
+    explicit HeaderReader(std::span<const std::uint8_t> data) : data_(data), fields_(data, FileStatus::header_truncated) {}
 
-    // Reads everything; nothing in `header` is to be used unless this gives ok.
-    FileStatus read(FileHeader& header) {
-        fields_.expect(fields_.byte() == 0, FileStatus::reserved_flags);
+    // Reads everything; nothing in `header` is to be used unless this gives ok. Its texts are views of the data.
+    FileError read(FileHeader& header) {
+        const std::uint8_t flags = fields_.byte();
+        fields_.expect(flags == 0, FileStatus::reserved_flags, flags);
         read_metadata(header);
         read_tensors(header);
-        for (std::uint64_t left = fields_.varint(); left > 0 && fields_.is_ok(); --left) {
-            const std::uint8_t coder = fields_.byte();
-            const std::uint64_t symbols = fields_.varint();
-            header.chunks.push_back({coder, symbols, fields_.varint()});
+        for (std::uint64_t left = fields_.count("chunks", 3); left > 0 && fields_.is_ok(); --left) {
+            FileChunk chunk;
+            chunk.coder = fields_.byte();
+            chunk.symbols = fields_.varint();
+            chunk.payload_bytes = fields_.varint();
+            keep(header.chunks.append(chunk));
         }
-        fields_.expect(fields_.left() == 0, FileStatus::header_left_over);
-        return fields_.status();
+        fields_.expect(fields_.left() == 0, FileStatus::header_left_over, fields_.left());
+        if (fields_.is_ok()) link(header);
+        return fields_.error();
     }
 
 private:
+    struct Part {  // of the list that a view is of, which moves while it grows
+        std::size_t first, count;
+    };
+
+    // Fails for want of memory, unless there was enough.
+    bool keep(bool has_memory) { return fields_.expect(has_memory, FileStatus::no_memory); }
+
     void read_metadata(FileHeader& header) {
-        std::unordered_set<std::string> keys;
-        for (std::uint64_t left = fields_.varint(); left > 0 && fields_.is_ok(); --left) {
-            std::string key = fields_.string();
-            fields_.expect(keys.insert(key).second, FileStatus::repeated_key);
-            header.metadata.emplace_back(std::move(key), fields_.string());
+        for (std::uint64_t left = fields_.count("metadata entries", 2); left > 0 && fields_.is_ok(); --left) {
+            MetadataEntry entry;
+            entry.key = fields_.string();
+            entry.value = fields_.string();
+            keep(header.metadata.append(entry));
         }
+        Buffer<std::size_t> order;
+        const auto key_of = [&](std::size_t i) { return header.metadata[i].key; };
+        check_distinct(header.metadata.size(), key_of, FileStatus::repeated_key, order);
     }
 
     void read_tensors(FileHeader& header) {
-        std::unordered_set<std::string> names;
-        for (std::uint64_t left = fields_.varint(); left > 0 && fields_.is_ok(); --left) {
+        const std::uint64_t count = fields_.varint();
+        fields_.expect(count <= kTensorsLimit, FileStatus::too_many_tensors, count);
+        fields_.check_count(count, "tensors", 4);
+        for (std::uint64_t left = count; left > 0 && fields_.is_ok(); --left) {
             FileTensor tensor;
             tensor.name = fields_.string();
-            if (!fields_.expect(names.insert(tensor.name).second, FileStatus::repeated_name)) return;
-            read_tensor(header, tensor);
-            header.tensors.push_back(std::move(tensor));
+            Part shape{header.lengths.size(), 0};
+            if (fields_.is_ok()) read_tensor(header, tensor, shape);
+            if (fields_.is_ok()) keep(header.tensors.append(tensor) && shapes_.append(shape));
         }
+        const auto name_of_tensor = [&](std::size_t i) { return header.tensors[i].name; };
+        check_distinct(header.tensors.size(), name_of_tensor, FileStatus::repeated_name, header.by_name);
     }
 
-    void read_tensor(FileHeader& header, FileTensor& tensor) {
-        tensor.dtype = static_cast<Dtype>(fields_.byte());
-        if (!fields_.expect(traits_of(tensor.dtype).name != nullptr, FileStatus::unknown_dtype)) return;
-        const std::uint8_t kind = fields_.byte();
-        if (!fields_.expect(kind <= 2, FileStatus::unknown_kind)) return;
+    // Fills `order` with positions in the order of their texts. Fails behind the first text that was there before.
+    template <class TextOf>
+    void check_distinct(std::size_t count, const TextOf& text_of, FileStatus otherwise, Buffer<std::size_t>& order) {
+        if (!fields_.is_ok() || !keep(order.resize(count))) return;
+        for (std::size_t i = 0; i < count; ++i) order[i] = i;
+        std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+            const int difference = text_of(a).compare(text_of(b));
+            return difference < 0 || (difference == 0 && a < b);
+        });
+        std::size_t repeated = kNowhere;
+        for (std::size_t i = 1; i < count; ++i) {
+            if (text_of(order[i - 1]) == text_of(order[i])) repeated = std::min(repeated, order[i]);
+        }
+        if (repeated == kNowhere) return;
+        fields_.expect(false, otherwise);
+        fields_.error().name = text_of(repeated);
+        const auto* const end = reinterpret_cast<const std::uint8_t*>(text_of(repeated).data()) + text_of(repeated).size();
+        fields_.error().header_byte = static_cast<std::size_t>(end - data_.data());
+    }
+
+    void read_tensor(FileHeader& header, FileTensor& tensor, Part& shape) {
+        const std::uint8_t dtype = fields_.byte();
+        tensor.dtype = static_cast<Dtype>(dtype);
+        fields_.expect(traits_of(tensor.dtype).name != nullptr, FileStatus::unknown_dtype, dtype);
+        const std::uint8_t kind = fields_.is_ok() ? fields_.byte() : std::uint8_t{0};
+        fields_.expect(kind <= 2, FileStatus::unknown_kind, kind);
         tensor.kind = static_cast<TensorKind>(kind);
         tensor.target = header.tensors.size();
-        const bool is_kept_bool = tensor.kind == TensorKind::kept && tensor.dtype == Dtype::boolean;
-        if (!fields_.expect(!is_kept_bool, FileStatus::kept_bool)) return;
-        if (tensor.kind == TensorKind::alias) return read_alias(header, tensor);
-        read_shape(tensor);
-        if (tensor.kind == TensorKind::coded) read_codebook_reference(header, tensor);
+        fields_.expect(tensor.kind != TensorKind::kept || tensor.dtype != Dtype::boolean, FileStatus::kept_bool);
+        if (fields_.is_ok() && tensor.kind == TensorKind::alias) read_alias(header, tensor, shape);
+        if (fields_.is_ok() && tensor.kind != TensorKind::alias) read_shape(header, shape);
+        if (fields_.is_ok() && tensor.kind == TensorKind::coded) read_codebook_reference(header, tensor);
+        if (fields_.is_ok()) return;
+        fields_.error().tensor = header.tensors.size();
+        fields_.error().name = tensor.name;
     }
 
-    void read_alias(const FileHeader& header, FileTensor& tensor) {
+    void read_alias(const FileHeader& header, FileTensor& tensor, Part& shape) {
         const std::uint64_t target = fields_.varint();
-        if (!fields_.expect(target < header.tensors.size(), FileStatus::bad_alias)) return;
-        const FileTensor& original = header.tensors[static_cast<std::size_t>(target)];
-        const bool fits = original.kind != TensorKind::alias && original.dtype == tensor.dtype;
-        if (!fields_.expect(fits, FileStatus::bad_alias)) return;
+        if (!fields_.expect(target < header.tensors.size(), FileStatus::bad_alias, target)) return;
         tensor.target = static_cast<std::size_t>(target);
-        tensor.shape = original.shape;
+        const FileTensor& original = header.tensors[tensor.target];
+        const bool fits = original.kind != TensorKind::alias && original.dtype == tensor.dtype;
+        fields_.expect(fits, FileStatus::bad_alias, target);
+        shape = shapes_[tensor.target];
     }
 
-    void read_shape(FileTensor& tensor) {
+    void read_shape(FileHeader& header, Part& shape) {
         const std::uint8_t dimensions = fields_.byte();
-        if (!fields_.expect(dimensions <= kDimensionsLimit, FileStatus::too_many_dimensions)) return;
+        if (!fields_.expect(dimensions <= kDimensionsLimit, FileStatus::too_many_dimensions, dimensions)) return;
+        shape.count = dimensions;
         std::uint64_t product = 1;  // each zero counted as one
-        for (std::uint8_t i = 0; i < dimensions; ++i) {
+        for (std::uint8_t i = 0; i < dimensions && fields_.is_ok(); ++i) {
             const std::uint64_t length = fields_.varint();
             const std::uint64_t factor = std::max<std::uint64_t>(length, 1);
-            if (!fields_.expect(factor <= (kElementsLimit - 1) / product, FileStatus::too_many_elements)) return;
-            product *= factor;
-            tensor.shape.push_back(length);
+            fields_.expect(factor <= (kElementsLimit - 1) / product, FileStatus::too_many_elements, length);
+            product *= fields_.is_ok() ? factor : 1;
+            keep(header.lengths.append(length));
         }
     }
 
@@ -262,44 +145,68 @@ private:
         std::uint64_t reference = fields_.varint();
         if (!fields_.is_ok()) return;
         if (reference == 0) {
-            header.codebooks.push_back(read_codebook());
+            read_codebook(header);
             reference = header.codebooks.size();
         }
-        if (!fields_.expect(reference <= header.codebooks.size(), FileStatus::bad_codebook_reference)) return;
+        const bool is_defined = reference > 0 && reference <= header.codebooks.size();
+        if (!fields_.expect(is_defined, FileStatus::bad_codebook_reference, reference)) return;
         tensor.codebook = static_cast<std::size_t>(reference) - 1;
-        const bool is_integer = header.codebooks[tensor.codebook].kind == CodebookKind::integer;
-        const bool fits = is_integer ? !traits_of(tensor.dtype).is_float : tensor.dtype <= Dtype::float64;
-        fields_.expect(fits, FileStatus::codebook_dtype);
+        const CodebookKind kind = header.codebooks[tensor.codebook].kind;
+        const DtypeTraits traits = traits_of(tensor.dtype);
+        const bool fits = kind == CodebookKind::integer ? !traits.is_float : tensor.dtype <= Dtype::float64;
+        if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind))) fields_.error().what = traits.name;
     }
 
-    FileCodebook read_codebook() {
+    void read_codebook(FileHeader& header) {
         FileCodebook codebook;
+        Part levels{header.levels.size(), 0};
         const std::uint8_t kind = fields_.byte();
-        if (!fields_.expect(kind <= 2, FileStatus::unknown_codebook)) return codebook;
+        if (!fields_.expect(kind <= 2, FileStatus::unknown_codebook, kind)) return;
         codebook.kind = static_cast<CodebookKind>(kind);
         if (codebook.kind == CodebookKind::uniform) {
             codebook.step = fields_.float32();
-            fields_.expect(std::isfinite(codebook.step) && codebook.step > 0, FileStatus::bad_step);
+            const bool is_step = std::isfinite(codebook.step) && codebook.step > 0;
+            fields_.expect(is_step, FileStatus::bad_step, std::bit_cast<std::uint32_t>(codebook.step));
         } else if (codebook.kind == CodebookKind::table) {
-            read_levels(codebook);
+            read_levels(header, codebook, levels);
         }
-        return codebook;
+        if (fields_.is_ok()) keep(header.codebooks.append(codebook) && levels_.append(levels));
     }
 
-    void read_levels(FileCodebook& codebook) {
+    void read_levels(FileHeader& header, FileCodebook& codebook, Part& levels) {
         const std::uint64_t count = fields_.varint();
         const std::uint64_t origin = fields_.varint();
-        if (!fields_.expect(count <= kLevelsLimit && origin < count, FileStatus::bad_levels)) return;
+        const bool is_count = count >= 1 && count <= kLevelsLimit;
+        if (!fields_.expect(is_count, FileStatus::bad_levels, count)) return void(fields_.error().what = "count");
+        const auto bytes = fields_.take(4 * count);
+        if (!fields_.is_ok()) return;
+        if (!fields_.expect(origin < count, FileStatus::bad_levels, origin, count - 1)) return void(fields_.error().what = "origin");
         codebook.origin = static_cast<std::int64_t>(origin);
-        for (std::uint64_t i = 0; i < count && fields_.is_ok(); ++i) {
-            const float level = fields_.float32();
-            const bool is_next = codebook.levels.empty() || codebook.levels.back() < level;
-            fields_.expect(std::isfinite(level) && is_next, FileStatus::bad_levels);
-            codebook.levels.push_back(level);
+        levels.count = static_cast<std::size_t>(count);
+        if (!keep(header.levels.resize(levels.first + levels.count))) return;
+        float* const values = header.levels.data() + levels.first;
+        bool are_good = true;
+        for (std::size_t i = 0; i < levels.count; ++i) {
+            values[i] = std::bit_cast<float>(read_word(bytes.subspan(4 * i, 4)));
+            are_good &= std::isfinite(values[i]) && (i == 0 || values[i - 1] < values[i]);
+        }
+        fields_.expect(are_good, FileStatus::bad_levels);
+    }
+
+    // Views of lists that do not move any more.
+    void link(FileHeader& header) const {
+        for (std::size_t i = 0; i < header.tensors.size(); ++i) {
+            header.tensors[i].shape = std::span<const std::uint64_t>(header.lengths).subspan(shapes_[i].first, shapes_[i].count);
+        }
+        for (std::size_t i = 0; i < header.codebooks.size(); ++i) {
+            header.codebooks[i].levels = std::span<const float>(header.levels).subspan(levels_[i].first, levels_[i].count);
         }
     }
 
+    std::span<const std::uint8_t> data_;
     FieldReader fields_;
+    Buffer<Part> shapes_;  // by tensor
+    Buffer<Part> levels_;  // by codebook
 };
 
 }  // namespace metaq

@@ -1,16 +1,18 @@
-// Symbols to the bytes of tensors: what the symbols of coded ones stand for, and the byte planes of kept ones.
+// Symbols to the values that they stand for, as little-endian bytes.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <span>
 
-#include "metaq/format/header.hpp"
-#include "metaq/format/status.hpp"
 #include "metaq/base/floats.hpp"
+#include "metaq/base/symbols.hpp"
+#include "metaq/format/status.hpp"
+#include "metaq/format/tensors.hpp"
 
 namespace metaq {
 
@@ -23,21 +25,13 @@ void write_little_endian(std::uint8_t* out, Word word) {
     for (std::size_t i = 0; i < sizeof(Word); ++i) out[i] = static_cast<std::uint8_t>(word >> 8 * i);
 }
 
-inline void write_float(std::uint8_t* out, float value, Dtype dtype) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    switch (dtype) {
-        case Dtype::float16: return write_little_endian(out, to_float16(bits));
-        case Dtype::bfloat16: return write_little_endian(out, to_bfloat16(bits));
-        case Dtype::float64: return write_little_endian(out, std::bit_cast<std::uint64_t>(static_cast<double>(value)));
-        default: return write_little_endian(out, bits);
-    }
+// Every symbol's word; the words may take the place of the symbols.
+template <class Word, class WordOf>
+void write_each(std::span<const std::int32_t> symbols, std::uint8_t* out, const WordOf& word_of) {
+    for (std::size_t i = 0; i < symbols.size(); ++i) write_little_endian<Word>(out + i * sizeof(Word), word_of(symbols[i]));
 }
 
-struct SymbolRange {
-    std::int64_t least, greatest;
-};
-
-inline SymbolRange symbol_range(const FileCodebook& codebook, Dtype dtype) {
+inline FileError::Range symbol_range(const FileCodebook& codebook, Dtype dtype) {
     if (codebook.kind == CodebookKind::table) {
         return {-codebook.origin, static_cast<std::int64_t>(codebook.levels.size()) - 1 - codebook.origin};
     }
@@ -50,60 +44,82 @@ inline SymbolRange symbol_range(const FileCodebook& codebook, Dtype dtype) {
     return {1 - std::int64_t{kSymbolLimit}, std::int64_t{kSymbolLimit} - 1};
 }
 
-// Multiples of a step in place of the symbols, as little-endian float32.
-inline void to_float32(std::span<std::int32_t> symbols, float step) {
-    for (std::int32_t& symbol : symbols) {
-        const auto bits = std::bit_cast<std::uint32_t>(step * static_cast<float>(symbol));
-        if constexpr (std::endian::native == std::endian::little) {
-            symbol = std::bit_cast<std::int32_t>(bits);
-        } else {
-            write_little_endian(reinterpret_cast<std::uint8_t*>(&symbol), bits);
-        }
+// As before, for words that take a while to find: those of small symbols are looked up if there are many. `range` is of
+// the symbols that have a word.
+template <class Word, class WordOf>
+void write_each_looked_up(std::span<const std::int32_t> symbols, FileError::Range range, std::uint8_t* out, const WordOf& word_of) {
+    constexpr std::int32_t kKnown = 512;
+    if (symbols.size() < 4 * kKnown) return write_each<Word>(symbols, out, word_of);
+    std::array<Word, 2 * kKnown> known{};
+    for (std::int32_t symbol = -kKnown; symbol < kKnown; ++symbol) {
+        const bool has_word = range.least <= symbol && symbol <= range.greatest;
+        if (has_word) known[static_cast<std::size_t>(symbol + kKnown)] = word_of(symbol);
+    }
+    write_each<Word>(symbols, out, [&](std::int32_t symbol) {
+        const auto at = static_cast<std::size_t>(std::int64_t{symbol} + kKnown);
+        return at < known.size() ? known[at] : word_of(symbol);
+    });
+}
+
+// Multiples of a step in place of the symbols, as little-endian float32: one pointer, so that compilers vectorize.
+inline void to_float32(std::int32_t* symbols, std::size_t count, float step) {
+    for (std::size_t i = 0; i < count; ++i) {
+        const auto bits = std::bit_cast<std::uint32_t>(step * static_cast<float>(symbols[i]));
+        write_little_endian(reinterpret_cast<std::uint8_t*>(symbols + i), bits);
     }
 }
 
-// `out` has room for exactly these symbols' values.
-inline FileStatus write_values(std::span<const std::int32_t> symbols, const FileCodebook& codebook, Dtype dtype,
-                               std::uint8_t* out) {
-    const auto [least, greatest] = symbol_range(codebook, dtype);
-    const unsigned width = traits_of(dtype).bytes;
+// Whether all symbols lie within the range; otherwise `error` says which do not.
+inline bool check_range(std::span<const std::int32_t> symbols, FileError::Range range, FileStatus otherwise, FileError& error) {
+    std::int32_t least = symbols.empty() ? 0 : symbols[0], greatest = least;
     for (const std::int32_t symbol : symbols) {
-        if (symbol < least || symbol > greatest) return FileStatus::symbol_range;
-        if (codebook.kind == CodebookKind::uniform) {
-            write_float(out, codebook.step * static_cast<float>(symbol), dtype);
-        } else if (codebook.kind == CodebookKind::table) {
-            write_float(out, codebook.levels[static_cast<std::size_t>(symbol + codebook.origin)], dtype);
-        } else {
-            const auto extended = static_cast<std::uint64_t>(std::int64_t{symbol});
-            for (unsigned i = 0; i < width; ++i) out[i] = static_cast<std::uint8_t>(extended >> 8 * i);
-        }
-        out += width;
+        least = std::min(least, symbol);
+        greatest = std::max(greatest, symbol);
     }
-    return FileStatus::ok;
+    if (symbols.empty() || (range.least <= least && greatest <= range.greatest)) return true;
+    error.status = otherwise;
+    error.expected = range;
+    error.found = {least, greatest};
+    return false;
 }
 
-// Puts a plane's symbols into the elements' bytes, which are `width` apart; plane 0 is the most significant.
-inline FileStatus write_plane(std::span<const std::int32_t> symbols, unsigned plane, unsigned width,
-                              std::uint8_t* out) {
-    out += width - 1 - plane;
-    for (const std::int32_t symbol : symbols) {
-        if (symbol < -128 || symbol > 127) return FileStatus::plane_range;
-        *out = static_cast<std::uint8_t>(symbol + 128);
-        out += width;
+template <class FloatOf>
+void write_floats(std::span<const std::int32_t> symbols, FileError::Range range, Dtype dtype, std::uint8_t* out,
+                  const FloatOf& float_of) {
+    const auto bits_of = [&](std::int32_t symbol) { return std::bit_cast<std::uint32_t>(float_of(symbol)); };
+    switch (dtype) {
+        case Dtype::float16:
+            return write_each_looked_up<std::uint16_t>(symbols, range, out, [&](std::int32_t symbol) { return to_float16(bits_of(symbol)); });
+        case Dtype::bfloat16:
+            return write_each<std::uint16_t>(symbols, out, [&](std::int32_t symbol) { return to_bfloat16(bits_of(symbol)); });
+        case Dtype::float64:
+            return write_each<std::uint64_t>(symbols, out, [&](std::int32_t symbol) {
+                return std::bit_cast<std::uint64_t>(static_cast<double>(float_of(symbol)));
+            });
+        default: return write_each<std::uint32_t>(symbols, out, bits_of);
     }
-    return FileStatus::ok;
 }
 
-// Rotates every element right by one bit, once all planes are in place: floats only.
-inline void restore_signs(std::span<std::uint8_t> elements, unsigned width) {
-    for (std::size_t first = 0; first + width <= elements.size(); first += width) {
-        std::uint8_t* const bytes = elements.data() + first;
-        unsigned carried = bytes[0] & 1u;
-        for (unsigned i = width; i-- > 0;) {
-            const unsigned byte = bytes[i];
-            bytes[i] = static_cast<std::uint8_t>(carried << 7 | byte >> 1);
-            carried = byte & 1u;
-        }
+// `out` has room for exactly these symbols' values, all of which they have. It may be where the symbols are, if values
+// are as wide.
+inline void write_values(std::span<const std::int32_t> symbols, const FileCodebook& codebook, Dtype dtype, std::uint8_t* out) {
+    const FileError::Range range = symbol_range(codebook, dtype);
+    if (codebook.kind == CodebookKind::uniform) {
+        const float step = codebook.step;
+        return write_floats(symbols, range, dtype, out, [step](std::int32_t symbol) { return step * static_cast<float>(symbol); });
+    }
+    if (codebook.kind == CodebookKind::table) {
+        const float* const level = codebook.levels.data() + codebook.origin;
+        return write_floats(symbols, range, dtype, out, [level](std::int32_t symbol) { return level[symbol]; });
+    }
+    switch (traits_of(dtype).bytes) {
+        case 1: return write_each<std::uint8_t>(symbols, out, [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
+        case 2: return write_each<std::uint16_t>(symbols, out, [](std::int32_t symbol) { return static_cast<std::uint16_t>(symbol); });
+        case 4: return write_each<std::uint32_t>(symbols, out, [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
+        default:
+            return write_each<std::uint64_t>(symbols, out, [](std::int32_t symbol) {
+                return static_cast<std::uint64_t>(std::int64_t{symbol});
+            });
     }
 }
 

@@ -16,22 +16,25 @@
 
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/bounded_list.hpp"
 #include "metaq/base/histogram.hpp"
-#include "metaq/huffman/package_merge.hpp"
 #include "metaq/base/symbols.hpp"
+#include "metaq/huffman/package_merge.hpp"
 
 namespace metaq::huffman {
 
-inline constexpr unsigned kLengthLimit = 24;  // costs nothing measurable below 2^24 symbols, little above
+inline constexpr unsigned kLengthLimit = 24;  // a limit that costs nothing measurable below 2^24 symbols, and little above
 inline constexpr unsigned kLookupBits = 11;   // longer codewords are searched length by length
 
-using Lengths = std::vector<std::uint8_t>;    // of each entry's codeword
+using Lengths = BoundedList<std::uint8_t, kEntryLimit>;  // of each entry's codeword
+using Codewords = BoundedList<std::uint32_t, kEntryLimit>;
 
 // The canonical code with given lengths: for each length, the first codeword and where its entries start in `sorted`.
 class CanonicalCode {
 public:
     // At least two lengths, each from 1 to kLengthLimit.
-    explicit CanonicalCode(const Lengths& lengths) : sorted_(lengths.size()) {
+    explicit CanonicalCode(const Lengths& lengths) {
+        sorted_.resize(lengths.size());
         for (const std::uint8_t length : lengths) ++counts_[length];
         std::uint32_t codeword = 0;
         std::uint32_t start = 0;
@@ -47,33 +50,32 @@ public:
         for (std::size_t i = 0; i < lengths.size(); ++i) sorted_[next[lengths[i]]++] = static_cast<std::uint16_t>(i);
     }
 
-    std::vector<std::uint32_t> codewords(const Lengths& lengths) const {
-        std::vector<std::uint32_t> result(lengths.size());
+    Codewords codewords(const Lengths& lengths) const {
+        Codewords result(lengths.size());
         auto next = first_;
         for (std::size_t i = 0; i < lengths.size(); ++i) result[i] = next[lengths[i]]++;
         return result;
     }
 
-    // Makes `decode` possible; the lengths are complete, that is sum 2^-length = 1.
+    // Has to be called before `decode`; the lengths are complete, which means that sum 2^-length = 1.
     void prepare_decoding() {
         lookup_bits_ = std::min(longest_, kLookupBits);
         lookup_.resize(std::size_t{1} << lookup_bits_);
         for (unsigned length = 1; length <= lookup_bits_; ++length) {
             for (std::uint32_t i = 0; i < counts_[length]; ++i) {
-                const std::size_t from = std::size_t{first_[length] + i} << (lookup_bits_ - length);
+                const std::size_t start = std::size_t{first_[length] + i} << (lookup_bits_ - length);
                 const std::size_t size = std::size_t{1} << (lookup_bits_ - length);
-                const Found found{sorted_[start_[length] + i], static_cast<std::uint8_t>(length)};
-                std::fill_n(lookup_.begin() + static_cast<std::ptrdiff_t>(from), size, found);
+                std::fill_n(lookup_.begin() + start, size, Codeword{sorted_[start_[length] + i], static_cast<std::uint8_t>(length)});
             }
         }
     }
 
     std::size_t decode(BitReader& reader) const {
         const std::uint32_t bits = reader.peek(longest_);
-        const Found found = lookup_[bits >> (longest_ - lookup_bits_)];
-        if (found.length > 0) {
-            reader.skip(found.length);
-            return found.entry;
+        const Codeword codeword = lookup_[bits >> (longest_ - lookup_bits_)];
+        if (codeword.length > 0) {
+            reader.skip(codeword.length);
+            return codeword.entry;
         }
         unsigned length = lookup_bits_ + 1;
         while ((bits >> (longest_ - length)) - first_[length] >= counts_[length]) ++length;
@@ -82,9 +84,10 @@ public:
     }
 
 private:
-    struct Found {
-        std::uint16_t entry = 0;
-        std::uint8_t length = 0;  // 0: longer than the lookup
+    // What the next bits begin with.
+    struct Codeword {
+        std::uint16_t entry;
+        std::uint8_t length;  // 0: it is longer than what the look-up goes by
     };
     using PerLength = std::array<std::uint32_t, kLengthLimit + 1>;
 
@@ -93,8 +96,8 @@ private:
     PerLength start_{};
     unsigned longest_ = 0;
     unsigned lookup_bits_ = 0;
-    std::vector<std::uint16_t> sorted_;  // entries by length, then position
-    std::vector<Found> lookup_;
+    BoundedList<std::uint16_t, kEntryLimit> sorted_;  // entries by length, then position
+    BoundedList<Codeword, std::size_t{1} << kLookupBits> lookup_;
 };
 
 inline void write_lengths(BitWriter& writer, const Lengths& lengths) {
@@ -105,7 +108,7 @@ inline void write_lengths(BitWriter& writer, const Lengths& lengths) {
     }
 }
 
-// False unless the lengths are in bounds and complete.
+// Returns false unless the lengths are in bounds and complete.
 inline bool read_lengths(BitReader& reader, Lengths& lengths) {
     auto length = static_cast<std::int64_t>(std::bit_width(lengths.size()));
     std::uint64_t covered = 0;  // in units of 2^-kLengthLimit
@@ -127,10 +130,10 @@ inline void encode_block(BitWriter& writer, const ConstBlock& block) {
     write_alphabet(writer, alphabet);
     if (alphabet.is_single()) return write_filler(writer, block.size());
 
-    Lengths lengths(alphabet.entries(), 0);
-    std::vector<std::uint32_t> codewords(alphabet.entries(), 0);
+    Lengths lengths(alphabet.entries());
+    Codewords codewords(alphabet.entries());
     if (alphabet.entries() > 1) {
-        lengths = package_merge(histogram.counts(), kLengthLimit);
+        lengths = std::span<const std::uint8_t>(package_merge(histogram.counts(), kLengthLimit));
         codewords = CanonicalCode(lengths).codewords(lengths);
         write_lengths(writer, lengths);
     }
@@ -172,14 +175,17 @@ inline Status decode_block(BitReader& reader, const Block& block) {
     return reader.status();
 }
 
-inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+// Appends the code of `blocks` to `out`. The status is always ok; other coders may have no memory.
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
     BitWriter writer(out);
     for (const ConstBlock& block : blocks) encode_block(writer, block);
     writer.finish();
+    return Status::ok;
 }
 
-// Fills the blocks, whose sizes are those that were encoded. What they hold after a failure is unspecified.
-inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+// Fills the blocks, whose sizes are those that were encoded, from exactly `data`. What they hold after a failure is
+// unspecified. Allocates nothing.
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     BitReader reader(data);
     for (const Block& block : blocks) {
         const Status status = decode_block(reader, block);

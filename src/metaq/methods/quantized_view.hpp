@@ -1,4 +1,4 @@
-// Training kernels: show a network its quantized weights, and give the optimizer its own ones back with their gradients.
+// Training kernels: quantized values in place of the weights that an optimizer trains, and those again with their gradients.
 //
 // Both make one pass over a parameter. A symbol is the nearest multiple of the step within the radius, ties to even.
 #pragma once
@@ -9,9 +9,9 @@
 namespace metaq::quantized_view {
 
 struct Parameter {
-    float* weights;   // what the network sees
-    float* latent;    // what the optimizer trains
-    float* gradient;  // of the loss with respect to what the network saw
+    float* weights;   // the network's, quantized or latent ones
+    float* latent;    // what the optimizer trains, while the weights are quantized
+    float* gradient;  // of the loss with respect to the quantized weights
     std::size_t size;
     float step;
 };
@@ -29,7 +29,7 @@ inline float nearest(float clipped) {
 }
 
 // latent <- weights, weights <- their quantized values; counts (2 * radius + 1 of them, or none) get every symbol added.
-inline void show(const Parameter& parameter, int radius, std::int64_t* counts) {
+inline void write_quantized(const Parameter& parameter, int radius, std::int64_t* counts) {
     const float limit = static_cast<float>(radius);
     for (std::size_t i = 0; i < parameter.size; ++i) {
         const float weight = parameter.weights[i];
@@ -43,15 +43,15 @@ inline void show(const Parameter& parameter, int radius, std::int64_t* counts) {
 }
 
 // weights <- latent, gradient += strength * slope. Slopes: for every level, that below it and that above it.
-inline void take_back(const Parameter& parameter, int radius, const float* slopes, float strength) {
+inline void restore_latent(const Parameter& parameter, int radius, const float* slopes, float strength) {
     const float limit = static_cast<float>(radius);
     for (std::size_t i = 0; i < parameter.size; ++i) {
         const float scaled = parameter.latent[i] / parameter.step;
         const float symbol = nearest(clipped(scaled, limit));
         const bool is_above = scaled > symbol;
         const float slope = slopes[2 * (static_cast<int>(symbol) + radius) + is_above];
-        // Outside the levels the weight is clipped, and the regulariser is flat. A product, since a branch there is
-        // one that nobody can predict.
+        // Outside the levels the weight is clipped, and the regulariser is flat. A product, since no
+        // processor predicts a branch on that.
         const bool is_inside = (scaled >= -limit) & (scaled <= limit);
         parameter.gradient[i] += strength * (slope * static_cast<float>(is_inside));
         parameter.weights[i] = parameter.latent[i];

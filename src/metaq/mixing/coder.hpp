@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -16,9 +17,9 @@
 #include "metaq/base/binary_coder.hpp"
 #include "metaq/base/centre.hpp"
 #include "metaq/base/dependent.hpp"
+#include "metaq/base/symbols.hpp"
 #include "metaq/mixing/contexts.hpp"
 #include "metaq/mixing/model.hpp"
-#include "metaq/base/symbols.hpp"
 
 namespace metaq::mixing {
 
@@ -27,7 +28,21 @@ inline constexpr std::size_t kSearchBytes = 1 << 14;  // streams below are coded
 struct State {
     Model model;
     History history;
+
+    // The status of the stream: no_memory or truncated if memory or data has run out, and otherwise that of the symbols.
+    template <class Coder>
+    Status status(const Coder& coder, Status of_symbols) const {
+        if (model.is_out_of_memory()) return Status::no_memory;
+        return coder.truncated() ? Status::truncated : of_symbols;
+    }
 };
+
+// Returns null if there is no memory.
+inline std::unique_ptr<State> make_state() {
+    std::unique_ptr<State> state(new (std::nothrow) State);
+    if (state != nullptr && !state->model.allocate()) state.reset();
+    return state;
+}
 
 struct BlockHeader {
     std::int32_t centre;  // the symbol coded as zero: the most frequent; zero itself if they are dependent
@@ -42,14 +57,14 @@ struct Sized {
     bool negative;
 };
 
-// The width of a kernel that is square, or of one row.
+// The width of a square kernel; any other kernel is taken for a single row.
 inline std::size_t kernel_width(std::size_t kernel) {
     std::size_t width = 1;
     while (width < 64 && width * width < kernel) ++width;
     return width * width == kernel ? width : kernel;
 }
 
-// What is coded of symbols that are free: their magnitudes.
+// Free symbols are coded by their magnitudes.
 struct FreeSymbols {
     void start_row() {}
     std::size_t quantizer() const { return 0; }
@@ -58,7 +73,7 @@ struct FreeSymbols {
     void move_on(std::int64_t) {}
 };
 
-// What is coded of symbols of dependent quantizers: their indices.
+// Symbols of dependent quantizers are coded by their indices.
 class DependentSymbols {
 public:
     explicit DependentSymbols(const dependent::Machine& machine) : machine_(machine) {}
@@ -93,13 +108,14 @@ Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expecta
     return {model.code_place(coder, symbol.magnitude, lower, number), negative};
 }
 
-// Codes the symbols of a block, or fills it. False if a symbol is out of range or the data has ended.
+// Codes the symbols of a block, or fills it. The status is corrupt if a symbol is out of range.
 template <class Coder, class Symbol, class Symbols>
-bool code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre, Symbols symbols) {
+[[nodiscard]] Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre, Symbols symbols) {
     const std::size_t row_size = block.channels * block.kernel;
     const std::size_t width = kernel_width(block.kernel);
     const bool spatial = block.kernel > 1;
-    state.history.start_block(block.rows, block.channels, block.kernel);
+    const Status started = state.history.start_block(block.rows, block.channels, block.kernel);
+    if (started != Status::ok) return started;
     Symbol* symbol = block.symbols;
     for (Position at{0, 0, 0, 0}; at.row < block.rows; ++at.row) {
         state.history.start_row(at.row);
@@ -121,7 +137,7 @@ bool code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, s
                 const std::int64_t magnitude = symbols.magnitude(coded.magnitude);
                 if constexpr (!std::is_const_v<Symbol>) {
                     const std::int64_t value = centre + (coded.negative ? -magnitude : magnitude);
-                    if (value <= -kSymbolLimit || value >= kSymbolLimit) return false;
+                    if (!is_symbol(value)) return state.status(coder, Status::corrupt);
                     *symbol = static_cast<std::int32_t>(value);
                 }
                 state.history.learn(at, magnitude, coded.negative);
@@ -129,14 +145,15 @@ bool code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, s
             }
         }
         state.history.end_row(at.row);
-        if (coder.truncated()) return false;
+        const Status status = state.status(coder, Status::ok);
+        if (status != Status::ok) return status;
     }
     state.history.end_block();
-    return true;
+    return Status::ok;
 }
 
 template <class Coder, class Symbol>
-bool code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, const BlockHeader& header) {
+[[nodiscard]] Status code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, const BlockHeader& header) {
     if (header.machine == 0) return code_symbols(state, coder, block, header.centre, FreeSymbols{});
     return code_symbols(state, coder, block, 0, DependentSymbols(dependent::kMachine[header.machine - 1]));
 }
@@ -159,23 +176,26 @@ inline BlockHeader make_header(const ConstBlock& block) {
     return {machine > 0 ? 0 : most_frequent(block), false, 0, machine};
 }
 
-inline std::vector<std::uint8_t> encoded(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,
-                                         std::size_t rate) {
-    const auto state = std::make_unique<State>();
+// Appends the code of `blocks` with one rate of the mixers.
+[[nodiscard]] inline Status encode_at_rate(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,
+                                           std::size_t rate, std::vector<std::uint8_t>& bytes) {
+    const std::unique_ptr<State> state = make_state();
+    if (state == nullptr) return Status::no_memory;
     state->model.set_mixer_rate(rate);
-    std::vector<std::uint8_t> bytes;
     BinaryEncoder coder(bytes);
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         code_header(state->model, coder, {headers[i].centre, headers[i].constant, i == 0 ? rate : 0, headers[i].machine});
-        if (!headers[i].constant) code_block(*state, coder, blocks[i], headers[i]);
+        if (headers[i].constant) continue;
+        const Status status = code_block(*state, coder, blocks[i], headers[i]);
+        if (status != Status::ok) return status;
     }
     coder.finish(least_bytes(blocks));
-    return bytes;
+    return Status::ok;
 }
 
 // Appends the code of `blocks` to `out`, by the mixers' rate that makes it shortest; of long streams only the first is
-// tried, since the others would change them by less than a thousandth.
-inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+// tried, since the others would change them by less than a thousandth. The status is ok, or there is no memory.
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
     std::vector<ConstBlock> filled;
     std::vector<BlockHeader> headers;
     for (const ConstBlock& block : blocks) {
@@ -183,31 +203,36 @@ inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>
         filled.push_back(block);
         headers.push_back(make_header(block));
     }
-    std::vector<std::uint8_t> best = encoded(filled, headers, 0);
-    for (std::size_t rate = 1; rate < kMixerRates.size() && best.size() < kSearchBytes; ++rate) {
-        std::vector<std::uint8_t> other = encoded(filled, headers, rate);
-        if (other.size() < best.size()) best = std::move(other);
+    std::vector<std::uint8_t> best;
+    for (std::size_t rate = 0; rate < kMixerRates.size() && best.size() < kSearchBytes; ++rate) {
+        std::vector<std::uint8_t> bytes;
+        const Status status = encode_at_rate(filled, headers, rate, bytes);
+        if (status != Status::ok) return status;
+        if (rate == 0 || bytes.size() < best.size()) best = std::move(bytes);
     }
     out.insert(out.end(), best.begin(), best.end());
+    return Status::ok;
 }
 
-// Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 16 MB at most.
-inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
-    const auto state = std::make_unique<State>();
+// Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 0.2 MB, 192 bytes for each context that the
+// stream meets, and for blocks that are wide or have many rows more: 20 MB at most.
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+    const std::unique_ptr<State> state = make_state();
+    if (state == nullptr) return Status::no_memory;
     BinaryDecoder coder(data);
     bool is_first = true;
     for (const Block& block : blocks) {
         if (block.size() == 0) continue;
         const BlockHeader header = code_header(state->model, coder, {0, false, 0, 0});
-        if (header.centre <= -kSymbolLimit || header.centre >= kSymbolLimit) return Status::corrupt;
+        if (!is_symbol(header.centre)) return Status::corrupt;
         if (header.rate > 0 && !is_first) return Status::corrupt;
         if (header.machine > (header.constant || header.centre != 0 ? 0 : dependent::kMachines)) return Status::corrupt;
         if (is_first) state->model.set_mixer_rate(header.rate);
         is_first = false;
         if (header.constant) {
             std::fill_n(block.symbols, block.size(), header.centre);
-        } else if (!code_block(*state, coder, block, header)) {
-            return coder.truncated() ? Status::truncated : Status::corrupt;
+        } else if (const Status status = code_block(*state, coder, block, header); status != Status::ok) {
+            return status;
         }
         if (coder.truncated()) return Status::truncated;
     }

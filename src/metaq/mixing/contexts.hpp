@@ -1,4 +1,4 @@
-// What is known of a symbol before it is coded: running means of magnitudes, neighbours, predictions; from them, contexts.
+// Contexts of a symbol, from what is known before it is coded: running means of magnitudes, its neighbours, and predictions.
 //
 // The expected magnitude is a product of powers of the means over the row, the column, the kernel position and the
 // channel so far, each relative to the block's mean, all in logarithms. Means of rows also tell those of the channels of
@@ -10,7 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
+#include "metaq/base/symbols.hpp"
 #include "metaq/mixing/model.hpp"
 #include "metaq/mixing/predictors.hpp"
 
@@ -67,16 +69,23 @@ struct Expectation {
 
 class History {
 public:
-    void start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
+    // The status is ok or no_memory.
+    [[nodiscard]] Status start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
         spatial_ = kernel > 1;
         predicts_row_ = RowPredictor::suits(rows, channels, kernel);
-        if (predicts_row_) row_predictor_.start_block(channels);
+        if (predicts_row_ && !row_predictor_.start_block(channels)) return Status::no_memory;
+        // The block's first row sets what these hold.
+        const bool has_memory = columns_.resize(std::min(channels * kernel, kColumns)) &&
+                                channels_.resize(std::min(channels, kColumns)) && positions_.resize(std::min(kernel, kPositions)) &&
+                                row_means_.resize(rows > kColumns ? 0 : rows);
+        if (!has_memory) return Status::no_memory;
         group_ = channels > 1 && before_count_ > 0 && channels % before_count_ == 0 ? channels / before_count_ : 0;
         rows_ = rows;
         row_size_ = channels * kernel;
         all_.count = std::min(all_.count, 4);
         filled_.count = 0;
         sum_ = 0;
+        return Status::ok;
     }
 
     void start_row(std::size_t row) {
@@ -135,7 +144,7 @@ public:
         return contexts;
     }
 
-    // Once a symbol is known not to be zero and its sign is: how large such symbols were comes in.
+    // Turns the contexts of a symbol that is not zero, and whose sign is known, to its magnitude: how large such symbols were.
     void turn_to_magnitude(Contexts& contexts, const Expectation& expected, bool negative, std::size_t quantizer) const {
         const int filled = filled_.level();
         contexts.value[0] = kFilledBase + bin_of(std::max(expected.magnitude, filled - kFilledMargin), 4, kEstimateBins);
@@ -164,7 +173,7 @@ public:
     // Keeps the row's mean for the next block's channels.
     void end_row(std::size_t row) {
         if (row_size_ == 1 || rows_ > kColumns) return;
-        rows_means_[row] = row_mean_.mean;
+        row_means_[row] = row_mean_.mean;
         sum_ += row_mean_.mean;
     }
 
@@ -172,7 +181,7 @@ public:
         if (row_size_ == 1) return;
         before_count_ = rows_ > kColumns ? 0 : rows_;
         before_mean_ = sum_ / static_cast<std::int64_t>(rows_);
-        std::swap(before_, rows_means_);
+        before_.swap(row_means_);
     }
 
 private:
@@ -193,7 +202,7 @@ private:
     RunningMean& channel(const Position& at) { return channels_[at.channel % kColumns]; }
     RunningMean& position(const Position& at) { return positions_[at.kernel % kPositions]; }
 
-    // In the first row: means start at the row's, scaled by what the block before says of the channel.
+    // In the first row, means start at the row's, scaled by what the block before says of the channel.
     void guess_means(const Position& at) {
         std::int64_t guess = row_mean_.mean;
         if (group_) guess = guess * std::min<std::int64_t>(((source_ + 64) << 16) / (before_mean_ + 64), kGuessLimit) >> 16;
@@ -236,11 +245,11 @@ private:
     RunningMean all_{kMeanOne, 2};
     RunningMean filled_{3 * kMeanOne, 0};
     RunningMean row_mean_;
-    std::array<Column, kColumns> columns_;
-    std::array<RunningMean, kColumns> channels_;
-    std::array<RunningMean, kPositions> positions_;
-    std::array<std::int64_t, kColumns> before_;      // the row means of the last block of more than one column
-    std::array<std::int64_t, kColumns> rows_means_;  // of this one
+    Buffer<Column> columns_;
+    Buffer<RunningMean> channels_;
+    Buffer<RunningMean> positions_;
+    Buffer<std::int64_t> before_;     // the row means of the last block of more than one column
+    Buffer<std::int64_t> row_means_;  // of this one
     std::size_t before_count_ = 0;
     std::int64_t before_mean_ = 0, sum_ = 0, source_ = 0;
     std::size_t rows_ = 0, row_size_ = 0, group_ = 0;

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
 
 namespace metaq::mixing {
@@ -53,21 +54,90 @@ struct Contexts {
     std::size_t scale;
 };
 
+// The counters of every context, one for each decision. Most streams meet few of the contexts, so a context's counters are
+// made when it is first met.
+class ContextCounters {
+public:
+    using Counters = std::array<logistic::Counter, kDecisions>;
+    using Places = std::array<std::uint16_t, kContexts>;
+
+    // Has to be called once, before all else. Returns false if there is no memory.
+    [[nodiscard]] bool allocate() { return counters_.append(fresh(kSpareContext)); }
+
+    // Returns where the counters of the contexts are; those of a context that is new are made.
+    Places find(const Contexts& contexts) {
+        Places places;
+        bool are_known = true;
+        for (std::size_t i = 0; i < kContexts; ++i) {
+            places[i] = place_[i * kContextValues + contexts.value[i]];
+            are_known &= places[i] != kNowhere;
+        }
+        if (!are_known) [[unlikely]] make(contexts, places);
+        return places;
+    }
+
+    // The counters by place. The pointer is valid until the next call of `find`.
+    Counters* data() { return counters_.data(); }
+
+    // Whether there was no memory for some context: what was predicted after that means nothing.
+    bool is_out_of_memory() const { return is_out_of_memory_; }
+
+private:
+    static constexpr std::uint16_t kNowhere = 0;  // the counters there serve contexts for which there is no memory
+    static constexpr std::size_t kSpareContext = kContexts * kContextValues - 1;
+    static_assert(kContexts * kContextValues < UINT16_MAX);
+
+    [[gnu::noinline]] void make(const Contexts& contexts, Places& places) {
+        for (std::size_t i = 0; i < kContexts; ++i) {
+            const std::size_t context = i * kContextValues + contexts.value[i];
+            if (place_[context] == kNowhere) {
+                if (counters_.append(fresh(context))) {
+                    place_[context] = static_cast<std::uint16_t>(counters_.size() - 1);
+                } else {
+                    is_out_of_memory_ = true;
+                }
+            }
+            places[i] = place_[context];
+        }
+    }
+
+    static Counters fresh(std::size_t context) {
+        Counters counters;
+        for (auto& counter : counters) logistic::set_probability(counter, 32768, 0);
+        const std::size_t bin = context < kFilledBase ? context : context - kFilledBase;
+        if (bin >= kEstimateBins) return counters;
+        for (std::size_t decision = 0; decision < kSign; ++decision) {
+            logistic::set_probability(counters[decision], prior(bin), kPriorCount);
+        }
+        return counters;
+    }
+
+    // m / (1 + m): what a geometric distribution of mean m gives every decision. m is 2^(bin/4 - 11).
+    static std::uint32_t prior(std::size_t bin) {
+        constexpr std::array<std::uint64_t, 4> kQuarters{65536, 77936, 92682, 110218};  // 2^16 times 2^(i/4)
+        const std::uint64_t mean = kQuarters[bin % 4] << (bin / 4);                      // in units of 2^-27
+        return static_cast<std::uint32_t>(std::clamp<std::uint64_t>((mean << 16) / ((1u << 27) + mean), 32, 65000));
+    }
+
+    std::array<std::uint16_t, kContexts * kContextValues> place_{};  // in counters_
+    Buffer<Counters> counters_;
+    bool is_out_of_memory_ = false;
+};
+
 class Model {
 public:
     Model() {
-        for (auto& counter : counters_) logistic::set_probability(counter, 32768, 0);
         for (auto& counter : plain_) logistic::set_probability(counter, 32768, 0);
-        for (std::size_t bin = 0; bin < kEstimateBins; ++bin) {
-            for (std::size_t decision = 0; decision < kSign; ++decision) {
-                logistic::set_probability(counters_[bin * kDecisions + decision], prior(bin), kPriorCount);
-                logistic::set_probability(counters_[(kFilledBase + bin) * kDecisions + decision], prior(bin), kPriorCount);
-            }
-        }
         for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
         for (auto& mixer : scale_mixers_) mixer.reset(kFirstWeight);
         for (auto& refinement : refinements_) refinement.reset();
     }
+
+    // Has to be called once, before all else. Returns false if there is no memory.
+    [[nodiscard]] bool allocate() { return counters_.allocate(); }
+
+    // Whether memory ran out: what was coded after that means nothing.
+    bool is_out_of_memory() const { return counters_.is_out_of_memory(); }
 
     void set_mixer_rate(std::size_t rate) { mixer_rate_ = kMixerRates[rate]; }
 
@@ -88,7 +158,7 @@ public:
         return predict(decision, contexts).probability;
     }
 
-    // A number of a block's own: Elias gamma code of number + 1 with adaptive bits, one set of counters for each `kind`.
+    // A number of a block's header: Elias gamma code of number + 1 with adaptive bits, one set of counters for each `kind`.
     template <class Coder>
     std::uint32_t code_number(Coder& coder, std::uint32_t number, std::size_t kind) {
         const std::size_t first = kind * kPlainBits;
@@ -145,19 +215,14 @@ private:
         return found;
     }
 
-    // m / (1 + m): what a geometric distribution of mean m gives every decision. m is 2^(bin/4 - 11).
-    static std::uint32_t prior(std::size_t bin) {
-        constexpr std::array<std::uint64_t, 4> kQuarters{65536, 77936, 92682, 110218};  // 2^16 times 2^(i/4)
-        const std::uint64_t mean = kQuarters[bin % 4] << (bin / 4);                      // in units of 2^-27
-        return static_cast<std::uint32_t>(std::clamp<std::uint64_t>((mean << 16) / ((1u << 27) + mean), 32, 65000));
-    }
-
-    // A counter never seen speaks as context 0 does, and learns from there.
+    // A counter that was never used takes the probability of context 0, and learns from that.
     void find(const Contexts& contexts, std::size_t decision, std::array<logistic::Counter*, kContexts>& used,
               std::array<std::int16_t, kInputs>& input) {
-        const std::uint32_t base = counters_[contexts.value[0] * kDecisions + decision].slow & ~logistic::kCountMask;
+        const ContextCounters::Places places = counters_.find(contexts);
+        ContextCounters::Counters* const counters = counters_.data();
+        const std::uint32_t base = counters[places[0]][decision].slow & ~logistic::kCountMask;
         for (std::size_t i = 0; i < kContexts; ++i) {
-            logistic::Counter& counter = counters_[(i * kContextValues + contexts.value[i]) * kDecisions + decision];
+            logistic::Counter& counter = counters[places[i]][decision];
             if ((counter.slow & logistic::kCountMask) == 0) counter = {base, base};
             used[i] = &counter;
             input[2 * i] = logistic::kStretch[counter.slow >> 20];
@@ -173,7 +238,7 @@ private:
         return bit;
     }
 
-    std::array<logistic::Counter, kContexts * kContextValues * kDecisions> counters_;
+    ContextCounters counters_;
     std::array<logistic::Mixer<kInputs>, kDecisions> mixers_;
     std::array<logistic::Mixer<kInputs>, kDecisions * kScales> scale_mixers_;
     std::array<logistic::Refinement, kDecisions * kLeans> refinements_;

@@ -8,8 +8,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
 
 namespace metaq::mixing {
@@ -65,13 +65,13 @@ public:
         return kernel == 1 && channels > 1 && channels <= kColumnLimit && 2 * rows > channels;
     }
 
-    void start_block(std::size_t columns) {
+    // Returns false if there is no memory.
+    [[nodiscard]] bool start_block(std::size_t columns) {
         taps_ = std::min({columns, kTaps, kWeightCount / columns});
-        weights_.assign(columns * taps_, 0);
-        line_.assign(columns, 0);
+        return weights_.assign_zeros(columns * taps_) && line_.assign_zeros(columns);
     }
 
-    // `mean` is that of the magnitudes so far: larger symbols are shifted down, so that sums stay within 32 bits.
+    // `mean` is that of the magnitudes so far. Where it is large, symbols are shifted down, so that sums stay within 32 bits.
     void start_row(std::size_t row, std::uint64_t mean) {
         shift_ = std::max(0, static_cast<int>(std::bit_width(mean)) - 5);
         rate_ = kRateLast + 8 * kRateLast * kRateHalf / static_cast<std::int64_t>(kRateHalf + 8 * std::min<std::size_t>(row, 1 << 20));
@@ -110,8 +110,8 @@ private:
     static constexpr std::int64_t kRateLast = 3000;
     static constexpr std::int64_t kRateHalf = 2000;
 
-    std::vector<std::int32_t> weights_;  // in units of 2^-24, 2^-8 of that used to predict
-    std::vector<std::int16_t> line_;     // the row so far
+    Buffer<std::int32_t> weights_;  // in units of 2^-24, 2^-8 of that used to predict
+    Buffer<std::int16_t> line_;     // the row so far
     std::size_t taps_ = 0, first_ = 0, count_ = 0;
     std::int64_t predicted_ = 0, energy_ = 0, rate_ = 0;
     int shift_ = 0;

@@ -91,16 +91,16 @@ inline std::int64_t choose(mixing::State& state, Candidates candidates, bool neg
     for (std::int64_t lower = 1; lower <= candidates.last(); ++number) {
         const std::int64_t width = mixing::class_width(lower);
         const std::uint32_t above = state.model.probability(std::min(number, mixing::kLastClass), contexts);
-        const double here = bits + bits_of(kProbabilityOne - above) + std::log2(static_cast<double>(width));
+        const double of_class = bits + bits_of(kProbabilityOne - above) + std::log2(static_cast<double>(width));
         const std::int64_t last = std::min(candidates.last(), lower + width - 1);
-        for (std::int64_t k = std::max(lower, candidates.first()); k <= last; ++k) candidates.offer(k, here);
+        for (std::int64_t k = std::max(lower, candidates.first()); k <= last; ++k) candidates.offer(k, of_class);
         bits += bits_of(above);
         lower += width;
     }
     return candidates.best();
 }
 
-// Found by `mixing::code_block`, which passes a symbol it does not know.
+// Stands for mixing::code_symbol where the coder is a Chooser: the symbol passed is not known yet, but chosen.
 inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const mixing::Sized&,
                                  const mixing::Expectation& expected, const mixing::Neighbours& near,
                                  const mixing::Position& at, std::size_t quantizer) {
@@ -113,10 +113,12 @@ inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const m
     return mixing::code_symbol<Chooser>(state, chooser, chosen, expected, near, at, quantizer);
 }
 
-// Replaces the symbols of blocks that follow each other in a file; returns the bits that they take.
-inline double quantize(std::span<const Weights> blocks, double rate_weight) {
-    const auto state = std::make_unique<mixing::State>();
-    double bits = 0;
+// Replaces the symbols of blocks that follow each other in a file, and tells the bits that they take. The status is ok, or
+// there is no memory.
+[[nodiscard]] inline Status quantize(std::span<const Weights> blocks, double rate_weight, double& bits) {
+    const std::unique_ptr<mixing::State> state = mixing::make_state();
+    if (state == nullptr) return Status::no_memory;
+    bits = 0;
     for (const Weights& weights : blocks) {
         const Block& block = weights.nearest;
         if (block.size() == 0) continue;
@@ -125,10 +127,13 @@ inline double quantize(std::span<const Weights> blocks, double rate_weight) {
         const std::size_t row_size = block.channels * block.kernel;
         Chooser chooser{weights.values, weights.importance, weights.feedback, row_size, rate_weight, header.centre};
         mixing::code_header(state->model, chooser, header);
-        if (!header.constant) mixing::code_symbols(*state, chooser, block, header.centre, mixing::FreeSymbols{});
+        if (!header.constant) {
+            const Status status = mixing::code_symbols(*state, chooser, block, header.centre, mixing::FreeSymbols{});
+            if (status != Status::ok) return status;
+        }
         bits += chooser.bits;
     }
-    return bits;
+    return Status::ok;
 }
 
 }  // namespace metaq::rdoq

@@ -14,6 +14,7 @@
 
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/frequencies.hpp"
 #include "metaq/base/histogram.hpp"
 #include "metaq/base/symbols.hpp"
@@ -49,7 +50,7 @@ public:
         encode(value & ((1u << width) - 1), 1, width);
     }
 
-    // One more byte tells the interval, zeros being read behind it.
+    // One more byte is enough to name the interval, since zeros are read behind it.
     void finish() {
         low_ += kLeastRange - 1;
         propagate_carry();
@@ -60,7 +61,7 @@ private:
     void propagate_carry() {
         if (low_ >> kRegisterBits == 0) return;
         low_ &= (std::uint64_t{1} << kRegisterBits) - 1;
-        // Never runs past the first byte, since the whole interval lies below one.
+        // The carry never runs past the first byte, since the whole interval lies below one.
         for (std::size_t i = out_.size() - 1; ++out_[i] == 0;) --i;
     }
 
@@ -80,7 +81,7 @@ public:
         for (unsigned i = 0; i < kRegisterBits / 8; ++i) code_ = code_ << 8 | read_byte();
     }
 
-    // Where in 2^precision the next event lies. `consume` follows.
+    // Returns where in 2^precision the next event lies. A call of `consume` has to follow.
     std::uint32_t locate(unsigned precision) {
         range_ >>= precision;
         const std::uint64_t place = code_ / range_;
@@ -110,7 +111,7 @@ public:
         return value;
     }
 
-    // The bytes that an encoder which stopped here would have written.
+    // How many bytes an encoder would have written if these were all events.
     std::uint64_t size() const { return position_ - (kRegisterBits / 8 - 1); }
 
     Status status() const {
@@ -141,7 +142,7 @@ inline void encode_block(RangeEncoder& encoder, const ConstBlock& block) {
 
     const Frequencies table = choose_frequencies(histogram.counts());
     write_frequencies(encoder, table);
-    const std::vector<std::uint32_t> starts = interval_starts(table);
+    const EntryNumbers starts = interval_starts(table);
     for (const std::int32_t symbol : std::span(block.symbols, block.size())) {
         const std::size_t entry = histogram.entry(symbol);
         encoder.encode(starts[entry], table.frequencies[entry], table.precision);
@@ -151,8 +152,9 @@ inline void encode_block(RangeEncoder& encoder, const ConstBlock& block) {
 
 inline Status decode_symbols(RangeDecoder& decoder, const Alphabet& alphabet, const Frequencies& table,
                              const Block& block) {
-    const std::vector<std::uint32_t> starts = interval_starts(table);
-    std::vector<std::uint16_t> entry_at(std::size_t{1} << table.precision);
+    const EntryNumbers starts = interval_starts(table);
+    Buffer<std::uint16_t> entry_at;
+    if (!entry_at.resize_for_overwrite(std::size_t{1} << table.precision)) return Status::no_memory;
     for (std::size_t i = 0; i < starts.size(); ++i) {
         std::fill_n(entry_at.begin() + starts[i], table.frequencies[i], static_cast<std::uint16_t>(i));
     }
@@ -183,24 +185,28 @@ inline Status decode_block(RangeDecoder& decoder, const Block& block) {
     return decode_symbols(decoder, alphabet, table, block);
 }
 
-inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
-    if (std::all_of(blocks.begin(), blocks.end(), [](const ConstBlock& block) { return block.size() == 0; })) return;
+// Appends the code of `blocks` to `out`. The status is always ok; other coders may have no memory.
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    if (std::all_of(blocks.begin(), blocks.end(), [](const ConstBlock& block) { return block.size() == 0; })) return Status::ok;
     // A vector of its own, so that a carry cannot run into what `out` held before.
     std::vector<std::uint8_t> bytes;
     RangeEncoder encoder(bytes);
     for (const ConstBlock& block : blocks) encode_block(encoder, block);
     encoder.finish();
     out.insert(out.end(), bytes.begin(), bytes.end());
+    return Status::ok;
 }
 
-// Fills the blocks, whose sizes are those that were encoded. What they hold after a failure is unspecified.
-inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+// Fills the blocks, whose sizes are those that were encoded, from exactly `data`. What they hold after a failure is
+// unspecified. Allocates 128 KB at most.
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     if (std::all_of(blocks.begin(), blocks.end(), [](const Block& block) { return block.size() == 0; })) {
         return data.empty() ? Status::ok : Status::corrupt;
     }
     RangeDecoder decoder(data);
     for (const Block& block : blocks) {
         const Status status = decode_block(decoder, block);
+        if (status == Status::no_memory) return status;
         if (decoder.status() != Status::ok) return decoder.status();
         if (status != Status::ok) return status;
     }

@@ -22,7 +22,7 @@ namespace metaq::rans {
 inline constexpr std::size_t kSampledUnits = 1024;
 inline constexpr unsigned kMostChosenClasses = 32;
 inline constexpr unsigned kRounds = 4;
-inline constexpr unsigned kPatience = 3;  // so many growths in vain end the search
+inline constexpr unsigned kPatience = 3;  // after so many growths in vain the search ends
 
 // The data of an encoder: for each symbol context * entries + entry, its key.
 struct Keys {
@@ -135,8 +135,8 @@ public:
         std::vector<Seed> seeds(count_);
         for (std::size_t unit = 0; unit < units.size(); ++unit) {
             const std::uint64_t alone = cost_alone(units[unit]);
-            const std::uint64_t here = cost(units[unit], classes[unit]);
-            const std::uint64_t loss = here > alone ? here - alone : 0;
+            const std::uint64_t together = cost(units[unit], classes[unit]);
+            const std::uint64_t loss = together > alone ? together - alone : 0;
             Seed& seed = seeds[classes[unit]];
             seed.loss += loss;
             if (loss >= seed.greatest) {
@@ -149,7 +149,7 @@ public:
         update_costs();
     }
 
-    // The data, and roughly the tables: about their frequencies at ten bits of precision.
+    // What the data costs; and below, roughly, what the tables take: their frequencies at ten bits of precision.
     std::uint64_t data_cost() const {
         std::uint64_t sum = 0;
         for_each_table([&](std::span<const std::uint64_t> table, std::uint64_t total) {
@@ -187,7 +187,7 @@ private:
         return weighted_log2(total) - saved;
     }
 
-    // A new class, half this unit and half its class.
+    // Adds a class that is half this unit and half its class.
     void add_around(std::span<const UnitCounts::Occurrence> unit, unsigned number) {
         const std::vector<std::uint64_t> parent(counts(number).begin(), counts(number).end());
         std::uint64_t size = 0;
@@ -198,7 +198,7 @@ private:
         ++count_;
     }
 
-    // As if every entry of a table had occurred a sixteenth of a time more.
+    // Costs are those of tables in which every entry occurs a sixteenth of a time more than it did.
     void update_costs() {
         costs_.clear();
         for_each_table([&](std::span<const std::uint64_t> table, std::uint64_t total) {
@@ -242,7 +242,7 @@ inline std::uint64_t partition_cost(const Classes& model, std::span<const std::u
     return (model.data_cost() + class_cost) * stride + (model.table_bits() << 16);
 }
 
-// Classes for all units; one class if more do not pay.
+// Chooses classes for all units; one class, unless several save bits.
 inline Partition choose_partition(const Keys& keys, std::span<const std::size_t> ends) {
     const std::size_t stride = (ends.size() + kSampledUnits - 1) / kSampledUnits;
     const UnitCounts sample(keys, ends, stride);

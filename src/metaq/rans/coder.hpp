@@ -22,11 +22,11 @@
 #include "metaq/base/bits.hpp"
 #include "metaq/base/frequencies.hpp"
 #include "metaq/base/histogram.hpp"
+#include "metaq/base/symbols.hpp"
 #include "metaq/rans/classes.hpp"
 #include "metaq/rans/decoder.hpp"
 #include "metaq/rans/kernels.hpp"
 #include "metaq/rans/tables.hpp"
-#include "metaq/base/symbols.hpp"
 
 namespace metaq::rans {
 
@@ -63,7 +63,7 @@ inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
 
 inline std::uint64_t least_count(std::size_t size) { return std::clamp<std::uint64_t>(size >> 12, 1, 16); }
 
-// The histogram's alphabet, less what occurs fewer than `least_count` times: many tables would have to mention it.
+// The histogram's alphabet without symbols that occur fewer than `least_count` times, which many tables would have to list.
 inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence& sequence) {
     const Alphabet& all = histogram.alphabet();
     Alphabet alphabet;
@@ -75,7 +75,7 @@ inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_cou
         const bool is_listed = count >= least_count;
         entry_of.push_back(is_listed ? static_cast<std::uint16_t>(alphabet.listed.size()) : UINT16_MAX);
         if (is_listed) {
-            alphabet.listed.push_back(all.listed[i]);
+            alphabet.listed.append(all.listed[i]);
             sequence.counts.push_back(count);
         } else {
             escaped += count;
@@ -92,7 +92,8 @@ inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_cou
     return alphabet;
 }
 
-// As many lanes as cost at most 1/128 of about so many bytes: with few, decoding waits for each symbol.
+// Chooses as many lanes as cost at most 1/128 of the stream, which takes about `size_bytes`. With few lanes, decoding waits
+// for each symbol.
 inline unsigned choose_lane_width(std::uint64_t size_bytes) {
     const std::uint64_t lanes = std::clamp<std::uint64_t>(size_bytes / 128 / sizeof(std::uint32_t), 1, kLaneLimit);
     return static_cast<unsigned>(std::bit_width(lanes)) - 1;
@@ -124,10 +125,16 @@ inline std::array<std::size_t, 2> context_centers(const Sequence& sequence, cons
     return {static_cast<std::size_t>(std::max_element(first, end) - first), 0};
 }
 
-inline std::vector<std::uint16_t> keys_of(const Sequence& sequence, const Header& header) {
+inline std::vector<std::size_t> unit_ends(std::span<const ConstBlock> blocks, unsigned unit_width) {
+    std::vector<std::size_t> ends;
+    for_each_unit_end(blocks, unit_width, [&](std::size_t end) { ends.push_back(end); });
+    return ends;
+}
+
+inline std::vector<std::uint16_t> keys_of(const Sequence& sequence, const Header& header, const Contexts& contexts) {
     std::vector<std::uint16_t> offsets(header.entries());
     for (std::size_t i = 0; i < offsets.size(); ++i) {
-        const unsigned context = header.contexts.of(i, header.alphabet.listed.size());
+        const unsigned context = contexts.of(i, header.alphabet.listed.size());
         offsets[i] = static_cast<std::uint16_t>(context * header.entries());
     }
     const std::size_t lanes = std::size_t{1} << header.lane_width;
@@ -160,8 +167,8 @@ inline std::vector<std::uint32_t> scaled_table(std::span<const std::uint64_t> co
 }
 
 // Sets precision and frequencies: the least precision that costs at most 1/4096 more than the best. Precisions that the
-// fast kernels do not take have to save 1/256.
-inline void choose_tables(Header& header, std::span<const std::uint64_t> counts) {
+// fast kernels do not take have to save 1/256. False if there is no memory.
+[[nodiscard]] inline bool choose_tables(Header& header, std::span<const std::uint64_t> counts) {
     struct Candidate {
         unsigned precision;
         std::uint64_t cost;
@@ -194,22 +201,23 @@ inline void choose_tables(Header& header, std::span<const std::uint64_t> counts)
         if (!candidate.is_narrow) candidate.cost += candidate.cost / 256;
         candidates.push_back(std::move(candidate));
         least = std::min(least, candidates.back().cost);
-        if (candidates.back().cost > least + least / 64) break;  // it only grows from here
+        if (candidates.back().cost > least + least / 64) break;  // it only grows after this
     }
     const auto is_near = [&](const Candidate& candidate) { return candidate.cost <= least + least / 4096; };
-    Candidate& chosen = *std::find_if(candidates.begin(), candidates.end(), is_near);
+    const Candidate& chosen = *std::find_if(candidates.begin(), candidates.end(), is_near);
     header.precision = chosen.precision;
-    header.frequencies = std::move(chosen.frequencies);
+    return header.frequencies.append_all(chosen.frequencies);
 }
 
 // Units for the classes to be tried, from a few symbols to whole blocks.
 inline constexpr std::array<unsigned, 4> kUnitWidths = {5, 7, 9, kLeastUnitWidth + 15};
 
-// Whether contexts, which take the decoder about a quarter longer, save 1/256.
+// Whether contexts save 1/256; with them decoding takes about a quarter longer.
 inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { return with + with / 256 < without; }
 
-// The units, classes and contexts with the fewest bits; leaves the keys of the chosen contexts in `sequence`.
-inline void choose_model(std::span<const ConstBlock> blocks, Sequence& sequence, Header& header) {
+// The units, classes and contexts with the fewest bits; leaves the keys of the chosen contexts in `sequence`. False if there
+// is no memory.
+[[nodiscard]] inline bool choose_model(std::span<const ConstBlock> blocks, Sequence& sequence, Header& header) {
     sequence.keys = sequence.entries;
     Partition best;
     best.cost = UINT64_MAX;
@@ -229,18 +237,17 @@ inline void choose_model(std::span<const ConstBlock> blocks, Sequence& sequence,
         const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
         const std::uint64_t limit = best.cost;
         for (const std::size_t center : context_centers(sequence, header)) {
-            Header trial = header;
-            trial.contexts = contexts_around(center, sequence.counts, header.alphabet.listed.size());
-            std::vector<std::uint16_t> trial_keys = keys_of(sequence, trial);
-            Partition found = choose_partition({trial_keys, header.entries(), kContexts}, ends);
+            const Contexts contexts = contexts_around(center, sequence.counts, header.alphabet.listed.size());
+            std::vector<std::uint16_t> keys = keys_of(sequence, header, contexts);
+            Partition found = choose_partition({keys, header.entries(), kContexts}, ends);
             if (found.cost >= best.cost || !is_worth_contexts(found.cost, limit)) continue;
             best = std::move(found);
-            header.contexts = trial.contexts;
-            sequence.keys = std::move(trial_keys);
+            header.contexts = contexts;
+            sequence.keys = std::move(keys);
         }
     }
     header.classes = best.count;
-    header.unit_classes = std::move(best.classes);
+    return header.unit_classes.append_all(best.classes);
 }
 
 // How often each key occurs in each class.
@@ -332,21 +339,21 @@ void append_little_endian(std::vector<std::uint8_t>& out, Integer value) {
     for (unsigned i = 0; i < sizeof value; ++i) out.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
 }
 
-// At most 2^32 - 1 symbols.
-inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+// Appends the code of `blocks`, of at most 2^32 - 1 symbols, to `out`. The status is ok, or there is no memory.
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
     const std::size_t begin = out.size();
     Sequence sequence{concatenated(blocks), {}, {}, {}};
     const std::size_t size = sequence.symbols.size();
-    if (size == 0) return;
+    if (size == 0) return Status::ok;
     Header header;
     header.alphabet = list_entries(Histogram({sequence.symbols.data(), size, 1, 1}), least_count(size), sequence);
     if (header.alphabet.has_escape()) header.escapes = static_cast<std::uint32_t>(sequence.counts.back());
     std::uint64_t entropy = weighted_log2(size);
     for (const std::uint64_t count : sequence.counts) entropy -= weighted_log2(count);
     header.lane_width = choose_lane_width(entropy >> (16 + 3));
-    choose_model(blocks, sequence, header);
+    if (!choose_model(blocks, sequence, header)) return Status::no_memory;
     const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
-    choose_tables(header, count_keys(sequence, header, ends));
+    if (!choose_tables(header, count_keys(sequence, header, ends))) return Status::no_memory;
 
     BitWriter writer(out);
     write_header(writer, header);
@@ -364,6 +371,7 @@ inline void encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>
     }
     const std::size_t least = (size + kSymbolsPerByte - 1) / kSymbolsPerByte;
     if (out.size() < begin + least) out.resize(begin + least, 0);
+    return Status::ok;
 }
 
 }  // namespace metaq::rans

@@ -9,23 +9,24 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <vector>
 
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/buffer.hpp"
+#include "metaq/base/symbols.hpp"
 #include "metaq/rans/kernels.hpp"
 #include "metaq/rans/tables.hpp"
 #include "metaq/rans/values.hpp"
-#include "metaq/base/symbols.hpp"
 
 namespace metaq::rans {
 
+// Fills the slots of all tables. Returns false if there is no memory.
 template <class Layout>
-std::vector<typename Layout::Slot> decoding_slots(const Header& header) {
+[[nodiscard]] bool make_slots(const Header& header, Buffer<typename Layout::Slot>& slots) {
     using Slot = typename Layout::Slot;
     const unsigned field = Layout::field(header.precision);
-    std::vector<Slot> slots(header.slots());
-    auto next = slots.begin();
+    if (!slots.resize_for_overwrite(header.slots())) return false;
+    Slot* next = slots.data();
     for (std::size_t i = 0; i < header.tables(); ++i) {
         for (std::size_t entry = 0; entry < header.entries(); ++entry) {
             const std::uint32_t frequency = header.table(i)[entry];
@@ -36,13 +37,13 @@ std::vector<typename Layout::Slot> decoding_slots(const Header& header) {
             for (std::uint32_t offset = 0; offset < frequency; ++offset) *next++ = slot + offset;
         }
     }
-    return slots;
+    return true;
 }
 
 // The first place from `first` on that holds the entry, or the number of entries.
 inline std::size_t find_entry(std::span<const std::uint8_t> entries, std::size_t first, std::uint8_t entry) {
     if (first == entries.size()) return first;
-    // Many times as fast as std::find.
+    // memchr is many times as fast as std::find.
     const void* found = std::memchr(entries.data() + first, entry, entries.size() - first);
     return found == nullptr ? entries.size()
                             : static_cast<std::size_t>(static_cast<const std::uint8_t*>(found) - entries.data());
@@ -55,14 +56,14 @@ inline std::size_t find_entry(std::span<const std::uint16_t> entries, std::size_
 // What the header says, and where in the data the rest lies.
 struct Stream {
     Header header;
-    std::vector<UnitRun> units;
+    Buffer<UnitRun> units;
     std::span<const std::uint8_t> escaped;
     std::span<const std::uint8_t> words;
 };
 
 class SymbolDecoder {
 public:
-    // `path` is a resolved one.
+    // `path` has to be available on this machine, as `resolved` returns it.
     SymbolDecoder(const Stream& stream, const ValueWriter& writer, Path path)
         : stream_(stream), writer_(writer), escaped_(stream.escaped), path_(path) {
         const Header& header = stream.header;
@@ -79,7 +80,7 @@ public:
         }
     }
 
-    // False if the states are none that encoding ends with.
+    // Returns false if encoding ends with no such states.
     bool read_states() {
         lanes_.state.fill(kLeastState);
         if (stream_.header.is_constant()) return true;
@@ -96,30 +97,31 @@ public:
 
     template <class Layout>
     Status run() {
-        const std::vector<typename Layout::Slot> slots = decoding_slots<Layout>(stream_.header);
+        Buffer<typename Layout::Slot> slots;
+        if (!make_slots<Layout>(stream_.header, slots)) return Status::no_memory;
         const std::size_t steps = writer_.size() / count();
         const std::size_t tile = kTileSymbols / count();
         bool is_good = true;
         for (std::size_t first = 0; first < steps && is_good; first += tile) {
-            is_good = decode_tile<Layout>(slots, count(), std::min(tile, steps - first));
+            is_good = decode_tile<Layout>(slots.data(), count(), std::min(tile, steps - first));
         }
         const std::size_t rest = writer_.size() % count();
-        if (is_good && rest > 0) is_good = decode_tile<Layout>(slots, rest, 1);
+        if (is_good && rest > 0) is_good = decode_tile<Layout>(slots.data(), rest, 1);
         if (lanes_.is_truncated) return Status::truncated;
         return is_good ? finish() : Status::corrupt;
     }
 
-    // Where the words end that the states took in.
+    // Where the words that the states have taken in end.
     const std::uint8_t* words_end() const { return lanes_.words; }
 
 private:
     std::size_t count() const { return std::size_t{1} << stream_.header.lane_width; }
 
     template <class Layout>
-    bool decode_tile(const std::vector<typename Layout::Slot>& slots, std::size_t active, std::size_t steps) {
+    bool decode_tile(const typename Layout::Slot* slots, std::size_t active, std::size_t steps) {
         alignas(64) std::array<typename Layout::Entry, kTileSymbols> entries;
         lanes_.start_tile(active);
-        decode_steps<Layout>(path_, lanes_, slots.data(), entries.data(), active, steps);
+        decode_steps<Layout>(path_, lanes_, slots, entries.data(), active, steps);
         if (lanes_.is_truncated) return false;
         bool are_valid = write_tile(entries.data(), active, steps);
         if (stream_.header.alphabet.has_escape()) {
@@ -182,13 +184,15 @@ private:
     std::array<std::size_t, kLaneLimit> place_{};
 };
 
-// Reads the header and finds the rest, checked to be as long as it has to be at least.
+// Reads the header and finds the rest, which is checked to have room for the escaped symbols and the states.
 inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks, Stream& stream) {
     BitReader reader(data);
     Header& header = stream.header;
-    const bool is_header = read_header(reader, blocks, header) && reader.pads_with_zeros();
+    const Status status = read_header(reader, blocks, header);
+    if (status == Status::no_memory) return status;
+    const bool is_padded = reader.pads_with_zeros();
     if (reader.status() != Status::ok) return Status::truncated;
-    if (!is_header) return Status::corrupt;
+    if (status != Status::ok || !is_padded) return Status::corrupt;
     const std::uint64_t escaped = (std::uint64_t{header.escapes} * header.alphabet.escape_width + 7) / 8;
     const std::uint64_t states = header.is_constant() ? 0 : std::uint64_t{4} << header.lane_width;
     std::span<const std::uint8_t> rest = data.subspan(reader.bytes());
@@ -198,21 +202,23 @@ inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBloc
     return Status::ok;
 }
 
-// The runs of units, from their classes to the slots of their tables.
-inline void find_units(std::span<const ValueBlock> blocks, std::size_t size, Stream& stream) {
+// Makes the runs of units, each with the first slot of its class's tables. Returns false if there is no memory.
+[[nodiscard]] inline bool find_units(std::span<const ValueBlock> blocks, std::size_t size, Stream& stream) {
     const Header& header = stream.header;
-    if (header.classes == 1) {
-        stream.units = {{size, 0}};
-        return;
-    }
-    const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
+    if (header.classes == 1) return stream.units.append({size, 0});
+    if (!stream.units.resize_for_overwrite(header.unit_classes.size())) return false;
     const auto slots = static_cast<std::uint32_t>(header.contexts.count() << header.precision);
-    for (std::size_t i = 0; i < ends.size(); ++i) stream.units.push_back({ends[i], header.unit_classes[i] * slots});
+    std::size_t i = 0;
+    for_each_unit_end(blocks, header.unit_width, [&](std::size_t end) {
+        stream.units[i] = {end, header.unit_classes[i] * slots};
+        ++i;
+    });
+    return true;
 }
 
 // Fills the blocks, whose sizes are those that were encoded. What they hold after a failure is unspecified.
-inline Status decode_values(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks,
-                            Path path = Path::best) {
+[[nodiscard]] inline Status decode_values(std::span<const std::uint8_t> data, std::span<const ValueBlock> blocks,
+                                          Path path = Path::best) {
     std::size_t size = 0;
     for (const ValueBlock& block : blocks) size += block.size();
     if (size == 0) return data.empty() ? Status::ok : Status::corrupt;
@@ -221,30 +227,32 @@ inline Status decode_values(std::span<const std::uint8_t> data, std::span<const 
     Stream stream;
     const Status opened = open(data, blocks, stream);
     if (opened != Status::ok) return opened;
-    find_units(blocks, size, stream);
+    if (!find_units(blocks, size, stream)) return Status::no_memory;
     path = resolved(path);
-    const ValueWriter writer(blocks, stream.header.alphabet, path);
+    ValueWriter writer;
+    if (!writer.assign(blocks, stream.header.alphabet, path)) return Status::no_memory;
     SymbolDecoder decoder(stream, writer, path);
     if (!decoder.read_states()) return Status::corrupt;
     const Status status = is_narrow(stream.header) ? decoder.run<Narrow>() : decoder.run<Wide>();
     if (status != Status::ok) return status;
-    // Zeros only where a stream would stand for too many symbols.
+    // Zeros follow only where the stream would stand for too many symbols without them.
     const std::span filler(decoder.words_end(), data.data() + data.size());
     const bool is_filler = filler.empty() || data.size() == least;
     const bool are_zeros = std::all_of(filler.begin(), filler.end(), [](std::uint8_t byte) { return byte == 0; });
     return is_filler && are_zeros ? Status::ok : Status::corrupt;
 }
 
-inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks, Path path) {
-    std::vector<ValueBlock> values;
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks, Path path) {
+    Buffer<ValueBlock> values;
+    if (!values.reserve(blocks.size())) return Status::no_memory;
     for (const Block& block : blocks) {
         auto* bytes = reinterpret_cast<std::uint8_t*>(block.symbols);
-        values.push_back({bytes, block.rows, block.channels, block.kernel, Form::int32, {}});
+        if (!values.append({bytes, block.rows, block.channels, block.kernel, Form::int32, {}})) return Status::no_memory;
     }
     return decode_values(data, values, path);
 }
 
-inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
     return decode(data, blocks, Path::best);
 }
 

@@ -12,10 +12,11 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
-#include <vector>
 
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/bounded_list.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::rans {
@@ -28,7 +29,7 @@ inline constexpr unsigned kLeastUnitWidth = 4;    // a unit has 2^4 symbols or m
 inline constexpr unsigned kLaneWidthLimit = 5;    // at most 2^5 interleaved states
 inline constexpr unsigned kEscapeCountOrder = 8;
 
-// Contexts by how far, in entries, the symbol before lies from a central one. An escaped symbol is far.
+// Contexts tell how far, in entries, the symbol before lies from a central one. An escaped symbol has the last context.
 struct Contexts {
     bool are_used = false;
     std::uint32_t center = 0;
@@ -36,7 +37,7 @@ struct Contexts {
 
     unsigned count() const { return are_used ? kContexts : 1; }
 
-    // Of an entry of an alphabet with so many listed symbols.
+    // The context after an entry of an alphabet with `listed` listed symbols.
     unsigned of(std::size_t entry, std::size_t listed) const {
         if (!are_used) return 0;
         if (entry == listed) return kContexts - 1;
@@ -54,16 +55,16 @@ struct Header {
     unsigned classes = 1;
     unsigned unit_width = kLeastUnitWidth;
     Contexts contexts;
-    unsigned lane_width = 0;                    // log2 of the number of states
-    std::vector<std::uint32_t> frequencies;     // by class, context and entry; zero: does not occur
-    std::vector<std::uint8_t> unit_classes;     // one for every unit, unless there is one class
+    unsigned lane_width = 0;            // log2 of the number of states
+    Buffer<std::uint32_t> frequencies;  // by class, context and entry; zero: does not occur
+    Buffer<std::uint8_t> unit_classes;  // one for every unit, unless there is one class
 
     std::size_t tables() const { return std::size_t{classes} * contexts.count(); }
     std::size_t entries() const { return alphabet.entries(); }
     std::size_t slots() const { return tables() << precision; }
 
     std::span<const std::uint32_t> table(std::size_t i) const {
-        return std::span(frequencies).subspan(i * entries(), entries());
+        return {frequencies.data() + i * entries(), entries()};
     }
 
     // Whether every table has one entry only, so that no state ever changes.
@@ -73,10 +74,10 @@ struct Header {
     }
 };
 
-// Where the units end in the sequence: as many rows as make 2^unit_width symbols, the last of a block maybe fewer.
-template <class AnyBlock>
-std::vector<std::size_t> unit_ends(std::span<const AnyBlock> blocks, unsigned unit_width) {
-    std::vector<std::size_t> ends;
+// Calls `visit` with where each unit ends in the sequence: as many rows as make 2^unit_width symbols, the last of a block
+// maybe fewer.
+template <class AnyBlock, class Visit>
+void for_each_unit_end(std::span<const AnyBlock> blocks, unsigned unit_width, Visit visit) {
     std::size_t end = 0;
     for (const AnyBlock& block : blocks) {
         if (block.rows == 0 || block.channels == 0 || block.kernel == 0) continue;
@@ -84,10 +85,16 @@ std::vector<std::size_t> unit_ends(std::span<const AnyBlock> blocks, unsigned un
         const std::size_t rows = ((std::size_t{1} << unit_width) + row - 1) / row;
         for (std::size_t first = 0; first < block.rows; first += rows) {
             end += std::min(rows, block.rows - first) * row;
-            ends.push_back(end);
+            visit(end);
         }
     }
-    return ends;
+}
+
+template <class AnyBlock>
+std::size_t count_units(std::span<const AnyBlock> blocks, unsigned unit_width) {
+    std::size_t count = 0;
+    for_each_unit_end(blocks, unit_width, [&](std::size_t) { ++count; });
+    return count;
 }
 
 // Each frequency as its bit width, the difference from the one before, and the bits below its first; until the sum is
@@ -119,14 +126,15 @@ bool read_table(Source& source, std::span<std::uint32_t> frequencies, unsigned p
         if (frequencies[i] > left) return false;
         left -= frequencies[i];
     }
-    frequencies.back() += left;  // not read above
+    frequencies.back() += left;  // the loop has not read it
     return true;
 }
 
 // The classes of the units, each as its place in a list of all, to the front of which it then moves.
 class RecentClasses {
 public:
-    explicit RecentClasses(unsigned classes) : list_(classes) {
+    explicit RecentClasses(unsigned classes) {
+        list_.resize(classes);
         std::iota(list_.begin(), list_.end(), std::uint8_t{0});
     }
 
@@ -137,13 +145,12 @@ public:
     }
 
     std::uint8_t at(std::size_t place) {
-        const auto found = list_.begin() + static_cast<std::ptrdiff_t>(place);
-        std::rotate(list_.begin(), found, found + 1);
-        return list_.front();
+        std::rotate(list_.begin(), list_.begin() + place, list_.begin() + place + 1);
+        return list_[0];
     }
 
 private:
-    std::vector<std::uint8_t> list_;
+    BoundedList<std::uint8_t, kClassLimit> list_;
 };
 
 template <class Sink>
@@ -211,28 +218,28 @@ void write_header(Sink& sink, const Header& header) {
     write_classes(sink, header);
 }
 
-// False if no encoder writes this. Reads zeros behind the end, so the source's status is to be asked as well.
+// The status is corrupt if no encoder writes this. Zeros are read behind the end, so callers check the source's status as well.
 template <class Source, class AnyBlock>
-bool read_header(Source& source, std::span<const AnyBlock> blocks, Header& header) {
-    if (!read_alphabet(source, header.alphabet)) return false;
-    if (header.alphabet.has_escape() && !get_golomb(source, kEscapeCountOrder, header.escapes)) return false;
+Status read_header(Source& source, std::span<const AnyBlock> blocks, Header& header) {
+    if (!read_alphabet(source, header.alphabet)) return Status::corrupt;
+    if (header.alphabet.has_escape() && !get_golomb(source, kEscapeCountOrder, header.escapes)) return Status::corrupt;
     header.precision = source.get(5);
-    if (header.precision > kPrecisionLimit || !read_contexts(source, header.contexts)) return false;
+    if (header.precision > kPrecisionLimit || !read_contexts(source, header.contexts)) return Status::corrupt;
     std::uint32_t more = 0;
-    if (!get_golomb(source, 0, more) || more >= kClassLimit) return false;
+    if (!get_golomb(source, 0, more) || more >= kClassLimit) return Status::corrupt;
     header.classes = more + 1;
-    if (header.slots() > kSlotLimit) return false;
-    header.frequencies.assign(header.tables() * header.entries(), 0);
+    if (header.slots() > kSlotLimit) return Status::corrupt;
+    if (!header.frequencies.assign_zeros(header.tables() * header.entries())) return Status::no_memory;
     for (std::size_t i = 0; i < header.tables(); ++i) {
         const std::span table(header.frequencies.data() + i * header.entries(), header.entries());
-        if (!read_table(source, table, header.precision)) return false;
+        if (!read_table(source, table, header.precision)) return Status::corrupt;
     }
     header.lane_width = source.get(3);
-    if (header.lane_width > kLaneWidthLimit) return false;
-    if (header.classes == 1) return true;
+    if (header.lane_width > kLaneWidthLimit) return Status::corrupt;
+    if (header.classes == 1) return Status::ok;
     header.unit_width = kLeastUnitWidth + source.get(4);
-    header.unit_classes.resize(unit_ends(blocks, header.unit_width).size());
-    return read_classes(source, header);
+    if (!header.unit_classes.resize_for_overwrite(count_units(blocks, header.unit_width))) return Status::no_memory;
+    return read_classes(source, header) ? Status::ok : Status::corrupt;
 }
 
 // Where each lane's share of the sequence begins: shares of consecutive symbols, the first size % lanes longer by one.

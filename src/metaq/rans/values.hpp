@@ -10,12 +10,13 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
-#include <vector>
+#include <utility>
 
 #include "metaq/base/alphabet.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/floats.hpp"
-#include "metaq/rans/kernels.hpp"
 #include "metaq/base/symbols.hpp"
+#include "metaq/rans/kernels.hpp"
 
 namespace metaq::rans {
 
@@ -44,7 +45,7 @@ struct ValueBlock {
     std::size_t size() const { return rows * channels * kernel; }
 };
 
-// The bits of the value in its form. False if the symbol stands for none.
+// Finds the bits of a symbol's value in the block's form. Returns false if the symbol stands for no value.
 inline bool value_bits(const ValueBlock& block, std::int32_t symbol, std::uint32_t& bits) {
     bits = static_cast<std::uint32_t>(symbol);
     if (block.form == Form::int32) return true;
@@ -69,23 +70,26 @@ inline bool have_same_values(const ValueBlock& a, const ValueBlock& b) {
            a_levels.data() == b_levels.data() && a_levels.size() == b_levels.size();
 }
 
-inline constexpr std::size_t kFastEntries = 32;  // so many values fit into two registers of 512 bits
+inline constexpr std::size_t kFastEntries = 32;  // this many values fit into two registers of 512 bits
 
 // The bits of every entry's value in a block. The escape's are zero.
 struct ValueTable {
-    std::vector<std::uint32_t> bits;
-    std::vector<bool> is_valid;
+    Buffer<std::uint32_t> bits;
+    Buffer<bool> is_valid;
     bool are_valid = true;
-    bool is_fast;  // for `write_values_avx512`
+    bool is_fast = false;  // for `write_values_avx512`
 
-    ValueTable(const ValueBlock& block, const Alphabet& alphabet, Path path)
-        : bits(std::max(alphabet.entries(), kFastEntries), 0),
-          is_valid(alphabet.entries(), true),
-          is_fast(path == Path::avx512 && alphabet.entries() <= kFastEntries) {
+    // Returns false if there is no memory.
+    [[nodiscard]] bool assign(const ValueBlock& block, const Alphabet& alphabet, Path path) {
+        if (!bits.assign_zeros(std::max(alphabet.entries(), kFastEntries))) return false;
+        if (!is_valid.assign_zeros(alphabet.entries())) return false;
+        is_fast = path == Path::avx512 && alphabet.entries() <= kFastEntries;
+        if (alphabet.has_escape()) is_valid.back() = true;
         for (std::size_t i = 0; i < alphabet.listed.size(); ++i) {
             is_valid[i] = value_bits(block, alphabet.listed[i], bits[i]);
             are_valid = are_valid && is_valid[i];
         }
+        return true;
     }
 };
 
@@ -153,19 +157,24 @@ void write_values(Form form, const Entry* entries, std::size_t stride, std::size
     }
 }
 
-// The blocks as one sequence. Runs of entries at any position of it, to the values of the blocks there.
+// Sees the blocks as one sequence, and writes runs of entries, at any position of it, as the values of the blocks there.
 class ValueWriter {
 public:
-    // `path` is a resolved one.
-    ValueWriter(std::span<const ValueBlock> blocks, const Alphabet& alphabet, Path path) {
+    // `path` has to be available on this machine. Returns false if there is no memory.
+    [[nodiscard]] bool assign(std::span<const ValueBlock> blocks, const Alphabet& alphabet, Path path) {
         const ValueBlock* previous = nullptr;
+        if (!places_.reserve(blocks.size())) return false;
         for (const ValueBlock& block : blocks) {
             if (block.size() == 0) continue;
-            if (previous == nullptr || !have_same_values(*previous, block)) tables_.emplace_back(block, alphabet, path);
-            places_.push_back({&block, tables_.size() - 1, size_, size_ + block.size()});
+            if (previous == nullptr || !have_same_values(*previous, block)) {
+                ValueTable table;
+                if (!table.assign(block, alphabet, path) || !tables_.append(std::move(table))) return false;
+            }
+            if (!places_.append({&block, tables_.size() - 1, size_, size_ + block.size()})) return false;
             size_ += block.size();
             previous = &block;
         }
+        return true;
     }
 
     std::size_t size() const { return size_; }
@@ -180,18 +189,18 @@ public:
                                         places_.begin());
     }
 
-    // `place` is where the position lies, and becomes where the run ends. False if an entry has no value.
+    // `place` is where the position lies, and becomes where the run ends. Returns false if an entry has no value.
     template <class Entry>
     bool write(std::size_t& place, std::size_t position, const Entry* entries, std::size_t stride,
                std::size_t count) const {
         bool are_valid = true;
         while (count > 0) {
             while (places_[place].end <= position) ++place;
-            const Place& here = places_[place];
-            const ValueTable& table = tables_[here.table];
-            const std::size_t run = std::min(count, here.end - position);
-            std::uint8_t* out = here.block->values + (position - here.begin) * width_bytes(here.block->form);
-            write_values(here.block->form, entries, stride, run, table, out);
+            const Place& found = places_[place];
+            const ValueTable& table = tables_[found.table];
+            const std::size_t run = std::min(count, found.end - position);
+            std::uint8_t* out = found.block->values + (position - found.begin) * width_bytes(found.block->form);
+            write_values(found.block->form, entries, stride, run, table, out);
             for (std::size_t i = 0; !table.are_valid && i < run; ++i) are_valid &= table.is_valid[entries[i * stride]];
             entries += run * stride;
             position += run;
@@ -201,11 +210,11 @@ public:
     }
 
     bool write_symbol(std::size_t position, std::int32_t symbol) const {
-        const Place& here = places_[find(position)];
+        const Place& place = places_[find(position)];
         std::uint32_t bits = 0;
-        if (!value_bits(*here.block, symbol, bits)) return false;
-        std::uint8_t* out = here.block->values + (position - here.begin) * width_bytes(here.block->form);
-        switch (width_bytes(here.block->form)) {
+        if (!value_bits(*place.block, symbol, bits)) return false;
+        std::uint8_t* out = place.block->values + (position - place.begin) * width_bytes(place.block->form);
+        switch (width_bytes(place.block->form)) {
             case 1: *out = static_cast<std::uint8_t>(bits); break;
             case 2: write_as<std::uint16_t>(bits, out); break;
             default: write_as<std::uint32_t>(bits, out);
@@ -227,8 +236,8 @@ private:
         std::memcpy(out, &value, sizeof value);
     }
 
-    std::vector<Place> places_;
-    std::vector<ValueTable> tables_;
+    Buffer<Place> places_;
+    Buffer<ValueTable> tables_;
     std::size_t size_ = 0;
 };
 

@@ -26,15 +26,15 @@ struct Costs {
 // more edges than cells so far, so that spreading them over their cells from the last on overwrites none.
 inline void find_hull(const Costs& costs, const Hull& hull) {
     std::size_t edges = 0;
-    for (std::size_t here = 1; here < costs.levels; ++here) {
+    for (std::size_t level = 1; level < costs.levels; ++level) {
         for (;;) {
             const std::size_t last = edges == 0 ? 0 : static_cast<std::size_t>(hull.left[edges - 1]);
-            const double slope = (costs.cost[here] - costs.cost[last]) / (costs.place[here] - costs.place[last]);
+            const double slope = (costs.cost[level] - costs.cost[last]) / (costs.place[level] - costs.place[last]);
             if (edges > 0 && hull.slope[edges - 1] > slope) {
                 --edges;
                 continue;
             }
-            hull.left[edges] = static_cast<std::int64_t>(here);
+            hull.left[edges] = static_cast<std::int64_t>(level);
             hull.slope[edges] = slope;
             ++edges;
             break;

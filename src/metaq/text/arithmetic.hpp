@@ -1,5 +1,5 @@
-// The arithmetic of a decision of the text model: eight counters to a logit, and what they and the mixer learn of the bit.
-// A portable one, and one for AVX2, chosen when the program runs, unless METAQ_NO_SIMD is defined. Both give the same.
+// The arithmetic of one decision of the text model: it makes a logit of eight counters, and teaches them and the mixer the bit.
+// There is a portable one and one for AVX2, chosen when the program runs, unless METAQ_NO_SIMD is defined. Both give the same.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ inline constexpr std::size_t kInputs = 2 * kCounters;  // two rates of each
 inline constexpr logistic::CounterRates kRates{250, 2};
 inline constexpr int kMixerRate = 30000;
 
-using Counters = std::array<logistic::Counter*, kCounters>;  // only the first and the last may be one
+using Counters = std::array<logistic::Counter*, kCounters>;  // only the first and the last may be the same
 using Mixer = logistic::Mixer<kInputs>;
 
 class Portable {
@@ -52,8 +52,8 @@ private:
 
 static_assert(sizeof(logistic::Counter) == 8);
 
-// Reciprocals by floats, cut to integers, are logistic::kReciprocals: no quotient is as near to the next integer as it may be
-// rounded by, in whatever direction.
+// Quotients of floats, truncated, equal logistic::kReciprocals: none is so near to an integer that rounding, in whatever
+// direction, could reach it.
 consteval bool floats_give_reciprocals() {
     for (std::uint32_t n = 0; n < logistic::kReciprocals.size(); ++n) {
         const float quotient = 131072.0f / static_cast<float>(2 * n + 3), most = quotient + quotient / (1 << 22);
@@ -111,7 +111,7 @@ public:
 private:
     static long long bits(const logistic::Counter* counter) { return std::bit_cast<long long>(*counter); }
 
-    // Looked up one by one: some processors take longer to gather.
+    // The values are looked up one by one, since a gather takes longer on some processors.
     [[gnu::target("avx2")]] static __m128i inputs(const Counters& used, std::size_t first) {
         const auto slow = [&](std::size_t i) { return logistic::kStretch[used[first + i]->slow >> 20]; };
         const auto fast = [&](std::size_t i) { return logistic::kStretch[used[first + i]->fast >> 20]; };

@@ -1,9 +1,9 @@
 // Context mixing of short byte strings in the form of a file's header, primed with typical ones (priming.hpp).
 //
-// Where a match is followed, whether the byte is the match's is one decision. Other bytes are coded from the high bit down,
-// as a path in a binary tree. For each decision, counters in hashed tables, one table for each number of bytes before and one
-// for the word so far, and counters of what the match is worth give logits to a mixer. The model first learns the priming
-// text as if it had coded it, so that names and shapes like those cost little.
+// While a match is followed, one decision says whether the next byte is the one that the match predicts. Any other byte is
+// coded bit by bit from the highest, as a path in a binary tree. For each decision a mixer adds the logits of eight counters:
+// of hashed tables, one for each number of bytes before and one for the word so far, and of the match's length and failures.
+// The model first learns the priming text as if it had coded it, so that names and shapes like those cost little.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
 #include "metaq/base/binary_coder.hpp"
+#include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/text/arithmetic.hpp"
@@ -32,7 +34,7 @@ inline constexpr std::uint32_t kMatchSalt = 77777;
 inline constexpr std::int32_t kFirstWeight = logistic::kWeightOne / 1000 * 112;
 inline constexpr std::uint32_t kLeastShare = 128;  // of 2^16: bounds how few bits a byte takes
 
-// Takes decisions as given, at no cost: for priming.
+// A coder that takes decisions as they are and writes nothing, for priming.
 struct Listener {
     bool code(bool bit, std::uint32_t) { return bit; }
 };
@@ -46,15 +48,22 @@ public:
         }
         for (auto& counter : match_counters_) logistic::set_probability(counter, 32768, 0);
         for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
-        Listener listener;
-        for (const char c : kPriming) code(listener, static_cast<std::uint8_t>(c));
     }
 
+    // To be called once, before all else: makes room for `size` bytes and learns the priming text. False if there is no memory.
+    [[nodiscard]] bool prepare(std::size_t size) {
+        if (!history_.resize_for_overwrite(kPriming.size() + size)) return false;
+        Listener listener;
+        for (const char c : kPriming) code(listener, static_cast<std::uint8_t>(c));
+        return true;
+    }
+
+    // Codes the next byte, one of those that `prepare` made room for, and returns it.
     template <class Coder>
     std::uint8_t code(Coder& coder, std::uint8_t byte) {
         Basis basis{0, 0, 0};
         if (match_.following()) {
-            const std::uint8_t expected = match_.predicted(history_);
+            const std::uint8_t expected = match_.predicted(history());
             const std::uint32_t length_class = match_.length_class(), state = 2 + 8 * length_class + match_.failures();
             if (decide(coder, byte == expected, 256u + expected, {state, state, 1 + length_class})) {
                 append(expected);
@@ -72,10 +81,10 @@ public:
     }
 
 private:
-    // What is known of a decision from the match.
+    // What the match says of a decision.
     struct Basis {
-        std::uint32_t state;  // 0, there is none; 1, it was wrong about this byte; or what it is worth
-        std::uint32_t value;  // what the node's counter is chosen by: the state, or if it was wrong the byte that it gave
+        std::uint32_t state;  // 0: there is none; 1: it was wrong about this byte; above: its length class and failures
+        std::uint32_t value;  // selects the node's counter: the state, or the predicted byte if that was wrong
         std::uint32_t mixer;
     };
 
@@ -96,34 +105,49 @@ private:
     }
 
     void append(std::uint8_t byte) {
-        history_.push_back(byte);
-        match_.advance(history_);
+        history_[length_++] = byte;
+        match_.advance(history());
         last_ = last_ << 8 | byte;
         const bool letter = (byte | 32) >= 'a' && (byte | 32) <= 'z';
         word_ = letter ? hashed(word_, byte + 1u) : 0;
         context_ = {0, last_ & 0xff, last_ & 0xffff, last_ & 0xffffff, last_, word_ + (last_ & 0xff)};
     }
 
+    std::span<const std::uint8_t> history() const { return {history_.data(), length_}; }
+
     std::array<std::array<logistic::Counter, 1 << kTableBits>, kOrders> counters_;
     std::array<logistic::Counter, kMatchStates> match_counters_;
     std::array<Mixer, 1 + kLengthClasses> mixers_;
     std::array<std::uint32_t, kOrders> context_{};
-    std::vector<std::uint8_t> history_;
+    Buffer<std::uint8_t> history_;
+    std::size_t length_ = 0;  // of the history so far
     Match match_;
     std::uint32_t last_ = 0;
     std::uint32_t word_ = 0;
 };
 
-inline void encode(std::span<const std::uint8_t> bytes, std::vector<std::uint8_t>& out) {
-    const auto model = std::make_unique<Model<Portable>>();
+// Returns null if there is no memory.
+template <class Arithmetic>
+std::unique_ptr<Model<Arithmetic>> make_model(std::size_t size) {
+    std::unique_ptr<Model<Arithmetic>> model(new (std::nothrow) Model<Arithmetic>);
+    if (model != nullptr && !model->prepare(size)) model.reset();
+    return model;
+}
+
+// Appends the code of `bytes` to `out`. The status is ok, or there is no memory.
+[[nodiscard]] inline Status encode(std::span<const std::uint8_t> bytes, std::vector<std::uint8_t>& out) {
+    const std::unique_ptr<Model<Portable>> model = make_model<Portable>(bytes.size());
+    if (model == nullptr) return Status::no_memory;
     BinaryEncoder coder(out);
     for (const std::uint8_t byte : bytes) model->code(coder, byte);
     coder.finish(0);
+    return Status::ok;
 }
 
 template <class Arithmetic>
 Status decode_with(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
-    const auto model = std::make_unique<Model<Arithmetic>>();
+    const std::unique_ptr<Model<Arithmetic>> model = make_model<Arithmetic>(bytes.size());
+    if (model == nullptr) return Status::no_memory;
     BinaryDecoder coder(data);
     for (std::uint8_t& byte : bytes) {
         byte = model->code(coder, 0);
@@ -138,7 +162,8 @@ Status decode_with(std::span<const std::uint8_t> data, std::span<std::uint8_t> b
 }
 #endif
 
-inline Status decode(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
+// Fills `bytes`, as many as were encoded, from exactly `data`. Allocates 0.9 MB, and as much as `bytes`.
+[[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
 #ifdef METAQ_TEXT_X86
     if (__builtin_cpu_supports("avx2")) return decode_avx2(data, bytes);
 #endif

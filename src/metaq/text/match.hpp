@@ -6,12 +6,12 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <span>
 
 namespace metaq::text {
 
 inline constexpr std::size_t kMatchMinimum = 4;            // bytes that must agree before a match is followed
-inline constexpr std::size_t kMatchEnough = 16;            // no longer one is looked for beyond
+inline constexpr std::size_t kMatchEnough = 16;            // a match of this length is not replaced
 inline constexpr std::size_t kMatchTableBits = 14;
 inline constexpr std::size_t kLengthClasses = 11;
 
@@ -20,12 +20,12 @@ inline std::uint32_t hashed(std::uint32_t value, std::uint32_t salt) {
     return (sum ^ sum >> 15) * 0xc2b2ae35u;
 }
 
-// A byte of the past that follows the same bytes as the one to come. A match is followed beyond a byte that differs (a header
-// goes on as the last one did after a number of its own), until another agrees on more bytes.
+// Follows a place in the past that came after the same bytes as the next one does. A match is kept after a wrong prediction,
+// since a header often goes on like the one before after a number of its own, until another match agrees on more bytes.
 class Match {
 public:
-    // After a byte was appended to `history`: follow it, or look for a longer match.
-    void advance(const std::vector<std::uint8_t>& history) {
+    // Moves on by the byte that was appended to `history` last, or finds a longer match.
+    void advance(std::span<const std::uint8_t> history) {
         if (at_ > 0) {
             const bool hit = history[at_] == history.back();
             length_ = hit ? length_ + 1 : 0;
@@ -41,15 +41,15 @@ public:
     }
 
     bool following() const { return at_ > 0; }
-    std::uint8_t predicted(const std::vector<std::uint8_t>& history) const { return history[at_]; }
-    // What a prediction is worth: by the match's length, below kLengthClasses, and by the failures among the last eight.
+    std::uint8_t predicted(std::span<const std::uint8_t> history) const { return history[at_]; }
+    // How far a prediction can be trusted: the class of the match's length, and the failures among its last eight predictions.
     std::uint32_t length_class() const {
         return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
     }
     std::uint32_t failures() const { return std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7); }
 
 private:
-    void consider(const std::vector<std::uint8_t>& history, std::size_t candidate) {
+    void consider(std::span<const std::uint8_t> history, std::size_t candidate) {
         std::size_t length = 0;
         while (length < 32 && length < candidate && history[candidate - 1 - length] == history[history.size() - 1 - length]) ++length;
         if (length < kMatchMinimum || length <= length_) return;

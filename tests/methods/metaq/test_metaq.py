@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import metaq
+from metaq import compressed_model
 from metaq.errors import InputError
 from metaq.experiments.loop import evaluate
 from metaq.experiments.models import LeNet5, LeNet300
-from metaq.format import writer
 from metaq.methods.metaq.config import AroundMean, Counts, Final, LevelPlacement, Objective, Perspective, Slopes, Solver
 from metaq.methods.metaq.method import METaQ
 from metaq.methods.metaq.objectives import slope_table
@@ -331,7 +331,7 @@ def test_the_target_is_met_in_the_last_phase(target_steps):
         compressor.regularize()
         optimizer.step()
     compressor.end_epoch(lambda: 0.0)
-    size_bytes = len(writer.encode(compressor.compress()))
+    size_bytes = len(compressed_model.encode(compressor.compress()))
     assert 0.98 * 1500 <= size_bytes <= 1500
 
 
@@ -369,7 +369,7 @@ def test_a_size_is_all_that_a_training_loop_needs_to_give(has_last_phase):
             nn.functional.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
             compressor.regularize()
             optimizer.step()
-    size_bytes = len(writer.encode(compressor.compress()))
+    size_bytes = len(compressed_model.encode(compressor.compress()))
     assert size_bytes <= (4000 if has_last_phase else 1.1 * 4000)
     assert size_bytes > 0.6 * 4000
     assert evaluate(model, data.test).accuracy > 0.85

@@ -8,6 +8,7 @@ native kernel, elsewhere a few tensor operations that never wait for the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class QuantizedView:
         self.pinned: list[Tensor] | None = None  # True where a weight stays at `pinned_values` of its parameter
         self.pinned_values: list[float] = []
         self._buffers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters]
+        self._kernel: _native.QuantizedParameters | None = None
+        self._addresses: list[int] = []  # of the parameters that the kernel holds
 
     @property
     def holds_quantized(self) -> bool:
@@ -79,9 +82,8 @@ class QuantizedView:
         device = self.parameters[0].device
         counts = torch.zeros(len(self.sizes), levels, dtype=torch.int64, device=device) if count else None
         if self._is_native():
-            weights, latents = _addresses(self.parameters), _addresses(self.shadow_weights)
-            address = counts.data_ptr() if counts is not None else 0
-            _native.show_quantized(weights, latents, self.sizes, self.steps, self.radius, address)
+            array = None if counts is None else counts.numpy()
+            self._native_parameters().write_quantized(self.steps, self.radius, array)
             return counts
         for index, (parameter, latent, step) in enumerate(
             zip(self.parameters, self.shadow_weights, self.steps, strict=True)
@@ -123,10 +125,9 @@ class QuantizedView:
         gradients = [gradient_of(parameter) for parameter in self.parameters]
         if slopes is None:
             self.put_latent()
-        elif self._is_native() and all(map(_is_plain, gradients)):
-            weights, latents = _addresses(self.parameters), _addresses(self.shadow_weights)
-            columns = (weights, latents, _addresses(gradients), self.sizes, self.steps)
-            _native.take_back_latent(*columns, self.radius, slopes.data_ptr(), strength)
+        elif self._is_native() and all(_is_plain(gradient) and not gradient.requires_grad for gradient in gradients):
+            arrays = [gradient.numpy() for gradient in gradients]
+            self._native_parameters().restore_latent(arrays, self.steps, self.radius, slopes.numpy(), strength)
         else:
             for index, (latent, gradient) in enumerate(zip(self.shadow_weights, gradients, strict=True)):
                 scaled = latent / self.steps[index]
@@ -158,11 +159,21 @@ class QuantizedView:
     def _is_native(self) -> bool:
         return all(map(_is_plain, self.parameters))
 
+    def _native_parameters(self) -> _native.QuantizedParameters:
+        """The kernel on the parameters and their latent weights, made anew only where a parameter has moved."""
+        addresses = [parameter.data_ptr() for parameter in self.parameters]
+        if self._kernel is None or addresses != self._addresses:
+            weights, latents = (
+                [tensor.detach().numpy() for tensor in tensors] for tensors in (self.parameters, self._buffers)
+            )
+            self._kernel, self._addresses = _native.QuantizedParameters(weights, latents), addresses
+        return self._kernel
 
-def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the kernel: a copy makes one on its own parameters."""
+        return {**vars(self), "_kernel": None}
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a native kernel can take a tensor by its address."""
+    """Whether a native kernel takes a tensor as an array."""
     return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()

@@ -1,0 +1,226 @@
+"""A `.mtq` file in memory: the native decoder, and in words what it finds wrong (docs/robustness.md)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import NoReturn
+
+import numpy as np
+
+from metaq import _native, coding
+from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.errors import FormatError, InputError
+from metaq.format.dtypes import DTYPES
+from metaq.format.header import ALIAS, CODED, MAGIC, MAX_HEADER_BYTES, TABLE, UNIFORM, ChunkEntry, Header, TensorEntry
+from metaq.format.sequence import Run
+
+ALL_ELEMENTS = 2**64 - 1
+TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
+
+# A tensor's position, its first element that is wanted, how many are, and memory for just those, of any dtype.
+Request = tuple[int, int, int, np.ndarray]
+
+# By status, what was expected and what was found, with the error's numbers; others say it in words of their own.
+_EXPECTED_AND_FOUND = {
+    "wrong_version": ("format version 1", "version {found}; a newer metaq may read it"),
+    "truncated": ("at least {expected} bytes", "{found}; the file is truncated"),
+    "bytes_left_over": ("{expected} bytes", "{found}"),
+    "header_checksum": ("a header that matches its checksum", "one that does not"),
+    "header_coding": ("a text-coded header", "it {what}"),
+    "header_left_over": ("the end of the header", "{found} more bytes"),
+    "reserved_flags": ("reserved flags 0", "{found}"),
+    "bad_varint": ("a shortest varint below 2^63", "another"),
+    "bad_utf8": ("UTF-8", "{octets}"),
+    "repeated_key": ("distinct metadata keys", "{name} twice"),
+    "repeated_name": ("distinct tensor names", "{name} twice"),
+    "too_many_tensors": ("at most 2^20 tensors", "{found}"),
+    "unknown_dtype": ("a known dtype", "{found} for tensor {name}"),
+    "unknown_kind": ("kind 0, 1 or 2", "{found} for tensor {name}"),
+    "kept_bool": ("bool tensors to be coded", "a kept one, {name}"),
+    "bad_alias": ("an earlier tensor of the same dtype", "alias {name} of entry {found}"),
+    "too_many_dimensions": ("at most 32 dimensions", "{found} for tensor {name}"),
+    "too_many_elements": ("fewer than 2^40 elements", "more, with {found} in one dimension, for tensor {name}"),
+    "unknown_codebook": ("codebook kind 0, 1 or 2", "{found} for tensor {name}"),
+    "bad_step": ("a positive finite step", "{step:g} for tensor {name}"),
+    "bad_codebook_reference": ("a codebook defined before", "reference {found} for tensor {name}"),
+    "codebook_dtype": ("a codebook for {what}", "a {kind} for tensor {name}"),
+    "chunk_symbols": ("1 to {expected} symbols", "{found}"),
+    "chunk_sum": ("chunks of {expected} symbols in all", "{found}"),
+    "chunk_inside_row": ("chunk {chunk} to end between rows", "an end inside one"),
+    "chunk_checksum": ("chunk {chunk} to match its checksum", "one that does not"),
+    "symbol_range": ("{expected} to {most}", "{found} to {greatest}"),
+    "plane_range": ("symbols of bytes, -128 to 127", "{found} to {greatest}"),
+}
+_CODEBOOKS = ("UniformCodebook", "TableCodebook", "IntegerCodebook")
+
+
+class CheckedFile:
+    """A `.mtq` file: its header, checked; its chunks, checked as they are decoded.
+
+    Args:
+        data: the whole file.
+        name: what errors call it.
+        cache_bytes: how much of what was decoded beside what was asked for may be kept for later.
+
+    Raises:
+        FormatError: the bytes are not a version 1 file, whole and unchanged.
+    """
+
+    def __init__(self, data: bytes | memoryview, name: str = "data", cache_bytes: int = 1 << 26) -> None:
+        self.data = memoryview(data).cast("B")
+        self.name = name
+        self._file = _native.File(np.frombuffer(self.data, np.uint8), coding.identifiers(), cache_bytes)
+        if self._file.error is not None:
+            self._fail(self._file.error)
+        self.rows = self._file.tensors()
+
+    def close(self) -> None:
+        """Let go of the file's bytes."""
+        del self._file
+        self.data.release()
+
+    @cached_property
+    def header(self) -> Header:
+        """All that the file says before its chunks."""
+        books = [_codebook(*row) for row in self._file.codebooks()]
+        tensors = [
+            TensorEntry(
+                name,
+                DTYPES[dtype],
+                shape,
+                books[codebook] if kind == CODED else None,
+                target if kind == ALIAS else None,
+            )
+            for name, dtype, kind, shape, codebook, target in self.rows
+        ]
+        chunks = [ChunkEntry(coder, symbols, size) for coder, symbols, _, size in self._file.chunks()]
+        return Header(dict(self._file.metadata()), tensors, chunks)
+
+    @property
+    def payload_offsets(self) -> list[int]:
+        """Where in the file each chunk's payload begins."""
+        return [offset for _, _, offset, _ in self._file.chunks()]
+
+    @property
+    def decoded_chunks(self) -> int:
+        """How many chunks have been decoded so far, those decoded again counted again."""
+        return self._file.decoded_chunks
+
+    def chunk_runs(self) -> list[list[Run]]:
+        """The runs that each chunk covers."""
+        return [[Run(*row) for row in self._file.runs(chunk)] for chunk in range(len(self.header.chunks))]
+
+    def end_of_group(self, first: int) -> int:
+        """The end of the tensors that are best decoded together with the first, for one who asks for all in order."""
+        return self._file.end_of_group(first, os.cpu_count() or 1)
+
+    def fill(
+        self, requests: list[Request], as_symbols: bool = False, is_session: bool = False, threads: int | None = None
+    ) -> None:
+        """Decode elements of tensors; each chunk that they lie in once.
+
+        Args:
+            requests: which, and to where.
+            as_symbols: coded tensors as int32 symbols rather than as values.
+            is_session: what else was decoded is kept for later calls that say so too.
+            threads: how many at most; if not given, as many as there is work and cores for.
+
+        Raises:
+            FormatError: a chunk that is needed is damaged.
+        """
+        size_bytes = sum([memory.nbytes for *_, memory in requests])
+        threads = min(threads or os.cpu_count() or 1, 1 + size_bytes // TASK_BYTES)
+        error = self._file.decode(requests, as_symbols, is_session, threads, self._decode_elsewhere)
+        if error is not None:
+            self._fail(error)
+
+    def _decode_elsewhere(
+        self, chunk: int, coder: int, payload: bytes, shapes: list[tuple[int, int, int]]
+    ) -> list[np.ndarray]:
+        """What native code leaves to the coders of Python."""
+        with self._naming(f", chunk {chunk}"):
+            return coding.by_identifier(coder).decode(payload, shapes)
+
+    @contextmanager
+    def _naming(self, place: str) -> Iterator[None]:
+        """Errors within say which file, and which part of it, they are about."""
+        try:
+            yield
+        except (FormatError, InputError) as error:
+            raise FormatError(f"{self.name}{place}: {error}") from None
+
+    def _fail(self, error: _native.FileError) -> NoReturn:
+        if error.status == "unknown_coder":
+            with self._naming(""):
+                coding.by_identifier(error.found[0])
+        if error.status in ("stream_truncated", "stream_corrupt"):
+            self._fail_in_stream(error)
+        expected, found = self._expected_and_found(error)
+        raise FormatError(f"{self.name}{self._place(error)}: expected {expected}, found {found}")
+
+    def _fail_in_stream(self, error: _native.FileError) -> NoReturn:
+        """A coder can say more of a bad stream than that it is bad."""
+        assert error.chunk is not None
+        coder, _, offset, size = self._file.chunks()[error.chunk]
+        shapes = [shape for *_, shape in self._file.runs(error.chunk)]
+        self._decode_elsewhere(error.chunk, coder, bytes(self.data[offset : offset + size]), shapes)
+        stream = f"chunk {error.chunk}: {coding.by_identifier(coder).name} stream"
+        raise FormatError(f"{self.name}, {stream}: expected symbols that stand for values, found others")
+
+    def _place(self, error: _native.FileError) -> str:
+        """Behind the file's name: where it is that something is wrong."""
+        if error.status in ("symbol_range", "plane_range"):
+            assert error.tensor is not None
+            what = ": symbols" if error.status == "symbol_range" else ""
+            return f", chunk {error.chunk}, tensor {self.rows[error.tensor][0]!r}{what}"
+        if error.status in ("chunk_symbols", "chunk_sum"):
+            return ": header" + (f", chunk {error.chunk}" if error.chunk is not None else "")
+        return "" if error.header_byte is None else f": header byte {error.header_byte}"
+
+    def _expected_and_found(self, error: _native.FileError) -> tuple[str, str]:
+        (least, most), (found, greatest) = error.expected, error.found
+        byte = error.header_byte or 0
+        if error.status == "not_mtq":
+            return f"a .mtq file, which starts with {MAGIC!r}", repr(bytes(self.data[:3]))
+        if error.status == "header_size" and not 0 < found <= MAX_HEADER_BYTES:
+            return f"a header of 1 to {MAX_HEADER_BYTES} bytes", str(found)
+        if error.status == "header_size":
+            return f"a header that {least} bytes can hold", f"{found} bytes"
+        if error.status == "header_truncated" and error.what:
+            return f"at most {least} {error.what}", str(found)
+        if error.status == "header_truncated":
+            return f"{least - byte} more bytes", str(found - byte)
+        if error.status == "bad_levels":
+            return {
+                "count": ("1 to 2^20 levels", str(found)),
+                "origin": (f"an origin of 0 to {least}", str(found)),
+            }.get(error.what, ("finite and strictly increasing levels", "others"))
+        if error.status not in _EXPECTED_AND_FOUND:
+            expected, _, other = error.words.partition("expected ")[2].partition(", found ")
+            return expected, other
+        values = {
+            "expected": least,
+            "most": most,
+            "found": found,
+            "greatest": greatest,
+            "chunk": error.chunk,
+            "what": error.what,
+            "octets": repr(error.name[:20]),
+            "name": repr(error.name[:800].decode("utf-8", "replace"))[:200],
+            "kind": _CODEBOOKS[found] if error.status == "codebook_dtype" else "",
+            "step": struct.unpack("<f", struct.pack("<I", found))[0] if error.status == "bad_step" else 0.0,
+        }
+        words, other = _EXPECTED_AND_FOUND[error.status]
+        return words.format(**values), other.format(**values)
+
+
+def _codebook(kind: int, step: float, origin: int, levels: bytes) -> Codebook:
+    if kind == UNIFORM:
+        return UniformCodebook(step)
+    return (
+        TableCodebook(tuple(np.frombuffer(levels, np.float32).tolist()), origin) if kind == TABLE else IntegerCodebook()
+    )

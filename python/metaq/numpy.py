@@ -1,0 +1,137 @@
+"""Files as NumPy arrays, without torch: names and arguments are those of `safetensors.numpy`.
+
+NumPy has no bfloat16 and no float8. Their elements are of `ml_dtypes` where that is installed; without it they are
+unsigned integers of the same bits, and arrays of such integers are written as integers, or refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from metaq.codebook import IntegerCodebook
+from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
+from metaq.errors import InputError
+from metaq.files import map_bytes, write_atomically
+from metaq.format import writer
+from metaq.format.dtypes import BY_NAME, new_array
+from metaq.format.header import TensorEntry, fits_limits
+from metaq.format.reader import Reader
+from metaq.format.safe_open import OpenFile
+from metaq.format.writer import Source
+
+__all__ = ["decode", "encode", "load", "load_file", "safe_open", "save", "save_file"]
+
+
+def load(data: bytes | memoryview) -> dict[str, np.ndarray]:
+    """Every tensor of a `.mtq` file in memory, by name, in the file's order; aliases are the same array.
+
+    Raises:
+        FormatError: the bytes are not a whole and unchanged `.mtq` file.
+    """
+    return Reader(data).load()
+
+
+def load_file(filename: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """As `load`, of a file.
+
+    Raises:
+        InputError: the file cannot be read.
+        FormatError: it is not a whole and unchanged `.mtq` file.
+    """
+    return Reader(map_bytes(filename), str(filename)).load()
+
+
+def save(
+    tensor_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, coder: str = DEFAULT_CODER
+) -> bytes:
+    """Arrays as the bytes of a `.mtq` file, without loss::
+
+        data = metaq.numpy.save({"weight": np.zeros((3, 4), np.float32)})
+        assert not metaq.numpy.load(data)["weight"].any()
+
+    Args:
+        tensor_dict: of dtype float16 to float64, bool, uint8, int8 to int64, or bfloat16 and float8 of `ml_dtypes`.
+        metadata: any texts.
+        coder: name of the coder.
+
+    Raises:
+        InputError: an unknown coder, or an array or text that no file can hold.
+    """
+    sources = [_source(name, array) for name, array in tensor_dict.items()]
+    return writer.encode(sources, metadata or {}, coder)
+
+
+def save_file(
+    tensor_dict: Mapping[str, np.ndarray],
+    filename: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    coder: str = DEFAULT_CODER,
+) -> None:
+    """As `save`, to a file, which is written whole or not at all.
+
+    Raises:
+        InputError: as `save`, or a path that cannot be written.
+    """
+    write_atomically(filename, save(tensor_dict, metadata, coder))
+
+
+def encode(arrays: Mapping[str, np.ndarray], coder: str = DEFAULT_CODER) -> bytes:
+    """Integer arrays as the bytes of a `.mtq` file: names, shapes, dtypes, checksums and all.
+
+    Args:
+        arrays: of dtype bool, uint8, int8, int16, int32 or int64, of any shape, by name; may be empty. Values beyond
+            ±(2^30 - 1) are stored in byte planes.
+
+    Raises:
+        InputError: an unknown coder or dtype, or more than 32 dimensions.
+    """
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biu":
+            found = getattr(array, "dtype", type(array).__name__)
+            raise InputError(f"array {name!r}: expected a NumPy array of integers, found {found}")
+        if array.dtype.name not in BY_NAME:
+            raise InputError(f"array {name!r}: expected bool, uint8 or int8 to int64, found {array.dtype}")
+    return save(arrays, coder=coder)
+
+
+def decode(data: bytes | memoryview) -> dict[str, np.ndarray]:
+    """Inverse of `encode`: NumPy arrays by name, of the dtypes that went in.
+
+    Raises:
+        FormatError: the bytes are not a whole and unchanged `.mtq` file.
+        InputError: they hold tensors of floating point; `load_file` reads those.
+    """
+    reader = Reader(data)
+    for entry in reader.header.tensors:
+        if entry.dtype.is_float:
+            raise InputError(f"tensor {entry.name!r}: expected integers, found {entry.dtype}; use load_file")
+    return reader.load()
+
+
+class safe_open(OpenFile[np.ndarray]):  # noqa: N801 - the name that safetensors has made known
+    """A `.mtq` file of which tensors are read one at a time, and rows of tensors: see `OpenFile`::
+
+    with metaq.numpy.safe_open("model.mtq") as file:
+        rows = file.get_slice("embedding.weight")[:100]
+    """
+
+    def __init__(self, filename: str | os.PathLike[str]) -> None:
+        super().__init__(filename, new_array)
+
+
+def _source(name: str, array: np.ndarray) -> Source:
+    """An array as it is written: integers as symbols if they are such, everything else in byte planes."""
+    if not isinstance(array, np.ndarray) or array.dtype.name not in BY_NAME:
+        found = getattr(array, "dtype", type(array).__name__)
+        raise InputError(f"array {name!r}: expected a NumPy array of {', '.join(BY_NAME)}, found {found}")
+    if not fits_limits(array.shape):
+        found = f"shape {array.shape}"
+        raise InputError(f"array {name!r}: expected at most 32 dimensions and 2^40 elements, found {found}")
+    entry = TensorEntry(name, BY_NAME[array.dtype.name], array.shape)
+    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    if not entry.dtype.is_float and (native.size == 0 or max(-int(native.min()), int(native.max())) < SYMBOL_LIMIT):
+        return Source(entry._replace(codebook=IntegerCodebook()), native.astype(np.int32))
+    return Source(entry, native.reshape(-1).view(f"u{entry.dtype.itemsize}"))

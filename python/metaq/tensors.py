@@ -1,0 +1,48 @@
+"""torch tensors and what files hold of them: dtypes, words and bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaq.format import dtypes
+from metaq.format.dtypes import Dtype
+from metaq.format.reader import Reader
+
+DTYPES: dict[Dtype, torch.dtype] = {dtype: getattr(torch, dtype.name) for dtype in dtypes.DTYPES.values()}
+FORMAT_DTYPES = {dtype: of_format for of_format, dtype in DTYPES.items()}
+CODED_FLOATS = tuple(DTYPES[dtype] for dtype in dtypes.CODED_FLOATS)
+
+# NumPy's dtype of the same elements or, where it has none, integers as wide.
+_MEMORY = {dtype: np.dtype(dtype.name if hasattr(np, dtype.name) else f"i{dtype.itemsize}") for dtype in DTYPES}
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+def octets_of(tensor: Tensor) -> np.ndarray:
+    """The bytes of a tensor's elements, row-major: uint8, in one dimension. Shares memory where it can."""
+    dense = tensor.detach().cpu().resolve_neg().contiguous()
+    # A tensor of one element counts as contiguous with any stride, but only a stride of one can be viewed as bytes.
+    octets: np.ndarray = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
+    return octets
+
+
+def words_of(tensor: Tensor) -> np.ndarray:
+    """The bits of a tensor's elements as unsigned integers, row-major, in one dimension. Shares memory where it can."""
+    words: np.ndarray = octets_of(tensor).view(_WORDS[tensor.dtype.itemsize])
+    return words
+
+
+def new_tensor(dtype: Dtype, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
+    """A tensor to be filled, and its memory as an array."""
+    if 0 in shape:  # of which torch would take odd strides from NumPy
+        return torch.empty(shape, dtype=DTYPES[dtype]), np.empty(0, np.uint8)
+    # NumPy asks for huge pages, without which the first touch of memory takes longer than decoding.
+    array = np.empty(shape, _MEMORY[dtype])
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype is DTYPES[dtype] else tensor.view(DTYPES[dtype]), array
+
+
+def load_tensors(reader: Reader) -> dict[str, Tensor]:
+    """Every tensor of a file under its name, in the file's order; aliases are the same tensor object."""
+    return reader.load(new_tensor)

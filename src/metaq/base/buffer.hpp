@@ -1,0 +1,168 @@
+// A growing array for code that may not throw: where std::vector would throw, `Buffer` returns false and stays as it was.
+//
+//     Buffer<std::int32_t> symbols;
+//     if (!symbols.resize(count)) return Status::no_memory;
+//
+// A buffer can be moved, not copied. Every function that allocates is [[nodiscard]]; none throws.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <span>
+#include <type_traits>
+#include <utility>
+
+namespace metaq {
+
+template <class T>
+class Buffer {
+    static_assert(std::is_nothrow_move_constructible_v<T> && std::is_nothrow_destructible_v<T>);
+
+public:
+    Buffer() = default;
+    Buffer(Buffer&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)),
+          size_(std::exchange(other.size_, 0)),
+          capacity_(std::exchange(other.capacity_, 0)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        Buffer(std::move(other)).swap(*this);
+        return *this;
+    }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    ~Buffer() {
+        std::destroy_n(data_, size_);
+        release(data_);
+    }
+
+    // Elements that are added are value-initialised: numbers are zero.
+    [[nodiscard]] bool resize(std::size_t size) noexcept {
+        if (!reserve(size)) return false;
+        if (size > size_) std::uninitialized_value_construct_n(data_ + size_, size - size_);
+        truncate(size);
+        return true;
+    }
+
+    // Elements that are added hold anything until they are written.
+    [[nodiscard]] bool resize_for_overwrite(std::size_t size) noexcept {
+        static_assert(std::is_trivially_default_constructible_v<T>);
+        if (!reserve(size)) return false;
+        if (size > size_) std::uninitialized_default_construct_n(data_ + size_, size - size_);
+        truncate(size);
+        return true;
+    }
+
+    // Allocates for exactly `capacity` elements, if there is no room for them.
+    [[nodiscard]] bool reserve(std::size_t capacity) noexcept {
+        if (capacity <= capacity_) return true;
+        T* const data = allocate(capacity);
+        if (data == nullptr) return false;
+        std::uninitialized_move_n(data_, size_, data);
+        std::destroy_n(data_, size_);
+        release(data_);
+        data_ = data;
+        capacity_ = capacity;
+        return true;
+    }
+
+    // The capacity doubles when there is no room. The element must not be one of this buffer's own.
+    [[nodiscard]] bool append(const T& element) noexcept
+        requires std::is_nothrow_copy_constructible_v<T>
+    {
+        if (!make_room(1)) return false;
+        std::construct_at(data_ + size_++, element);
+        return true;
+    }
+    [[nodiscard]] bool append(T&& element) noexcept {
+        if (!make_room(1)) return false;
+        std::construct_at(data_ + size_++, std::move(element));
+        return true;
+    }
+    [[nodiscard]] bool append_all(std::span<const T> elements) noexcept
+        requires std::is_nothrow_copy_constructible_v<T>
+    {
+        if (!make_room(elements.size())) return false;
+        std::uninitialized_copy(elements.begin(), elements.end(), data_ + size_);
+        size_ += elements.size();
+        return true;
+    }
+
+    // `size` zeros, or other value-initialised elements, in place of the elements that there are.
+    [[nodiscard]] bool assign_zeros(std::size_t size) noexcept {
+        clear();
+        return resize(size);
+    }
+
+    // Destroys the elements and keeps the memory.
+    void clear() noexcept { truncate(0); }
+
+    void swap(Buffer& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        std::swap(capacity_, other.capacity_);
+    }
+
+    T* data() noexcept { return data_; }
+    const T* data() const noexcept { return data_; }
+    std::size_t size() const noexcept { return size_; }
+    std::size_t capacity() const noexcept { return capacity_; }
+    bool empty() const noexcept { return size_ == 0; }
+
+    T* begin() noexcept { return data_; }
+    T* end() noexcept { return data_ + size_; }
+    const T* begin() const noexcept { return data_; }
+    const T* end() const noexcept { return data_ + size_; }
+
+    T& operator[](std::size_t index) noexcept { return data_[index]; }
+    const T& operator[](std::size_t index) const noexcept { return data_[index]; }
+    T& front() noexcept { return data_[0]; }
+    const T& front() const noexcept { return data_[0]; }
+    T& back() noexcept { return data_[size_ - 1]; }
+    const T& back() const noexcept { return data_[size_ - 1]; }
+
+    operator std::span<T>() noexcept { return {data_, size_}; }
+    operator std::span<const T>() const noexcept { return {data_, size_}; }
+
+private:
+    static constexpr std::size_t kSizeLimit = static_cast<std::size_t>(PTRDIFF_MAX) / sizeof(T);
+    static constexpr std::size_t kFirstCapacity = 8;
+    static constexpr bool kIsOveraligned = alignof(T) > __STDCPP_DEFAULT_NEW_ALIGNMENT__;
+
+    static T* allocate(std::size_t count) noexcept {
+        if (count > kSizeLimit) return nullptr;
+        if constexpr (kIsOveraligned) {
+            return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{alignof(T)}, std::nothrow));
+        } else {
+            return static_cast<T*>(::operator new(count * sizeof(T), std::nothrow));
+        }
+    }
+
+    static void release(T* data) noexcept {
+        if constexpr (kIsOveraligned) {
+            ::operator delete(data, std::align_val_t{alignof(T)});
+        } else {
+            ::operator delete(data);
+        }
+    }
+
+    [[nodiscard]] bool make_room(std::size_t more) noexcept {
+        if (more <= capacity_ - size_) return true;
+        if (more > kSizeLimit - size_) return false;
+        const std::size_t doubled = capacity_ > kSizeLimit / 2 ? kSizeLimit : 2 * capacity_;
+        return reserve(std::max({size_ + more, doubled, kFirstCapacity}));
+    }
+
+    void truncate(std::size_t size) noexcept {
+        if (size < size_) std::destroy_n(data_ + size, size_ - size);
+        size_ = size;
+    }
+
+    T* data_ = nullptr;
+    std::size_t size_ = 0;
+    std::size_t capacity_ = 0;
+};
+
+}  // namespace metaq

@@ -1,0 +1,40 @@
+// CRC-32 as in zlib and PNG, with which headers and chunks are sealed.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace metaq {
+
+inline std::uint32_t read_word(std::span<const std::uint8_t> bytes) {
+    return bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
+}
+
+// Sixteen bytes at a time: entry n of table k is what a byte n does to the checksum once k bytes have followed it.
+inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
+    static constexpr auto tables = [] {
+        std::array<std::array<std::uint32_t, 256>, 16> entries{};
+        for (std::uint32_t i = 0; i < 256; ++i) {
+            std::uint32_t value = i;
+            for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (0xedb88320u & (0u - (value & 1)));
+            entries[0][i] = value;
+        }
+        for (std::size_t k = 1; k < entries.size(); ++k) {
+            for (std::size_t i = 0; i < 256; ++i) entries[k][i] = entries[k - 1][i] >> 8 ^ entries[0][entries[k - 1][i] & 255];
+        }
+        return entries;
+    }();
+    std::uint32_t crc = 0xffffffffu;
+    for (; data.size() >= 16; data = data.subspan(16)) {
+        crc ^= read_word(data);
+        std::uint32_t next = tables[15][crc & 255] ^ tables[14][crc >> 8 & 255] ^ tables[13][crc >> 16 & 255] ^ tables[12][crc >> 24];
+        for (std::size_t i = 4; i < 16; ++i) next ^= tables[15 - i][data[i]];
+        crc = next;
+    }
+    for (const std::uint8_t byte : data) crc = crc >> 8 ^ tables[0][(crc ^ byte) & 255];
+    return ~crc;
+}
+
+}  // namespace metaq

@@ -1,0 +1,143 @@
+// The symbol sequence of a file, cut into chunks of whole rows (docs/format.md, "Symbol sequence and chunks").
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "metaq/base/buffer.hpp"
+#include "metaq/format/status.hpp"
+#include "metaq/format/tensors.hpp"
+
+namespace metaq {
+
+inline constexpr std::uint64_t kChunkSymbolsLimit = 1u << 26;
+inline constexpr std::uint64_t kRowSymbolsLimit = 1u << 20;
+
+// Rows of a coded tensor, or of a plane of a kept one, as they follow each other in the symbol sequence.
+struct Run {
+    std::size_t tensor;
+    unsigned section;  // 0: of coded tensors; 1 to 8: of the planes, the most significant first
+    std::uint64_t rows, channels, kernel;
+    std::uint64_t first_row = 0;
+    std::size_t chunk = 0;
+
+    std::uint64_t row_symbols() const { return channels * kernel; }
+    std::size_t symbols() const { return static_cast<std::size_t>(rows * row_symbols()); }
+    // Of the tensor's elements, of which a plane has a byte each.
+    std::uint64_t first() const { return first_row * row_symbols(); }
+    std::uint64_t end() const { return (first_row + rows) * row_symbols(); }
+};
+
+struct PlacedChunk {
+    std::uint8_t coder;
+    std::size_t symbols;
+    std::size_t first_run, end_run;  // in FileLayout::runs
+    std::span<const std::uint8_t> payload;
+    std::span<const std::uint8_t> checksum;
+};
+
+struct FileLayout {
+    Buffer<PlacedChunk> chunks;
+    Buffer<Run> runs;  // those of each chunk; in the order of section, tensor and row
+
+    std::span<const Run> runs_of(const PlacedChunk& chunk) const {
+        return std::span<const Run>(runs).subspan(chunk.first_run, chunk.end_run - chunk.first_run);
+    }
+
+    // The position of the first run of a tensor's section that ends behind an element.
+    std::size_t find(unsigned section, std::size_t tensor, std::uint64_t element) const {
+        const auto is_before = [&](const Run& run, std::uint64_t at) {
+            if (run.section != section) return run.section < section;
+            return run.tensor != tensor ? run.tensor < tensor : run.end() <= at;
+        };
+        return static_cast<std::size_t>(std::lower_bound(runs.begin(), runs.end(), element, is_before) - runs.begin());
+    }
+};
+
+inline unsigned first_section(const FileTensor& tensor) { return tensor.kind == TensorKind::coded ? 0 : 1; }
+inline unsigned end_section(const FileTensor& tensor) {
+    return tensor.kind == TensorKind::coded ? 1 : 1 + traits_of(tensor.dtype).bytes;
+}
+
+// Coders see d0 rows of d1 channels of the rest, or else as many rows as there are elements.
+inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned section) {
+    std::uint64_t row = 1;
+    for (std::size_t i = 1; i < tensor.shape.size(); ++i) row *= tensor.shape[i];
+    if (tensor.shape.size() < 2 || row > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};
+    return {index, section, tensor.shape[0], tensor.shape[1], row / tensor.shape[1]};
+}
+
+// One run for each coded tensor and each plane of a kept one. False for want of memory.
+[[nodiscard]] inline bool make_sequence(std::span<const FileTensor> tensors, Buffer<Run>& sequence) {
+    for (unsigned section = 0; section <= 8; ++section) {
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            const FileTensor& tensor = tensors[i];
+            const bool has_section = first_section(tensor) <= section && section < end_section(tensor);
+            if (tensor.kind == TensorKind::alias || !has_section || tensor.size() == 0) continue;
+            if (!sequence.append(whole_run(i, tensor, section))) return false;
+        }
+    }
+    return true;
+}
+
+// Puts numbers of symbols in the place of those that are left to be inferred, and checks them all.
+inline FileError count_symbols(std::span<const Run> sequence, std::span<FileChunk> chunks) {
+    FileError error;
+    std::uint64_t total = 0;
+    for (const Run& run : sequence) {
+        total += run.rows * run.row_symbols();
+        error.status = FileStatus::chunk_sum;
+        // A header has room for 2^25 chunks at most.
+        if (total >= std::uint64_t{1} << 60) return error;
+    }
+    std::uint64_t left = total;
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+        FileChunk& chunk = chunks[i];
+        if (chunk.symbols == 0) chunk.symbols = left;
+        std::uint64_t most = std::min(left, kChunkSymbolsLimit);
+        if (chunk.payload_bytes <= most / kSymbolsPerByte) most = std::min(most, chunk.payload_bytes * kSymbolsPerByte);
+        if (chunk.symbols == 0 || chunk.symbols > most) {
+            error.status = FileStatus::chunk_symbols;
+            error.chunk = i;
+            error.expected = number(most);
+            error.found = number(chunk.symbols);
+            return error;
+        }
+        left -= chunk.symbols;
+    }
+    error.status = left == 0 ? FileStatus::ok : FileStatus::chunk_sum;
+    error.expected = number(total);
+    error.found = number(total - left);
+    return error;
+}
+
+// The runs of every chunk; the chunks cover the sequence exactly.
+inline FileError cut(std::span<const Run> sequence, FileLayout& layout) {
+    FileError error;
+    auto next = sequence.begin();
+    std::uint64_t first_row = 0;
+    for (std::size_t i = 0; i < layout.chunks.size(); ++i) {
+        PlacedChunk& chunk = layout.chunks[i];
+        chunk.first_run = layout.runs.size();
+        for (std::uint64_t left = chunk.symbols; left > 0;) {
+            Run run = *next;
+            run.first_row = first_row;
+            run.rows = std::min(next->rows - first_row, left / run.row_symbols());
+            run.chunk = error.chunk = i;
+            error.status = run.rows == 0 ? FileStatus::chunk_inside_row : FileStatus::no_memory;
+            if (run.rows == 0 || !layout.runs.append(run)) return error;
+            left -= run.rows * run.row_symbols();
+            first_row += run.rows;
+            if (first_row == next->rows) {
+                ++next;
+                first_row = 0;
+            }
+        }
+        chunk.end_run = layout.runs.size();
+    }
+    return {};
+}
+
+}  // namespace metaq

@@ -1,0 +1,100 @@
+// What a `.mtq` file's header lists: tensors, codebooks, chunks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "metaq/base/buffer.hpp"
+#include "metaq/base/symbols.hpp"
+
+namespace metaq {
+
+enum class Dtype : std::uint8_t {
+    float32 = 0,
+    float16 = 1,
+    bfloat16 = 2,
+    float64 = 3,
+    float8_e4m3fn = 4,
+    float8_e5m2 = 5,
+    uint8 = 16,
+    int8 = 17,
+    int16 = 18,
+    int32 = 19,
+    int64 = 20,
+    boolean = 21,
+};
+
+struct DtypeTraits {
+    const char* name = nullptr;  // none: no such dtype
+    unsigned bytes = 0;
+    bool is_float = false;
+};
+
+inline DtypeTraits traits_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::float32: return {"float32", 4, true};
+        case Dtype::float16: return {"float16", 2, true};
+        case Dtype::bfloat16: return {"bfloat16", 2, true};
+        case Dtype::float64: return {"float64", 8, true};
+        case Dtype::float8_e4m3fn: return {"float8_e4m3fn", 1, true};
+        case Dtype::float8_e5m2: return {"float8_e5m2", 1, true};
+        case Dtype::uint8: return {"uint8", 1, false};
+        case Dtype::int8: return {"int8", 1, false};
+        case Dtype::int16: return {"int16", 2, false};
+        case Dtype::int32: return {"int32", 4, false};
+        case Dtype::int64: return {"int64", 8, false};
+        case Dtype::boolean: return {"bool", 1, false};
+    }
+    return {};
+}
+
+enum class TensorKind : std::uint8_t { coded = 0, kept = 1, alias = 2 };
+enum class CodebookKind : std::uint8_t { uniform = 0, table = 1, integer = 2 };
+
+struct FileCodebook {
+    CodebookKind kind = CodebookKind::integer;
+    float step = 0;
+    std::int64_t origin = 0;
+    std::span<const float> levels;
+};
+
+struct FileTensor {
+    std::string_view name;
+    Dtype dtype = Dtype::float32;
+    TensorKind kind = TensorKind::kept;
+    std::span<const std::uint64_t> shape;
+    std::size_t codebook = 0;  // of a coded one, in FileHeader::codebooks
+    std::size_t target = 0;    // of an alias, in FileHeader::tensors; its own position otherwise
+
+    std::uint64_t size() const {
+        std::uint64_t product = 1;
+        for (const std::uint64_t length : shape) product *= length;
+        return product;
+    }
+    std::uint64_t size_bytes() const { return size() * traits_of(dtype).bytes; }
+};
+
+struct FileChunk {
+    std::uint8_t coder = 0;
+    std::uint64_t symbols = 0;
+    std::uint64_t payload_bytes = 0;
+};
+
+struct MetadataEntry {
+    std::string_view key, value;
+};
+
+// Texts are views of the header's bytes, shapes and levels of the last two lists.
+struct FileHeader {
+    Buffer<MetadataEntry> metadata;
+    Buffer<FileTensor> tensors;
+    Buffer<FileCodebook> codebooks;
+    Buffer<FileChunk> chunks;
+    Buffer<std::size_t> by_name;  // positions of tensors, in the order of their names
+    Buffer<std::uint64_t> lengths;
+    Buffer<float> levels;
+};
+
+}  // namespace metaq
