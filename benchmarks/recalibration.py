@@ -2,9 +2,9 @@
 
     python benchmarks/recalibration.py [--network resnet20] [--output recalibration.json]
 
-The network's trained weights are quantized without training, at several rates, on multiples of one step; then its
-running statistics are measured anew on training images. Both are evaluated on images held out from training. With
-the JPEG copy of CIFAR-10, which is heavily compressed, all accuracies are lower than published: only their
+The network's trained weights are quantized without training, on multiples of several steps; bits are their entropy.
+Then its running statistics are measured anew on training images. Both are evaluated on images held out from training.
+With the JPEG copy of CIFAR-10, which is heavily compressed, all accuracies are lower than published: only their
 differences count.
 """
 
@@ -19,22 +19,28 @@ from typing import Any
 import torch
 from measuring import machine
 
+from metaq.compressed_model import CodedTensor
 from metaq.experiments import data, models
 from metaq.experiments.data import Split
 from metaq.experiments.loop import evaluate
 from metaq.experiments.models.pretrained import load_weights
 from metaq.experiments.recalibration import recalibrate
+from metaq.metrics import entropy_bits
 from metaq.quantizers import uniform
 
-BITS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+STEPS = (0.16788760, 0.13669750, 0.09241299, 0.06355724, 0.04425872, 0.02175619)  # 1.25 to 4 bits on ResNet-20
 HELD_OUT = 2000
 BATCH = 200
 
 
-def measure(network: str, batches: Sequence[torch.Tensor], held_out: Split, bits: float) -> dict[str, Any]:
+def measure(network: str, batches: Sequence[torch.Tensor], held_out: Split, step: float) -> dict[str, Any]:
     model = models.by_name(network)()
     load_weights(model, f"{network}-cifar10")
-    model.load_state_dict(uniform.compress(model.state_dict(), bits=bits).decompress())
+    compressed = uniform.compress(model.state_dict(), step)
+    symbols = [entry.symbols for entry in compressed.tensors.values() if isinstance(entry, CodedTensor)]
+    weights = [tensor for tensor in symbols if tensor.ndim >= 2]
+    bits = sum(entropy_bits(tensor) for tensor in weights) / sum(tensor.numel() for tensor in weights)
+    model.load_state_dict(compressed.decompress())
     before = evaluate(model, held_out)
     recalibrate(model, batches)
     after = evaluate(model, held_out)
@@ -65,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "command": command,
         "machine": machine(),
         "accuracy_float": evaluate(model, dataset.validation).accuracy,
-        "rows": [measure(options.network, batches, dataset.validation, bits) for bits in BITS],
+        "rows": [measure(options.network, batches, dataset.validation, step) for step in STEPS],
     }
     print(f"{options.network}, float: {100 * report['accuracy_float']:.2f} %")
     print("| bits per weight | quantized | recalibrated |\n|---|---|---|")
     for row in report["rows"]:
         before, after = 100 * row["accuracy_before"], 100 * row["accuracy_after"]
-        print(f"| {row['bits_per_weight']} | {before:.2f} % | {after:.2f} % |")
+        print(f"| {row['bits_per_weight']:.2f} | {before:.2f} % | {after:.2f} % |")
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 

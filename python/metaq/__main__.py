@@ -1,5 +1,5 @@
 """`python -m metaq`."""
 
-from metaq.cli.app import main
+from metaq.cli import main
 
 main()

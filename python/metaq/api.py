@@ -6,8 +6,7 @@ import os
 
 from torch import Tensor, nn
 
-from metaq.coding import DEFAULT_CODER
-from metaq.compressed_model import CompressedModel, encode
+from metaq.compressed_model import CompressedModel, coder_for, encode
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
 from metaq.format.reader import Reader
@@ -15,13 +14,17 @@ from metaq.format.safe_open import OpenFile
 from metaq.tensors import load_tensors, new_tensor
 
 
-def save(model: CompressedModel, path: str | os.PathLike[str], coder: str = DEFAULT_CODER) -> int:
+def save(model: CompressedModel, path: str | os.PathLike[str], coder: str | None = None) -> int:
     """Write a compressed model as a `.mtq` file, whole or not at all; returns its size in bytes.
 
+    Args:
+        coder: by default the one that the model was made for, otherwise "mixing".
+
     Raises:
-        InputError: an unknown coder, a tensor that no file can hold, or a path that cannot be written.
+        InputError: an unknown coder, or one with which the model's symbols would be larger than those made for it; a
+            tensor that no file can hold, or a path that cannot be written.
     """
-    data = encode(model, coder)
+    data = encode(model, coder_for(model, coder))
     write_atomically(path, data)
     return len(data)
 

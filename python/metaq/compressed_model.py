@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metaq import _native, coding
 from metaq.assign import check_symbols, reconstruct
-from metaq.codebook import Codebook, IntegerCodebook
+from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
 from metaq.errors import InputError
 from metaq.format.header import TensorEntry, fits_dtype, fits_limits
 from metaq.format.reader import Reader
+from metaq.format.sequence import block_shape
 from metaq.format.writer import Source, check_texts
 from metaq.format.writer import encode as encode_sources
 from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
@@ -41,10 +44,15 @@ class Alias:
 
 @dataclass(frozen=True)
 class CompressedModel:
-    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata."""
+    """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata.
+
+    Attributes:
+        coder: name of the coder that the symbols were chosen for, which `metaq.save` takes; None if for none.
+    """
 
     tensors: dict[str, CodedTensor | Tensor | Alias]
     metadata: dict[str, str] = field(default_factory=dict)
+    coder: str | None = None
 
     def decompress(self) -> dict[str, Tensor]:
         """Every tensor under its name, in order; an alias is the same object as its target."""
@@ -55,6 +63,32 @@ class CompressedModel:
             else:
                 out[name] = entry.decompress() if isinstance(entry, CodedTensor) else entry
         return out
+
+
+def coder_for(model: CompressedModel, coder: str | None = None) -> str:
+    """Name of the coder to write a model with: the one asked for, else the one that it was made for, else the default.
+
+    Raises:
+        InputError: an unknown coder, or one that takes more for dependent symbols, of which the model has some, than
+            for those that would have been chosen for it.
+    """
+    chosen = coding.by_name(coder or model.coder or coding.DEFAULT_CODER)
+    if model.coder is not None and not chosen.learns_dependent_symbols and _has_dependent_symbols(model):
+        learning = " or ".join(name for name, known in coding.coders.items() if known.learns_dependent_symbols)
+        remedy = f"compress again with CompressionConfig(coder={chosen.name!r})"
+        raise InputError(f"coder: expected {learning}, for which weights were quantized, found {chosen.name}; {remedy}")
+    return chosen.name
+
+
+def _has_dependent_symbols(model: CompressedModel) -> bool:
+    """Whether weights were quantized in a trellis (`metaq.quantizers.trellis`)."""
+    return any(
+        _native.are_dependent(
+            np.ascontiguousarray(entry.symbols.numpy(), np.int32).reshape(block_shape(entry.symbols.shape))
+        )
+        for entry in model.tensors.values()
+        if isinstance(entry, CodedTensor) and isinstance(entry.codebook, UniformCodebook)
+    )
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
@@ -107,13 +141,22 @@ def _check_coded(name: str, entry: CodedTensor) -> None:
 def keep(state: Mapping[str, Tensor]) -> dict[str, CodedTensor | Tensor | Alias]:
     """Every tensor as it is, on the CPU: small integers coded as such, shared storage as aliases, the rest kept."""
     check_state(state)
-    tensors: dict[str, CodedTensor | Tensor | Alias] = {}
+    aliases = shared_names(state)
+    return {
+        name: Alias(aliases[name]) if name in aliases else code_integers(tensor.cpu()) for name, tensor in state.items()
+    }
+
+
+def shared_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Second names of tensors that are the same memory, each with the first name."""
+    aliases: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}
     for name, tensor in state.items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
         first = seen.setdefault(identity, name) if tensor.numel() else name
-        tensors[name] = Alias(first) if first != name else code_integers(tensor.cpu())
-    return tensors
+        if first != name:
+            aliases[name] = first
+    return aliases
 
 
 def code_integers(tensor: Tensor) -> CodedTensor | Tensor:
@@ -163,4 +206,10 @@ def read_model(reader: Reader) -> CompressedModel:
             tensors[entry.name] = CodedTensor(found[entry.name], entry.codebook, DTYPES[entry.dtype])
         else:
             tensors[entry.name] = found[entry.name]
-    return CompressedModel(tensors, reader.header.metadata)
+    return CompressedModel(tensors, reader.header.metadata, _coder_of(reader))
+
+
+def _coder_of(reader: Reader) -> str | None:
+    """Name of the coder of a file's first chunk that is not stored: that of coded tensors, if there are any."""
+    names = [coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks]
+    return next((name for name in names if name != "stored"), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -22,13 +23,16 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         InputError: the folder is missing or not writable, or the disk is full.
     """
-    with atomic_file(path) as file:
+    with atomic_file(path, len(data)) as file:
         file.write(data)
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` at the end: a temporary sibling, synced, then renamed over it.
+
+    Args:
+        size_bytes: that it will have, where that is known; a message about a full disk says it.
 
     Raises:
         InputError: the folder is missing or not writable, or the disk is full.
@@ -47,10 +51,22 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"{path}: expected a writable place, found {error.strerror or error}") from None
+        raise write_error(path, error, size_bytes) from None
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | None = None) -> InputError:
+    """What to raise where a place cannot be written. A full disk is named first.
+
+    Args:
+        size_bytes: of what was to be written there, where that is known.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return InputError(f"{path}: expected a writable place, found {error.strerror or error}")
+    expected = "more bytes" if size_bytes is None else f"{size_bytes} bytes"
+    return InputError(f"disk full: {path}: expected room for {expected}, found {error.strerror}")
 
 
 def _umask() -> int:

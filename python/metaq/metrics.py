@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
+from metaq.format.digest import sha256
 from metaq.tensors import octets_of
 
 
@@ -66,9 +66,5 @@ def relative_squared_error(weights: Tensor, reconstructed: Tensor) -> float:
 
 def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256, in hexadecimal, of every tensor's name, dtype, shape and bytes: equal exactly when all of them are."""
-    sha = hashlib.sha256()
-    for name, tensor in state.items():
-        # The name is escaped, so that it cannot hold the separator.
-        sha.update(name.encode("unicode_escape") + f"\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        sha.update(octets_of(tensor).data)
-    return sha.hexdigest()
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()}
+    return sha256((name, dtypes[name], tuple(tensor.shape), octets_of(tensor)) for name, tensor in state.items())

@@ -92,6 +92,15 @@ public:
         return error.status == FileStatus::ok ? assembly.run(for_each) : error;
     }
 
+    // One chunk alone: the symbols of each of its runs, int32 of coded tensors and int8 of planes, to memory for as many.
+    FileError decode_chunk(std::size_t chunk, std::span<std::uint8_t* const> places, const DecodeOptions& options = {}) const noexcept {
+        const ChunkDecoder decoder(header_, layout_, chunk, Content::symbols, options.foreign);
+        const FileError error = decoder.check();
+        if (error.status != FileStatus::ok) return error;
+        if (options.decoded_chunks != nullptr) ++*options.decoded_chunks;
+        return decoder.decode(places);
+    }
+
     // For those who ask for tensors in the order of the file: the end of the tensors that are best decoded together with the
     // first, for they lie in its chunks, or in those that as many threads decode meanwhile.
     std::size_t end_of_group(std::size_t first, std::size_t threads) const {

@@ -210,6 +210,30 @@ public:
         return to_python(error);
     }
 
+    // Fills an array for each of the chunk's runs: int32 symbols of coded tensors, int8 ones of planes.
+    std::optional<ErrorRecord> decode_chunk(std::size_t chunk, const std::vector<Elements>& arrays, const nb::callable& foreign) {
+        if (chunk >= file_.chunks().size()) throw std::out_of_range("no such chunk");
+        const std::span runs = file_.runs_of(file_.chunks()[chunk]);
+        if (arrays.size() != runs.size()) throw std::invalid_argument("not an array for each run");
+        std::vector<std::uint8_t*> places;
+        for (std::size_t i = 0; i < runs.size(); ++i) {
+            const std::size_t width = runs[i].section == 0 ? sizeof(std::int32_t) : 1;
+            if (arrays[i].nbytes() != width * runs[i].symbols()) throw std::invalid_argument("an array of another size than its run");
+            places.push_back(static_cast<std::uint8_t*>(arrays[i].data()));
+        }
+        PythonDecoder decoder(foreign);
+        DecodeOptions options;
+        options.foreign = &decoder;
+        options.decoded_chunks = &decoded_chunks_;
+        FileError error;
+        {
+            nb::gil_scoped_release release;
+            error = file_.decode_chunk(chunk, places, options);
+        }
+        decoder.raise_again();
+        return to_python(error);
+    }
+
     std::size_t decoded_chunks() const { return decoded_chunks_; }
 
 private:
@@ -246,6 +270,7 @@ void bind_file(nb::module_& module) {
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
         // Without conversion: it would fill copies.
+        .def("decode_chunk", &PythonFile::decode_chunk, nb::arg("chunk"), nb::arg("arrays").noconvert(), nb::arg("foreign"))
         .def("decode", &PythonFile::decode, nb::arg("requests").noconvert(), nb::arg("as_symbols"), nb::arg("is_session"),
              nb::arg("threads"), nb::arg("foreign"));
 }

@@ -85,6 +85,13 @@ void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& im
     metaq::trellis::quantize(blocks, rate_weight, *machine);
 }
 
+// Whether symbols are those of a trellis, as its coders see it.
+bool are_dependent(const SymbolArray& symbols) {
+    const ConstBlock block{symbols.data(), symbols.shape(0), symbols.shape(1), symbols.shape(2)};
+    nb::gil_scoped_release release;
+    return metaq::dependent::machine_of(block) != 0;
+}
+
 }  // namespace
 
 void bind_quantizers(nb::module_& module) {
@@ -93,6 +100,7 @@ void bind_quantizers(nb::module_& module) {
                nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
     module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
                nb::arg("symbols").noconvert(), nb::arg("most"), nb::arg("rate_weight"), nb::arg("states"));
+    module.def("are_dependent", &are_dependent, nb::arg("symbols"));
 }
 
 }  // namespace metaq::python

@@ -129,7 +129,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
 
 def test_evaluate_names_what_is_missing(finished, tmp_path):
     path = tmp_path / "bare.mtq"
-    metaq.save(metaq.compress(metaq.load_file(finished[0] / run.FILE), bits=3), path)
+    metaq.save(metaq.compress(metaq.load_file(finished[0] / run.FILE), step=0.01), path)
     with pytest.raises(InputError, match="--recipe"):
         evaluate_file(path)
     assert evaluate_file(path, "lenet5-digits")["network"] == "lenet5"

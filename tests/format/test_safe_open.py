@@ -18,7 +18,7 @@ def file(request, tmp_path, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40, 9, generator=generator)
     state = {"weight": weight, "tied": weight, "count": torch.tensor(7), "none": torch.zeros(0, 3)}
-    tensors = {**metaq.compress(state, bits=3).tensors, **keep({"bias": torch.randn(70, generator=generator)})}
+    tensors = {**metaq.compress(state, step=0.4).tensors, **keep({"bias": torch.randn(70, generator=generator)})}
     path = tmp_path / "x.mtq"
     metaq.save(metaq.CompressedModel(tensors, {"by": "test"}), path)
     return path
@@ -48,7 +48,7 @@ def test_slices(file, name, index):
 def test_damage_elsewhere_does_not_matter(tmp_path, monkeypatch):
     monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 50)
     weight = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
-    data = bytearray(compressed_model.encode(metaq.compress({"weight": weight}, bits=3)))
+    data = bytearray(compressed_model.encode(metaq.compress({"weight": weight}, step=0.4)))
     data[-1] ^= 1
     path = tmp_path / "x.mtq"
     path.write_bytes(data)

@@ -8,15 +8,13 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 
-from metaq.checkpoints.in_memory import CompressionConfig
-from metaq.checkpoints.paths import compress_path, decompress_path
-from metaq.checkpoints.plan import Dials
+from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
 from metaq.errors import FormatError, InputError
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-LOSSLESS = Dials(lossless=True)
+LOSSLESS = CompressionConfig(lossless=True)
 
 
 def tensors(seed):
@@ -66,15 +64,15 @@ def test_byte_for_byte_without_loss(tmp_path, folder):
     names = [shard.replace(SAFETENSORS, MTQ) for shard in SHARDS]
     assert set(small) == {*names, "model.mtq.index.json", "config.json", "nested/tokenizer.bin"}
     assert json.loads(small["model.mtq.index.json"])["weight_map"]["a1.weight"] == names[1]
-    assert result["bytes"] == sum(len(small[name]) for name in names)
-    assert result["tensors"] == 2 * len(tensors(0))
+    assert result.file_bytes == sum(len(small[name]) for name in names)
+    assert result.tensors == 2 * len(tensors(0))
     decompress_path(tmp_path / "small", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "small", "back"}
 
 
 def test_quantized(tmp_path, folder):
-    compress_path(folder, tmp_path / "small", Dials(CompressionConfig(max_error=1e-3)))
+    compress_path(folder, tmp_path / "small", CompressionConfig(max_error=1e-3))
     decompress_path(tmp_path / "small", tmp_path / "back")
     error = energy = 0.0
     for seed, shard in enumerate(SHARDS):
@@ -219,3 +217,35 @@ def test_damaged_compressed_folders(tmp_path, folder):
     shard.unlink()
     with pytest.raises(InputError, match=rf"expected the shard {shard.name} beside it"):
         decompress_path(tmp_path / "small", tmp_path / "back")
+
+
+@pytest.fixture
+def torch_folder(tmp_path):
+    """As transformers wrote it before there was safetensors."""
+    path, shards = tmp_path / "model", ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    path.mkdir()
+    places = {}
+    for seed, shard in enumerate(shards):
+        torch.save(tensors(seed), path / shard)
+        places |= dict.fromkeys(tensors(seed), shard)
+    (path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    (path / "training_args.bin").write_bytes(b"x")
+    return path
+
+
+def test_shards_of_torch_come_back_as_safetensors_under_the_names_that_are_looked_for(tmp_path, torch_folder):
+    compress_path(torch_folder, tmp_path / "small", LOSSLESS)
+    decompress_path(tmp_path / "small", tmp_path / "back")
+    assert set(contents(tmp_path / "back")) == {*SHARDS, INDEX, "training_args.bin"}
+    for seed, shard in enumerate(SHARDS):
+        found = safetensors.torch.load_file(tmp_path / "back" / shard)
+        assert found.keys() == tensors(seed).keys()
+        assert all(found[name].equal(tensor) for name, tensor in tensors(seed).items() if not name.endswith("odd"))
+
+
+def test_a_single_file_of_torch(tmp_path, torch_folder):
+    for path in torch_folder.glob("*model*"):
+        path.unlink()
+    torch.save(tensors(0), torch_folder / "pytorch_model.bin")
+    compress_path(torch_folder, tmp_path / "small", LOSSLESS)
+    assert set(contents(tmp_path / "small")) == {"model.mtq", "training_args.bin"}

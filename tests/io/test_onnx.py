@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from metaq import api
-from metaq.checkpoints.in_memory import CompressionConfig
-from metaq.checkpoints.paths import compress_path, decompress_path
-from metaq.checkpoints.plan import Dials
+from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
 from metaq.errors import InputError
 from metaq.io import read_state, write_state
 from metaq.io.onnx import GRAPH
@@ -17,7 +15,7 @@ from metaq.io.onnx import GRAPH
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-LOSSLESS = Dials(lossless=True)
+LOSSLESS = CompressionConfig(lossless=True)
 
 
 def weights():
@@ -62,8 +60,8 @@ def model(tmp_path):
     return path
 
 
-def there_and_back(tmp_path, path, dials=LOSSLESS):
-    compress_path(path, tmp_path / "x.mtq", dials)
+def there_and_back(tmp_path, path, config=LOSSLESS):
+    compress_path(path, tmp_path / "x.mtq", config)
     decompress_path(tmp_path / "x.mtq", tmp_path / "y.onnx")
     back = onnx.load(tmp_path / "y.onnx")
     onnx.checker.check_model(back, full_check=True)
@@ -76,7 +74,7 @@ def test_byte_for_byte_without_loss(tmp_path, model):
 
 
 def test_quantized(tmp_path, model):
-    back = there_and_back(tmp_path, model, Dials(CompressionConfig(max_error=1e-2)))
+    back = there_and_back(tmp_path, model, CompressionConfig(max_error=1e-2))
     before = network()
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in back.graph.initializer}
     assert list(found) == list(weights())
@@ -94,7 +92,7 @@ def test_quantized(tmp_path, model):
 
 
 def test_the_initialisers_are_the_file_s(tmp_path, model):
-    there_and_back(tmp_path, model, Dials(CompressionConfig(bits=3)))
+    there_and_back(tmp_path, model, CompressionConfig(bits=3))
     loaded = api.load_file(tmp_path / "x.mtq")
     back = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "y.onnx").graph.initializer}
     assert list(loaded) == [*(name for name in back if name != "texts"), GRAPH]
@@ -204,5 +202,5 @@ def test_a_graph_that_is_none(tmp_path, model):
 
 def test_without_the_package(tmp_path, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(InputError, match=r"expected the package onnx .* pip install metaq\[onnx\]"):
+    with pytest.raises(InputError, match=r"expected the package onnx .* pip install 'metaq-nn\[onnx\]'"):
         read_state(model)

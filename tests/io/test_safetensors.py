@@ -4,6 +4,7 @@ import json
 import math
 import struct
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from metaq.errors import InputError
+from metaq.format.dtypes import BY_NAME
 from metaq.io.safetensors import SafetensorsFile, write_pieces, write_safetensors
+from metaq.io.source import Layout, size_bytes
 from metaq.tensors import DTYPES, octets_of
 
 
@@ -43,9 +46,9 @@ def test_what_is_written_is_what_the_package_reads(tmp_path_factory, state):
     assert all(same(found[name], tensor) for name, tensor in state.items())
     file = SafetensorsFile(path)
     assert file.metadata == {"ü": "\n"}
-    assert file.size_bytes == sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
+    assert size_bytes(file) == sum(tensor.numel() * tensor.dtype.itemsize for tensor in state.values())
     by_width = sorted(state, key=lambda name: -state[name].dtype.itemsize)  # of empty ones the place is lost
-    assert [name for name in file.tensors if state[name].numel()] == [name for name in by_width if state[name].numel()]
+    assert [name for name in file.layouts if state[name].numel()] == [name for name in by_width if state[name].numel()]
     for name, tensor in state.items():
         for elements in (range(tensor.numel()), range(tensor.numel() // 3, tensor.numel() // 2)):
             assert same(file.read(name, elements), tensor.reshape(-1)[elements.start : elements.stop])
@@ -56,21 +59,22 @@ def test_the_same_bytes_as_the_package(tmp_path):
     state = {str(dtype): torch.ones(3, 5).to(dtype) for dtype in DTYPES.values()}
     safetensors.torch.save_file(state, tmp_path / "x.safetensors", {"format": "pt"})
     file = SafetensorsFile(tmp_path / "x.safetensors")
-    write_safetensors(tmp_path / "y.safetensors", {name: state[name] for name in file.tensors}, file.metadata)
+    write_safetensors(tmp_path / "y.safetensors", {name: state[name] for name in file.layouts}, file.metadata)
     file.close()
     assert (tmp_path / "x.safetensors").read_bytes() == (tmp_path / "y.safetensors").read_bytes()
 
 
 def test_pieces_in_any_order(tmp_path):
-    layout = {"b": (torch.int16, (2, 3)), "a": (torch.float32, (4,)), "e": (torch.float64, (0,))}
+    kinds = {"b": ("int16", (2, 3)), "a": ("float32", (4,)), "e": ("float64", (0,))}
+    layouts = {name: Layout(BY_NAME[dtype], shape) for name, (dtype, shape) in kinds.items()}
 
     def fill(put):
-        put("a", 2, torch.tensor([3.0, 4.0]))
-        put("b", 0, torch.arange(5, dtype=torch.int16))
-        put("a", 0, torch.tensor([1.0, 2.0]))
-        put("b", 5, torch.tensor([9], dtype=torch.int16))
+        put("a", 2, np.array([3.0, 4.0], np.float32).view(np.uint8))
+        put("b", 0, np.arange(5, dtype=np.int16).view(np.uint8))
+        put("a", 0, np.array([1.0, 2.0], np.float32).view(np.uint8))
+        put("b", 5, np.array([9], np.int16).view(np.uint8))
 
-    write_pieces(tmp_path / "x.safetensors", layout, {}, fill)
+    write_pieces(tmp_path / "x.safetensors", layouts, {}, fill)
     found = safetensors.torch.load_file(tmp_path / "x.safetensors")
     assert found["a"].tolist() == [1.0, 2.0, 3.0, 4.0]
     assert found["b"].tolist() == [[0, 1, 2], [3, 4, 9]]

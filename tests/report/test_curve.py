@@ -5,7 +5,8 @@ import torch
 
 from metaq import coding
 from metaq.errors import InputError
-from metaq.report.curve import QUANTIZERS, curve, size_rows, write_plot
+from metaq.metrics import entropy_bits
+from metaq.report.curve import QUANTIZERS, curve, nearest, size_rows, step_of_entropy, write_plot
 
 
 @pytest.fixture(scope="module")
@@ -13,8 +14,8 @@ def rows():
     generator = torch.Generator().manual_seed(0)
     state = {"weight": torch.randn(60, 50, generator=generator), "bias": torch.randn(60, generator=generator)}
     steps = []
-    found = curve(state, (2.0, 3.0), lambda: steps.append(None))
-    assert len(steps) == 2 * len(QUANTIZERS)
+    found = curve(state, (2.0, 3.0), lambda done, total: steps.append((done, total)))
+    assert steps == [(done, 2 * len(QUANTIZERS)) for done in range(1, 2 * len(QUANTIZERS) + 1)]
     return found
 
 
@@ -49,3 +50,23 @@ def test_table_and_plot(rows, tmp_path):
 def test_nothing_to_quantize():
     with pytest.raises(InputError, match="expected a matrix or filter"):
         curve({"bias": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("bits", [0.5, 2.0, 6.0])
+def test_the_aim_is_met_from_below(bits):
+    weights = torch.randn(300, 200, generator=torch.Generator().manual_seed(2))
+    entropies = []
+    for scale in (1.0, 0.99):
+        model = nearest({"w": weights * (1 / scale)}, bits)  # on the step of scaled weights: 1 % finer or as it is
+        entropies.append(entropy_bits(model.tensors["w"].symbols) / weights.numel())
+    assert all(0.99 * bits < entropy <= bits for entropy in entropies)
+
+
+@pytest.mark.parametrize(("weights", "bits"), [(torch.ones(2, 2), 0.0), (torch.full((2, 2), torch.nan), 2.0)])
+def test_no_step(weights, bits):
+    with pytest.raises(InputError, match="expected"):
+        step_of_entropy([weights], bits)
+
+
+def test_zeros_have_a_step():
+    assert step_of_entropy([torch.zeros(2, 2)], 2.0) == 1.0

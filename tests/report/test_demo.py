@@ -5,7 +5,7 @@ import pytest
 from metaq.errors import FormatError
 from metaq.experiments import run
 from metaq.experiments.recipe import load_recipe
-from metaq.report.demo import check_in_new_process, demo_entries, forget_last_demo
+from metaq.report.demo import check_in_new_process, demo_entries, forget_run
 
 SHORT = [
     "threads=1",
@@ -40,5 +40,5 @@ def test_a_difference_is_an_error(finished, wrong):
 def test_forgetting_removes_the_demos_files_only(tmp_path):
     (tmp_path / run.CHECKPOINT).write_text("x")
     (tmp_path / "mine.txt").write_text("x")
-    forget_last_demo(tmp_path)
+    forget_run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

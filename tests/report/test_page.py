@@ -196,5 +196,5 @@ def test_missing_extra_says_what_to_install(module, monkeypatch):
     monkeypatch.delitem(sys.modules, "metaq.report.plots")
     monkeypatch.delitem(sys.modules, "metaq.report.page")
     monkeypatch.delattr("metaq.report.plots", raising=False)
-    with pytest.raises(InputError, match=rf"'{module}', found none; pip install 'metaq\[train\]'"):
+    with pytest.raises(InputError, match=rf"'{module}', found none; pip install 'metaq-nn\[train\]'"):
         importlib.import_module("metaq.report.page")

@@ -1,35 +1,13 @@
-"""Tables: rows that add up, and text that people can read."""
+"""Tables that people can read, wherever they are printed."""
+
+import io
+import json
+import re
+import sys
 
 import pytest
-import torch
 
-import metaq
-from metaq.compressed_model import encode, read_model
-from metaq.format.reader import Reader
-from metaq.report.tables import coder_rows, show, show_entries, tensor_rows, text
-
-
-@pytest.fixture
-def model():
-    weight = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
-    return metaq.compress({"a.weight": weight, "a.bias": weight[0].clone(), "tied": weight}, bits=3)
-
-
-def test_tensor_rows_share_out_all_payload_bytes(model):
-    reader = Reader(encode(model))
-    rows = tensor_rows(reader, read_model(reader))
-    assert [row["kind"] for row in rows] == ["coded", "kept", "alias of a.weight"]
-    assert sum(row["bytes"] for row in rows) == pytest.approx(
-        sum(c.payload_bytes for c in reader.header.chunks), abs=0.5
-    )
-    assert rows[0]["zero_order_bits_per_weight"] == pytest.approx(3, abs=0.05)
-    assert rows[0]["levels"] > 8
-
-
-def test_coder_rows_are_whole_files(model):
-    rows = {row["coder"]: row["bytes"] for row in coder_rows(model)}
-    assert rows["mixing"] == len(encode(model, "mixing"))
-    assert {"stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma"} < set(rows)
+from metaq.report.tables import print_result, show, show_entries, text
 
 
 @pytest.mark.parametrize(
@@ -42,6 +20,8 @@ def test_coder_rows_are_whole_files(model):
         ([], "scalar"),
         ("name", "name"),
         (True, "True"),
+        (None, "none"),
+        ("a\x1b[31m\nb", "a\\x1b[31m\\nb"),
     ],
 )
 def test_text(value, expected):
@@ -54,3 +34,60 @@ def test_show_prints_every_cell(capsys):
     printed = capsys.readouterr().out
     for piece in ("sizes", "name", "bytes", "note", "a", "b", "x", "file bytes", "12,345"):
         assert piece in printed
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+ROWS = [
+    {
+        "tensor": f"model.layers.{layer}.self_attention.query_projection.weight",
+        "dtype": "bfloat16",
+        "shape": [4096, 14336],
+        "kind": "coded",
+        "levels": 19,
+        "zeros": 12_345_678,
+        "zero_order_bits_per_weight": 2.99123,
+        "bits_per_weight": 2.98765,
+        "bytes": 22_222_222,
+    }
+    for layer in range(12)
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 160])
+def test_a_table_fits_the_terminal(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    show(ROWS)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", sys.stdout.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    shown = " ".join(" ".join(lines).split())
+    assert shown.count("22,222,222") == len(ROWS)  # no number is folded, and the most important one is always there
+    assert "…" not in shown
+    assert ("Not shown for want of width: dtype" in shown) == (width <= 100)
+    missing = shown.partition("Not shown for want of width:")[2]
+    for heading, value in {"dtype": "bfloat16", "levels": "19", "zeros": "12,345,678", "shape": "4096x14336"}.items():
+        assert (value in shown) == (heading not in missing)
+
+
+def test_where_there_is_no_terminal_each_row_is_a_line(capsys):
+    show(ROWS)
+    lines = capsys.readouterr().out.splitlines()
+    for row in ROWS:
+        line = next(line for line in lines if row["tensor"] in line)
+        for piece in ("bfloat16", "4096x14336", "12,345,678", "2.991", "2.988", "22,222,222"):
+            assert piece in line
+
+
+def test_print_result(capsys):
+    print_result({"file_bytes": 12345}, as_json=False)
+    assert capsys.readouterr().out.split() == ["file", "bytes", "12,345"]
+    print_result({"file_bytes": 12345}, as_json=True, quiet=True)
+    assert json.loads(capsys.readouterr().out) == {"file_bytes": 12345}
+    print_result({"file_bytes": 12345}, as_json=False, quiet=True)
+    assert capsys.readouterr().out == ""

@@ -1,5 +1,38 @@
-"""A checkpoint, without training, to a size or an error."""
+"""A checkpoint, without training, to a size or an error, and back."""
 
-from metaq.checkpoints.in_memory import CompressionConfig, compress_state_dict
+from __future__ import annotations
 
-__all__ = ["CompressionConfig", "compress_state_dict"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metaq.checkpoints.compression import compress_path
+    from metaq.checkpoints.config import CompressionConfig, CompressionReport
+    from metaq.checkpoints.decompression import decompress_path
+    from metaq.checkpoints.places import work_folder
+    from metaq.checkpoints.state_dict import compress_state_dict
+
+__all__ = [
+    "CompressionConfig",
+    "CompressionReport",
+    "compress_path",
+    "compress_state_dict",
+    "decompress_path",
+    "work_folder",
+]
+
+# Where each name lives. Nothing is loaded before it is used: decompression does without torch.
+_MODULES = {
+    "CompressionConfig": "config",
+    "CompressionReport": "config",
+    "compress_path": "compression",
+    "compress_state_dict": "state_dict",
+    "decompress_path": "decompression",
+    "work_folder": "places",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,250 +1,260 @@
-"""Large `.safetensors` files to `.mtq` files and back, with a few chunks for each thread in memory."""
+"""The tensors of one source to a `.mtq` file, a chunk at a time on each thread."""
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest, reconstruct
-from metaq.checkpoints.plan import Fate, Treatment
-from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
-from metaq.coding import SYMBOL_LIMIT
-from metaq.files import atomic_file, forget_pages
+from metaq.checkpoints.tensor_plan import PIECE_ELEMENTS, Storage, TensorPlan
+from metaq.checkpoints.weight_quantizer import Codebooks, WeightQuantizer, squared_error
+from metaq.codebook import Codebook, IntegerCodebook
+from metaq.files import atomic_file
 from metaq.format import planes
 from metaq.format.header import ChunkEntry, Header, TensorEntry
-from metaq.format.reader import Reader
 from metaq.format.sequence import Run, cut_for, runs
 from metaq.format.writer import encode_chunk, encode_header, sealed
-from metaq.io.onnx import GRAPH
-from metaq.io.safetensors import Put, SafetensorsFile, write_pieces
+from metaq.io.source import TensorSource
 from metaq.progress import Progress
-from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import round_as_float16
-from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
+from metaq.tensors import words_of
 from metaq.threads import StoppedError, stream
 
-Books = Mapping[str, UniformCodebook]
-
-
-PIECE_SYMBOLS = 1 << 18  # turned into symbols at a time, so that temporary tensors stay small
+_FEW = 1 / 256  # of a chunk's symbols: so few others hardly change what its weights take
 
 
 @dataclass(frozen=True)
-class Sums:
-    """Of quantized weights: ``Σ(w - ŵ)²`` and the bits they take; and the size of the file, 0 if none was written."""
+class Totals:
+    """Of quantized weights: ``Σ(w - ŵ)²`` and the bits they take; and the size of the file, 0 where nothing was coded.
+
+    ``bits`` is 0 too then.
+    """
 
     squared_error: float = 0.0
     bits: float = 0.0
     size_bytes: int = 0
 
-    def __add__(self, other: Sums) -> Sums:
+    def __add__(self, other: Totals) -> Totals:
         squared_error, bits = self.squared_error + other.squared_error, self.bits + other.bits
-        return Sums(squared_error, bits, self.size_bytes + other.size_bytes)
+        return Totals(squared_error, bits, self.size_bytes + other.size_bytes)
 
 
 @dataclass(frozen=True)
-class _Coded:
-    """What has become of a chunk."""
+class _Chunk:
+    """What has become of a chunk so far: quantized, and coded once there is an entry.
 
-    entry: ChunkEntry
-    payload: bytes
-    sums: Sums
+    Attributes:
+        totals: what it adds to those of the source, the file's size apart.
+        blocks: int32 symbols of its runs; None once they are no longer needed.
+    """
+
+    totals: Totals
+    blocks: list[np.ndarray] | None
+    entry: ChunkEntry | None = None
+    payload: bytes = b""
 
 
-class StreamEncoder:
-    """A `.safetensors` file, of whose tensors it is known what becomes of them.
+class ChunkEncoder:
+    """A source, of whose tensors it is known how they will be held.
 
     Args:
-        coder: name of the coder for symbols.
-        is_nearest: every weight on the nearest level, whatever it costs in bits.
-        stop: given up, with a StoppedError, as soon as this is set.
+        plans: by name, of all but second names.
+        stop: work is given up, with a StoppedError, as soon as this is set.
+        remembers: whether to keep chunks of coded tensors, so that what was measured need not be done again. Takes
+            about six bytes a weight.
     """
 
     def __init__(
         self,
-        file: SafetensorsFile,
-        treatments: Mapping[str, Treatment],
-        coder: str,
-        is_nearest: bool = False,
-        stop: threading.Event | None = None,
+        source: TensorSource,
+        plans: Mapping[str, TensorPlan],
+        quantizer: WeightQuantizer,
+        stop: threading.Event,
+        remembers: bool = False,
     ) -> None:
-        self.file, self.treatments, self.coder, self.is_nearest = file, treatments, coder, is_nearest
-        self.stop = stop or threading.Event()
+        self.source, self.plans, self.quantizer = source, plans, quantizer
+        self.stop, self.remembers = stop, remembers
+        self._remembered: dict[int, _Chunk] = {}
+        self._codebooks: dict[str, Codebook] = {}
 
-    def encode(self, path: Path, books: Books, threads: int, progress: Progress) -> Sums:
+    def write(self, path: Path, codebooks: Codebooks, threads: int, progress: Progress) -> Totals:
         """Write a `.mtq` file, whole or not at all.
 
         Args:
-            books: codebooks of the quantized tensors.
+            codebooks: of the quantized tensors.
 
         Raises:
             InputError: the source cannot be read any more, or the place cannot be written.
         """
-        sums, chunks = Sums(), []
-        entries = [self._entry(name, books) for name in self.file.tensors]
+        totals, chunks = Totals(), []
         with atomic_file(path) as file, tempfile.TemporaryFile(dir=path.parent) as payloads:
-            for coded in self._coded(entries, books, threads, progress):
-                sums += coded.sums
-                chunks.append(coded.entry)
-                payloads.write(sealed(coded.payload))
-            file.write(encode_header(Header(self.file.metadata, entries, chunks)))
+            for chunk in self._work(codebooks, threads, progress, is_coded=True):
+                totals += chunk.totals
+                chunks.append(chunk.entry)
+                payloads.write(sealed(chunk.payload))
+            file.write(self._header(codebooks, chunks))
             payloads.seek(0)
             shutil.copyfileobj(payloads, file, 1 << 20)
-            return sums + Sums(size_bytes=file.tell())
+            return replace(totals, size_bytes=file.tell())
 
-    def measure(self, names: list[str], books: Books, threads: int, progress: Progress) -> Sums:
-        """What some quantized tensors by themselves would come to; nothing is written."""
-        entries = [self._entry(name, books) for name in names]
-        return sum((coded.sums for coded in self._coded(entries, books, threads, progress)), Sums())
+    def measure(self, codebooks: Codebooks, threads: int, progress: Progress, is_coded: bool) -> Totals:
+        """What the file would come to; unless ``is_coded``, only the error."""
+        totals, chunks, size = Totals(), [], 0
+        for chunk in self._work(codebooks, threads, progress, is_coded):
+            totals += chunk.totals
+            chunks.append(chunk.entry)
+            size += len(sealed(chunk.payload))
+        return replace(totals, size_bytes=size + len(self._header(codebooks, chunks))) if is_coded else totals
 
-    def _entry(self, name: str, books: Books) -> TensorEntry:
-        found = self.treatments[name]
+    def measure_some(self, names: list[str], codebooks: Codebooks, threads: int, progress: Progress) -> Totals:
+        """What some quantized tensors by themselves would come to, their headers apart."""
+        entries = [self._entry(name, codebooks) for name in names]
+        chunks = list(cut_for(self.quantizer.coder, runs(entries)))
+
+        def code(chunk: list[Run]) -> Totals:
+            return self._coded(chunk, self._quantized(chunk, entries, codebooks), entries, progress).totals
+
+        return sum(stream(code, chunks, threads, self.stop), Totals())
+
+    def symbols(self, codebooks: Codebooks, threads: int, progress: Progress) -> dict[str, tuple[Tensor, Codebook]]:
+        """int32 symbols, in the tensors' shapes, and levels of all tensors that are not held in planes."""
+        entries, chunks = self._entries(codebooks), self._chunks
+        found = {
+            entry.name: (torch.empty(entry.shape, dtype=torch.int32), entry.codebook)
+            for entry in entries
+            if entry.codebook is not None and entry.target is None
+        }
+        of_symbols = [index for index, chunk in enumerate(chunks) if chunk[0].plane is None]
+        for index, outcome in zip(of_symbols, self._work(codebooks, threads, progress, False, of_symbols), strict=True):
+            assert outcome.blocks is not None
+            for run, block in zip(chunks[index], outcome.blocks, strict=True):
+                place = run.elements
+                whole = found[entries[run.tensor].name][0]
+                whole.view(-1)[place.start : place.stop] = torch.from_numpy(block.reshape(-1))
+        return found
+
+    @cached_property
+    def _chunks(self) -> list[list[Run]]:
+        return list(cut_for(self.quantizer.coder, runs(self._entries(None))))
+
+    def _entries(self, codebooks: Codebooks | None) -> list[TensorEntry]:
+        """Of the whole file; without codebooks, with some in place of those of quantized tensors."""
+        places = {name: index for index, name in enumerate(self.source.layouts)}
+        entries: list[TensorEntry] = []
+        for name, (dtype, shape) in self.source.layouts.items():
+            if name in self.source.aliases:
+                entries.append(TensorEntry(name, dtype, shape, target=places[self.source.aliases[name]]))
+            else:
+                entries.append(self._entry(name, codebooks))
+        return entries
+
+    def _entry(self, name: str, codebooks: Codebooks | None) -> TensorEntry:
+        plan, (dtype, shape) = self.plans[name], self.source.layouts[name]
         codebook: Codebook | None = None
-        if found.fate is Fate.QUANTIZED:
-            codebook = books[name]
-        elif found.fate is Fate.INTEGERS:
+        if plan.storage is Storage.QUANTIZED:
+            codebook = IntegerCodebook() if codebooks is None else codebooks[name]
+        elif plan.storage is Storage.INTEGERS:
             codebook = IntegerCodebook()
-        elif found.levels is not None:
-            codebook = found.levels.codebook
-        dtype, shape = self.file.tensors[name]
-        return TensorEntry(name, FORMAT_DTYPES[dtype], shape, codebook)
+        elif plan.levels is not None:
+            codebook = plan.levels.codebook
+        return TensorEntry(name, dtype, shape, codebook)
 
-    def _coded(self, entries: list[TensorEntry], books: Books, threads: int, progress: Progress) -> Iterator[_Coded]:
-        def code(chunk: list[Run]) -> _Coded:
+    def _header(self, codebooks: Codebooks, chunks: list[ChunkEntry | None]) -> bytes:
+        coded = [chunk for chunk in chunks if chunk is not None]
+        return encode_header(Header(dict(self.source.metadata), self._entries(codebooks), coded))
+
+    def _work(
+        self,
+        codebooks: Codebooks,
+        threads: int,
+        progress: Progress,
+        is_coded: bool,
+        indices: list[int] | None = None,
+    ) -> Iterator[_Chunk]:
+        """Chunks in order, all or those of some places, quantized and, if wanted, coded."""
+        if self._codebooks != codebooks:
+            self._remembered.clear()
+            self._codebooks = dict(codebooks)
+        entries, chunks = self._entries(codebooks), self._chunks
+
+        def work(index: int) -> _Chunk:
             if self.stop.is_set():
                 raise StoppedError("stopped")
-            blocks, sums = self._blocks(chunk, entries, books)
-            entry, payload = encode_chunk(chunk, blocks, self.coder)
-            of_weights = sum(len(run.elements) for run in chunk if self._is_quantized(entries[run.tensor]))
-            sums += Sums(bits=8 * len(payload) * of_weights / entry.symbols)
-            widths = [1 if run.plane is not None else entries[run.tensor].dtype.itemsize for run in chunk]
-            size = sum(width * len(run.elements) for width, run in zip(widths, chunk, strict=True))
-            progress.advance(size, len(payload))
-            return _Coded(entry, payload, sums)
+            found = self._remembered.get(index)
+            chunk, is_plane = chunks[index], chunks[index][0].plane is not None
+            if found is None:
+                if is_plane and not is_coded:
+                    return _Chunk(Totals(), None)
+                found = self._quantized(chunk, entries, codebooks)
+            if is_coded and found.entry is None:
+                found = self._coded(chunk, found, entries, progress)
+            elif not is_coded:
+                progress.advance(self._size_bytes(chunk, entries), 0)
+            if self.remembers and not is_plane:
+                self._remembered[index] = found
+                return found
+            return replace(found, blocks=None)
 
-        return stream(code, cut_for(self.coder, runs(entries)), threads, self.stop)
+        yield from stream(work, range(len(chunks)) if indices is None else indices, threads, self.stop)
 
-    def _is_quantized(self, entry: TensorEntry) -> bool:
-        return self.treatments[entry.name].fate is Fate.QUANTIZED
+    def _coded(self, chunk: list[Run], found: _Chunk, entries: list[TensorEntry], progress: Progress) -> _Chunk:
+        assert found.blocks is not None
+        entry, payload = encode_chunk(chunk, found.blocks, self.quantizer.coder)
+        progress.advance(self._size_bytes(chunk, entries), len(payload))
+        bits = self._bits_of_weights(chunk, found.blocks, entries, payload)
+        return replace(found, totals=replace(found.totals, bits=bits), entry=entry, payload=payload)
 
-    def _blocks(self, chunk: list[Run], entries: list[TensorEntry], books: Books) -> tuple[list[np.ndarray], Sums]:
-        """The int32 symbols of a chunk's runs."""
-        weights: dict[str, Tensor] = {}
-        blocks = []
-        for run in chunk:
-            name = entries[run.tensor].name
-            if not self.is_nearest and self._is_quantized(entries[run.tensor]):
-                weights[name] = self.file.read(name, run.elements).reshape(run.shape)
-                blocks.append(np.empty(0, np.int32))
-                continue
-            block = np.empty(len(run.elements), np.int32)
-            for first in range(0, block.size, PIECE_SYMBOLS):
-                part = self.file.read(name, run.elements[first : first + PIECE_SYMBOLS])
-                block[first : first + PIECE_SYMBOLS] = self._symbols(name, part, run.plane, books)
-            blocks.append(block.reshape(run.shape))
-        if not weights:
-            return blocks, Sums()
-        symbols, sums = quantize(weights, books, self.coder)
+    def _bits_of_weights(
+        self, chunk: list[Run], blocks: list[np.ndarray], entries: list[TensorEntry], payload: bytes
+    ) -> float:
+        """Of the quantized ones: by their share of a chunk that is nearly all theirs, otherwise coded by themselves."""
+        own = [i for i, run in enumerate(chunk) if self._is_quantized(entries[run.tensor].name)]
+        count, symbols = sum(blocks[i].size for i in own), sum(block.size for block in blocks)
+        if not count or symbols - count <= _FEW * symbols:
+            return 8 * len(payload) * count / symbols
+        return 8.0 * len(encode_chunk([chunk[i] for i in own], [blocks[i] for i in own], self.quantizer.coder)[1])
+
+    def _is_quantized(self, name: str) -> bool:
+        return self.plans[name].storage is Storage.QUANTIZED
+
+    def _size_bytes(self, chunk: list[Run], entries: list[TensorEntry]) -> int:
+        widths = [1 if run.plane is not None else entries[run.tensor].dtype.itemsize for run in chunk]
+        return sum(width * len(run.elements) for width, run in zip(widths, chunk, strict=True))
+
+    def _quantized(self, chunk: list[Run], entries: list[TensorEntry], codebooks: Codebooks) -> _Chunk:
         names = [entries[run.tensor].name for run in chunk]
-        return [
-            symbols[name].numpy() if name in symbols else block for name, block in zip(names, blocks, strict=True)
-        ], sums
+        weights = {
+            name: self.source.read(name, run.elements).reshape(run.shape)
+            for name, run in zip(names, chunk, strict=True)
+            if self._is_quantized(name)
+        }
+        symbols = self.quantizer.quantize(weights, codebooks) if weights else {}
+        blocks = [
+            symbols[name].numpy() if name in symbols else self._exact(name, run)
+            for name, run in zip(names, chunk, strict=True)
+        ]
+        return _Chunk(Totals(squared_error(weights, symbols, codebooks)), blocks)
 
-    def _symbols(self, name: str, part: Tensor, plane: int | None, books: Books) -> np.ndarray:
-        """Those of some elements, each for itself."""
-        found, symbols = self.treatments[name], part
-        if found.levels is not None:
-            return found.levels.symbols(words_of(part))
-        if plane is not None:
-            kept = round_as_float16(part) if found.fate is Fate.ROUNDED else part
-            of_plane: np.ndarray = planes.split(words_of(kept), part.dtype.is_floating_point)[plane]
-            return of_plane
-        if found.fate is Fate.QUANTIZED:
-            symbols = _within(nearest(part, books[name]), books[name], part.dtype)
-        integers: np.ndarray = symbols.numpy()
-        return integers
-
-
-def quantize(weights: Mapping[str, Tensor], books: Books, coder: str) -> tuple[dict[str, Tensor], Sums]:
-    """Symbols of tensors that are in memory, and their error."""
-    of_weights = {name: books[name] for name in weights}
-    if coder in trellis.CODERS:
-        symbols = trellis.quantize(weights, of_weights)
-    else:
-        symbols, _ = rdoq.quantize(weights, of_weights)
-    error = 0.0
-    for name, tensor in weights.items():
-        found, exact = _within(symbols[name], books[name], tensor.dtype).view(-1), tensor.reshape(-1)
-        for first in range(0, exact.numel(), PIECE_SYMBOLS):
-            part = slice(first, first + PIECE_SYMBOLS)
-            missed = exact[part].double() - reconstruct(found[part], books[name], tensor.dtype).double()
-            error += float(missed.square().sum())
-    return symbols, Sums(error)
-
-
-def _within(symbols: Tensor, codebook: UniformCodebook, dtype: torch.dtype) -> Tensor:
-    """Symbols, changed in place so that none stands for more than the dtype's largest value."""
-    most = int(min(SYMBOL_LIMIT - 1, torch.finfo(dtype).max / codebook.step))
-    return symbols.clamp_(-most, most)
-
-
-def decode_to_safetensors(
-    reader: Reader, target: Path, threads: int, progress: Progress, stop: threading.Event | None = None
-) -> None:
-    """A `.mtq` file's tensors as a `.safetensors` file, whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-        FormatError: a chunk of the source is damaged.
-    """
-    entries = reader.header.tensors
-    owners = [index if entry.target is None else entry.target for index, entry in enumerate(entries)]
-    names: dict[int, list[str]] = {}
-    for owner, entry in zip(owners, entries, strict=True):
-        if entry.name != GRAPH:
-            names.setdefault(owner, []).append(entry.name)
-
-    def fill(put: Put) -> None:
-        def decode(wanted: dict[int, range]) -> None:
-            if stop is not None and stop.is_set():
-                raise StoppedError("stopped")
-            size = 0
-            for index, part in reader.elements(wanted, new_tensor).items():
-                for name in names.get(index, []):
-                    put(name, wanted[index].start, part)
-                size += part.numel() * part.dtype.itemsize
-            forget_pages(reader.data)
-            progress.advance(size, size)
-
-        for _ in stream(decode, batches(reader), threads, stop):
-            pass
-
-    layout = {
-        entry.name: (DTYPES[entry.dtype], entries[owner].shape)
-        for owner, entry in zip(owners, entries, strict=True)
-        if entry.name != GRAPH
-    }
-    write_pieces(target, layout, reader.header.metadata, fill)
-
-
-def batches(reader: Reader) -> Iterator[dict[int, range]]:
-    """Ranges of tensors' elements that cover every one once, each batch those that begin in a chunk."""
-    for chunk in reader.chunk_runs():
-        wanted = {run.tensor: run.elements for run in chunk if run.plane in (None, 0)}
-        if wanted:
-            yield wanted
-
-
-def decoded_bytes(reader: Reader) -> int:
-    """The size of a `.mtq` file's tensors, each counted once."""
-    entries = reader.header.tensors
-    return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries if entry.target is None)
+    def _exact(self, name: str, run: Run) -> np.ndarray:
+        """The int32 symbols of a run that is not of quantized weights."""
+        block = np.empty(len(run.elements), np.int32)
+        plan = self.plans[name]
+        for first in range(0, block.size, PIECE_ELEMENTS):
+            part = self.source.read(name, run.elements[first : first + PIECE_ELEMENTS])
+            if plan.levels is not None:
+                symbols = plan.levels.symbols(words_of(part))
+            elif run.plane is None:
+                symbols = part.numpy()
+            else:
+                kept = round_as_float16(part) if plan.storage is Storage.ROUNDED else part
+                symbols = planes.split(words_of(kept), part.dtype.is_floating_point)[run.plane]
+            block[first : first + PIECE_ELEMENTS] = symbols
+        return block.reshape(run.shape)

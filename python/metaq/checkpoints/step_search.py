@@ -66,6 +66,16 @@ class _Factor:
         return min(max(along, self.factor / 2), self.factor * 2)
 
 
+def octaves(peak: float) -> tuple[float, float]:
+    """log2 of steps so fine that nothing is lost but float32's last bits, and so coarse that nothing is left.
+
+    Args:
+        peak: the largest magnitude of the weights.
+    """
+    middle = math.log2(peak or 1.0)
+    return max(middle - 24, -148.0), min(middle + 2, 127.0)
+
+
 def find_step(try_step: Callable[[float], tuple[float, Model]], problem: StepProblem) -> Model:
     """The model of a step whose value is at most the target and, if there is one, less than NEAR of it below.
 

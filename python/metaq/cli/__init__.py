@@ -1,5 +1,25 @@
-"""The command line."""
+"""The command line; `main` is what the `metaq` command calls, with or without the libraries that it needs."""
 
-from metaq.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import os
+import sys
+
+_LIBRARIES = ("typer", "rich")
+
+
+def main() -> None:
+    """Entry point of the `metaq` command."""
+    try:
+        import rich  # noqa: F401 - typer does without, tables and bars do not
+
+        from metaq.cli.app import main as run
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in _LIBRARIES:
+            raise
+        print(f"metaq: the command line needs {error.name}: pip install 'metaq-nn[cli]'", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("metaq: stopped", file=sys.stderr, flush=True)
+        os._exit(130)
+    run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -117,6 +118,21 @@ class CheckedFile:
     def end_of_group(self, first: int) -> int:
         """The end of the tensors that are best decoded together with the first, for one who asks for all in order."""
         return self._file.end_of_group(first, os.cpu_count() or 1)
+
+    def decode_chunk(self, chunk: int) -> list[np.ndarray]:
+        """The symbols of each run of a chunk, in one dimension: int32 of coded tensors, int8 of planes.
+
+        Raises:
+            FormatError: the chunk is damaged.
+        """
+        runs = self._file.runs(chunk)
+        blocks: list[np.ndarray] = [
+            np.empty(math.prod(shape), np.int32 if plane is None else np.int8) for _, plane, _, shape in runs
+        ]
+        error = self._file.decode_chunk(chunk, blocks, self._decode_elsewhere)
+        if error is not None:
+            self._fail(error)
+        return blocks
 
     def fill(
         self, requests: list[Request], as_symbols: bool = False, is_session: bool = False, threads: int | None = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import nn
 
 from metaq.api import load_into, save
-from metaq.checkpoints.in_memory import CompressionConfig, compress_state_dict
+from metaq.checkpoints import CompressionConfig, compress_state_dict
 from metaq.errors import InputError
 
 FILE = "model.mtq"
@@ -31,7 +31,6 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], config: Co
     Raises:
         InputError: what `compress_state_dict` refuses, or a folder that cannot be written.
     """
-    config = config or CompressionConfig()
     compressed = compress_state_dict(model.state_dict(), config)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,7 @@ def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], config: Co
     own = getattr(getattr(model, "config", None), "save_pretrained", None)
     if own is not None:
         own(folder)
-    return save(compressed, Path(folder) / FILE, config.coder)
+    return save(compressed, Path(folder) / FILE)
 
 
 def from_pretrained(folder: str | os.PathLike[str], model: Model) -> Model:

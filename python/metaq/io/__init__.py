@@ -1,48 +1,120 @@
-"""State dicts from and to the files people have, by suffix."""
+"""Tensors from and to the files people have. Adding a kind is one file and one line in `formats`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from metaq.errors import InputError
-from metaq.io.onnx import GRAPH, read_onnx, write_onnx
-from metaq.io.safetensors import read_safetensors, write_safetensors
-from metaq.io.torch import read_torch, write_torch
+from metaq.format.header import MAGIC
+from metaq.io.format import START_BYTES, Format
+from metaq.io.npz import Npz
+from metaq.io.onnx import GRAPH, Onnx
+from metaq.io.safetensors import Safetensors
+from metaq.io.source import StateSource, TensorSource, stored
+from metaq.io.torch import Torch
+from metaq.io.unsupported import refuse_unsupported
 
-_READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch, ".onnx": read_onnx}
-_WRITERS = {".safetensors": write_safetensors, ".pt": write_torch, ".pth": write_torch, ".onnx": write_onnx}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "Format",
+    "StateSource",
+    "TensorSource",
+    "format_for",
+    "formats",
+    "open_source",
+    "read_state",
+    "recognised_suffix",
+    "write_state",
+]
+
+formats: tuple[Format, ...] = (Safetensors(), Npz(), Torch(), Onnx())
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Named tensors of a checkpoint, on the CPU, and its metadata.
+def format_for(path: Path) -> Format:
+    """The format of the path's suffix: to be asked for before the work, not after it.
 
     Raises:
-        InputError: an unknown suffix, an unreadable file, or one that is not what its suffix says.
+        InputError: it is not a known one.
     """
-    check_suffix(path)
-    if not path.exists():
-        raise InputError(f"{path}: expected a checkpoint, found no such file")
+    for format in formats:
+        if path.suffix in format.suffixes:
+            return format
+    known = ", ".join(suffix for format in formats for suffix in format.suffixes)
+    raise InputError(f"{path}: expected a path ending in {known}, found {path.suffix or 'no suffix'}")
+
+
+def open_source(path: Path, key: str | None = None) -> TensorSource:
+    """A checkpoint's file, of the format that its suffix says.
+
+    Args:
+        key: under which the state dict is, in files that hold more than one.
+
+    Raises:
+        InputError: an unknown suffix, a file that is not readable or not what its suffix says, or no such key.
+    """
     if path.is_dir():
         raise InputError(f"{path}: expected a checkpoint, found a directory")
-    return _READERS[path.suffix](path)
+    if path.exists():
+        refuse_unsupported(path, _start(path))
+    format = format_for(path)
+    if not path.exists():
+        raise InputError(f"{path}: expected a checkpoint, found no such file")
+    return format.open(path, key)
+
+
+def read_state(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Named tensors of a checkpoint, all in memory, on the CPU, and its metadata; shared ones are the same object.
+
+    Raises:
+        InputError: as `open_source`.
+    """
+    source = open_source(path, key)
+    state: dict[str, Tensor] = {}
+    try:
+        for name, layout in source.layouts.items():
+            first = source.aliases.get(name)
+            state[name] = state[first] if first else source.read(name, range(layout.size)).reshape(layout.shape)
+    finally:
+        source.close()
+    return state, dict(source.metadata)
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write named tensors, whole or not at all, in the format of the path's suffix.
 
     Raises:
-        InputError: an unknown suffix, or a place that cannot be written.
+        InputError: an unknown suffix, tensors that the format cannot hold, or a place that cannot be written.
     """
-    check_suffix(path)
-    if path.suffix != ".onnx":
+    format = format_for(path)
+    if not isinstance(format, Onnx):
         state = {name: tensor for name, tensor in state.items() if name != GRAPH}
-    _WRITERS[path.suffix](path, state, metadata)
+    format.write(path, stored(state), metadata)
 
 
-def check_suffix(path: Path) -> None:
-    """Raise an InputError unless the path's suffix is a known one: before the work, not after it."""
-    if path.suffix not in _READERS:
-        raise InputError(f"{path}: expected a path ending in {', '.join(_READERS)}, found {path.suffix or 'no suffix'}")
+def recognised_suffix(path: Path) -> str:
+    """The suffix of a file's format, that of `.mtq` files included, by its content.
+
+    Raises:
+        InputError: it is of no known format.
+    """
+    start = _start(path)
+    if start.startswith(MAGIC):
+        return ".mtq"
+    refuse_unsupported(path, start)
+    for format in formats:
+        if format.recognises(start, path.stat().st_size):
+            return format.suffixes[0]
+    names = ", ".join(format.name for format in formats)
+    raise InputError(f"{path}: expected a {names} or .mtq file, found {start[:9]!r} at its start")
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(START_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found {error.strerror}") from None

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from metaq.errors import InputError
-from metaq.files import write_atomically
+from metaq.files import write_atomically, write_error
 
-SAFETENSORS, MTQ = ".safetensors", ".mtq"
+SAFETENSORS, TORCH, MTQ = ".safetensors", ".bin", ".mtq"
+_TORCH_NAME, _NAME = "pytorch_model", "model"  # how shards are called that are, and that are not, of torch.save
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Folder:
 
     Attributes:
         path: of the folder.
-        suffix: of its shards, ".safetensors" or ".mtq".
+        suffix: of its shards, ".safetensors", ".bin" or ".mtq".
         shards: their file names, in order.
         index: the index's file name, or None where one shard holds all.
         content: of the index, as parsed from JSON.
@@ -33,6 +34,10 @@ class Folder:
     shards: list[str]
     index: str | None
     content: dict[str, Any]
+
+    def paths(self) -> dict[str, Path]:
+        """Of the shards, by their file names."""
+        return {shard: self.path / shard for shard in self.shards}
 
     def other_files(self) -> list[Path]:
         """All that is neither shard nor index, relative to the folder; links to folders are not followed."""
@@ -58,7 +63,10 @@ class Folder:
 
     def renamed(self, shard: str, suffix: str) -> str:
         """A shard's file name in a folder of shards of another suffix."""
-        return shard.removesuffix(self.suffix) + suffix
+        return self._stem(shard.removesuffix(self.suffix)) + suffix
+
+    def _stem(self, name: str) -> str:
+        return _NAME + name.removeprefix(_TORCH_NAME) if self.suffix == TORCH and name.startswith(_TORCH_NAME) else name
 
     def finish(self, target: Path, suffix: str) -> None:
         """Put the index and the other files beside the shards in ``target``, which are of another suffix.
@@ -72,7 +80,7 @@ class Folder:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.path / path, place)
             except OSError as error:
-                raise InputError(f"{place}: expected to copy {self.path / path}, found {error.strerror}") from None
+                raise write_error(place, error) from None
         if self.index is not None:
             places = {name: self.renamed(shard, suffix) for name, shard in self.content["weight_map"].items()}
             text = json.dumps({**self.content, "weight_map": places}, indent=2, ensure_ascii=False) + "\n"
@@ -80,7 +88,7 @@ class Folder:
 
     def _index_name(self, suffix: str) -> str:
         assert self.index is not None
-        return self.index.removesuffix(f"{self.suffix}.index.json") + f"{suffix}.index.json"
+        return self._stem(self.index.removesuffix(f"{self.suffix}.index.json")) + f"{suffix}.index.json"
 
     def check_names(self, suffix: str) -> None:
         """Raise an InputError if another file has the name that a shard or the index will have."""
@@ -113,6 +121,20 @@ def read_folder(path: Path, suffix: str) -> Folder:
         if not (path / shard).is_file():
             raise InputError(f"{indices[0]}: expected the shard {shard} beside it, found no such file")
     return Folder(path, suffix, sorted(shards), indices[0].name, content)
+
+
+def read_checkpoint_folder(path: Path) -> Folder:
+    """A folder of `.safetensors` shards or, without any, of `pytorch_model*.bin` shards, as `read_folder` reads it.
+
+    Raises:
+        InputError: as `read_folder`.
+    """
+    if not any(path.glob(f"*{SAFETENSORS}")) and not any(path.glob(f"*{SAFETENSORS}.index.json")):
+        if any(path.glob(f"*{TORCH}.index.json")):
+            return read_folder(path, TORCH)
+        if (path / f"{_TORCH_NAME}{TORCH}").is_file():
+            return Folder(path, TORCH, [f"{_TORCH_NAME}{TORCH}"], None, {})
+    return read_folder(path, SAFETENSORS)
 
 
 def _read_index(path: Path) -> dict[str, Any]:

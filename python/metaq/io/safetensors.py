@@ -1,90 +1,110 @@
-"""`.safetensors` files: whole, or a piece at a time."""
+"""`.safetensors` files, read and written a piece at a time. Writing needs nothing but NumPy."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+import numpy as np
 
 from metaq.errors import InputError
-from metaq.files import atomic_file
-from metaq.tensors import DTYPES, octets_of
+from metaq.files import atomic_file, write_error
+from metaq.format.dtypes import BY_NAME, DTYPES
+from metaq.io.format import Format
+from metaq.io.source import Layout, StoredTensor, TensorSource, stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NAMES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float64: "F64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.bool: "BOOL",
+    BY_NAME["float32"]: "F32",
+    BY_NAME["float16"]: "F16",
+    BY_NAME["bfloat16"]: "BF16",
+    BY_NAME["float64"]: "F64",
+    BY_NAME["float8_e4m3fn"]: "F8_E4M3",
+    BY_NAME["float8_e5m2"]: "F8_E5M2",
+    BY_NAME["uint8"]: "U8",
+    BY_NAME["int8"]: "I8",
+    BY_NAME["int16"]: "I16",
+    BY_NAME["int32"]: "I32",
+    BY_NAME["int64"]: "I64",
+    BY_NAME["bool"]: "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 assert set(_NAMES) == set(DTYPES.values())
 
-Layout = tuple[torch.dtype, tuple[int, ...]]
+# Takes a tensor's name, the place of the first element among those of the flattened tensor, and elements' bytes.
+Put = Callable[[str, int, np.ndarray], None]
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors in the file's order, and its metadata.
+class Safetensors(Format):
+    """`.safetensors` files. Shared tensors are written once for each name: the format knows no sharing."""
 
-    Raises:
-        InputError: not a readable `.safetensors` file.
-    """
-    with _opening(path), safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.offset_keys()}, dict(file.metadata() or {})
+    name = "safetensors"
+    suffixes = (".safetensors",)
+    reads_pieces = True
+    package = "safetensors"
+    extra = "torch"
+
+    def recognises(self, start: bytes, size_bytes: int) -> bool:
+        """By the header's length and its first character."""
+        return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size_bytes
+
+    def open(self, path: Path, key: str | None = None) -> TensorSource:
+        """The file, which is read as it is asked for."""
+        self.refuse_key(path, key)
+        return SafetensorsFile(path)
+
+    def write(self, path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+        """Wider elements first, otherwise in the order given."""
+        layouts = {name: Layout(tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+        def fill(put: Put) -> None:
+            for name, tensor in tensors.items():
+                put(name, 0, tensor.octets)
+
+        write_pieces(path, layouts, metadata, fill)
 
 
 class SafetensorsFile:
-    """A `.safetensors` file read a piece at a time. Nothing is mapped: mapped pages would count as resident memory.
+    """A `.safetensors` file as a `TensorSource`, in the file's order.
 
-    Attributes:
-        tensors: dtype and shape by name, in the file's order.
-        metadata: the file's own.
+    Nothing is mapped: mapped pages would count as resident memory.
 
     Raises:
         InputError: not a readable `.safetensors` file, or one with a dtype that `.mtq` files do not have.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.tensors: dict[str, Layout] = {}
+        try:
+            from safetensors import safe_open
+        except ImportError:
+            raise Safetensors().missing(path) from None
+        self.path, self.name = path, str(path)
+        self.layouts: dict[str, Layout] = {}
+        self.aliases: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
         with _opening(path):
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="numpy") as file:
                 self.metadata: dict[str, str] = dict(file.metadata() or {})
                 for name in file.offset_keys():
                     view = file.get_slice(name)
-                    self.tensors[name] = self._dtype(name, view.get_dtype()), tuple(view.get_shape())
+                    self.layouts[name] = self._layout(name, view.get_dtype(), tuple(view.get_shape()))
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with its owner
-            offset = 8 + struct.unpack("<Q", self._file.read(8))[0]
-        for name, (dtype, shape) in self.tensors.items():  # without gaps, as opening has checked
+            offset = 8 + int.from_bytes(self._file.read(8), "little")
+        for name, layout in self.layouts.items():  # without gaps, as opening has checked
             self._offsets[name] = offset
-            offset += math.prod(shape) * dtype.itemsize
+            offset += layout.size_bytes
 
-    def _dtype(self, name: str, found: str) -> torch.dtype:
+    def _layout(self, name: str, found: str, shape: tuple[int, ...]) -> Layout:
         if found not in _DTYPES:
             raise InputError(f"{self.path}, tensor {name!r}: expected one of {', '.join(_DTYPES)}, found {found}")
-        return _DTYPES[found]
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all tensors."""
-        return sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.tensors.values())
+        return Layout(_DTYPES[found], shape)
 
     def read(self, name: str, elements: range) -> Tensor:
         """Some elements of a tensor, flattened.
@@ -92,8 +112,12 @@ class SafetensorsFile:
         Raises:
             InputError: the file cannot be read, or has become shorter.
         """
-        dtype, _ = self.tensors[name]
-        part = torch.empty(len(elements), dtype=dtype)
+        import torch
+
+        from metaq.tensors import DTYPES, octets_of
+
+        dtype, _ = self.layouts[name]
+        part = torch.empty(len(elements), dtype=DTYPES[dtype])
         room = octets_of(part).data
         offset = self._offsets[name] + elements.start * dtype.itemsize
         with _opening(self.path):
@@ -112,6 +136,8 @@ class SafetensorsFile:
 @contextmanager
 def _opening(path: Path) -> Iterator[None]:
     """Errors within become one that names the file."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except (SafetensorError, OSError) as error:
@@ -119,55 +145,40 @@ def _opening(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: expected a .safetensors file, found otherwise ({reason})") from None
 
 
-def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors; shared ones are written once for each name, since the format knows no sharing.
-
-    Raises:
-        InputError: a place that cannot be written, or a tensor under the one name that the format keeps for itself.
-    """
-    layout = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
-
-    def fill(put: Put) -> None:
-        for name, tensor in state.items():
-            put(name, 0, tensor)
-
-    write_pieces(path, layout, metadata, fill)
-
-
-Put = Callable[[str, int, Tensor], None]
-
-
 def write_pieces(
-    path: Path, layout: Mapping[str, Layout], metadata: Mapping[str, str], fill: Callable[[Put], None]
+    path: Path, layouts: Mapping[str, Layout], metadata: Mapping[str, str], fill: Callable[[Put], None]
 ) -> None:
     """Write a file whose tensors come in pieces, in any order.
 
     Args:
-        layout: dtype and shape of each tensor. Their order is kept but for wider elements, which come first.
-        fill: is given a function that takes a tensor's name, the place of its first element among those of the
-            flattened tensor, and elements; it may be called from several threads.
+        layouts: of each tensor. Their order is kept but for wider elements, which come first.
+        fill: is given a function that puts pieces in their places; it may be called from several threads.
 
     Raises:
-        InputError: as `write_safetensors`.
+        InputError: a place that cannot be written, or a tensor under the one name that the format keeps for itself.
     """
-    if "__metadata__" in layout:
+    if "__metadata__" in layouts:
         raise InputError(f"{path}: expected no tensor called '__metadata__' in a .safetensors file, found one")
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offsets, size = {}, 0
     # Readers view the bytes as elements, which must lie at multiples of their width.
-    for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
-        offsets[name], size = size, size + math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": [offsets[name], size]}
+    for name, layout in sorted(layouts.items(), key=lambda item: -item[1].dtype.itemsize):
+        offsets[name], size = size, size + layout.size_bytes
+        entries[name] = {"dtype": _NAMES[layout.dtype], "shape": layout.shape, "data_offsets": [offsets[name], size]}
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    with atomic_file(path) as file:
+    start, end = 8 + len(header), 8 + len(header) + size
+    with atomic_file(path, end) as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.flush()
-        file.truncate(8 + len(header) + size)
+        file.truncate(end)
 
-        def put(name: str, first: int, elements: Tensor) -> None:
-            start = 8 + len(header) + offsets[name] + first * elements.dtype.itemsize
-            _write_at(file, octets_of(elements).data, start)
+        def put(name: str, first: int, octets: np.ndarray) -> None:
+            place = start + offsets[name] + first * layouts[name].dtype.itemsize
+            try:
+                _write_at(file, octets.data, place)
+            except OSError as error:
+                raise write_error(path, error, end) from None
 
         fill(put)
 
@@ -176,3 +187,28 @@ def _write_at(file: BinaryIO, data: memoryview, offset: int) -> None:
     while len(data):
         count = os.pwrite(file.fileno(), data, offset)
         data, offset = data[count:], offset + count
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in the file's order, and its metadata.
+
+    Raises:
+        InputError: as `SafetensorsFile`.
+    """
+    file = SafetensorsFile(path)
+    try:
+        state = {
+            name: file.read(name, range(layout.size)).reshape(layout.shape) for name, layout in file.layouts.items()
+        }
+    finally:
+        file.close()
+    return state, file.metadata
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write torch's tensors.
+
+    Raises:
+        InputError: as `write_pieces`.
+    """
+    Safetensors().write(path, stored(state), metadata)

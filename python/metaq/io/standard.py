@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from metaq.errors import FormatError, InputError
-from metaq.format.header import MAGIC
+from metaq.files import write_error
+from metaq.io import recognised_suffix
 
 STANDARD = Path("-")
-_START = 9  # bytes that tell formats apart
 
 
 @contextmanager
@@ -32,27 +32,12 @@ def readable(source: Path) -> Iterator[Path]:
             with open(path, "wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         except OSError as error:
-            raise InputError(f"standard input: expected room in {folder} for it, found {error.strerror}") from None
+            raise write_error(path, error) from None
         try:
-            path = path.rename(path.with_suffix(_suffix(path)))
+            path = path.rename(path.with_suffix(recognised_suffix(path)))
             yield path
         except (InputError, FormatError) as error:
             raise type(error)(str(error).replace(str(path), "standard input")) from None
-
-
-def _suffix(path: Path) -> str:
-    """That of a format, by what the file begins with."""
-    with open(path, "rb") as file:
-        start = file.read(_START)
-    if start.startswith(MAGIC):
-        return ".mtq"
-    if start.startswith((b"PK\3\4", b"\x80")):  # a zip archive, or a pickle as torch.save wrote them once
-        return ".pt"
-    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-        return ".safetensors"
-    if start.startswith(b"\x08"):  # the first field of a ModelProto, its version
-        return ".onnx"
-    raise InputError(f"{path}: expected a .safetensors, torch, .onnx or .mtq file, found {start!r} at its start")
 
 
 @contextmanager
@@ -80,4 +65,4 @@ def writable(output: Path, suffix: str) -> Iterator[Path]:
         except BrokenPipeError:  # nobody reads on, which is no failure of ours
             raise
         except OSError as error:
-            raise InputError(f"standard output: expected room for all of it, found {error.strerror}") from None
+            raise write_error("standard output", error, path.stat().st_size) from None

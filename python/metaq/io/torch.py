@@ -1,51 +1,121 @@
-"""`.pt` and `.pth` files: state dicts as torch.save writes them, read without running anything in them."""
+"""Files of torch.save: state dicts, read without running anything in them."""
 
 from __future__ import annotations
 
 import io
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from metaq.errors import InputError
 from metaq.files import write_atomically
+from metaq.io.format import Format
+from metaq.io.source import StateSource, StoredTensor, TensorSource, tensor_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEYS = ("state_dict", "model_state_dict", "model", "module")  # where training scripts put a state dict
+_SAVE = "expected a state dict as torch.save writes it"
 
 
-def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a state dict, or of the one under the key "state_dict"; there is no metadata.
+class Torch(Format):
+    """Files of torch.save. Shared tensors stay shared; metadata has no place in them."""
 
-    Raises:
-        InputError: not a readable file of torch.save, or one that holds anything but named tensors.
-    """
+    name = "torch"
+    suffixes = (".pt", ".pth", ".bin", ".ckpt")
+    package = "torch"
+    extra = "torch"
+
+    def recognises(self, start: bytes, size_bytes: int) -> bool:
+        """A zip archive, or a pickle as torch.save wrote them once."""
+        return start.startswith((b"PK\3\4", b"\x80"))
+
+    def open(self, path: Path, key: str | None = None) -> TensorSource:
+        """The state dict at the top, under ``key``, or under the only one of KEYS that has one."""
+        return StateSource(_state_dict(path, _load(self, path), key), name=str(path))
+
+    def write(self, path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+        """A state dict at the top."""
+        torch = _package(self, path)
+        shared: dict[int, Tensor] = {}
+        state = {name: shared.setdefault(id(tensor.octets), tensor_of(tensor)) for name, tensor in tensors.items()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(path, buffer.getvalue())
+
+
+def _package(format: Torch, path: Path) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise format.missing(path) from None
+    return torch
+
+
+def _load(format: Torch, path: Path) -> Any:
+    torch = _package(format, path)
+    if _is_torchscript(path):
+        remedy = "save its state dict instead: torch.save(torch.jit.load(PATH).state_dict(), 'model.pt')"
+        raise InputError(f"{path}: {_SAVE}, found a TorchScript archive; {remedy}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its message is how to run what is in the file
-        raise InputError(f"{path}: expected a state dict as torch.save writes it, found other content in it") from None
+        remedy = "save its tensors alone: torch.save(model.state_dict(), 'model.pt')"
+        raise InputError(f"{path}: {_SAVE}, found other content in it, which is not run; {remedy}") from None
     except Exception as error:  # on a damaged file, anything from IndexError to AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: expected a state dict as torch.save writes it, found otherwise ({reason})") from None
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+        raise InputError(f"{path}: {_SAVE}, found otherwise ({reason})") from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def _state_dict(path: Path, content: Any, key: str | None) -> dict[str, Tensor]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a state dict, found {type(content).__name__}")
-    for name, value in content.items():
+    if key is not None:
+        if key not in content:
+            found = ", ".join(map(repr, list(content)[:20])) or "none"
+            raise InputError(f"{path}: expected the key {key!r}, found {found}")
+        return _checked(path, content[key], [])
+    known = [name for name in KEYS if isinstance(content.get(name), dict)]
+    if len(known) > 1:
+        found = ", ".join(known)
+        raise InputError(f"{path}: expected one state dict, found several, under {found}; say which with --key NAME")
+    if known:
+        return _checked(path, content[known[0]], [])
+    return _checked(path, content, [name for name, value in content.items() if _is_state_dict(value)])
+
+
+def _is_state_dict(value: Any) -> bool:
+    from torch import Tensor
+
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+
+
+def _checked(path: Path, state: Any, others: list[Any]) -> dict[str, Tensor]:
+    """A state dict; a message about another names the keys under which there are some."""
+    from torch import Tensor
+
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: expected a state dict, found {type(state).__name__}")
+    for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise InputError(f"{path}: expected named tensors, found {type(value).__name__} under {name!r}")
-    return dict(content), {}
-
-
-def write_torch(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a state dict; shared tensors stay shared. Metadata has no place in it.
-
-    Raises:
-        InputError: a place that cannot be written.
-    """
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    write_atomically(path, buffer.getvalue())
+            remedy = (
+                f"; there are tensors under {', '.join(map(str, others))}: say which with --key NAME" if others else ""
+            )
+            raise InputError(f"{path}: expected named tensors, found {type(value).__name__} under {name!r}{remedy}")
+    return dict(state)

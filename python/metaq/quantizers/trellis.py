@@ -18,14 +18,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from metaq import _native, coding
+from metaq import _native
 from metaq.errors import InputError
 from metaq.quantizers.weight_chunks import Codebooks, WeightChunk, check_rate_weight, fill_symbols
 
 RATE_WEIGHT = 0.4  # the least size at equal error, at any rate between 2 and 5 bits
 FINER = 1.8  # its steps are finer by this than those of `metaq.quantizers.rdoq` at the same error
 STATES = (4, 8)
-CODERS = tuple(name for name, coder in coding.coders.items() if coder.learns_dependent_symbols)
 
 
 def quantize(
@@ -34,6 +33,7 @@ def quantize(
     rate_weight: float = RATE_WEIGHT,
     importance: Mapping[str, Tensor] | None = None,
     states: int = 8,
+    in_pieces: bool = True,
 ) -> dict[str, Tensor]:
     """Symbols of tensors that follow each other in a file.
 
@@ -43,6 +43,8 @@ def quantize(
         rate_weight: λ, at least 0; at 0 only the error counts.
         importance: F_i, at least 0, in the weights' shapes, for those that have one; 1 for the others.
         states: of the machine, 4 or 8.
+        in_pieces: whether the rates R are learned anew in pieces, as long as the adaptive coder's chunks, each on a
+            thread; otherwise there are as few pieces as symbols can be in (`metaq.coding.CHUNK_SYMBOLS`).
 
     Returns:
         int32 symbols in the weights' shapes by name.
@@ -58,4 +60,4 @@ def quantize(
     def fill(chunk: WeightChunk) -> None:
         _native.quantize_by_trellis(chunk.values, chunk.importances, chunk.symbols, chunk.most, rate_weight, states)
 
-    return fill_symbols(weights, codebook, importance, fill, "adaptive")[0]
+    return fill_symbols(weights, codebook, importance, fill, "adaptive" if in_pieces else "mixing")[0]

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metaq import metrics
 from metaq.assign import nearest, reconstruct
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
 from metaq.tensors import CODED_FLOATS
 
+_log = logging.getLogger(__name__)
 
-def compress(state: Mapping[str, Tensor], step: float | None = None, bits: float | None = None) -> CompressedModel:
+
+def compress(state: Mapping[str, Tensor], step: float) -> CompressedModel:
     """Quantize a state dict uniformly: every matrix and filter on multiples of one step, everything else kept exactly.
 
     One step for all tensors gives each the same error per weight, which at a given total error is near the least size.
+    `metaq.compress_state_dict` finds the step that leads to an error or a size, and makes smaller files at the same
+    error.
 
     Args:
-        state: named dense tensors. Those of floating point with at least two dimensions are quantized.
+        state: named dense tensors. Those of floating point with at least two dimensions are quantized. One with NaN or
+            infinite weights is kept exactly, and a warning is logged.
         step: the distance between levels, in units of the weights.
-        bits: instead of ``step``, the zero-order entropy to meet, in bits per quantized weight; the step follows.
 
     Raises:
-        InputError: neither or both of ``step`` and ``bits``, one out of its range, an empty state, NaN or infinite
-            weights, a tensor that a file cannot hold.
+        InputError: a step that is not a positive finite float32, or that weights cannot take; an empty state; a tensor
+            that a file cannot hold.
+
+    Example:
+        >>> import metaq, torch
+        >>> metaq.compress({"w": torch.tensor([[0.9, -2.2]])}, step=0.5).decompress()["w"].tolist()
+        [[1.0, -2.0]]
     """
-    if (step is None) == (bits is None):
-        raise InputError("compress: expected one of step and bits, found " + ("none" if step is None else "both"))
-    tensors = keep(state)
-    chosen = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor) and is_quantizable(tensor)}
-    for name, tensor in chosen.items():
+    codebook, tensors = UniformCodebook(step), keep(state)
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or not is_quantizable(tensor):
+            continue
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"tensor {name!r}: expected finite weights, found NaN or infinity")
-    if bits is not None:
-        step = step_for_bits(list(chosen.values()), bits)
-    codebook = UniformCodebook(float(step or 0))
-    for name, tensor in chosen.items():
+            _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
+            continue
         try:
             tensors[name] = quantize(tensor, codebook)
         except InputError as error:
@@ -65,24 +69,3 @@ def quantize(weights: Tensor, codebook: UniformCodebook) -> CodedTensor:
 def is_quantizable(tensor: Tensor) -> bool:
     """Whether `compress` quantizes a tensor: a matrix or filter of floating point with at least one weight."""
     return tensor.dtype in CODED_FLOATS and tensor.ndim >= 2 and tensor.numel() > 0
-
-
-def step_for_bits(weights: list[Tensor], bits: float) -> float:
-    """The smallest step, within 0.1 %, at which the weights' zero-order entropy is at most ``bits`` per weight.
-
-    Raises:
-        InputError: ``bits`` is not within 0 ... 24.
-    """
-    if not 0 < bits <= 24:
-        raise InputError(f"bits: expected more than 0 and at most 24 bits per weight, found {bits:g}")
-    highest = max((float(tensor.abs().max()) for tensor in weights), default=0.0)
-    if highest == 0:
-        return 1.0
-    count = sum(tensor.numel() for tensor in weights)
-    fine, coarse = np.clip([np.log2(highest) - 26, np.log2(highest) + 2], -149, 127)  # the float32 powers of two
-    while coarse - fine > 1e-3:
-        middle = (fine + coarse) / 2
-        codebook = UniformCodebook(2.0**middle)
-        size_bits = sum(metrics.entropy_bits(nearest(tensor.cpu(), codebook)) for tensor in weights)
-        fine, coarse = (middle, coarse) if size_bits > bits * count else (fine, middle)
-    return float(np.float32(2.0**coarse))

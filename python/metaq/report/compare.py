@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from metaq.compressed_model import read_model
 from metaq.errors import InputError
 from metaq.experiments.evaluation import evaluate_weights
 from metaq.experiments.recipe import load_recipe
 from metaq.files import map_bytes
 from metaq.format.reader import Reader
-from metaq.io import read_state
-from metaq.report.tables import shared_sizes
+from metaq.io import open_source, read_state
+from metaq.io.huggingface import MTQ
+from metaq.report.contents import shared_sizes
+from metaq.report.folders import checkpoint_paths
+from metaq.tensors import load_tensors
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Named tensors of a file, the bytes that each takes there, and all of them together."""
+    """Named tensors of a file or a folder, the bytes that each takes there, and all files together."""
 
     path: Path
     tensors: Mapping[str, Tensor]
@@ -37,28 +40,73 @@ class Checkpoint:
         return sum(tensor.numel() for tensor in self.tensors.values() if tensor.ndim >= 2)
 
 
+class _Shards(Mapping[str, Tensor]):
+    """Tensors of a folder's files, of which the file of the tensor last asked for is in memory."""
+
+    def __init__(self, places: Mapping[str, Path]) -> None:
+        self._places = places
+        self._path: Path | None = None
+        self._tensors: Mapping[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        path = self._places[name]
+        if path != self._path:
+            self._tensors = {}
+            self._path, self._tensors = path, _read_tensors(path)
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A `.mtq` file, or any state dict that `metaq compress` takes.
+    """A `.mtq` file, any state dict that `metaq compress` takes, or a folder of such files.
 
     Raises:
-        InputError: it cannot be read.
-        FormatError: it is not a whole and unchanged `.mtq` file.
+        InputError: it cannot be read, or two files of a folder have a tensor of the same name.
+        FormatError: a `.mtq` file is not whole and unchanged.
     """
-    if path.suffix == ".mtq":
+    if not path.is_dir():
+        tensors = _read_tensors(path)
+        return Checkpoint(path, tensors, _tensor_bytes(path, tensors), path.stat().st_size)
+    paths = checkpoint_paths(path)
+    places: dict[str, Path] = {}
+    sizes: dict[str, float] = {}
+    for shard in paths:
+        of_shard = _tensor_bytes(shard)
+        for name in of_shard:
+            if name in places:
+                found = f"it in {places[name].name} and {shard.name}"
+                raise InputError(f"{path}: expected tensor {name!r} in one file, found {found}")
+            places[name] = shard
+        sizes |= of_shard
+    return Checkpoint(path, _Shards(places), sizes, sum(shard.stat().st_size for shard in paths))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    return load_tensors(Reader(map_bytes(path), str(path))) if path.suffix == MTQ else read_state(path)[0]
+
+
+def _tensor_bytes(path: Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, float]:
+    """Bytes that each tensor takes in a file, without its values if need be."""
+    if path.suffix == MTQ:
         reader = Reader(map_bytes(path), str(path))
-        names = [entry.name for entry in reader.header.tensors]
-        model = read_model(reader)
-        sizes = dict(zip(names, shared_sizes(reader, model), strict=True))
-        return Checkpoint(path, model.decompress(), sizes, len(reader.data))
-    tensors, _ = read_state(path)
-    return Checkpoint(path, tensors, {name: tensor.nbytes for name, tensor in tensors.items()}, path.stat().st_size)
+        return dict(zip([entry.name for entry in reader.header.tensors], shared_sizes(reader), strict=True))
+    if tensors is not None:
+        return {name: tensor.nbytes for name, tensor in tensors.items()}
+    with closing(open_source(path)) as source:
+        return {name: float(layout.size_bytes) for name, layout in source.layouts.items()}
 
 
 def compare(first: Checkpoint, second: Checkpoint) -> tuple[list[Row], Row]:
     """A row for each tensor, and what holds for all.
 
     Errors are ``‖a - b‖² / ‖a‖²``, a the first's, over all: of the matrices and filters that both have. Elements that
-    are equal, or NaN in both, differ by nothing.
+    are equal, or NaN in both, differ by nothing. A tensor's share of the error is its ``‖a - b‖²`` by that of all
+    tensors together.
     """
     rows: list[Row] = []
     error = energy = 0.0
@@ -73,13 +121,18 @@ def compare(first: Checkpoint, second: Checkpoint) -> tuple[list[Row], Row]:
             row["remark"] = f"of shape {'x'.join(map(str, b.shape)) or 'scalar'} in {second.path.name}"
         else:
             missed, whole, largest = _difference(a, b)
-            row |= {"relative_squared_error": _ratio(missed, whole), "largest_difference": largest}
+            row |= {"squared_error_share": missed, "relative_squared_error": _ratio(missed, whole)}
+            row["largest_difference"] = largest
             if a.dtype != b.dtype:
                 row["remark"] = f"{_name(a)} against {_name(b)}"
             if a.ndim >= 2:
                 error, energy = error + missed, energy + whole
         row |= {"first_bytes": first.tensor_bytes.get(name), "second_bytes": second.tensor_bytes.get(name)}
         rows.append({key: value for key, value in row.items() if value is not None})
+    all_missed = sum(row.get("squared_error_share", 0.0) for row in rows)
+    for row in rows:
+        if "squared_error_share" in row:
+            row["squared_error_share"] = _share(row["squared_error_share"], all_missed)
     summary = {
         "first": str(first.path),
         "second": str(second.path),
@@ -90,6 +143,16 @@ def compare(first: Checkpoint, second: Checkpoint) -> tuple[list[Row], Row]:
         "tensors_that_differ": sum(row.get("largest_difference", 1) != 0 for row in rows),
     }
     return rows, summary
+
+
+def sorted_rows(rows: Sequence[Row], column: str) -> list[Row]:
+    """Rows of `compare` by a column: numbers from the largest down, names from a to z.
+
+    Tensors that cannot be compared come first, since no number says how much they differ.
+    """
+    if column == "tensor":
+        return sorted(rows, key=lambda row: ("largest_difference" in row, row["tensor"]))
+    return sorted(rows, key=lambda row: ("largest_difference" in row, -row.get(column, math.inf)))
 
 
 def rate_distortion(first: Checkpoint, second: Checkpoint, reference: Checkpoint) -> Row:
@@ -141,6 +204,13 @@ def _difference(a: Tensor, b: Tensor) -> tuple[float, float, float]:
 
 def _ratio(error: float, energy: float) -> float:
     return 0.0 if error == 0 else error / energy if energy > 0 else math.inf
+
+
+def _share(missed: float, all_missed: float) -> float:
+    """0 where there is no error at all; beside an infinite error, finite ones are nothing."""
+    if math.isinf(all_missed):
+        return float(math.isinf(missed))
+    return missed / all_missed if all_missed else 0.0
 
 
 def _name(tensor: Tensor) -> str:

@@ -18,7 +18,7 @@ try:  # here and not in write_plot, so that a study lacks it before its draws an
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ModuleNotFoundError as error:
-    raise InputError(f"complexity: expected module {error.name!r}, found none; pip install 'metaq[train]'") from None
+    raise InputError(f"complexity: expected module {error.name!r}, found none; pip install 'metaq-nn[train]'") from None
 
 _INCHES = (6.4, 4.0)
 _BARS, _MOMENTS, _LIKELIHOOD = "#aab4c2", "#1f5fd0", "#c2570c"

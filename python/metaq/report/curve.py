@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from metaq import coding
+from metaq import assign, coding
 from metaq.codebook import TableCodebook, UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, encode, keep
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.metrics import relative_squared_error
+from metaq.metrics import entropy_bits, relative_squared_error
 from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import is_roundable, round_as_float16
-from metaq.quantizers.uniform import compress, is_quantizable, step_for_bits
+from metaq.quantizers.uniform import compress, is_quantizable
 from metaq.solvers.kmeans1d import kmeans
 
 Row = dict[str, Any]
@@ -33,7 +34,32 @@ _DRAWN = {"mixing": "-", "adaptive": "-.", "rans": "--", "zstd": ":"}
 
 def nearest(state: State, bits: float) -> CompressedModel:
     """Every weight on the nearest multiple of one step, of an entropy of ``bits``."""
-    return compress(state, bits=bits)
+    return compress(state, step=step_of_entropy([tensor for tensor in state.values() if is_quantizable(tensor)], bits))
+
+
+def step_of_entropy(weights: Sequence[Tensor], bits: float) -> float:
+    """The smallest step, within 0.1 %, on whose nearest multiples the weights' zero-order entropy is at most ``bits``.
+
+    That aim, in bits per weight, names the same step for every coder, so that a curve can compare them.
+
+    Raises:
+        InputError: ``bits`` is not within 0 ... 24, or a weight is not finite.
+    """
+    if not 0 < bits <= 24:
+        raise InputError(f"bits: expected more than 0 and at most 24 bits per weight, found {bits:g}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
+        raise InputError("curve: expected finite weights, found NaN or infinity")
+    highest = max((float(tensor.abs().max()) for tensor in weights), default=0.0)
+    if highest == 0:
+        return 1.0
+    count = sum(tensor.numel() for tensor in weights)
+    fine, coarse = np.clip([np.log2(highest) - 26, np.log2(highest) + 2], -149, 127)  # the float32 powers of two
+    while coarse - fine > 1e-3:
+        middle = (fine + coarse) / 2
+        codebook = UniformCodebook(2.0**middle)
+        size_bits = sum(entropy_bits(assign.nearest(tensor.cpu(), codebook)) for tensor in weights)
+        fine, coarse = (middle, coarse) if size_bits > bits * count else (fine, middle)
+    return float(np.float32(2.0**coarse))
 
 
 def by_rate(state: State, bits: float) -> CompressedModel:
@@ -50,7 +76,7 @@ def _on_step(
     state: State, bits: float, finer: float, quantize: Callable[[State, UniformCodebook], dict[str, Tensor]]
 ) -> CompressedModel:
     weights = {name: tensor for name, tensor in state.items() if is_quantizable(tensor)}
-    step = UniformCodebook(step_for_bits(list(weights.values()), bits) / finer)
+    step = UniformCodebook(step_of_entropy(list(weights.values()), bits) / finer)
     symbols = quantize(weights, step)
     coded = {name: CodedTensor(symbols[name], step, tensor.dtype) for name, tensor in weights.items()}
     return CompressedModel({**keep(state), **coded})
@@ -75,7 +101,9 @@ QUANTIZERS: dict[str, Callable[[State, float], CompressedModel]] = {
 }
 
 
-def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None] = lambda: None) -> list[Row]:
+def curve(
+    state: State, bits: Sequence[float] = BITS, advance: Callable[[int, int], None] = lambda done, total: None
+) -> list[Row]:
     """A row for each quantizer, rate and coder.
 
     Vectors are rounded as `metaq.compress_state_dict` rounds them, for all quantizers alike.
@@ -83,7 +111,7 @@ def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None
     Args:
         state: named dense tensors, with at least one matrix or filter.
         bits: entropies to aim at for a step; for k-means log2 of the number of levels.
-        advance: called after each of the ``len(QUANTIZERS) * len(bits)`` models.
+        advance: told after each of the ``len(QUANTIZERS) * len(bits)`` models how many are done and how many there are.
 
     Returns:
         Of each row quantizer, aim, coder, file_bytes, bits_per_weight (of the file, by all weights) and
@@ -100,7 +128,7 @@ def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None
     if not weights:
         raise InputError("curve: expected a matrix or filter of floating point, found none")
     count = sum(tensor.numel() for tensor in state.values())
-    rows = []
+    rows: list[Row] = []
     for quantizer, quantize in QUANTIZERS.items():
         for aim in bits:
             model = quantize(state, aim)
@@ -109,7 +137,7 @@ def curve(state: State, bits: Sequence[float] = BITS, advance: Callable[[], None
                 size = len(encode(model, coder))
                 row = {"quantizer": quantizer, "aim": aim, "coder": coder, "file_bytes": size}
                 rows.append(row | {"bits_per_weight": 8 * size / count, "relative_squared_error": error})
-            advance()
+            advance(len(rows) // len(coding.coders), len(QUANTIZERS) * len(bits))
     return rows
 
 

@@ -9,17 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from metaq.compressed_model import read_model
-from metaq.errors import FormatError
+from metaq.errors import FormatError, InputError
 from metaq.experiments import run
 from metaq.files import read_bytes
 from metaq.format.reader import Reader
-from metaq.report.tables import coder_rows, result_entries
+from metaq.report.coder_sizes import coder_rows
+from metaq.report.tables import result_entries
+
+_FILES = (run.CONFIG, run.METRICS, run.CHECKPOINT, run.FLOAT_NETWORK, run.FILE, run.RESULT, run.REPORT)
 
 
-def forget_last_demo(folder: Path) -> None:
-    """Remove the files of an earlier demo, and nothing else, so that the demo starts anew."""
-    for name in (run.CONFIG, run.METRICS, run.CHECKPOINT, run.FLOAT_NETWORK, run.FILE, run.RESULT, run.REPORT):
-        (folder / name).unlink(missing_ok=True)
+def earlier_files(folder: Path) -> list[str]:
+    """Names of the files in a folder that a run would write over."""
+    return [name for name in _FILES if (folder / name).exists()]
+
+
+def forget_run(folder: Path) -> None:
+    """Remove the files of an earlier run, and nothing else, so that a run starts anew.
+
+    Raises:
+        InputError: one of them cannot be removed.
+    """
+    for name in earlier_files(folder):
+        try:
+            (folder / name).unlink()
+        except OSError as error:
+            raise InputError(f"{folder / name}: expected a file to remove, found {error.strerror}") from None
 
 
 def check_in_new_process(folder: Path, result: dict[str, Any]) -> None:

@@ -19,14 +19,16 @@ from metaq.experiments.checkpoint import COMPRESS
 from metaq.files import read_bytes, write_atomically
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors
-from metaq.report.tables import Row, coder_rows, tensor_rows, text
+from metaq.report.coder_sizes import coder_rows
+from metaq.report.contents import inspect
+from metaq.report.tables import Row, text
 
 try:  # here and not in write_report, so that a run lacks them before its training and not after
     import jinja2
 
     from metaq.report import plots
 except ModuleNotFoundError as error:
-    raise InputError(f"report: expected module {error.name!r}, found none; pip install 'metaq[train]'") from None
+    raise InputError(f"report: expected module {error.name!r}, found none; pip install 'metaq-nn[train]'") from None
 
 MOST_HISTOGRAMS = 100  # about 10 kilobytes each
 _RESULT_KEYS = (
@@ -70,7 +72,7 @@ def write_report(folder: Path) -> Path:
         histograms=_histograms(content.before, quantized),
         left_out=max(0, len(quantized) - MOST_HISTOGRAMS),
         coders=coder_rows(model),
-        tensors=tensor_rows(content.reader, model),
+        tensors=inspect(content.reader).rows,
     )
     path = folder / run.REPORT
     write_atomically(path, page.encode())

@@ -16,7 +16,6 @@
 #include "metaq/base/buffer.hpp"
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
-#include "metaq/format/crc32.hpp"
 #include "metaq/format/planes.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
@@ -217,12 +216,10 @@ private:
             return {};
         }
         const PlacedChunk& chunk = layout_.chunks[task.chunk];
-        FileError error;
-        error.chunk = task.chunk;
-        error.status = FileStatus::chunk_checksum;
-        if (crc32(chunk.payload) != read_word(chunk.checksum)) return error;
-        if (options_.decoded_chunks != nullptr) ++*options_.decoded_chunks;
         const ChunkDecoder decoder(header_, layout_, task.chunk, options_.content, options_.foreign);
+        FileError error = decoder.check();
+        if (error.status != FileStatus::ok) return error;
+        if (options_.decoded_chunks != nullptr) ++*options_.decoded_chunks;
         Buffer<std::uint8_t*> places;
         if (!task.decoded.contents.resize(layout_.runs_of(chunk).size())) return of_memory();
         if (const std::uint8_t* bytes = decoder.borrow()) {

@@ -9,6 +9,7 @@
 #include "metaq/adaptive/coder.hpp"
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/symbols.hpp"
+#include "metaq/format/crc32.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
@@ -51,6 +52,11 @@ class ChunkDecoder {
 public:
     ChunkDecoder(const FileHeader& header, const FileLayout& layout, std::size_t chunk, Content content, ForeignDecoder* foreign)
         : header_(header), chunk_(layout.chunks[chunk]), runs_(layout.runs_of(chunk_)), index_(chunk), content_(content), foreign_(foreign) {}
+
+    // Whether the payload is the one that was written.
+    FileError check() const {
+        return crc32(chunk_.payload) == read_word(chunk_.checksum) ? FileError{} : failed(FileStatus::chunk_checksum);
+    }
 
     // Where the chunk's content is in the payload already: bytes of planes that are stored as such; null elsewhere.
     const std::uint8_t* borrow() const {

@@ -7,6 +7,7 @@ namespace metaq::text {
 
 using namespace std::string_view_literals;
 
+// clang-format off: a line is a name with its fields.
 inline constexpr std::string_view kPriming =
     "\x00\x00\xc7\x01"
     "!embeddings.word_embeddings.weight\x00\x00\x02\xba\xee\x01\x80\x03\x00\x00\x00\x00x<"
@@ -48,5 +49,6 @@ inline constexpr std::string_view kPriming =
     "\x0a" "fc3.weight\x00\x00\x02\x0aT\x00\x00\x00\x00x="
     "\x08" "fc3.bias\x00\x00\x01\x0a\x00\x00\x00\x00\xcb<"
     "\x01\x03\x00\xe1\x07"sv;
+// clang-format on
 
 }  // namespace metaq::text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metaq.errors import InputError
-from metaq.files import TEMPORARY_PREFIX, write_atomically
+from metaq.files import TEMPORARY_PREFIX, write_atomically, write_error
 
 STATE = "metaq-state.json"
 
@@ -34,18 +35,31 @@ class WorkFolder:
         self._written: dict[str, str] = {}
         self._changing = threading.Lock()
         if path.exists():
-            if not (path / STATE).is_file():
-                raise InputError(f"{path}: expected no such folder, or one that a stopped run left, found another")
-            if resumes:
+            self._check_own()
+            if (path / STATE).is_file() and resumes:
                 self._load()
-            else:
-                shutil.rmtree(path)
         try:
+            if not self._written and not self._results:
+                shutil.rmtree(path, ignore_errors=True)
             path.mkdir(exist_ok=True)
             for left in path.glob(f"{TEMPORARY_PREFIX}*"):
                 left.unlink()
         except OSError as error:
-            raise InputError(f"{path}: expected a writable place, found {error.strerror}") from None
+            raise write_error(path, error) from None
+        try:
+            self._save()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_own(self) -> None:
+        """A run that was killed at its very start has left an empty folder, or a state file that is not whole."""
+        if not self.path.is_dir() or not (
+            (self.path / STATE).is_file()
+            or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in self.path.iterdir())
+        ):
+            found = "another"
+            raise InputError(f"{self.path}: expected no such folder, or one that a stopped run left, found {found}")
 
     def _load(self) -> None:
         place = self.path / STATE
@@ -72,16 +86,47 @@ class WorkFolder:
         with self._changing:
             self._results.setdefault(part, {})[key] = dict(result)
             self._written[part] = key
-            state = {"options": self._options, "results": self._results, "written": self._written}
-            write_atomically(self.path / STATE, json.dumps(state, indent=1).encode())
+            self._save()
+
+    def _save(self) -> None:
+        state = {"options": self._options, "results": self._results, "written": self._written}
+        write_atomically(self.path / STATE, json.dumps(state, indent=1).encode())
+
+    def publish(self, part: str, target: Path) -> None:
+        """A part's file takes the place of ``target``, and the folder is removed.
+
+        Raises:
+            InputError: it cannot.
+        """
+        try:
+            os.replace(self.path / part, target)
+        except OSError as error:
+            raise write_error(target, error) from None
+        self.remove()
+
+    def publish_all(self, target: Path) -> None:
+        """The folder takes the place of ``target``, which is removed; the state file stays behind in neither.
+
+        Raises:
+            InputError: it cannot.
+        """
+        before = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.tmp")
+        try:
+            if target.exists():
+                os.rename(target, before)
+            os.rename(self.path, target)
+            (target / STATE).unlink()
+        except OSError as error:
+            raise write_error(target, error) from None
+        shutil.rmtree(before, ignore_errors=True)
 
     def close(self) -> None:
-        """After a failure: away with a folder in which no part was finished."""
+        """After a failure: the folder is removed unless a part is finished."""
         if not self._written:
             self.remove()
 
     def remove(self) -> None:
-        """Away with it."""
+        """Remove the folder and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -7,14 +7,15 @@ import torch
 
 import metaq
 from metaq import metrics
-from metaq.checkpoints import in_memory
-from metaq.checkpoints.in_memory import QUALITIES, CompressionConfig, compress_state_dict
+from metaq.checkpoints import CompressionConfig, compress_state_dict, sample
+from metaq.checkpoints.checkpoint import Checkpoint
+from metaq.checkpoints.config import QUALITIES
+from metaq.checkpoints.sample import Sample
 from metaq.cli.options import parse_bits, parse_size
 from metaq.coding import base as coding_base
-from metaq.compressed_model import CodedTensor, encode
+from metaq.compressed_model import CodedTensor, encode, read_model
 from metaq.errors import InputError
 from metaq.format.reader import Reader
-from metaq.quantizers import trellis
 from metaq.quantizers.rounding import round_as_float16
 from metaq.tensors import load_tensors
 
@@ -66,15 +67,19 @@ def test_error_is_met(limit):
 
 @pytest.mark.parametrize("dial", [{"max_error": 5e-3}, {"bits": 3.0}, {"size_bytes": 6000}])
 def test_many_weights_in_many_chunks(monkeypatch, dial):
-    tried = []
-    quantize = trellis.quantize
-    monkeypatch.setattr(in_memory, "SAMPLE_WEIGHTS", 3000)
+    passes = []
+
+    def noted(what, work):
+        return lambda *arguments: passes.append(what) or work(*arguments)
+
+    monkeypatch.setattr(sample, "SAMPLE_WEIGHTS", 3000)
     monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 2000)
-    monkeypatch.setattr(trellis, "quantize", lambda weights, *rest: tried.append(weights) or quantize(weights, *rest))
+    monkeypatch.setattr(Sample, "measure", noted("sample", Sample.measure))
+    monkeypatch.setattr(Checkpoint, "_measure", noted("all", Checkpoint._measure))
     model = compress_state_dict(STATE, CompressionConfig(**dial))
-    counts = [sum(tensor.numel() for tensor in weights.values()) for weights in tried]
-    assert counts[0] <= 6000 < counts[1] == counts[-1]
-    assert len(counts) <= 6
+    assert passes[0] == "sample"
+    assert passes == sorted(passes, reverse=True)
+    assert passes.count("all") <= 4
     if "max_error" in dial:
         assert 0.99 * dial["max_error"] <= error(STATE, model.decompress()) <= dial["max_error"]
     if "size_bytes" in dial:
@@ -185,8 +190,18 @@ def test_nothing_to_search_for(state, dial):
 BAD = {
     "two dials": (
         {"max_error": 0.1, "bits": 3},
-        "at most one of max_error, size_bytes, bits, quality",
+        "at most one of max_error, size_bytes, bits, quality, step, lossless, found max_error, bits",
     ),
+    "a target beside a step": ({"step": 0.1, "quality": "low"}, "found quality, step"),
+    "a target beside lossless": ({"lossless": True, "bits": 3}, "found bits, lossless"),
+    "a step beside lossless": ({"lossless": True, "step": 3.0}, "found step, lossless"),
+    "bits of some beside a step": ({"step": 0.1, "tensor_bits": {"*": 2}}, r"none beside step, found \*"),
+    "bits of some beside lossless": ({"lossless": True, "tensor_bits": {"*": 2}}, r"none beside lossless, found \*"),
+    "what to keep beside lossless": ({"lossless": True, "keep": ("*",)}, r"keep: expected no pattern .*, found \*"),
+    "no step": ({"step": 0.0}, "step: expected a finite number above 0, found 0"),
+    "step that is no number": ({"step": math.nan}, "step: expected a finite number above 0, found nan"),
+    "infinite step": ({"step": math.inf}, "step: expected a finite number above 0, found inf"),
+    "tiny step": ({"step": 1e-12}, r"tensor '.*': weights: expected less than 2\^30 steps"),
     "no error": ({"max_error": 0.0}, "max_error: expected more than 0"),
     "all error": ({"max_error": 1.0}, "max_error: expected more than 0 and less than 1"),
     "no size": ({"size_bytes": 0}, "size_bytes: expected at least 1"),
@@ -206,6 +221,73 @@ BAD = {
 def test_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         compress_state_dict(STATE, CompressionConfig(**arguments))
+
+
+def test_on_a_step_every_weight_is_on_the_nearest_multiple_and_the_rest_is_exact():
+    loaded = compress_state_dict(STATE, CompressionConfig(step=0.05, keep=("head.*",))).decompress()
+    expected = metaq.compress(STATE, step=0.05).decompress()
+    for name, tensor in STATE.items():
+        assert torch.equal(loaded[name], tensor if name == "head.weight" else expected[name])
+
+
+def test_lossless_is_compress_losslessly():
+    state = {**STATE, "few": torch.randint(0, 9, (80, 80)).half()}
+    found = compress_state_dict(state, CompressionConfig(lossless=True, coder="rans"))
+    assert encode(found, "rans") == encode(metaq.compress_losslessly(state), "rans")
+
+
+def test_bits_are_those_of_quantized_weights_among_many_integers():
+    state = {"w": network()["head.weight"], "ids": torch.arange(40_000)}
+    model = compress_state_dict(state, CompressionConfig(bits=3))
+    assert 0.985 * 3 <= coded_bits(metaq.CompressedModel({"w": model.tensors["w"]})) <= 3
+
+
+@pytest.mark.parametrize(
+    ("elements", "options", "coder"),
+    [
+        (100, {}, "mixing"),
+        (100, {"coder": "rans"}, "rans"),
+        (1 << 20, {"step": 1.0}, "adaptive"),
+        (1 << 20, {"lossless": True}, "rans"),
+    ],
+)
+def test_the_coder_that_a_model_is_made_for_is_what_it_is_saved_with(tmp_path, elements, options, coder):
+    model = compress_state_dict({"w": torch.zeros(1, elements)}, CompressionConfig(**options))
+    assert model.coder == coder
+    metaq.save(model, tmp_path / "x.mtq")
+    if elements == 100 and coder == "mixing":
+        model = compress_state_dict({"w": network()["head.weight"]}, CompressionConfig(bits=3))
+        metaq.save(model, tmp_path / "x.mtq")
+        assert {chunk.coder for chunk in Reader((tmp_path / "x.mtq").read_bytes()).header.chunks} == {3}
+
+
+def test_symbols_of_the_trellis_are_not_saved_with_a_coder_that_makes_them_larger(tmp_path):
+    state = {"w": STATE["head.weight"]}
+    model = compress_state_dict(state, CompressionConfig(max_error=1e-2))
+    with pytest.raises(
+        InputError, match="coder: expected mixing or adaptive, for which weights were quantized, found"
+    ) as e:
+        metaq.save(model, tmp_path / "x.mtq", "rans")
+    assert "compress again with CompressionConfig(coder='rans')" in str(e.value)
+    assert not list(tmp_path.iterdir())
+    metaq.save(model, tmp_path / "x.mtq", "adaptive")
+    with pytest.raises(InputError, match="expected mixing or adaptive"):
+        metaq.save(read_model(Reader((tmp_path / "x.mtq").read_bytes())), tmp_path / "y.mtq", "rans")
+    again = compress_state_dict(state, CompressionConfig(max_error=1e-2, coder="rans"))
+    assert metaq.save(again, tmp_path / "y.mtq") < 0.9 * len(encode(model, "rans"))
+
+
+@pytest.mark.parametrize("made", [metaq.compress, lambda state, step: metaq.compress_losslessly(state)])
+def test_models_that_are_made_for_no_coder_are_saved_with_any(tmp_path, made):
+    model = made(STATE, 0.1)
+    assert model.coder is None
+    for coder in ("mixing", "rans"):
+        metaq.save(model, tmp_path / "x.mtq", coder)
+        back = read_model(Reader((tmp_path / "x.mtq").read_bytes()))
+        assert back.coder in (coder, "rans")
+        metaq.save(back, tmp_path / "y.mtq")
+        assert (tmp_path / "x.mtq").read_bytes() == (tmp_path / "y.mtq").read_bytes()
+        metaq.save(back, tmp_path / "y.mtq", "huffman")
 
 
 def classifier():

@@ -1,0 +1,91 @@
+"""Checkpoints of any kind to `.mtq`: files, folders of shards, standard input."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+
+from metaq.checkpoints.checkpoint import Checkpoint
+from metaq.checkpoints.chunk_encoder import Totals
+from metaq.checkpoints.config import CompressionConfig, CompressionReport
+from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.checkpoints.resumable import WorkFolder
+from metaq.io import open_source
+from metaq.io.huggingface import MTQ, read_checkpoint_folder
+from metaq.io.source import TensorSource
+from metaq.io.standard import readable, writable
+from metaq.progress import Progress
+
+
+def compress_path(
+    source: Path,
+    output: Path,
+    config: CompressionConfig,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> CompressionReport:
+    """Compress a file, or a folder of shards to such a folder; "-" is standard input or output.
+
+    Args:
+        config: to what error or size.
+        resume: go on with what a stopped run left.
+        force: replace an output that exists, which is refused otherwise. The source is never replaced.
+        key: under which the state dict is, in files of torch.save that hold more than one.
+
+    Raises:
+        InputError: the source is unreadable or of an unknown kind, no step meets what is asked for, or the output
+            cannot be written or exists.
+    """
+    start, progress = time.perf_counter(), progress or Progress()
+    described = asdict(config) | {"key": key}
+    if source.is_dir():
+        found = read_checkpoint_folder(source)
+        check_folder(found, output, MTQ, force)
+        with ExitStack() as opened:
+            sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
+            found.check(lambda shard: sources[shard].layouts)
+            parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
+            with working(output, "compress", found.paths(), described, resume) as folder:
+                checkpoint, totals = _compress(parts, config, folder, progress)
+        found.finish(folder.path, MTQ)
+        folder.publish_all(output)
+        return _report(checkpoint, totals, str(output), len(parts), start)
+    check_file(source, output, force)
+    with readable(source) as path, writable(output, MTQ) as target:
+        place = Path(os.path.realpath(target))  # a link stays, what it points to is written
+        with (
+            closing(open_source(path, key)) as tensors,
+            working(place, "compress", {place.name: path}, described, resume) as folder,
+        ):
+            checkpoint, totals = _compress({place.name: tensors}, config, folder, progress)
+        folder.publish(place.name, place)
+        return _report(checkpoint, totals, str(output), None, start)
+
+
+def _compress(
+    parts: Mapping[str, TensorSource], config: CompressionConfig, folder: WorkFolder, progress: Progress
+) -> tuple[Checkpoint, Totals]:
+    checkpoint = Checkpoint(parts, config, progress, folder)
+    return checkpoint, checkpoint.write(checkpoint.find_step())
+
+
+def _report(checkpoint: Checkpoint, totals: Totals, file: str, shards: int | None, start: float) -> CompressionReport:
+    count, energy = checkpoint.count, checkpoint.energy
+    return CompressionReport(
+        file=file,
+        shards=shards,
+        tensors=len(checkpoint.owner),
+        source_bytes=checkpoint.size_bytes,
+        file_bytes=totals.size_bytes,
+        relative_squared_error=totals.squared_error / energy if energy else 0.0,
+        bits_per_weight=totals.bits / count if count else None,
+        coder=checkpoint.coder,
+        seconds=time.perf_counter() - start,
+    )

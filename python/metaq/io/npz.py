@@ -1,0 +1,84 @@
+"""`.npz` files: arrays as numpy.savez writes them. Nothing in them is run, and torch is not needed to write them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from metaq.errors import InputError
+from metaq.files import atomic_file
+from metaq.format.dtypes import BY_NAME, Dtype
+from metaq.io.format import Format
+from metaq.io.source import StateSource, StoredTensor, TensorSource
+
+_MEMBER = ".npy"  # behind each array's name in the archive
+
+
+class Npz(Format):
+    """Archives of NumPy's arrays. Metadata has no place in them, and shared arrays are written once for each name."""
+
+    name = "NumPy"
+    suffixes = (".npz",)
+    package = "torch"
+    extra = "torch"
+
+    def recognises(self, start: bytes, size_bytes: int) -> bool:
+        """A zip archive whose first member is an array."""
+        name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
+        return start.startswith(b"PK\3\4") and name.endswith(_MEMBER.encode())
+
+    def open(self, path: Path, key: str | None = None) -> TensorSource:
+        """All arrays of numbers, in the archive's order."""
+        self.refuse_key(path, key)
+        try:
+            import torch
+        except ImportError:
+            raise self.missing(path) from None
+        arrays = _read(path)
+        return StateSource({name: torch.from_numpy(array) for name, array in arrays.items()}, name=str(path))
+
+    def write(self, path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+        """Uncompressed, the same bytes for the same tensors."""
+        dtypes = {name: _numpy_dtype(path, name, tensor.dtype) for name, tensor in tensors.items()}
+        for name in tensors:
+            if "\0" in name:
+                raise InputError(f"{path}: expected names without NUL for an .npz file, found {name!r}")
+        size = sum(tensor.octets.size for tensor in tensors.values())
+        with atomic_file(path, size) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+            for name, tensor in tensors.items():
+                with archive.open(zipfile.ZipInfo(name + _MEMBER), "w", force_zip64=True) as member:
+                    array = tensor.octets.view(dtypes[name]).reshape(tensor.shape)
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _numpy_dtype(path: Path, name: str, dtype: Dtype) -> np.dtype:
+    if not hasattr(np, dtype.name):
+        found = f"{dtype}, which NumPy does not have; write a .safetensors file"
+        raise InputError(f"{path}, tensor {name!r}: expected a dtype of NumPy's for an .npz file, found {found}")
+    return np.dtype(dtype.name)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        # Opened here, so that it is closed whatever NumPy thinks of it.
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            if len(set(archive.namelist())) < len(archive.namelist()):
+                raise ValueError("two arrays of one name")
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    arrays[member.removesuffix(_MEMBER)] = np.lib.format.read_array(stream, allow_pickle=False)
+    except Exception as error:  # zipfile's, zlib's and NumPy's own have no common base
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: expected an .npz file of arrays of numbers, found otherwise ({reason})") from None
+    for name, array in arrays.items():
+        if array.dtype.newbyteorder("=").name not in BY_NAME:
+            known = ", ".join(BY_NAME)
+            raise InputError(f"{path}, array {name!r}: expected one of {known}, found {array.dtype}")
+    return {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("=")).reshape(array.shape)
+        for name, array in arrays.items()
+    }

@@ -1,0 +1,40 @@
+"""What reports take from a file: the symbols of its chunks, each decoded once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from metaq.format.reader import Reader
+from metaq.report.symbol_statistics import Symbols
+from metaq.threads import stream
+
+
+class Block(NamedTuple):
+    """Symbols of one tensor that lie in one chunk: a part of its quantized weights, or of a byte plane (``is_plane``).
+
+    Of each tensor, the parts of its quantized weights come in row-major order.
+    """
+
+    tensor: int
+    is_plane: bool
+    symbols: Symbols
+
+
+def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
+    """Of each chunk of a file, its payload's size in bytes, and its blocks, decoded when they are asked for.
+
+    Raises:
+        FormatError: a chunk is damaged.
+    """
+    chunks = list(zip(reader.header.chunks, reader.chunk_runs(), strict=True))
+    decoded = stream(reader.decode_chunk, range(len(chunks)), os.cpu_count() or 1)
+    for (chunk, runs), parts in zip(chunks, decoded, strict=True):
+        found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, parts, strict=True)]
+        yield chunk.payload_bytes, found
+
+
+def payload_bytes(reader: Reader) -> int:
+    """Bytes of a file's chunks, checksums and header apart."""
+    return sum(chunk.payload_bytes for chunk in reader.header.chunks)

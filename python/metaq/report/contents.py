@@ -1,0 +1,173 @@
+"""What a `.mtq` file holds and what each part of it costs: in one pass, in which each chunk is decoded once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metaq import coding
+from metaq.files import map_bytes
+from metaq.format.digest import weights_sha256
+from metaq.format.reader import Reader
+from metaq.progress import Progress
+from metaq.report.blocks import blocks, payload_bytes
+from metaq.report.folders import mtq_paths
+from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits, tuple_entropy
+
+Row = dict[str, Any]
+
+_ORDERS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Of a file or a folder, as `metaq inspect` shows it.
+
+    Attributes:
+        rows: one for each tensor of a file, or for each file of a folder.
+        summary: what holds for all of it.
+        metadata: the file's; a folder has none of its own.
+        files: of a folder, its files' contents.
+    """
+
+    rows: list[Row]
+    summary: Row
+    metadata: dict[str, str] = field(default_factory=dict)
+    files: list[Contents] | None = None
+
+    def as_dict(self) -> Row:
+        """The same for JSON."""
+        if self.files is not None:
+            return {**self.summary, "files": [file.as_dict() for file in self.files]}
+        return {**self.summary, "metadata": self.metadata, "tensors": self.rows}
+
+
+def inspect_file(path: Path, progress: Progress) -> Contents:
+    """`inspect` of a file.
+
+    Raises:
+        InputError: the file cannot be read.
+        FormatError: it is not a whole and unchanged `.mtq` file.
+    """
+    reader = Reader(map_bytes(path), str(path))
+    progress.begin(f"reading {path.name}", payload_bytes(reader))
+    return inspect(reader, progress)
+
+
+def inspect_folder(path: Path, progress: Progress) -> Contents:
+    """`inspect_file` of each file of a folder, a row for each, and their sums.
+
+    Raises:
+        InputError: the folder has no `.mtq` file, lacks one that its index names, or one cannot be read.
+        FormatError: one is not a whole and unchanged `.mtq` file.
+    """
+    files: list[Contents] = []
+    rows: list[Row] = []
+    for shard in mtq_paths(path):
+        found = inspect_file(shard, progress)
+        weights = sum(math.prod(row["shape"]) for row in found.rows if not row["kind"].startswith("alias"))
+        row: Row = {"file": shard.name, "tensors": len(found.rows), "weights": weights}
+        row |= {"file_bytes": found.summary["file_bytes"]}
+        rows.append(row | {"file_bits_per_weight": 8 * row["file_bytes"] / max(1, weights)})
+        files.append(Contents(found.rows, {"file": shard.name, **found.summary}, found.metadata))
+    total = {key: sum(row[key] for row in rows) for key in ("tensors", "weights", "file_bytes")}
+    summary = {"folder": str(path), "shards": len(rows), **total}
+    summary["file_bits_per_weight"] = 8 * total["file_bytes"] / max(1, total["weights"])
+    return Contents(rows, summary, files=files)
+
+
+def verify_file(path: Path, progress: Progress) -> Row:
+    """Check and decode every byte of a file, and name its weights by a SHA-256 as `metaq.metrics.digest` does.
+
+    Raises:
+        InputError: the file cannot be read.
+        FormatError: it is not a whole and unchanged `.mtq` file.
+    """
+    progress.begin(f"verifying {path.name}")
+    reader = Reader(map_bytes(path), str(path))
+    result: Row = {"file": str(path), "verdict": "whole and unchanged", "tensors": len(reader.header.tensors)}
+    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader)}
+
+
+def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
+    """`verify_file` of each file of a folder, a row for each, and their sums.
+
+    Raises:
+        InputError: the folder has no `.mtq` file, lacks one that its index names, or one cannot be read.
+        FormatError: one is not a whole and unchanged `.mtq` file.
+    """
+    rows = [{**verify_file(shard, progress), "file": shard.name} for shard in mtq_paths(path)]
+    total = {key: sum(row[key] for row in rows) for key in ("tensors", "file_bytes")}
+    return rows, {"folder": str(path), "shards": len(rows), "verdict": "whole and unchanged", **total}
+
+
+def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
+    """A row for each tensor of a file: what it is, and what it costs; and what holds for the whole file.
+
+    The tensors of a chunk are one stream of bytes; its size is shared out by their zero-order entropies.
+
+    Raises:
+        FormatError: a chunk is damaged.
+    """
+    sizes, symbols = _sizes_and_symbols(reader, progress or Progress())
+    entries = reader.header.tensors
+    rows = []
+    for index, entry in enumerate(entries):
+        row: Row = {"tensor": entry.name, "dtype": entry.dtype.name, "shape": list(entry.shape), "kind": "kept"}
+        if entry.target is not None:
+            row["kind"] = f"alias of {entries[entry.target].name}"
+        elif entry.codebook is not None:
+            row |= {"kind": "coded", **_statistics(symbols.get(index, []), entry.size)}
+        row |= {"bits_per_weight": 8 * sizes[index] / max(1, entry.size), "bytes": round(sizes[index], 1)}
+        rows.append(row)
+    coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
+    coded_bytes = payload_bytes(reader)
+    summary: Row = {
+        "file_bytes": len(reader.data),
+        "header_and_checksum_bytes": len(reader.data) - coded_bytes,
+        "coder": ", ".join(sorted({coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks})),
+    }
+    summary |= {f"entropy_order_{order}_bits_per_weight": tuple_entropy(coded, order) for order in _ORDERS}
+    return Contents(rows, summary, reader.header.metadata)
+
+
+def shared_sizes(reader: Reader) -> list[float]:
+    """Bytes of each tensor in a file, the `bytes` of `inspect` unrounded, without what else that finds out."""
+    return _sizes_and_symbols(reader, Progress(), keeps_symbols=False)[0]
+
+
+def _sizes_and_symbols(
+    reader: Reader, progress: Progress, keeps_symbols: bool = True
+) -> tuple[list[float], dict[int, list[Symbols]]]:
+    """Bytes of each tensor, and of the coded ones the symbols, flattened, in parts."""
+    sizes = [0.0] * len(reader.header.tensors)
+    symbols: dict[int, list[Symbols]] = {}
+    for size, chunk in blocks(reader):
+        # Half a bit for each block, so that constant ones do not divide by zero.
+        bits = [entropy_bits(counts(block.symbols)) + 0.5 for block in chunk]
+        for block, share in zip(chunk, bits, strict=True):
+            sizes[block.tensor] += size * share / sum(bits)
+            if keeps_symbols and not block.is_plane:
+                symbols.setdefault(block.tensor, []).append(compact(block.symbols).reshape(-1))
+        progress.advance(size, size)
+    return sizes, symbols
+
+
+def _statistics(parts: list[Symbols], size: int) -> Row:
+    joined = _joined(parts)
+    occurrences = counts(joined)
+    return {
+        "levels": len(occurrences),
+        "zeros": int((joined == 0).sum()),
+        "zero_order_bits_per_weight": entropy_bits(occurrences) / max(1, size),
+    }
+
+
+def _joined(parts: list[Symbols]) -> Symbols:
+    if len(parts) != 1:
+        parts[:] = [np.concatenate(parts) if parts else np.zeros(0, np.int8)]
+    return parts[0]

@@ -1,0 +1,158 @@
+"""The figures in README.md and docs/ are those of the committed results, to the digits that the documents give."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATH = re.compile(r"`((?:benchmarks|docs|examples|python|results|src|tests)/[\w./-]*\w)`")
+
+
+def text_of(page):
+    return (ROOT / page).read_text()
+
+
+def result(name):
+    return json.loads((ROOT / name).read_text())
+
+
+def cells(page, *starts):
+    """The cells behind the first ones, of the one row of a page's tables that begins with these."""
+    rows = [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in text_of(page).split("\n")]
+    found = [row[len(starts) :] for row in rows if tuple(row[: len(starts)]) == starts]
+    assert len(found) == 1, f"{page}: {len(found)} rows begin with {starts}"
+    return found[0]
+
+
+def percent(share):
+    return f"{100 * share:.2f} %"
+
+
+@pytest.mark.parametrize(
+    ("network", "recipe"),
+    [
+        ("LeNet-5 (44 k)", "lenet5-mnist"),
+        ("LeNet-5 of Caffe (431 k)", "lenet5-caffe-mnist"),
+        ("LeNet-300-100 (267 k)", "lenet300-mnist"),
+    ],
+)
+def test_mnist(network, recipe):
+    run = result(f"results/{recipe}.json")
+    before, after = (percent(run[f"test_{when}"]["accuracy"]) for when in ("before", "after"))
+    sizes = [f"{run['float32_bytes']:,} B", f"{run['file_bytes']:,} B"]
+    found = cells("README.md", network)
+    assert found[:2] + found[3:5] == [*sizes, before, after]
+    assert abs(int(found[2].replace(",", "")) - run["ratio"]) < 1
+
+
+def test_coders_on_a_resnet():
+    rows = [row for row in result("benchmarks/results/coding.json")["results"] if row["symbol_set"] == "resnet32-3bit"]
+    sizes = {row["coder"]: f"{row['size_bytes']:,}" for row in rows}
+    names = {"mixing": "mixing", "rANS": "rans", "brotli-11": "brotli-11", "zstd-22": "zstd-22", "range": "range"}
+    found = " ".join(text_of("README.md").split())
+    for shown, coder in {**names, "Huffman": "Huffman"}.items():
+        assert f"{shown} {sizes[coder]}" in found
+    assert f"entropy {rows[0]['zero_order_bytes']:,.0f} bytes" in found
+
+
+def test_checkpoints_beside_the_reference():
+    rows = result("benchmarks/results/checkpoints.json")["results"]
+    assert len(rows) == 24
+    for at, row in enumerate(rows):
+        coder = ("mixing", "adaptive", "rans")[at % 3]
+        assert row["coder"] == coder
+        found = cells("docs/checkpoints.md", row["model"], f"{row['max_error']:.3e}")
+        assert found[0] == f"{row['reference_bytes']:,}"
+        assert found[1 + 2 * (at % 3) :][:2] == [f"{row['file_bytes']:,}", f"{row['size_ratio']:.3f}"]
+
+
+def test_calibration():
+    rows = result("benchmarks/results/calibration.json")["rows"]
+    for plain, calibrated in zip(rows[::2], rows[1::2], strict=True):
+        expected = []
+        for row in (plain, calibrated):
+            expected += [f"{row['file_bytes']:,} B", f"{percent(row['accuracy'])}, {row['loss']:.3f}"]
+        assert cells("docs/checkpoints.md", f"{plain['bits_per_weight']:g}") == expected
+
+
+def test_trellis():
+    rows = result("benchmarks/results/trellis.json")["results"]
+    gaps = {(row["way"], f"{row['step']:g}"): f"{row['gap_bits']:.3f}" for row in rows}
+    for key in (("trellis, 8 states", "0.1"), ("trellis, 4 states", "0.1"), ("nearest", "0.18")):
+        assert gaps[key] in text_of("docs/checkpoints.md")
+
+
+@pytest.mark.parametrize("at", range(19))
+def test_options_of_metaq(at):
+    run = result("benchmarks/results/metaq_study.json")["runs"][at]
+    figures = [f"{run['file_bytes']:,}", percent(run["validation_accuracy"]), percent(run["test_accuracy"])]
+    assert cells("docs/methods/metaq.md", run["group"], run["variant"]) == figures
+
+
+@pytest.mark.parametrize(
+    "recipe", ["lenet5-caffe-hemp1", "lenet5-caffe-hemp2", "lenet5-caffe-hemp4", "lenet5-caffe-hemp-lobster"]
+)
+def test_hemp(recipe):
+    check_run("docs/methods/hemp.md", recipe)
+
+
+def test_lobster():
+    check_run("docs/methods/lobster.md", "lenet5-caffe-lobster")
+
+
+def check_run(page, recipe):
+    run = result(f"results/{recipe}.json")
+    held_out, test, lzma, mixing = cells(page, recipe)[:4]
+    assert [held_out, test] == [percent(run["validation_accuracy"]), percent(run["test_after"]["accuracy"])]
+    assert [lzma, mixing] == [f"{size_with(recipe, coder):,} B" for coder in ("lzma", "mixing")]
+
+
+def size_with(recipe, coder):
+    """Of the file of a recipe's network, were it written with this coder."""
+    from metaq.format.reader import Reader
+    from metaq.format.writer import encode
+
+    path = ROOT / "results" / f"{recipe}.mtq"
+    return len(encode(Reader(path.read_bytes(), str(path)).model(), coder))
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "end"),
+    [("lc_curves", "## LeNet-300-100", "## LeNet-5\n"), ("lc_curves_lenet5", "## LeNet-5\n", "## Deviations")],
+)
+def test_lc(name, heading, end):
+    table = text_of("docs/methods/lc.md").split(heading)[1].split(end)[0]
+    shown = {}
+    for line in table.split("\n"):
+        row = [cell.strip(" `") for cell in line.strip("|").split("|")]
+        if len(row) == 5:
+            shown[row[0]] = row[1:]
+    rows = [row for row in result(f"benchmarks/results/{name}.json")["rows"] if row["algorithm"] == "LC"]
+    assert rows
+    for row in rows:
+        errors, file = shown[row["scheme"]][2:]
+        assert file == f"{row['file_bytes']:,} B"
+        assert errors.split(" / ")[0] == f"{100 * (1 - row['test']['accuracy']):.2f}"
+
+
+def test_deep_compression():
+    page = text_of("docs/methods/deep_compression.md")
+    for network in ("lenet300", "lenet5_caffe"):
+        sizes = result(f"benchmarks/results/deep_compression_{network}.json")
+        assert f"{sizes['published_weights_bytes'] / 1000:.1f} kB" in page
+        assert f"**{sizes['file_bytes']:,} B**" in page
+
+
+def test_every_committed_result_has_its_command():
+    page = text_of("docs/reproduce.md")
+    for path in [*(ROOT / "results").glob("*.json"), *(ROOT / "benchmarks" / "results").glob("*.json")]:
+        assert f"](../{path.relative_to(ROOT)})" in page
+
+
+@pytest.mark.parametrize(
+    "page", [Path("README.md"), *(p.relative_to(ROOT) for p in sorted((ROOT / "docs").rglob("*.md")))], ids=str
+)
+def test_paths_that_a_page_names_exist(page):
+    assert not [path for path in PATH.findall(text_of(page)) if not (ROOT / path).exists()]
