@@ -29,7 +29,7 @@ from metaq import compressed_model
 from metaq.experiments import data, models
 from metaq.experiments.data import Dataset, Split
 from metaq.experiments.loop import Stage, evaluate
-from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 from metaq.metrics import entropy_of_order
 
 BATCH, RATE = 100, 1e-2
@@ -84,7 +84,7 @@ def trained(
 ) -> list[Any]:
     """Train in place; of every epoch, what the figures show."""
     section = StageSection(
-        epochs, BATCH, RATE, Optimizer.SGD, Schedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
+        epochs, BATCH, RATE, Optimizer.SGD, LearningRateSchedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
     )
     stage = Stage(model, section, dataset.train, 1, compressor)
     rows = []
@@ -116,9 +116,10 @@ def measured(
 
 
 def histogram(model: nn.Module, compressor: metaq.Compressor) -> dict[str, Any]:
-    """Of the second convolution's weights, and its levels."""
+    """The histogram of the second convolution's quantized weights, and its levels."""
     name = [name for name, parameter in model.named_parameters() if parameter.ndim == 4][1]
     levels = compressor.bound.levels[list(compressor.bound.parameters).index(name)]
+    compressor.bound.on_forward(is_training=False)
     weights = compressor.bound.parameters[name].detach()
     counts, edges = torch.histogram(weights.reshape(-1), bins=120)
     return {"parameter": name, "levels": levels.tolist(), "counts": counts.tolist(), "edges": edges.tolist()}

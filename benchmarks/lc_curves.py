@@ -30,7 +30,7 @@ from metaq import Compressor, compressed_model
 from metaq.experiments import data, models
 from metaq.experiments.data import Dataset
 from metaq.experiments.loop import Stage, evaluate
-from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods.lc import LC, Algorithm
@@ -109,7 +109,7 @@ def stage_section(settings: Settings, epochs: int, learning_rate: float, last_ep
         settings.batch_size,
         learning_rate,
         Optimizer.SGD,
-        Schedule.COSINE,
+        LearningRateSchedule.COSINE,
         settings.weight_decay,
         last_epochs,
     )

@@ -7,7 +7,7 @@ from torch import nn
 import metaq
 from metaq.errors import InputError
 from metaq.experiments.models.lenet import LeNet5
-from metaq.methods.metaq.method import Levels, Objective
+from metaq.methods.metaq.config import LevelPlacement, Objective
 
 
 def test_ten_lines_make_a_file_that_loads_back(tmp_path):
@@ -73,7 +73,7 @@ def test_detach_leaves_the_quantized_weights_and_no_hook():
     ],
 )
 def test_state_round_trip_in_mid_training(options):
-    kinds = {"objective": Objective, "levels": Levels}
+    kinds = {"objective": Objective, "levels": LevelPlacement}
     options = {key: kinds[key](value) if key in kinds else value for key, value in options.items()}
     config = metaq.METaQ(strength=1e-2, refresh_every=3, **options)
     torch.manual_seed(1)

@@ -20,7 +20,7 @@ from metaq.io import read_state, write_state
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods.hemp import Gradient, Quantizer
 from metaq.methods.lc import Algorithm
-from metaq.methods.metaq.method import AroundMean, Counts, Final, Levels, Objective, Slopes, Solver
+from metaq.methods.metaq.config import AroundMean, Counts, Final, LevelPlacement, Objective, Slopes, Solver
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -32,15 +32,15 @@ WIDE = AroundMean(reach=4.0)  # no weight is so near the end that rounding puts 
 METHODS = {
     "code lengths": metaq.METaQ(strength=1.0, refresh_every=2),
     "adjacent slopes": metaq.METaQ(strength=1.0, slopes=Slopes.ADJACENT),
-    "learned steps": metaq.METaQ(strength=1.0, levels=Levels.LEARNED),
-    "around the mean": metaq.METaQ(strength=1.0, levels=Levels.AROUND_MEAN, around_mean=WIDE),
+    "learned steps": metaq.METaQ(strength=1.0, levels=LevelPlacement.LEARNED),
+    "around the mean": metaq.METaQ(strength=1.0, levels=LevelPlacement.AROUND_MEAN, around_mean=WIDE),
     "rate": metaq.METaQ(strength=1.0, final=Final.RATE, tolerance=1e9),
     "target size": metaq.METaQ(strength=1.0, target_bytes=1500, target_steps=4),
     **{
         f"counts, {solver.value}": metaq.METaQ(Objective.COUNTS, strength=1.0, counts=Counts(0.25, solver))
         for solver in Solver
     },
-    "counts around the mean": metaq.METaQ(Objective.COUNTS, 1.0, levels=Levels.AROUND_MEAN, around_mean=WIDE),
+    "counts around the mean": metaq.METaQ(Objective.COUNTS, 1.0, levels=LevelPlacement.AROUND_MEAN, around_mean=WIDE),
     "perspective": metaq.METaQ(Objective.PERSPECTIVE, strength=1.0, refresh_every=2, step=0.4, radius=3),
     **{f"HEMP, order {order}": metaq.HEMP(order=order, levels=6, refresh_every=2) for order in (1, 2, 6)},
     "HEMP as printed": metaq.HEMP(gradient=Gradient.PRINTED, insensitivity=False, levels=40),

@@ -11,7 +11,6 @@ from metaq.metrics import (
     digest,
     entropy_bits,
     entropy_of_order,
-    proxy_entropy,
     relative_squared_error,
     tuple_entropy,
 )
@@ -91,13 +90,3 @@ def test_longer_tuples_never_have_more_bits_a_weight():
     entropies = [entropy_of_order(model, order) for order in (1, 2, 4, 8)]
     assert all(later <= earlier for earlier, later in itertools.pairwise(entropies))
     assert entropies[-1] > 0
-
-
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_the_proxy_of_any_compressed_model(order):
-    weights = {"a": torch.randn(40, 5), "count": torch.arange(9), "b": torch.randn(3, 7, 2) / 10}
-    model = metaq.compress(weights, step=0.05)
-    decoded = model.decompress()
-    assert proxy_entropy(model, decoded, order) == pytest.approx(entropy_of_order(model, order), abs=1e-3)
-    assert proxy_entropy(model, weights, order) != pytest.approx(entropy_of_order(model, order), abs=1e-3)
-    assert proxy_entropy(metaq.CompressedModel({}), {}, order) == 0.0

@@ -25,12 +25,14 @@ class Compressor:
             optimizer.step()
         metaq.save(compressor.compress(), "model.mtq")
 
-    From its making on, the model's forward passes in evaluation mode see the quantized weights, those of the file; with
-    most methods they do so in training too. `regularize` gives the optimizer back the ones it updates. So call it once
-    between every ``backward()`` and ``optimizer.step()``.
+    In evaluation mode the model's forward passes see the weights of the file, whatever the method. In training mode
+    they see them with `METaQ`, except where its levels are around the mean, and with `HEMP` where it is
+    ``straight_through``; with all other methods they see the weights that the optimizer trains. `regularize` gives the
+    optimizer those back, so call it once between every ``backward()`` and ``optimizer.step()``, and neither evaluate
+    nor compress the model between `regularize` and ``optimizer.step()``.
 
     Args:
-        model: on its device, in float32. All its trainable parameters are compressed, its buffers are kept exactly.
+        model: on its device, in float32. All its trainable parameters are compressed; its buffers are kept exactly.
         method: what to do, and how strongly.
         encode: how the file will be written, for methods that aim at its size.
 
@@ -58,6 +60,9 @@ class Compressor:
         """Add the method's gradient to the loss's; call between ``backward()`` and ``optimizer.step()``.
 
         With a ``torch.amp.GradScaler``, call its ``unscale_(optimizer)`` before: the method's gradient is not scaled.
+
+        Raises:
+            InputError: the parameters have changed since the last forward pass.
         """
         self.training_step += 1
         if self.bound.measure_every and self.training_step % self.bound.measure_every == 0:
@@ -66,7 +71,7 @@ class Compressor:
 
     @property
     def learning_rate_limit(self) -> float:
-        """The optimizer's learning rate should not be above; infinite for most methods."""
+        """The optimizer's learning rate should not be above it; it is infinite for most methods."""
         return self.bound.learning_rate_limit
 
     def end_epoch(self, validation_loss: Callable[[], float]) -> None:
@@ -80,35 +85,46 @@ class Compressor:
         self.bound.on_epoch(validation_loss)
 
     def begin_last_phase(self) -> None:
-        """From here on the zero pattern stays as it is, and training only tunes what is left."""
+        """Tell the method that the last phase of training begins, in which the rest settles.
+
+        Methods that prune keep their zeros from here on, and one that aims at a size now moves weights until the file
+        is no larger, every time that it measures it.
+        """
         self.bound.on_last_phase()
 
     def compress(self) -> CompressedModel:
-        """The model as it stands, quantized: exactly the weights that its forward pass sees.
+        """The model as it stands, quantized: exactly the weights that it has in evaluation mode.
+
+        Training goes on afterwards as if there had been no call.
 
         Raises:
             InputError: a weight has become NaN or infinite.
         """
-        for name, parameter in self.bound.parameters.items():
-            _check_finite(name, parameter)
-        self.bound.on_forward(False)
-        tensors = keep(self.model.state_dict())
-        for name, parameter in self.bound.parameters.items():
-            quantized = self.bound.quantize(name, parameter.detach())
-            if quantized is not None:
-                tensors[name] = CodedTensor(quantized[1], quantized[0], parameter.dtype)
-        for name, tensor in tensors.items():
-            if isinstance(tensor, torch.Tensor):
-                tensors[name] = tensor.clone()  # training goes on in the model's own
+        for name in self.bound.parameters:
+            _check_finite(name, self.bound.latent_weights(name))
+        held_file_weights = self.bound.holds_file_weights
+        try:
+            self.bound.on_forward(False)
+            tensors = keep(self.model.state_dict())
+            for name, parameter in self.bound.parameters.items():
+                quantized = self.bound.quantize_parameter(name, self.bound.latent_weights(name))
+                if quantized is not None:
+                    tensors[name] = CodedTensor(quantized[1].cpu(), quantized[0], parameter.dtype)
+            for name, tensor in tensors.items():
+                if isinstance(tensor, torch.Tensor):
+                    tensors[name] = tensor.clone()  # training changes the model's own
+        finally:
+            if not held_file_weights:
+                self.bound.restore_weights()
         return CompressedModel(tensors)
 
     def detach(self) -> None:
-        """Leave the model with its quantized weights, and touch it no more."""
+        """Leave the model with the weights of the file, and with no hook of the compressor."""
         self.bound.on_forward(False)
         self._handle.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs, besides those of model and optimizer."""
+        """What a checkpoint needs, besides the state dicts of model and optimizer; like theirs, it holds no copies."""
         return {"training_step": self.training_step, "method": self.bound.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -120,6 +136,6 @@ class Compressor:
         return len(self._encode(self.compress()))
 
 
-def _check_finite(name: str, parameter: nn.Parameter) -> None:
-    if not bool(torch.isfinite(parameter).all()):
+def _check_finite(name: str, weights: torch.Tensor) -> None:
+    if not bool(torch.isfinite(weights).all()):
         raise InputError(f"parameter {name!r}: expected finite weights, found NaN or infinity")

@@ -1,21 +1,17 @@
-"""What is measured of weights, symbols and files."""
+"""Entropies, errors and digests of weights, symbols and compressed models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from metaq.assign import values
+from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
 from metaq.format.digest import sha256
 from metaq.tensors import octets_of
-
-if TYPE_CHECKING:
-    from metaq.compressed_model import CodedTensor, CompressedModel
 
 
 def entropy_bits(symbols: Tensor) -> float:
@@ -32,7 +28,7 @@ def tuple_entropy(symbols: Sequence[Tensor], order: int) -> float:
         Ĥ_n = -Σ_ξ p(ξ) log2 p(ξ),    p(ξ) the share of ξ among the tuples of all tensors together
 
     Tuples are runs of n entries of a flattened tensor; what does not fill one at its end is left out. 0 if none is
-    filled. HEMP, Tartaglione et al. 2021, equation (2).
+    filled. The definition is equation (2) of HEMP, Tartaglione et al. 2021.
 
     Raises:
         InputError: an order below 1.
@@ -44,49 +40,20 @@ def tuple_entropy(symbols: Sequence[Tensor], order: int) -> float:
     keys = torch.zeros(1, dtype=torch.int64, device=flat[0].device if flat else None)
     for column in columns:
         numbers = torch.unique(column, return_inverse=True)[1]
-        # Numbered anew at every position, so that keys never overflow, whatever the order.
+        # Keys are numbered anew at every position, so that they never overflow, whatever the order.
         keys = torch.unique(keys * (1 + int(numbers.max())) + numbers, return_inverse=True)[1] if len(numbers) else keys
     return entropy_bits(keys) / (len(keys) * order)
 
 
-def entropy_of_order(model: CompressedModel, order: int) -> float:
-    """Ĥ_n / n of all coded weights of a compressed model, whatever method made it; see `tuple_entropy`."""
-    return tuple_entropy([entry.symbols for entry in _coded_weights(model).values()], order)
-
-
-def proxy_entropy(model: CompressedModel, weights: Mapping[str, Tensor], order: int) -> float:
-    """H_n / n, HEMP's differentiable form of `entropy_of_order`, of the float weights that became ``model``.
-
-    A weight between two levels counts as both, by its distance from each (Tartaglione et al. 2021, (7) and (8)), so
-    that where all weights lie on levels both entropies are the same.
-
-    Args:
-        weights: for every coded tensor of floating point, by its name, what it was before quantization.
-
-    Raises:
-        InputError: an order below 1, or so high that the cells of the histogram cannot be numbered.
-    """
-    from metaq.solvers.tuple_entropy import tuples, value
-
-    coded = _coded_weights(model)
-    if not coded:
-        return 0.0
-    ranges = {name: list(map(int, entry.symbols.aminmax())) for name, entry in coded.items()}
-    least = min(first for first, _ in ranges.values())
-    levels, offsets = [], []
-    for name, entry in coded.items():
-        first, last = ranges[name]
-        levels.append(values(torch.arange(first, last + 1), entry.codebook))
-        offsets.append(first - least)
-    found = tuples([weights[name] for name in coded], levels, order, offsets)
-    return float(value(found)) / order
-
-
-def _coded_weights(model: CompressedModel) -> dict[str, CodedTensor]:
-    from metaq.compressed_model import CodedTensor
-
+def coded_weights(model: CompressedModel) -> dict[str, CodedTensor]:
+    """The coded tensors of floating point that have entries, by name."""
     coded = {name: entry for name, entry in model.tensors.items() if isinstance(entry, CodedTensor)}
     return {name: entry for name, entry in coded.items() if entry.dtype.is_floating_point and entry.symbols.numel()}
+
+
+def entropy_of_order(model: CompressedModel, order: int) -> float:
+    """Ĥ_n / n of all coded weights of a compressed model, whatever method made it; see `tuple_entropy`."""
+    return tuple_entropy([entry.symbols for entry in coded_weights(model).values()], order)
 
 
 def relative_squared_error(weights: Tensor, reconstructed: Tensor) -> float:

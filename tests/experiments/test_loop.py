@@ -5,7 +5,7 @@ from torch import nn
 
 from metaq.experiments.data import Split
 from metaq.experiments.loop import Stage, distillation_loss, evaluate
-from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 
 
 def tiny():
@@ -55,7 +55,9 @@ def test_evaluation_gives_the_mean_over_all_images_and_restores_the_mode():
 
 def test_plain_descent_takes_the_gradient_and_keeps_its_rate():
     model, split = tiny()
-    section = StageSection(1, 70, 0.5, optimizer=Optimizer.SGD, schedule=Schedule.CONSTANT, weight_decay=0.1)
+    section = StageSection(
+        1, 70, 0.5, optimizer=Optimizer.SGD, schedule=LearningRateSchedule.CONSTANT, weight_decay=0.1
+    )
     before = model.weight.detach().clone()
     nn.functional.cross_entropy(model(split.images), split.labels).backward()
     expected = before - 0.5 * (model.weight.grad + 0.1 * before)

@@ -9,8 +9,8 @@ from torch import nn
 import metaq
 from metaq.errors import InputError
 from metaq.methods import hemp
-from metaq.methods.hemp import Gradient, Quantizer
-from metaq.metrics import entropy_of_order, proxy_entropy
+from metaq.methods.hemp import Gradient, Quantizer, proxy_entropy
+from metaq.metrics import entropy_of_order
 
 
 def small(seed=0):
@@ -163,6 +163,7 @@ def test_every_quantizer_gives_increasing_levels_and_zero_where_asked(quantizer,
     assert changed == (quantizer is not Quantizer.FIXED)
     compressed = compressor.compress()
     decoded = compressed.decompress()
+    compressor.bound.on_forward(is_training=False)
     for (name, tensor), table in zip(model.state_dict().items(), compressor.bound.levels, strict=True):
         assert torch.equal(tensor, decoded[name])
         is_fitted = quantizer in (Quantizer.LLOYD_MAX, Quantizer.KMEANS)
@@ -229,3 +230,13 @@ def test_a_table_in_the_file_ends_at_the_outermost_level_in_use():
     coded = compressor.compress().tensors["weight"]
     assert coded.codebook == metaq.codebook.TableCodebook((-2.0, 0.0, 1.0, 3.0), 1)
     assert coded.symbols.tolist() == [[-1, 0, 1, 1, 2, 2]]
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_proxy_of_any_compressed_model(order):
+    weights = {"a": torch.randn(40, 5), "count": torch.arange(9), "b": torch.randn(3, 7, 2) / 10}
+    model = metaq.compress(weights, step=0.05)
+    decoded = model.decompress()
+    assert proxy_entropy(model, decoded, order) == pytest.approx(entropy_of_order(model, order), abs=1e-3)
+    assert proxy_entropy(model, weights, order) != pytest.approx(entropy_of_order(model, order), abs=1e-3)
+    assert proxy_entropy(metaq.CompressedModel({}), {}, order) == 0.0

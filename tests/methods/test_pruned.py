@@ -83,7 +83,7 @@ def test_metaqs_latent_weights_shrink_not_the_quantized_ones():
     compressor.regularize()
     assert float(model.weight.detach()) == pytest.approx(0.9)
     model(torch.zeros(1, 1))
-    compressor.bound.undo_forward()
+    compressor.bound.restore_weights()
     assert float(model.weight.detach()) == pytest.approx(0.81)
 
 

@@ -46,5 +46,5 @@ def test_says_when_there_is_no_optimum():
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cvxpy", None)
-    with pytest.raises(InputError, match=r"pip install 'metaq\[dev\]'"):
+    with pytest.raises(InputError, match=r"pip install 'metaq-nn\[dev\]'"):
         general.knapsack(torch.zeros(2), torch.arange(2.0), 0.5)

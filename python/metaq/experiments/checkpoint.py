@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a killed run needs to go on to the byte-identical file."""
+"""Checkpoints hold everything that a killed run needs to end at the same file, byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLOAT, COMPRESS = "float", "compress"
 class Progress:
     """How far a run has come: its stage, the epochs done in it, and the best file so far with its score.
 
-    ``best_weights`` is the digest of the weights that the model itself had when that file was made of it.
+    ``best_weights`` is the digest of the weights that the model itself had when it became that file.
     """
 
     stage: str = FLOAT
@@ -52,8 +52,8 @@ def load(path: Path) -> dict[str, Any]:
     """A checkpoint's content, with a `Progress` under "progress".
 
     Raises:
-        InputError: there is none.
-        FormatError: it is not one of ours.
+        InputError: there is no such file.
+        FormatError: it is not a checkpoint of metaq.
     """
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)

@@ -29,7 +29,7 @@ def evaluate_file(path: Path, recipe_name: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, names no recipe, or holds another network than its recipe's.
         FormatError: it is not a whole and unchanged `.mtq` file.
-        DataError: the data set is not to be had.
+        DataError: the data set cannot be found or downloaded.
     """
     content = read_bytes(path)
     started = time.perf_counter()
@@ -59,7 +59,7 @@ def evaluate_weights(weights: Mapping[str, Tensor], recipe: Recipe, source: str)
 
     Raises:
         InputError: the weights, called ``source``, are not those of the network.
-        DataError: the data set is not to be had.
+        DataError: the data set cannot be found or downloaded.
     """
     model = models.by_name(recipe.network.name)()
     try:

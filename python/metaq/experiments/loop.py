@@ -1,4 +1,4 @@
-"""The training loop: epochs over images, one optimizer step a batch. It names no method."""
+"""The training loop: epochs over images, with one step of the optimizer for every batch. It names no method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metaq.compressor import Compressor
 from metaq.experiments.augmentation import flipped, shifted
 from metaq.experiments.data import Split
 from metaq.experiments.recalibration import recalibrate
-from metaq.experiments.recipe import Optimizer, Schedule, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 
 _EVALUATION_BATCH = 1000
 _MOMENTUM = 0.9
@@ -32,9 +32,11 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     """Loss and accuracy of a model on a split, in evaluation mode and without gradients."""
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        logits = torch.cat([model(images) for images in split.images.split(_EVALUATION_BATCH)])
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            logits = torch.cat([model(images) for images in split.images.split(_EVALUATION_BATCH)])
+    finally:
+        model.train(was_training)
     hits = int((logits.argmax(dim=1) == split.labels).sum())
     return Evaluation(float(functional.cross_entropy(logits, split.labels)), hits / len(split))
 
@@ -42,7 +44,7 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence, in nats, of the outputs from the teacher's, both softened by ``temperature``.
 
-    Times its square, so that gradients keep their size whatever the temperature.
+    It is multiplied by the temperature's square, so that gradients keep their size whatever the temperature.
     """
     ours = functional.log_softmax(logits / temperature, dim=1)
     theirs = functional.log_softmax(teacher_logits / temperature, dim=1)
@@ -50,7 +52,7 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
 
 
 class Stage:
-    """One stage of training at work: a model, its optimizer, a shuffling generator, perhaps a compressor and a teacher.
+    """One stage of training at work: a model, its optimizer, a generator that shuffles, a compressor and a teacher.
 
     Args:
         compressor: None where the network is trained without a method.
@@ -94,7 +96,7 @@ class Stage:
         return total / self.steps_per_epoch
 
     def end_epoch(self, validation: Split) -> Evaluation:
-        """What follows an epoch: the method's decisions, recalibration, and the measure of it all on held-out data."""
+        """End an epoch: the method decides, batch normalisation is recalibrated, held-out data measures the result."""
         if self.compressor is not None:
             self.compressor.end_epoch(lambda: evaluate(self.model, validation).loss)
         if self.section.recalibration_batches:
@@ -117,7 +119,7 @@ class Stage:
         return loss.lerp(distance, self.section.distillation)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images in random order; what does not fill a batch is left out."""
+        """The training images in random order; those at the end that do not fill a batch are left out."""
         order = torch.randperm(len(self.split), generator=self.generator)
         for indices in order.split(self.section.batch_size)[: self.steps_per_epoch]:
             images = self.split.images[indices]
@@ -129,7 +131,7 @@ class Stage:
 
     def _set_learning_rate(self, progress: float) -> None:
         rate = self.section.learning_rate
-        if self.section.schedule is Schedule.COSINE:
+        if self.section.schedule is LearningRateSchedule.COSINE:
             rate *= 0.5 + 0.5 * math.cos(math.pi * progress)
         if self.compressor is not None:
             rate = min(rate, self.compressor.learning_rate_limit)

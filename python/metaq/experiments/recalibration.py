@@ -1,4 +1,4 @@
-"""Batch normalisation's statistics, measured anew: quantized weights give other activations than those it has seen."""
+"""Measures batch normalisation's statistics anew: quantized weights give other activations than training has seen."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     momenta = [norm.momentum for norm in norms]
     was_training = model.training
     model.eval()  # so that weights are those of the file, whatever a method trains
-    for norm in norms:
-        norm.train()
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the plain average over all batches
-    for inputs in (first, *batches):
-        model(inputs)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    try:
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # which torch takes for the plain average over all batches
+        for inputs in (first, *batches):
+            model(inputs)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(was_training)

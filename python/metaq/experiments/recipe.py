@@ -37,14 +37,14 @@ class DataSection:
 
 
 class Optimizer(Enum):
-    """Adam, or stochastic gradient descent with momentum 0.9."""
+    """Which optimizer trains: Adam, or stochastic gradient descent with momentum 0.9."""
 
     ADAM = "adam"
     SGD = "sgd"
 
 
-class Schedule(Enum):
-    """The learning rate's course: half a cosine down to 0, or constant."""
+class LearningRateSchedule(Enum):
+    """How the learning rate changes: it falls to 0 along half a cosine, or is constant."""
 
     COSINE = "cosine"
     CONSTANT = "constant"
@@ -55,14 +55,14 @@ class StageSection:
     """One stage of training.
 
     Attributes:
-        epochs, batch_size: of training; what does not fill a batch is left out of an epoch.
-        learning_rate: the first; `schedule` is its course.
+        epochs, batch_size: of training; an epoch leaves out the images that do not fill a batch.
+        learning_rate: the first one; `schedule` says how it changes.
         weight_decay: this times the weights is added to their gradients.
         last_phase_epochs: the last of ``epochs``, in which the zero pattern is frozen.
         shift_pixels: every image is moved at random by up to this much each way.
-        flip: every other image, at random, is mirrored left to right.
+        flip: every image is mirrored left to right with a chance of one half.
         distillation: share of the loss that is the distance from the float network's outputs instead of from the
-            labels, both softened by ``temperature``; only where a float network comes before.
+            labels, both softened by ``temperature``; for the second stage only, after that network has been trained.
         recalibration_batches: before every evaluation batch normalisation's statistics are measured anew, on that many
             training batches; 0 leaves those that training gathered.
     """
@@ -71,7 +71,7 @@ class StageSection:
     batch_size: int
     learning_rate: float
     optimizer: Optimizer = Optimizer.ADAM
-    schedule: Schedule = Schedule.COSINE
+    schedule: LearningRateSchedule = LearningRateSchedule.COSINE
     weight_decay: float = 0.0
     last_phase_epochs: int = 0
     shift_pixels: int = 0
@@ -113,7 +113,7 @@ class FileSection:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment: train a network, train it on with a method, perhaps prune it as it goes, write the file."""
+    """An experiment: train a network, train it on with a method that may prune on the way, and write the file."""
 
     name: str
     seed: int
@@ -187,7 +187,7 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
 
 
 def as_tree(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain dictionaries, in the layout of its TOML file, all defaults spelt out."""
+    """The recipe as plain dictionaries, in the layout of its TOML file, with every default."""
     tree = dataclasses.asdict(recipe, dict_factory=_plain)
     for key in ("method", "pruning"):
         if tree[key] is not None:
@@ -199,7 +199,7 @@ def as_tree(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Enums as their names, tuples as lists: what TOML and JSON know."""
+    """Enums become their names and tuples become lists, as TOML and JSON have them."""
     lists = ((key, [list(pair) for pair in value] if isinstance(value, tuple) else value) for key, value in entries)
     return {key: value.value if isinstance(value, Enum) else value for key, value in lists}
 
@@ -212,17 +212,17 @@ def _override(tree: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
-    *sections, last = key.strip().split(".")
-    here = tree
-    for section in sections:
-        here = here.setdefault(section, {})
-        if not isinstance(here, dict):
-            raise RecipeError(f"--set {key}: expected a section named {section!r}, found a value")
-    here[last] = value
+    *names, last = key.strip().split(".")
+    section = tree
+    for name in names:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise RecipeError(f"--set {key}: expected a section named {name!r}, found a value")
+    section[last] = value
 
 
 def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
-    """A dataclass from a dictionary, every key known and of the right type, every required key there."""
+    """A dataclass from a dictionary; every key must be known and of the right type, every required key present."""
     if kind is MethodSection:
         return typing.cast(Section, _method_section(tree, where))
     types = {key: _required(hint) for key, hint in typing.get_type_hints(kind).items()}
@@ -241,7 +241,7 @@ def _section(kind: type[Section], tree: dict[str, Any], where: str) -> Section:
 
 
 def _required(hint: Any) -> Any:
-    """Of a type that may also be None, the type itself."""
+    """The type itself, where a type may also be None."""
     parts = typing.get_args(hint)
     return next(part for part in parts if part is not type(None)) if type(None) in parts else hint
 

@@ -33,23 +33,23 @@ _LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
 FLOAT_NETWORK, FILE, RESULT, REPORT = "float.safetensors", "model.mtq", "result.json", "report.html"
 
 Advance = Callable[[str, int, int], None]
-"""Told the stage, the training steps done in it and their number in all."""
+"""Is called with the stage, the training steps done in it, and their number in all."""
 
 
 class Run:
-    """A recipe at work in its folder.
+    """Runs a recipe in its folder.
 
     Args:
-        recipe: what to do.
-        folder: where; made if it is not there.
-        resume: go on from the folder's checkpoint; without it, a folder that holds one is refused.
-        advance: told of every training step, for progress bars.
-        device: where to train; ``"cpu"`` alone gives the same network again, bit for bit.
+        recipe: the experiment.
+        folder: where its results go; made if it does not exist.
+        resume: go on from the folder's checkpoint; without it, a folder that holds a checkpoint is refused.
+        advance: is called after every training step, for progress bars.
+        device: where to train; only ``"cpu"`` gives the same network again, bit for bit.
 
     Raises:
         InputError: the folder holds a checkpoint and ``resume`` is off, or it belongs to another recipe; or there is no
             such device.
-        DataError: the data set is not to be had.
+        DataError: the data set cannot be found or downloaded.
     """
 
     def __init__(self, recipe: Recipe, folder: Path, resume: bool, advance: Advance, device: str = "cpu") -> None:
@@ -145,7 +145,6 @@ class Run:
         line = {"stage": name, "epoch": epoch, "loss": loss}
         line |= {"validation_loss": validation.loss, "validation_accuracy": validation.accuracy, "seconds": seconds}
         if stage.compressor is not None:
-            line |= stage.compressor.bound.measures()
             compressed = stage.compressor.compress()
             file = self._encode(compressed)
             line["file_bytes"] = len(file)
@@ -153,7 +152,9 @@ class Run:
             if stage.is_last_phase(epoch) and validation.accuracy >= self.progress.best_accuracy:
                 self.progress.best_file = file
                 self.progress.best_accuracy, self.progress.best_epoch = validation.accuracy, epoch
+                # The model still has the weights of its last evaluation, which the file must hold.
                 self.progress.best_weights = digest(stage.model.state_dict())
+            line |= stage.compressor.bound.measures()
         self.progress.epochs_done = epoch + 1
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(line) + "\n")
@@ -197,7 +198,7 @@ class Run:
 def _usable(name: str) -> torch.device:
     try:
         number = torch.zeros((), device=name)
-        number.item()  # a meta tensor has none
+        number.item()  # fails on a meta tensor, which holds no numbers
         return number.device
     except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises depends on the device
         found = str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Compression methods: each decides weights, codebook and indices, never bytes."""
+"""Compression methods: each decides weights, codebook and symbols, never bytes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ over its range, spread by its density, or drawn from it. Fine-tune: the loss as 
     ∂L/∂v_b = Σ_(i in cluster b) ∂L/∂w_i,
 
 since all weights of a cluster are the same number. The fourth step, Huffman codes of values and gaps, is the paper's
-file; `metaq.report.published_size` counts it, and our coders take its place.
+file; `metaq.report.published_size` counts its size, and the coders of `metaq.coding` take its place.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import Method, gradient_of
-from metaq.methods.shown import TrainedInFloat
+from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.solvers.kmeans1d import lloyd
 
 _MOST_LEVELS = 1 << 12
@@ -47,9 +47,9 @@ class DeepCompression(Method):
 
     Attributes:
         keep: patterns of parameter names (``*`` and ``?``) to the share of weights that are not pruned; the first
-            pattern that fits decides. Parameters that none fits are left alone.
+            pattern that fits decides. Parameters that no pattern fits stay in floating point.
         levels: patterns to the number of shared values, zero not counted; one has to fit each parameter of ``keep``.
-        rounds: how often is pruned: round r of R keeps the share ``keep^(r/R)``; the first one comes at once.
+        rounds: how often weights are pruned: round r of R keeps the share ``keep^(r/R)``; the first comes at once.
         round_steps: training steps from one round to the next.
         initialization: the first levels of k-means.
         seed: of the random initialization.
@@ -63,21 +63,20 @@ class DeepCompression(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, holds, expected in (
+        check_fields(
+            self,
             ("keep", all(0 < share <= 1 for share in self.keep.values()), "shares above 0 and at most 1"),
             ("levels", all(1 <= k <= _MOST_LEVELS for k in self.levels.values()), f"1 to {_MOST_LEVELS}"),
             ("rounds", self.rounds >= 1, "at least 1"),
             ("round_steps", self.round_steps >= 1, "at least 1"),
-        ):
-            if not holds:
-                raise InputError(f"DeepCompression {name}: expected {expected}, found {getattr(self, name)!r}")
+        )
 
     def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundDeepCompression:
         """Deep Compression at work on these parameters, pruned for the first time."""
         return BoundDeepCompression(self, parameters)
 
 
-class BoundDeepCompression(TrainedInFloat):
+class BoundDeepCompression(BoundMethod):
     """Deep Compression's state for one model: masks, and in the last phase the cluster of every weight."""
 
     def __init__(self, config: DeepCompression, parameters: Mapping[str, torch.nn.Parameter]) -> None:
@@ -94,17 +93,12 @@ class BoundDeepCompression(TrainedInFloat):
         self.training_step = self.rounds_done = 0
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
         self.clusters: dict[str, Tensor] | None = None  # int64, numbered from 1; 0 for what is pruned
-        self.on_forward(True)
+        self._clusters_now: dict[str, Tensor] | None = None  # of the latent weights, where sharing is still to come
+        self.update_weights()
 
     @torch.no_grad()
-    def on_forward(self, is_training: bool) -> None:
-        """Prune where it is due. In evaluation values are shared: before the last phase as they would be now.
-
-        Pruned weights are 0, and in the last phase those of a cluster the same, whatever a step has made of them.
-        """
-        if self.shown.own is not None and not is_training:
-            return
-        self.undo_forward()
+    def update_weights(self) -> None:
+        """Prune where it is due. Pruned weights become 0 and, in the last phase, those of a cluster their mean."""
         due = min(self.config.rounds, 1 + self.training_step // self.config.round_steps)
         if self.rounds_done < due and self.clusters is None:
             self.rounds_done = due
@@ -114,15 +108,10 @@ class BoundDeepCompression(TrainedInFloat):
                 parameter.mul_(self.masks[name])
             else:
                 parameter.copy_(_cluster_means(parameter, self.clusters[name]))
-        if not is_training:
-            clusters = self.clusters or self._cluster()
-            means = {name: _cluster_means(parameter, clusters[name]) for name, parameter in self.parameters.items()}
-            self.shown.show(means)
 
     @torch.no_grad()
-    def on_gradients(self) -> None:
-        """No gradient where pruned; in the last phase each weight gets its level's, the sum of its cluster's."""
-        self.undo_forward()
+    def adjust_gradients(self) -> None:
+        """Pruned weights get no gradient; in the last phase each weight gets its level's, the sum of its cluster's."""
         self.training_step += 1
         for name, parameter in self.parameters.items():
             gradient = gradient_of(parameter)
@@ -137,28 +126,39 @@ class BoundDeepCompression(TrainedInFloat):
         self.on_forward(True)
         self.clusters = self._cluster()
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
-        """The values that occur, zero among them where a weight is pruned, as a table."""
-        values = weights.cpu() + 0.0  # no negative zero
-        codebook = TableCodebook.around_zero(torch.unique(values))
-        table = torch.from_numpy(codebook.table)
-        return codebook, (torch.searchsorted(table, values) - codebook.origin).to(torch.int32)
+    def restore_weights(self) -> None:
+        """Put the latent weights back; from here on they may change, and their clusters with them."""
+        super().restore_weights()
+        self._clusters_now = None
+
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
+        """The means of the clusters as a table, zero among them where a weight is pruned.
+
+        Before the last phase the clusters are those that sharing would give now.
+        """
+        if self.clusters is None and self._clusters_now is None:
+            self._clusters_now = self._cluster()
+        clusters = self.clusters or self._clusters_now
+        assert clusters is not None
+        means = _cluster_means(weights, clusters[name]).cpu()
+        codebook = TableCodebook.around_zero(torch.unique(means))
+        return codebook, nearest(means, codebook)
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        return {
+        return super().state_dict() | {
             "training_step": self.training_step,
             "rounds_done": self.rounds_done,
             "masks": self.masks,
             "clusters": self.clusters,
-            "own": self.shown.own,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        super().load_state_dict(state)
+        self._clusters_now = None
         self.training_step, self.rounds_done = state["training_step"], state["rounds_done"]
-        self.masks, self.clusters = self.here(state["masks"]), self.here(state["clusters"])
-        self.shown.own = state["own"] and dict(state["own"])
+        self.masks, self.clusters = self.on_device(state["masks"]), self.on_device(state["clusters"])
 
     def _prune(self) -> None:
         for name, parameter in self.parameters.items():
@@ -172,9 +172,9 @@ class BoundDeepCompression(TrainedInFloat):
         """k-means of each parameter's non-zero weights."""
         generator = torch.Generator().manual_seed(self.config.seed)
         found = {}
-        for name, parameter in self.parameters.items():
+        for name in self.parameters:
             kept = self.masks[name]
-            values = parameter.detach()[kept].to("cpu", torch.float64)
+            values = self.latent_weights(name)[kept].to("cpu", torch.float64)
             start = initial_levels(values, self.counts[name], self.config.initialization, generator)
             found[name] = torch.zeros_like(kept, dtype=torch.int64)
             found[name][kept] = lloyd(values, start).indices.to(kept.device) + 1
@@ -182,7 +182,7 @@ class BoundDeepCompression(TrainedInFloat):
 
 
 def initial_levels(values: Tensor, count: int, initialization: Initialization, generator: torch.Generator) -> Tensor:
-    """The first ``count`` levels of k-means for float64 ``values`` (n,), n at least 1."""
+    """The levels from which k-means starts: float64 (count,) for float64 ``values`` (n,), n at least 1."""
     if initialization is Initialization.LINEAR:
         return torch.linspace(float(values.min()), float(values.max()), count, dtype=torch.float64)
     if initialization is Initialization.DENSITY:

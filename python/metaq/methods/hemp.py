@@ -3,9 +3,8 @@
     min_w  L(w) + R(w),    R = λ_H H_n + λ_E E                                                     (24), (26)
 
 H_n is the entropy of the tuples of n weights that quantization to each layer's levels would give, made differentiable:
-`metaq.solvers.tuple_entropy` has the formulas, `metaq.methods.hemp_terms` E, the insensitivity and the sum. The network
-trains in floating point; its weights gather at the levels, which are fitted to them again and again, and are quantized
-in the end.
+`metaq.solvers.tuple_entropy` has the formulas; `metaq.methods.hemp_terms` has E, the insensitivity and the sum. The
+network trains in floating point: its weights gather at the levels, which are fitted to them again and again.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest
+from metaq.assign import nearest, reconstruct
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
-from metaq.errors import InputError
-from metaq.methods.base import Method, gradient_of
+from metaq.compressed_model import CompressedModel
+from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.schedule import Schedule, factor_at, is_schedule
-from metaq.methods.shown import TrainedInFloat
+from metaq.metrics import coded_weights
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
-from metaq.solvers.tuple_entropy import Gradient
+from metaq.solvers.tuple_entropy import Gradient, tuples, value
 
 
 class Quantizer(Enum):
     """Where a layer's levels lie.
 
-    LLOYD_MAX: at the means of the weights nearest to them, each refresh starting from the last.
-    KMEANS: as LLOYD_MAX, but the best such levels there are; with a zero level, Lloyd-Max from the best of each side.
+    LLOYD_MAX: at the means of the weights nearest to them; each fit starts from the levels of the last.
+    KMEANS: at the best such means; with a zero level, where Lloyd-Max leads from the best means on each side of it.
     UNIFORM: equally spaced over the weights' range; with a zero level, multiples of a step that cover it.
     FIXED: as UNIFORM when training begins, and never again.
     """
@@ -58,12 +57,12 @@ def entropy(
     order: int,
     rule: Gradient = Gradient.EXACT,
 ) -> Entropy:
-    """The proxy H_n of (8) over n, and its explicit gradient.
+    """The proxy H_n of (8), divided by n, and its gradient.
 
     Args:
         weights: floating point, any shape; or those of several layers, which then share one histogram.
-        levels: increasing, (C,); or those of each layer. Weights beyond the outermost are taken for it.
-        order: n; tuples are runs of n entries of a flattened tensor, and what does not fill one is left out.
+        levels: increasing, (C,); or those of each layer. Weights beyond the outermost level count as on it.
+        order: n; tuples are runs of n entries of a flattened tensor; entries at its end that fill none are left out.
         rule: the exact gradient, or (17) as printed.
 
     Returns:
@@ -80,26 +79,53 @@ def entropy(
     return Entropy(torch.tensor(bits / order, dtype=torch.float64), gradients[0] if is_single else gradients)
 
 
+def proxy_entropy(model: CompressedModel, weights: Mapping[str, Tensor], order: int) -> float:
+    """H_n / n, in bits per weight, of the float weights that became ``model``, whatever method made it.
+
+    A weight between two levels counts as both, by its distance from each, (7) and (8), so that where all weights lie on
+    levels it equals `metaq.metrics.entropy_of_order`.
+
+    Args:
+        weights: for every coded tensor of floating point, by its name, what it was before quantization.
+
+    Raises:
+        InputError: an order below 1, or so high that the cells of the histogram cannot be numbered.
+    """
+    coded = coded_weights(model)
+    if not coded:
+        return 0.0
+    ranges = {name: list(map(int, entry.symbols.aminmax())) for name, entry in coded.items()}
+    least = min(first for first, _ in ranges.values())
+    levels, offsets = [], []
+    for name, entry in coded.items():
+        first, last = ranges[name]
+        levels.append(reconstruct(torch.arange(first, last + 1), entry.codebook, torch.float32))
+        offsets.append(first - least)
+    found = tuples([weights[name] for name in coded], levels, order, offsets)
+    return float(value(found)) / order
+
+
 @dataclass(frozen=True)
 class HEMP(Method):
     """Configuration of HEMP; the defaults are the paper's.
 
     Attributes:
         order: n, of the entropy that is minimised.
-        levels: N, of every layer.
+        levels: N, the number of every layer's levels.
         strength: λ_H.
         schedule: (training step, factor of λ_H) in order; linear in between, constant before and after.
         error_strength: λ_E.
-        last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has none.
+        last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has no
+            such phase.
         quantizer: where the levels lie.
-        reach: of levels that are multiples of a step: how far they go, as a multiple of the weights' largest magnitude.
-            Where they are fixed, what is left of a network may need larger weights than the whole had.
-        zero_level: whether one of them is 0 in every layer, as pruning needs.
+        reach: how far levels go that are multiples of a step, as a multiple of the weights' largest magnitude. Where
+            they are fixed, the weights that are left after pruning may need larger values than all had before.
+        zero_level: whether one level is 0 in every layer, as pruning needs.
         refresh_every: training steps between two fits of the levels.
         gradient: the exact gradient of H_n, or the printed one.
         insensitivity: whether the gradient of R is re-weighted by (27).
         straight_through: whether training sees the quantized weights too, and the float ones take their gradients; the
-            paper trains in float.
+            paper trains on the float ones.
     """
 
     order: int = 2
@@ -117,7 +143,8 @@ class HEMP(Method):
     straight_through: bool = False
 
     def __post_init__(self) -> None:
-        for name, holds, expected in (
+        check_fields(
+            self,
             ("order", self.order >= 1, "at least 1"),
             ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
@@ -126,21 +153,20 @@ class HEMP(Method):
             ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
             ("reach", 0 < self.reach < math.inf, "a finite number of more than 0"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
-        ):
-            if not holds:
-                raise InputError(f"HEMP {name}: expected {expected}, found {getattr(self, name)!r}")
+        )
 
     def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundHEMP:
         """HEMP at work on these parameters, its first levels fitted to their present values."""
         return BoundHEMP(self, parameters)
 
 
-class BoundHEMP(TrainedInFloat):
+class BoundHEMP(BoundMethod):
     """HEMP's state for one model: the levels of its parameters."""
 
     def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.config = config
+        self.is_straight_through = config.straight_through
         self.training_step = 0
         self.error_strength = config.error_strength
         self.zero = config.levels // 2 if config.zero_level else None
@@ -148,18 +174,13 @@ class BoundHEMP(TrainedInFloat):
         self.levels = [self._fitted(tensor) for tensor in self.parameters.values()]
         self.layers = self._layers()
 
-    def on_forward(self, is_training: bool) -> None:
-        """Evaluation sees the weights of the file, training the float ones unless it is straight-through."""
-        if is_training and not self.config.straight_through:
-            self.undo_forward()
-        elif self.shown.own is None:
-            columns = zip(self.parameters.items(), self.levels, strict=True)
-            show = {name: nearest_level(tensor.detach(), self._written(levels)) for (name, tensor), levels in columns}
-            self.shown.show(show)
+    def file_weights(self) -> dict[str, Tensor]:
+        """The nearest levels, without symbols: straight-through training needs them in every step."""
+        columns = zip(self.parameters, self.levels, strict=True)
+        return {name: nearest_level(self.latent_weights(name), self._written(levels)) for name, levels in columns}
 
-    def on_gradients(self) -> None:
-        """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is time."""
-        self.undo_forward()
+    def adjust_gradients(self) -> None:
+        """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is due."""
         if self.training_step and self.training_step % self.config.refresh_every == 0:
             self._refresh()
         gradients = [gradient_of(tensor) for tensor in self.parameters.values()]
@@ -173,19 +194,20 @@ class BoundHEMP(TrainedInFloat):
         """Weights settle: λ_E is that of the last phase."""
         self.error_strength = self.config.last_error_strength
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
         """The nearest of the parameter's levels; symbols are positions, counted alike in all parameters."""
         levels = self.levels[list(self.parameters).index(name)]
+        quantized = nearest_level(weights, self._written(levels)).cpu()
         origin = min(self.config.levels // 2, len(levels) - 1)
         if self.has_step:
             step = UniformCodebook(-float(levels[origin - 1]))
-            return step, nearest(weights.cpu(), step).clamp_(-origin, len(levels) - 1 - origin)
+            return step, nearest(quantized, step).clamp_(-origin, len(levels) - 1 - origin)
         table = TableCodebook(tuple(self._written(levels).tolist()), origin)
-        return trimmed(table, nearest(weights.cpu(), table))
+        return trimmed(table, nearest(quantized, table))
 
     def measures(self) -> dict[str, float]:
         """H_n / n, in bits per weight, and E."""
-        self.undo_forward()
+        self.restore_weights()
         silent = Weighting(0.0, 0.0, Gradient.EXACT, insensitivity=False)
         scratch = [torch.zeros_like(tensor, requires_grad=False) for tensor in self.parameters.values()]
         bits, error = self.layers.add_gradient(scratch, silent)
@@ -194,12 +216,13 @@ class BoundHEMP(TrainedInFloat):
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         names = ("training_step", "error_strength", "levels")
-        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
+        return super().state_dict() | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        super().load_state_dict(state)
         self.training_step, self.error_strength = state["training_step"], state["error_strength"]
-        self.levels, self.shown.own = self.here(state["levels"]), state["own"]
+        self.levels = self.on_device(state["levels"])
         self.layers = self._layers()
 
     def _refresh(self) -> None:

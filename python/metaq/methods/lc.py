@@ -26,9 +26,8 @@ from torch import Tensor
 
 from metaq.codebook import Codebook, TableCodebook
 from metaq.errors import InputError
-from metaq.methods.base import Method, gradient_of
+from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.methods.lc_schemes import Scheme, parse
-from metaq.methods.shown import TrainedInFloat
 
 _SHARED = "shared "  # before the name of a scheme: one codebook for all parameters of the pattern
 _FLOAT = "float"  # in place of a scheme: the pattern's parameters stay as they are
@@ -38,9 +37,9 @@ _MOST_LEVELS = 1 << 12  # in a file's table; a parameter with more values than t
 class Algorithm(Enum):
     """How w is held to Δ(Θ).
 
-    AUGMENTED: by multipliers and a penalty.
-    PENALTY: by the penalty alone: m stays 0.
-    ITERATED: not at all: w starts again from Δ(Θ) after each C step (iterated direct compression).
+    AUGMENTED: multipliers and a penalty hold it.
+    PENALTY: the penalty alone holds it; m stays 0.
+    ITERATED: nothing holds it; w starts again from Δ(Θ) after each C step (iterated direct compression).
     """
 
     AUGMENTED = "augmented"
@@ -52,17 +51,17 @@ class Algorithm(Enum):
 class LC(Method):
     """Configuration of LC.
 
-    Without any training, `Compressor.compress` gives direct compression: the C step on the weights as they come.
+    Without any training, `Compressor.compress` gives direct compression: one C step on the given weights.
 
     Attributes:
         schemes: patterns of parameter names (``*`` and ``?``) to names of schemes, as `lc_schemes` lists them. The
             first pattern that fits a parameter decides. "shared " before a scheme gives all parameters of the pattern
-            one codebook, "float" keeps them as they are, and so are parameters that no pattern fits.
+            one codebook. "float" keeps them in floating point, and so stay parameters that no pattern fits.
         algorithm: how w is held to Δ(Θ).
         mu: the first μ.
         growth: the factor a of μ from one L step to the next.
         l_step: training steps in an L step.
-        tolerance: LC stops where ``‖w - Δ(Θ)‖`` is at most this much of ``‖Δ(Θ)‖``.
+        tolerance: LC stops where ``‖w - Δ(Θ)‖ <= tolerance · ‖Δ(Θ)‖``.
     """
 
     schemes: dict[str, str] = field(default_factory=lambda: {"*weight": "kmeans:2"})
@@ -73,15 +72,14 @@ class LC(Method):
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name, holds, expected in (
+        check_fields(
+            self,
             ("schemes", bool(self.schemes), "at least one"),
             ("mu", 0 < self.mu < math.inf, "a finite number above 0"),
             ("growth", 1 <= self.growth < math.inf, "a finite number of at least 1"),
             ("l_step", self.l_step >= 1, "at least 1"),
             ("tolerance", 0 <= self.tolerance < 1, "at least 0 and less than 1"),
-        ):
-            if not holds:
-                raise InputError(f"LC {name}: expected {expected}, found {getattr(self, name)!r}")
+        )
         for scheme in self.schemes.values():
             if scheme != _FLOAT:
                 parse(scheme.removeprefix(_SHARED))
@@ -100,8 +98,8 @@ class _Group:
     levels: Tensor | None = None
 
 
-class BoundLC(TrainedInFloat):
-    """LC's state for one model: Δ(Θ), the multipliers, and where the schedule stands.
+class BoundLC(BoundMethod):
+    """LC's state for one model: Δ(Θ), the multipliers, and the present place in the schedule.
 
     Attributes:
         mu: the penalty's present weight.
@@ -122,22 +120,20 @@ class BoundLC(TrainedInFloat):
         self._project()
         self.distance = self._distance()
 
-    def on_forward(self, is_training: bool) -> None:
-        """In training the model has w, in evaluation Δ(Θ); the C step comes where an L step is over."""
-        if self.shown.own is not None and not is_training:
-            return
-        self.undo_forward()
+    def update_weights(self) -> None:
+        """Take the C step where an L step is over."""
         if self.training_step == (self.iterations + 1) * self.config.l_step and not self.is_finished:
             self._c_step()
         if self.is_finished:
-            self._replace_weights()  # whatever the optimizer's momentum has made of them
-        if not is_training:
-            self.shown.show(self.compressed)
+            self._replace_weights()  # the optimizer's momentum may have moved them
+
+    def file_weights(self) -> dict[str, Tensor]:
+        """Δ(Θ)."""
+        return self.compressed
 
     @torch.no_grad()
-    def on_gradients(self) -> None:
+    def adjust_gradients(self) -> None:
         """Add the penalty's gradient, μ (w - Δ(Θ)) - m."""
-        self.undo_forward()
         self.training_step += 1
         for name, parameter in self.parameters.items():
             gradient = gradient_of(parameter)
@@ -151,7 +147,7 @@ class BoundLC(TrainedInFloat):
         self.on_forward(True)
         self._finish()
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
         """Δ(Θ) as a table of the values that occur in its group; None where these are too many for one."""
         group = next(group for group in self.groups if name in group.names)
         levels = torch.unique(torch.cat([self.compressed[member].reshape(-1) for member in group.names]).cpu())
@@ -163,7 +159,7 @@ class BoundLC(TrainedInFloat):
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        return {
+        return super().state_dict() | {
             "training_step": self.training_step,
             "iterations": self.iterations,
             "mu": self.mu,
@@ -172,11 +168,11 @@ class BoundLC(TrainedInFloat):
             "compressed": self.compressed,
             "multipliers": self.multipliers,
             "levels": [group.levels for group in self.groups],
-            "own": self.shown.own,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        super().load_state_dict(state)
         self.training_step, self.iterations = state["training_step"], state["iterations"]
         self.distance, self.is_finished = state["distance"], state["is_finished"]
         self._set_mu(state["mu"])
@@ -185,9 +181,6 @@ class BoundLC(TrainedInFloat):
             self.multipliers[name].copy_(state["multipliers"][name])
         for group, levels in zip(self.groups, state["levels"], strict=True):
             group.levels = None if levels is None else levels.cpu()
-        self.shown.own = state["own"] and {
-            name: own.to(self.compressed[name], copy=True) for name, own in state["own"].items()
-        }
 
     @torch.no_grad()
     def _c_step(self) -> None:

@@ -35,7 +35,12 @@ _MOST_ALTERNATIONS = 30  # between a sparse correction and the levels below it
 
 @dataclass(frozen=True)
 class Cells:
-    """Θ of a quantizer: levels, float64 (k,), not falling, each a float32; the boundaries between them, (k - 1,)."""
+    """Θ of a scheme with levels.
+
+    Attributes:
+        levels: float64 (k,), in order, each of them a float32 value; equal ones may occur.
+        boundaries: float64 (k - 1,), between the weights of neighbouring levels.
+    """
 
     levels: Tensor
     boundaries: Tensor
@@ -47,18 +52,23 @@ class Cells:
 
 @dataclass(frozen=True)
 class Projection:
-    """Δ(Θ), float32 (n,), every value one that a file can hold; and the levels to start from the next time."""
+    """The result of a C step.
+
+    Attributes:
+        values: Δ(Θ), float32 (n,).
+        levels: the levels from which the next projection starts; None for a scheme without levels.
+    """
 
     values: Tensor
     levels: Tensor | None
 
 
 class Scheme(ABC):
-    """One C step."""
+    """What compressed weights may be, with the C step that finds the nearest such weights."""
 
     @abstractmethod
     def project(self, weights: Tensor, start: Tensor | None, mu: float) -> Projection:
-        """The nearest weights that the scheme allows.
+        """Find the nearest weights that the scheme allows.
 
         Args:
             weights: float64 (n,), finite, at least one, on the CPU.
@@ -67,22 +77,22 @@ class Scheme(ABC):
         """
 
 
-class Quantizer(Scheme):
-    """A scheme with few levels, which is all that it decides."""
+class LevelScheme(Scheme):
+    """A scheme whose weights lie on few levels, which are all that it decides."""
 
     @abstractmethod
     def fit(self, weights: Tensor, start: Tensor | None, mu: float) -> Cells:
-        """Θ; arguments as `project`."""
+        """Find Θ; the arguments are those of `project`."""
 
     def project(self, weights: Tensor, start: Tensor | None, mu: float) -> Projection:
-        """Every weight at the level of its cell."""
+        """Put every weight on the level of its cell."""
         cells = self.fit(weights, start, mu)
         return Projection(_as_float32(cells.assign(weights)), cells.levels)
 
 
 @dataclass(frozen=True)
-class Adaptive(Quantizer):
-    """``levels`` of them, learned: the best (``is_exact``), or what Lloyd's algorithm makes of the previous ones."""
+class Adaptive(LevelScheme):
+    """``levels`` learned levels: the best (``is_exact``), or what Lloyd's algorithm makes of the previous ones."""
 
     levels: int
     is_exact: bool
@@ -95,8 +105,8 @@ class Adaptive(Quantizer):
 
 
 @dataclass(frozen=True)
-class Fixed(Quantizer):
-    """Given levels, as they are or times the best factor."""
+class Fixed(LevelScheme):
+    """Given levels, as they are or multiplied by the best factor."""
 
     levels: tuple[float, ...]
     is_scaled: bool
@@ -108,19 +118,19 @@ class Fixed(Quantizer):
 
 
 @dataclass(frozen=True)
-class EntropyCoded(Quantizer):
-    """At most ``levels``, learned so that they are cheap to code.
+class EntropyCoded(LevelScheme):
+    """At most ``levels`` levels, learned so that they are cheap to code.
 
     The problem is ``min L(w) + λ · bits(Θ)  s.t.  w = Δ(Θ)``, so that a C step minimises
     ``(μ/2) ‖w - Δ(Θ)‖^2 + λ Σ_b c_b log2(n / c_b)``. Of the optima from the best levels without a rate and from the
-    previous ones the lower is taken; the former bring levels back that had become too dear at a smaller μ.
+    previous ones the lower is taken: starting without a rate brings levels back that were too dear at a smaller μ.
     """
 
     levels: int
     strength: float
 
     def fit(self, weights: Tensor, start: Tensor | None, mu: float) -> Cells:
-        """Distortion and rate together."""
+        """Minimise distortion and rate together."""
         starts = [kmeans(weights, self.levels).levels]
         if start is not None:
             starts.append(torch.unique(start))
@@ -130,13 +140,13 @@ class EntropyCoded(Quantizer):
 
 
 @dataclass(frozen=True)
-class Pruned(Scheme):
-    """At most that many weights are not 0: the ``share`` of largest magnitude is kept, the rest becomes 0."""
+class Sparse(Scheme):
+    """The ``share`` of weights of largest magnitude stays as it is; the others become 0."""
 
     share: float
 
     def project(self, weights: Tensor, start: Tensor | None, mu: float) -> Projection:
-        """The weights themselves, but for the small ones."""
+        """Set all but the largest weights to 0."""
         kept = _largest(weights, self.share)
         values = torch.zeros_like(weights)
         values[kept] = weights[kept]
@@ -145,17 +155,18 @@ class Pruned(Scheme):
 
 @dataclass(frozen=True)
 class Corrected(Scheme):
-    """A quantizer's levels plus a correction that is not zero at a ``share`` of the weights.
+    """Levels plus a correction that is not zero at a ``share`` of the weights.
 
-    Corrected weights are exact, so the levels answer for the others alone. Alternates, from the correction that is best
-    for the present levels: the best levels for what is not corrected; then the correction at the largest errors.
+    Corrected weights are exact, so that the levels have to serve the others alone. Two steps alternate, beginning with
+    the correction that is best for the present levels: fit the levels to the weights that are not corrected; move the
+    correction to the largest errors.
     """
 
     share: float
-    quantizer: Quantizer
+    quantizer: LevelScheme
 
     def project(self, weights: Tensor, start: Tensor | None, mu: float) -> Projection:
-        """Alternate while the error falls; every step is exact, so it never rises."""
+        """Alternate while the error falls; every step is exact, so that the error never rises."""
         cells = self.quantizer.fit(weights, start, mu) if start is None else _nearest(start)
         error = torch.inf
         for _ in range(_MOST_ALTERNATIONS):
@@ -176,7 +187,7 @@ def parse(text: str) -> Scheme:
     """The scheme of a name in the table above.
 
     Raises:
-        InputError: there is no such scheme, or a number in it is not one or is out of its range.
+        InputError: there is no such scheme, or one of its numbers is missing, malformed or out of range.
     """
     correction, plus, rest = text.partition("+")
     if plus:
@@ -220,7 +231,7 @@ _PARSERS: dict[str, Callable[[str, bool, list[str]], Scheme]] = {
     "ternary": lambda _, is_scaled, __: Fixed((-1.0, 0.0, 1.0), is_scaled),
     "powers": _powers,
     "levels": _levels,
-    "prune": lambda text, _, arguments: Pruned(_number(text, arguments[0], 0, 1)),
+    "prune": lambda text, _, arguments: Sparse(_number(text, arguments[0], 0, 1)),
 }
 _FIXED = ("binary", "ternary", "powers", "levels")
 _ARGUMENTS = {"binary": 0, "ternary": 0, "entropy": 2}  # all others have one
@@ -237,13 +248,13 @@ def _number(text: str, argument: str, least: float, most: float) -> float:
 
 
 def _nearest(levels: Tensor) -> Cells:
-    """Cells of the weights nearest to each level, once the levels are what a file can hold."""
+    """Round the levels to what a file can hold, and give each the weights nearest to it."""
     levels = _as_float32(levels).to(torch.float64)
     return Cells(levels, midpoints(levels))
 
 
 def _as_float32(values: Tensor) -> Tensor:
-    """Rounded, and without a negative zero: equal values are then the same bytes."""
+    """The values as float32 without a negative zero, so that equal values are equal bytes."""
     return values.to(torch.float32).add_(0.0)
 
 

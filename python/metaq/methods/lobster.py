@@ -1,14 +1,14 @@
-"""LOBSTER: LOss-Based SensiTivity rEgulaRization (Tartaglione et al. 2020): weights that the loss does not miss shrink.
+"""LOBSTER (LOss-Based SensiTivity rEgulaRization, Tartaglione et al. 2020) shrinks weights that the loss does not miss.
 
 After every step of the optimizer, with ∂L/∂w the gradient of the loss alone, at the weights before that step,
 
-    w <- w - λ w relu(1 - |∂L/∂w|),
+    w <- w - λ w relu(1 - |∂L/∂w|).
 
-and when the validation loss stops improving, all weights below the largest threshold T go for good with which
+When the validation loss stops improving, all weights below a threshold T are set to 0 for good: the largest T with
 
-    loss(all |w| < T set to 0) <= (1 + TWT) loss,
+    loss(all |w| < T set to 0) <= (1 + TWT) loss.
 
-found by bisection, as if the loss rose steadily with T.
+Bisection finds it, on the assumption that the loss rises steadily with T.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest, values
+from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
-from metaq.errors import InputError
-from metaq.methods.base import Method, gradient_of
-from metaq.methods.shown import TrainedInFloat
+from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,9 @@ class LOBSTER(Method):
     Attributes:
         strength: λ.
         tolerated_worsening: TWT, of the validation loss by one pruning, as a fraction of it.
-        plateau_epochs: PWE, epochs in a row without a better validation loss, after which is pruned.
-        radius: of LOBSTER alone, levels on either side of zero for the weights that are left; nothing in training.
+        plateau_epochs: PWE: weights are pruned after so many epochs in a row without a better validation loss.
+        radius: levels on either side of zero, at which the file holds the weights that are left. Training does not
+            depend on it, nor does a file whose levels another method decides.
     """
 
     strength: float = 1e-4
@@ -45,22 +44,21 @@ class LOBSTER(Method):
     radius: int = 127
 
     def __post_init__(self) -> None:
-        for name, holds, expected in (
+        check_fields(
+            self,
             ("strength", 0 <= self.strength <= 1, "0 to 1"),
             ("tolerated_worsening", 0 <= self.tolerated_worsening < math.inf, "a finite number of at least 0"),
             ("plateau_epochs", self.plateau_epochs >= 1, "at least 1"),
             ("radius", 1 <= self.radius <= 1 << 20, "1 to 2^20"),
-        ):
-            if not holds:
-                raise InputError(f"LOBSTER {name}: expected {expected}, found {getattr(self, name)!r}")
+        )
 
     def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundLOBSTER:
         """LOBSTER at work on these parameters."""
         return BoundLOBSTER(self, parameters)
 
 
-class BoundLOBSTER(TrainedInFloat):
-    """LOBSTER's state for one model: which weights are pruned, what the next step shrinks, how long since a best."""
+class BoundLOBSTER(BoundMethod):
+    """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, how old the best loss is."""
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
@@ -72,24 +70,20 @@ class BoundLOBSTER(TrainedInFloat):
         self.is_last_phase = False
 
     @torch.no_grad()
-    def on_forward(self, is_training: bool) -> None:
-        """Shrink the weights after a step of the optimizer, once; evaluation sees those of the file."""
-        if self.factors is not None:
-            tensors = [tensor.detach() for tensor in self.parameters.values()]
-            torch._foreach_mul_(tensors, self.factors)
-            if self.kept is not None:
-                torch._foreach_mul_(tensors, self.kept)
-            self.factors = None
-        if is_training:
-            self.undo_forward()
-        elif self.shown.own is None:
-            quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
-            self.shown.show({name: values(symbols, codebook) for name, (codebook, symbols) in quantized.items()})
+    def update_weights(self) -> None:
+        """Shrink the weights, once after every step of the optimizer."""
+        if self.factors is None:
+            return
+        tensors = [tensor.detach() for tensor in self.parameters.values()]
+        torch._foreach_mul_(tensors, self.factors)
+        if self.kept is not None:
+            torch._foreach_mul_(tensors, self.kept)
+        self.factors = None
 
     @torch.no_grad()
-    def on_gradients(self) -> None:
+    def adjust_gradients(self) -> None:
         """Note how much each weight is to shrink after the step; gradients must still be those of the loss alone."""
-        self.on_forward(True)
+        self.update_weights()
         strength = 0.0 if self.is_last_phase else self.config.strength
         # 1 - λ relu(1 - |g|) = 1 - λ + λ min(1, |g|)
         self.factors = [gradient_of(tensor).abs() for tensor in self.parameters.values()]
@@ -98,7 +92,7 @@ class BoundLOBSTER(TrainedInFloat):
         torch._foreach_add_(self.factors, 1.0 - strength)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
-        """Prune if the validation loss has not improved for long enough, but no more in the last phase."""
+        """Prune if the validation loss has not improved for long enough; in the last phase never."""
         self.on_forward(True)
         if self.is_last_phase:
             return
@@ -110,7 +104,7 @@ class BoundLOBSTER(TrainedInFloat):
             self.epochs_since_best = 0
 
     def on_last_phase(self) -> None:
-        """What is zero stays so, nothing more goes and nothing shrinks: the rest is to recover."""
+        """Zeros stay from here on; nothing more is pruned and nothing shrinks, so that the rest can recover."""
         self.on_forward(True)
         self.is_last_phase = True
         self.kept = [tensor.detach() != 0 for tensor in self.parameters.values()]
@@ -122,45 +116,50 @@ class BoundLOBSTER(TrainedInFloat):
         Returns:
             the loss then.
         """
-        self.undo_forward()
+        self.restore_weights()
         tensors = [tensor.detach() for tensor in self.parameters.values()]
-        held = [tensor.clone() for tensor in tensors]
+        unpruned = [tensor.clone() for tensor in tensors]
 
         def loss_below(threshold: float) -> float:
-            self.undo_forward()
-            for tensor, weights in zip(tensors, held, strict=True):
+            self.restore_weights()
+            for tensor, weights in zip(tensors, unpruned, strict=True):
                 torch.mul(weights, weights.abs() >= threshold, out=tensor)
             return validation_loss()
 
-        magnitudes = torch.cat([weights.abs().reshape(-1) for weights in held]).unique()
-        threshold = largest_threshold(magnitudes, loss_below, limit)
-        loss = loss_below(threshold)
-        self.undo_forward()
+        magnitudes = torch.cat([weights.abs().reshape(-1) for weights in unpruned]).unique()
+        try:
+            threshold = largest_threshold(magnitudes, loss_below, limit)
+            loss = loss_below(threshold)
+        except BaseException:
+            self.restore_weights()
+            torch._foreach_copy_(tensors, unpruned)
+            raise
+        self.restore_weights()
         self.kept = [tensor != 0 for tensor in tensors]
         return loss
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
         """Nearest multiple of a step that puts the parameter's largest magnitude at the radius."""
-        own = weights if self.shown.own is None else self.shown.own[name]
-        greatest = float(own.abs().max())
+        greatest = float(weights.abs().max())
         codebook = UniformCodebook(max(greatest / self.config.radius, torch.finfo(torch.float32).tiny))
-        return codebook, nearest(own.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
+        return codebook, nearest(weights.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
 
     def measures(self) -> dict[str, float]:
         """The share of weights that are zero."""
-        self.undo_forward()
+        self.restore_weights()
         zeros = sum(int((tensor.detach() == 0).sum()) for tensor in self.parameters.values())
         return {"zero_share": zeros / sum(tensor.numel() for tensor in self.parameters.values())}
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         names = ("kept", "factors", "best_loss", "epochs_since_best", "is_last_phase")
-        return {name: getattr(self, name) for name in names} | {"own": self.shown.own}
+        return super().state_dict() | {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        super().load_state_dict(state)
         for name, value in state.items():
-            setattr(self.shown if name == "own" else self, name, self.here(value))
+            setattr(self, name, self.on_device(value))
 
 
 def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:

@@ -1,7 +1,7 @@
 """Two methods at once: one that quantizes, and one that prunes while the first does its work.
 
 Their order is what makes them agree: the pruning sees the loss's gradient before the other method adds its own, and the
-optimizer's weights before the other method shows the network quantized ones.
+latent weights before the other method puts quantized ones into the parameters.
 """
 
 from __future__ import annotations
@@ -41,67 +41,76 @@ class BoundPruned(BoundMethod):
     def __init__(self, method: BoundMethod, pruning: BoundMethod) -> None:
         super().__init__(method.parameters)
         self.method, self.pruning = method, pruning
-        self.measure_every = method.measure_every
+        self.measure_every, self.is_straight_through = method.measure_every, method.is_straight_through
         self._limit_rate()
 
+    @property
+    def holds_file_weights(self) -> bool:
+        """Whether the parameters hold the weights of the file now."""
+        return self.method.holds_file_weights
+
     def on_forward(self, is_training: bool) -> None:
-        """Prune the optimizer's weights, then show what the method shows.
+        """Prune the latent weights, then put those into the parameters that the method wants the model to see.
 
         Raises:
             InputError: in evaluation, weights that are pruned would not be zero in the file, for want of a level there.
         """
-        self.pruning.on_forward(True)
-        zeros = {} if is_training else {name: tensor.detach() == 0 for name, tensor in self.parameters.items()}
+        if not self.holds_file_weights:
+            self.pruning.on_forward(True)
         self.method.on_forward(is_training)
-        for name, is_zero in zeros.items():
-            shown = self.parameters[name].detach()[is_zero]
-            if bool(shown.any()):
-                found = float(shown[shown != 0][0])
+        for name, parameter in () if is_training else self.parameters.items():
+            pruned = parameter.detach()[self.latent_weights(name) == 0]
+            if bool(pruned.any()):
+                found = float(pruned[pruned != 0][0])
                 raise InputError(f"parameter {name!r}: expected a level at zero for what is pruned, found {found:g}")
 
-    def undo_forward(self) -> None:
-        """The optimizer's weights, pruned."""
-        self.method.undo_forward()
+    def latent_weights(self, name: str) -> Tensor:
+        """The weights of a parameter that the optimizer trains."""
+        return self.method.latent_weights(name)
+
+    def restore_weights(self) -> None:
+        """Put the latent weights, pruned, back into the parameters."""
+        self.method.restore_weights()
 
     def on_gradients(self) -> None:
-        """The pruning's view of the loss's gradient, then the method's regulariser."""
+        """The pruning sees the gradient of the loss alone; then the method adds its own."""
         self.pruning.on_gradients()
         self.method.on_gradients()
         self._limit_rate()
 
     def on_size(self, measure: Callable[[], int]) -> None:
-        """The method's affair."""
+        """The method may steer towards a size."""
         self.method.on_size(measure)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
-        """Both decide; the pruning tries out thresholds on the optimizer's weights, as the method then shows them."""
+        """Both decide; the pruning tries thresholds on the latent weights, measured as the method quantizes them."""
 
         def loss_of_pruned() -> float:
             loss = validation_loss()
-            self.method.undo_forward()
+            self.restore_weights()
             return loss
 
-        self.method.undo_forward()
+        self.restore_weights()
         self.pruning.on_epoch(loss_of_pruned)
         self.method.on_epoch(validation_loss)
 
     def on_last_phase(self) -> None:
-        """For both; what the method shows as zero is pruned, so that the zero pattern stays as it is."""
+        """For both; what would be zero in the file is pruned, so that these zeros stay."""
         self.on_forward(False)
         zeros = [tensor.detach() == 0 for tensor in self.parameters.values()]
-        self.undo_forward()
+        self.restore_weights()
         for tensor, is_zero in zip(self.parameters.values(), zeros, strict=True):
             tensor.detach().masked_fill_(is_zero, 0.0)
         self.pruning.on_last_phase()
         self.method.on_last_phase()
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
         """The method's levels."""
-        return self.method.quantize(name, weights)
+        return self.method.quantize_parameter(name, weights)
 
     def measures(self) -> dict[str, float]:
         """Those of both."""
-        self.undo_forward()
+        self.restore_weights()
         return {**self.method.measures(), **self.pruning.measures()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A strength that changes in the course of training: factors at training steps, linear in between."""
+"""A strength that changes in the course of training: it is multiplied by factors, linear between training steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure tensor mathematics: no modules, no files."""
+"""Solvers are pure mathematics on tensors: they know no modules, models or files."""
 
 from metaq.solvers import cutting_plane, dual, knapsack, perspective
 

@@ -1,4 +1,4 @@
-"""What the methods that climb a dual share: their options, their rules, and the record of what they found."""
+"""The options, rules and records that all methods share which climb a dual."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metaq.solvers.dual_problem import Array, Problem
 
 
 class Rule(enum.Enum):
-    """How a method steps."""
+    """How a method chooses its steps."""
 
     PUBLISHED = "published"  # as in the thesis, in absolute units
     RELATIVE = "relative"  # as in the thesis, in units of the range of ξ; diminishing steps only
@@ -30,10 +30,10 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Options:
-    """What every method takes.
+    """The options of every method.
 
     Attributes:
-        iterations: the most it may take.
+        iterations: the largest number that it may take.
         tolerance: the gap between primal and dual value, relative to the value, at which it stops.
         least_count: c_lo, which every level counts at least.
     """
@@ -55,10 +55,10 @@ class Options:
 
 @dataclass
 class Record:
-    """The best multipliers visited, and the least primal value as the bound that proves them good.
+    """The best multipliers visited, with the least primal value, which bounds the optimum from above.
 
     Attributes:
-        problem: what is being solved.
+        problem: the problem that is being solved.
         tolerance: as in `Options`.
         xi, value: the best multipliers and φ_w there.
         primal, counts: the least primal value and its feasible counts.
@@ -81,7 +81,7 @@ class Record:
             self.xi, self.value = xi, value
 
     def is_proved(self, xi: Array) -> bool:
-        """Whether the gap is within the tolerance, with the bound that the convex ξ gives; if so that is the status."""
+        """Whether the gap is within the tolerance, with the bound that the convex ξ gives; sets the status if it is."""
         primal, counts = self.problem.primal(xi)
         if primal < self.primal:
             self.primal, self.counts = primal, counts

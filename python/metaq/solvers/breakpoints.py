@@ -1,11 +1,11 @@
-"""How many breakpoints the hull of random multipliers has: the thesis's study of the simil-knapsack's complexity.
+"""Counts breakpoints of the hulls of random multipliers: the thesis's study of the simil-knapsack's complexity.
 
 Draw ξ_b, b = 1 ... C, independent and uniform, on equally spaced levels, and count the vertices N_B of the lower convex
 hull of the points (v_b, ξ_b). A search for hull edges that restarts at every vertex takes O(N_B C) steps; for it the
 worst case is N_B = C, and the study asks how likely that is. A Beta distribution is fitted to N_B / C, and the worst
 case is its tail beyond 1 - 1/(2C).
 
-The fit describes the bulk and its tail is an extrapolation, far beyond the draws, as in the thesis. The monotone chain
+The fit describes the bulk; its tail, far beyond the draws, is an extrapolation, as in the thesis. The monotone chain
 of `metaq.solvers.knapsack` takes O(C) whatever N_B is.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from metaq.errors import InputError
 from metaq.solvers import knapsack
 
-_ENTRIES = 1 << 22  # of the tables of levels by levels that hulls on an accelerator need, at a time
+_ENTRIES = 1 << 22  # at a time, of the tables of levels by levels from which an accelerator makes hulls
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class BetaFit:
 
     Attributes:
         alpha, beta: its parameters.
-        log10_tail: log10 P(N_B = C), of the probability beyond ``1 - 1/(2C)``; that itself is often below any float.
+        log10_tail: log10 P(N_B = C), of the probability beyond ``1 - 1/(2C)``, which is often too small for a float.
     """
 
     alpha: float
@@ -116,4 +116,4 @@ def _scipy(part: str) -> ModuleType:
     try:
         return importlib.import_module(f"scipy.{part}")
     except ModuleNotFoundError:
-        raise InputError("breakpoints: expected module 'scipy', found none; pip install 'metaq[train]'") from None
+        raise InputError("breakpoints: expected module 'scipy', found none; pip install 'metaq-nn[train]'") from None

@@ -25,7 +25,7 @@ from metaq.solvers.ascent import Options, Record, Rule, Status
 from metaq.solvers.dual_problem import LOG2_E, Array, Problem
 
 _PUBLISHED_ZETA = 1e5
-_ROUNDING = 1e-15  # of the value: a smaller promise is none
+_ROUNDING = 1e-15  # relative to the value; a promise below it is rounding
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ProximalBundle(Options):
 
     Attributes:
         rule: PUBLISHED or CONVEX, as the module says.
-        cuts: B, the most that the model keeps.
-        zeta: ζ; unless given 1 under CONVEX, where it is relative to the curvature, and 1e5 under PUBLISHED.
+        cuts: B, the largest number that the model keeps.
+        zeta: ζ; None for 1 under CONVEX, where it is relative to the curvature, and for 1e5 under PUBLISHED.
         fair: the part of the promised rise that makes a step serious.
     """
 

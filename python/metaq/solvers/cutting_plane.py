@@ -1,4 +1,4 @@
-"""Kelley's cutting plane on the one-dimensional dual of the simil-knapsack: the thesis's baseline for the hull.
+"""Kelley's cutting plane method on the one-dimensional dual of the simil-knapsack, the thesis's baseline for the hull.
 
 For one weight w, with multiplier β of the constraint that holds it, the dual is
 
@@ -6,8 +6,7 @@ For one weight w, with multiplier β of the constraint that holds it, the dual i
 
 concave and piecewise linear. Two lines are active, one that rises and one that falls; where they meet, ψ's own line
 there is found by a search over all C levels; if it is lower, it replaces the active line of the same direction. At the
-optimum the two active lines are the hull's vertices around w. O(C) an iteration, a few iterations, for every weight
-anew.
+optimum the two active lines are the hull's vertices around w. Every weight takes a few iterations of O(C).
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from metaq.errors import InputError
 from metaq.solvers.ascent import Status
 from metaq.solvers.knapsack import Solution
 
-_ENTRIES = 1 << 20  # of the table of lines at weights that exists at a time
+_ENTRIES = 1 << 20  # at a time, of the table of lines at weights
 _ROUNDING = 1e-13  # relative to the costs: a line lower by less is not lower
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the cutting plane found.
+    """The optima of all weights, and how they were found.
 
     Attributes:
         solution: the optima, as `metaq.solvers.knapsack.solve` gives them.
-        iterations: the most that any weight needed.
+        iterations: the largest number that a weight needed.
         gap: the largest difference between the model's value and ψ, in the costs' unit.
-        status: CONVERGED, or ITERATION_LIMIT after C iterations, which no weight needs but for rounding.
+        status: CONVERGED, or ITERATION_LIMIT after C iterations, which only rounding can lead to.
     """
 
     solution: Solution

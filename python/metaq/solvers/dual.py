@@ -57,7 +57,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Result:
-    """What a method found.
+    """The best multipliers that a method found, with the bound that proves them good.
 
     Attributes:
         xi: float64 (C,), the best multipliers, on the weights' device.
@@ -65,8 +65,8 @@ class Result:
         primal: Σ_b c_b log2 c_b of ``counts``, in bits.
         gap: ``primal - value``, at least 0 but for rounding: how far ``value`` can be from the optimum.
         residual: Σ_b |c*_b(ξ) - c_b| / n, how far the counts that ξ asks for are from feasible ones.
-        iterations: how many were taken.
-        status: why it stopped.
+        iterations: the number taken.
+        status: why the method stopped.
         counts: float64 (C,), feasible counts.
         multipliers: β, the derivative of φ with respect to each weight, in the weights' shape and dtype; 0 outside the
             levels.
@@ -86,7 +86,7 @@ class Result:
 def diminishing_steps(
     weights: Tensor, levels: Tensor, start: Tensor | None = None, options: DiminishingSteps | None = None
 ) -> Result:
-    """Supergradient ascent with diminishing steps.
+    """Maximise φ_w by supergradient ascent with diminishing steps.
 
     Args:
         weights: any shape, floating point, finite, at least one; clipped to the levels' range.
@@ -94,7 +94,7 @@ def diminishing_steps(
         start: (C,) finite multipliers to start from; zeros unless given.
 
     Raises:
-        InputError: what is said above does not hold; or no feasible counts exist, since too few weights, or too many
+        InputError: an argument is not as said above; or no feasible counts exist, since too few weights, or too many
             near one end, leave some level below the least count.
     """
     options = options or DiminishingSteps()
@@ -103,7 +103,7 @@ def diminishing_steps(
 
 
 def fista(weights: Tensor, levels: Tensor, start: Tensor | None = None, options: Fista | None = None) -> Result:
-    """Accelerated ascent. Arguments and errors as `diminishing_steps`."""
+    """Maximise φ_w by accelerated ascent. Arguments and errors are those of `diminishing_steps`."""
     options = options or Fista()
     problem = pose(weights, levels, options.least_count)
     return _result(climb_by_fista(problem, _first(start, problem), options), weights, levels)
@@ -112,14 +112,14 @@ def fista(weights: Tensor, levels: Tensor, start: Tensor | None = None, options:
 def proximal_bundle(
     weights: Tensor, levels: Tensor, start: Tensor | None = None, options: ProximalBundle | None = None
 ) -> Result:
-    """The proximal bundle method. Arguments and errors as `diminishing_steps`."""
+    """Maximise φ_w by the proximal bundle method. Arguments and errors are those of `diminishing_steps`."""
     options = options or ProximalBundle()
     problem = pose(weights, levels, options.least_count)
     return _result(climb_by_bundle(problem, _first(start, problem), options), weights, levels)
 
 
 def newton(weights: Tensor, levels: Tensor, start: Tensor | None = None, options: Newton | None = None) -> Result:
-    """Projected Newton. Arguments and errors as `diminishing_steps`."""
+    """Maximise φ_w by projected Newton steps. Arguments and errors are those of `diminishing_steps`."""
     options = options or Newton()
     problem = pose(weights, levels, options.least_count)
     return _result(climb_by_newton(problem, _first(start, problem), options), weights, levels)

@@ -1,4 +1,4 @@
-"""The dual of METaQ's published regulariser as a problem in C numbers: its value, supergradient, and bound.
+"""The dual of METaQ's published regulariser as a problem in C numbers: its value, supergradient and bound.
 
 Notation, after the paper: w_i the n weights, v_b the C levels, ξ_b the multipliers of the count constraints, c_b the
 counts.
@@ -18,7 +18,7 @@ Two facts that the paper does not use:
   (v_b - t)⁺`` is nowhere below a's. The greater of two potentials is one, which turns the counts c*(ξ) into feasible
   ones: a primal bound.
 
-NumPy on the host: C numbers, whatever the device of the weights.
+All of this is NumPy on the host, since it is C numbers, whatever the device of the weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 
 LOG2_E = 1 / math.log(2)
 _BALANCE_STEPS = 50
-_BALANCED = 1e-13  # relative, of the mass and the mean: as exact as the sums are
+_BALANCED = 1e-13  # relative error of mass and mean, which is as exact as their sums are
 _LARGEST_MOVE = 16.0  # bits that one Newton step may change a multiplier by
 _HALVINGS = 40
 _BISECTIONS = 12
@@ -46,7 +46,7 @@ _BISECTIONS = 12
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The dual at one ξ.
+    """The value of the dual at one ξ, and its supergradient.
 
     Attributes:
         value: φ_w(ξ).
@@ -109,7 +109,7 @@ class Problem:
         return Evaluation(value, assigned, counts, hull)
 
     def regular(self, xi: Array) -> Array:
-        """Where to start on convex sequences: ξ's hull, balanced, where φ_w is no lower; the best line, if better.
+        """Where to start on convex sequences: at ξ's balanced hull, where φ_w is no lower, or at the best line.
 
         Far from the optimum, where counts are clipped, φ_w is nearly linear and says little about the way back.
         """

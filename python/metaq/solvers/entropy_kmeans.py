@@ -4,11 +4,11 @@ For n values w, levels v with c_b members, and the price of a bit,
 
     min over v and the assignment of  Σ_i (w_i - v_(b_i))^2 + price · Σ_b c_b log2(n / c_b).
 
-With the lengths l_b = log2(n / c_b) fixed, value w takes the level of least ``v_b^2 + price · l_b - 2 w v_b``: lines in
-w, whose lower envelope is the lower hull of the points ``(v_b, v_b^2 + price · l_b)``, and whose bends, half the hull's
-slopes, are the boundaries between levels. Levels above the hull get nothing and die. With the assignment fixed the best
-levels are means, and the best lengths Shannon's. Both steps are exact, so alternating them never raises the objective;
-the optimum found is a local one, since the rate is not convex in the counts.
+With the lengths l_b = log2(n / c_b) fixed, value w takes the level of least ``v_b^2 + price · l_b - 2 w v_b``. These
+are lines in w. Their lower envelope is the lower hull of the points ``(v_b, v_b^2 + price · l_b)``, and its bends, half
+the hull's slopes, are the boundaries between levels. Levels above the hull get no value and are dropped. With the
+assignment fixed the best levels are means, and the best lengths are Shannon's. Both steps are exact, so alternating
+them never raises the objective; the optimum found is a local one, since the rate is not convex in the counts.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from metaq.solvers import knapsack
 from metaq.solvers.kmeans1d import midpoints
 
 _MOST_ITERATIONS = 200
-_LEAST_FALL = 1e-9  # of the objective in one iteration, relatively, for another to follow
+_LEAST_FALL = 1e-9  # relative fall of the objective in one iteration that makes another follow
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Levels, float64 (k,), increasing; the boundaries between them, (k - 1,); and what the objective comes to."""
+    """Levels, float64 (k,), increasing; the boundaries between them, (k - 1,); and the value of the objective."""
 
     levels: Tensor
     boundaries: Tensor
@@ -36,7 +36,7 @@ class Cells:
 
 
 def entropy_kmeans(values: Tensor, start: Tensor, price: float) -> Cells:
-    """Alternate from ``start`` until the objective stands still.
+    """Alternate both steps from ``start`` until the objective falls no more.
 
     Args:
         values: float64 (n,), finite, at least one, on the CPU.

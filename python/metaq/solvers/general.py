@@ -1,7 +1,7 @@
-"""The simil-knapsack and METaQ's published regulariser as written down, for a general convex solver: baselines, slow
-and sure.
+"""The simil-knapsack and METaQ's published regulariser, solved as they are written down by a general convex solver.
 
-Needs cvxpy, of the ``dev`` extra. Notation as in `metaq.solvers.knapsack` and `metaq.solvers.dual_problem`.
+These are slow, safe baselines for tests. They need cvxpy, of the extra ``dev``. The notation is that of
+`metaq.solvers.knapsack` and `metaq.solvers.dual_problem`.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def knapsack(xi: Tensor, levels: Tensor, weight: float) -> Knapsack:
 def regulariser(weights: Tensor, levels: Tensor, least_count: float = 0.01) -> Regulariser:
     """Solve ``min Σ_b c_b log2 c_b  s.t.  Σ_b v_b x_ib = w_i, Σ_b x_ib = 1, Σ_i x_ib = c_b >= c_lo, x >= 0``.
 
-    An exponential cone a level and n·C variables: for small instances. Solved in fractions c / n, which are better
-    scaled.
+    It has an exponential cone for every level and n·C variables, so that it suits small instances. The solver gets
+    fractions c / n, which are better scaled.
 
     Args:
         weights: (n,) between the first level and the last.
@@ -156,5 +156,5 @@ def _cvxpy() -> ModuleType:
     try:
         import cvxpy
     except ModuleNotFoundError:
-        raise InputError("general solvers: expected module 'cvxpy', found none; pip install 'metaq[dev]'") from None
+        raise InputError("general solvers: expected module 'cvxpy', found none; pip install 'metaq-nn[dev]'") from None
     return cvxpy

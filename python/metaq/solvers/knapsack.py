@@ -107,8 +107,8 @@ def _hulls(costs: Tensor, points: Tensor) -> Hull:
         # Whatever 2^k steps lead to from a reached vertex is reached; then double the stride.
         reached = reached | torch.zeros_like(costs).scatter_add(1, jump, reached.to(torch.float64)).gt(0)
         jump = jump.gather(1, jump)
-    here = torch.arange(count, device=costs.device)
-    left = torch.where(reached, here, -1).cummax(dim=1).values[:, :-1]
+    positions = torch.arange(count, device=costs.device)
+    left = torch.where(reached, positions, -1).cummax(dim=1).values[:, :-1]
     right = successor.gather(1, left)
     edges = slope.reshape(sets, count * count).gather(1, left * count + right)
     return Hull(left, right, edges)

@@ -2,8 +2,9 @@
 
     min over r  Σ_i min_k (w_i - r_k)²,    stationary where  r_k = mean { w_i : k is the level nearest to w_i }
 
-Sorted once, an iteration takes O(C log n) for C levels and n weights: every cell is a run of the sorted weights, and
-its mean a difference of two running sums. Lloyd's iteration never raises the error, and stops at a local minimum.
+The weights are sorted once. Then an iteration takes O(C log n) for C levels and n weights: every cell is a run of the
+sorted weights, and its mean a difference of two running sums. Lloyd's iteration never raises the error, and stops at a
+local minimum.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from metaq.solvers.kmeans1d import kmeans
 
-_MARGIN = 2.0**-8  # spacing of the levels of equal weights, relative to them: any would do
+_MARGIN = 2.0**-8  # spacing of the levels where all weights are equal, relative to them; its size does not matter
 
 
 def spread(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
@@ -30,28 +31,28 @@ def spread(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
         float64 (C,), strictly increasing, on the weights' device.
     """
     least, greatest = (float(value) for value in weights.detach().aminmax())
-    numbers: dict[str, Any] = {"dtype": torch.float64, "device": weights.device}
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": weights.device}
     if zero is not None:
         below = -least if least < 0 else greatest or 1.0
         above = greatest if greatest > 0 else below
-        lower = torch.arange(-zero, 0, **numbers) * (below / max(1, zero))
-        upper = torch.arange(count - zero, **numbers) * (above / max(1, count - zero - 1))
+        lower = torch.arange(-zero, 0, **kind) * (below / max(1, zero))
+        upper = torch.arange(count - zero, **kind) * (above / max(1, count - zero - 1))
         return torch.cat([lower, upper])
     if greatest - least < _MARGIN * max(abs(least), abs(greatest)) or greatest == least:
         half = _MARGIN * (max(abs(least), abs(greatest)) or 1.0) * count
         least, greatest = least - half, greatest + half
     cell = (greatest - least) / count
-    return least + cell * (torch.arange(count, **numbers) + 0.5)
+    return least + cell * (torch.arange(count, **kind) + 0.5)
 
 
 def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iterations: int = 100) -> Tensor:
-    """Lloyd's iteration from ``start``, until nothing moves or for so many ``iterations``.
+    """Lloyd's iteration from ``start`` until no level moves.
 
     Args:
         weights: floating point, any shape, finite, at least one.
         start: (C,) levels, strictly increasing.
         zero: the position of a level that stays where it is.
-        iterations: at most so many.
+        iterations: the largest number of them.
 
     Returns:
         float64 (C,), strictly increasing; a level that no weight is nearest to stays where it is.
@@ -76,7 +77,7 @@ def lloyd_max(weights: Tensor, start: Tensor, zero: int | None = None, iteration
 
 
 def best_levels(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
-    """The levels of least squared error there are; with ``zero``, `lloyd_max` from the best on either side of it.
+    """The levels of least squared error; with ``zero``, `lloyd_max` from the best levels on either side of it.
 
     Args:
         weights: floating point, any shape, finite, at least one.
@@ -84,7 +85,7 @@ def best_levels(weights: Tensor, count: int, zero: int | None = None) -> Tensor:
         zero: the position of a level that is 0.
 
     Returns:
-        float64 (C,), strictly increasing; `spread`'s where, or on which side, there are too few different weights.
+        float64 (C,), strictly increasing; those of `spread` where, or on the side where, too few weights differ.
     """
     start = spread(weights, count, zero)
     if zero is None:

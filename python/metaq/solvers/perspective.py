@@ -15,10 +15,11 @@ G has one minimum u*, found in closed form on the hull's edges. So up to u* a we
 puts |w|/u* at u*; beyond, y = 1, and it pays T1 w² + T2 + h(w).
 
 The tangents' minimisers are atoms of the feasible counts, whose convex hull is a model of the problem; every price
-bounds the optimum from below. A proximal bundle: the model's optimum, held near the best prices so far (the centre)
-and found by a few quadratic models in the atoms' shares, gives the next prices; where their bound rises by a fair part
-of what the model promised, they become the centre. All of it is on the host, B numbers; only what is done for every
-weight is done where the weights are.
+bounds the optimum from below. The solver is a proximal bundle: the model's optimum, held near the best prices so far
+(the centre) and found by a few quadratic models in the atoms' shares, gives the next prices; where their bound rises by
+a fair part of what the model promised, they become the centre. All of this is B numbers on the host; only what is done
+for every weight is done on the weights' device.
+
 Deviation: below c_lo the entropy goes on as its tangent there, so that prices stay finite.
 """
 
@@ -69,14 +70,14 @@ class Costs:
 
 @dataclass(frozen=True)
 class Result:
-    """What `solve` found.
+    """The result of `solve`.
 
     Attributes:
         value: the objective at the counts found, an upper bound of the optimum.
         gap: ``value`` less the best lower bound, at least 0 but for rounding.
         counts: float64 (B,), of the levels without zero, on the CPU.
         prices: float64 (B,), the best ξ, whose bound is ``value - gap``, on the CPU.
-        iterations: tangents taken.
+        iterations: the number of tangents taken.
     """
 
     value: float
@@ -118,11 +119,11 @@ def solve(
         levels: (B,) strictly increasing, on both sides of zero, without zero.
         start: (B,) prices to start from, those of an earlier result; those of every weight on its two neighbouring
             levels unless given.
-        iterations: the most tangents.
-        tolerance: stop at a gap of this, relative to the value.
+        iterations: the largest number of tangents.
+        tolerance: the gap, relative to the value, at which it stops.
 
     Raises:
-        InputError: levels that are not as said.
+        InputError: the levels are not as said above.
     """
     problem = _Problem(weights, levels, costs)
     whole = problem.whole()
@@ -192,7 +193,7 @@ class _Mixture:
         return float(self.shares @ self.costs)
 
     def add(self, atom: _Optimum) -> None:
-        """A new atom, of no share yet; those without a share, and the least beyond the most, go."""
+        """Add an atom without a share; drop others without one, and those of least share where there are too many."""
         kept = self.shares.argsort(descending=True, stable=True)[:_ATOMS]
         kept = kept[self.shares[kept] > 0]
         self.atoms = torch.cat([self.atoms[kept], atom.counts[None]])
@@ -200,7 +201,7 @@ class _Mixture:
         self.shares = torch.cat([self.shares[kept] / self.shares[kept].sum(), torch.zeros(1, dtype=torch.float64)])
 
     def improve(self, proximal: _Proximal) -> None:
-        """To the minimum of a quadratic model over the shares, or as far towards it as the objective falls."""
+        """Move to the minimum of a quadratic model over the shares, or as far towards it as the objective falls."""
         counts = self.counts
         bent = self.atoms * proximal.curvature(counts) @ self.atoms.T
         gradient = self.atoms @ proximal.prices(counts) + self.costs
@@ -259,7 +260,7 @@ class _Problem:
         return at.cost + float(prices @ at.counts) + self.conjugate(prices), at
 
     def model(self, prices: Tensor, mixture: _Mixture) -> float:
-        """What the atoms make of the dual's value: an upper bound."""
+        """The upper bound of the dual's value that the atoms give."""
         return float((mixture.costs + mixture.atoms @ prices).min()) + self.conjugate(prices)
 
     def whole(self) -> _Optimum:

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 _RIDGE = 1e-12  # r, relative to Q's mean diagonal
 _ROUNDING = 1e-12  # relative to the terms of the multiplier
-_NOISE = 1e-15  # relative to Q: what its product with p is off by
+_NOISE = 1e-15  # relative to Q: the error of its product with p
 _PASSES = 30
 _PIVOTS_PER_INDEX = 10  # far more than ever seen; beyond it the feasible p at hand is taken
 

@@ -1,8 +1,8 @@
 """Entropy of runs of quantized weights, as a differentiable function of the weights (HEMP, Tartaglione et al. 2021).
 
 Notation, after the paper, whose equation numbers these are: w_i the weights, r(k) the N levels of a layer, n the order,
-ξ a tuple of n level positions. A layer's weights, flattened, are cut into tuples w_j of n weights each; what does not
-fill a tuple at a layer's end is left out. J tuples there are in all layers, whose positions share one histogram.
+ξ a tuple of n level positions. A layer's weights, flattened, are cut into tuples w_j of n weights each; weights at a
+layer's end that do not fill a tuple are left out. All layers together have J tuples, which share one histogram.
 
     p(w -> q-) = 1 - (w - r(q-)) / Δ,   p(w -> q+) = (w - r(q-)) / Δ,   Δ = r(q+) - r(q-)              (7)
     P(ξ) = Σ_j Π_m p(w_jm -> ξ_m),      H_n = Σ_ξ P(ξ)/J · (log2 J - log2 P(ξ))  bits a tuple           (8)
@@ -12,7 +12,7 @@ q- and q+ are the levels on either side of a weight; one beyond the outermost le
 there is 0. The sum over ξ_-m has 2^(n-1) terms: at fixed P the entropy is the multilinear interpolation of -log2 P at
 the corners of the cell that a tuple lies in, and this is its derivative. The printed gradient, (17), lacks the bracket.
 
-Everything here works for any order, device and floating point dtype; `metaq.methods.hemp` has a faster native kernel.
+Everything here works for any order, device and floating point dtype; `metaq.methods.hemp_terms` has a faster kernel.
 """
 
 from __future__ import annotations

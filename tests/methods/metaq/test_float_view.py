@@ -17,5 +17,5 @@ def test_slopes_are_those_of_the_weights_side_and_none_outside():
     parameter = nn.Parameter(torch.tensor([0.1, -0.1, 0.4, 0.9, 1.1, -5.0]))
     view = FloatView([parameter], 0.0, 1.0, 3)
     slopes = torch.tensor([[[-9.0, -1.0], [-2.0, 2.0], [3.0, 4.0]]])
-    view.take_back(slopes, 0.5)
+    view.add_slopes(slopes, 0.5)
     assert parameter.grad.tolist() == [1.0, -1.0, 1.0, 1.5, 0.0, 0.0]

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 import metaq
+from metaq.methods.metaq.config import LevelPlacement
 from metaq.methods.metaq.learned_steps import LearnedSteps
-from metaq.methods.metaq.method import Levels, METaQ
+from metaq.methods.metaq.method import METaQ
 from metaq.methods.metaq.quantized_view import QuantizedView
 
 
@@ -18,11 +19,11 @@ def test_gradient_of_the_loss_part_and_of_the_regulariser():
     latent = parameter.detach().clone()
     gradient = torch.randn(50, generator=generator)
     slopes = torch.randn(1, 9, 2, generator=generator)
-    view.show()
+    view.put_quantized()
     shown = parameter.detach().clone()
     parameter.grad = gradient.clone()
     learned.on_loss_gradients()
-    view.take_back(slopes, 0.5)
+    view.add_slopes(slopes, 0.5)
     beta = (parameter.grad - gradient) / 0.5
     learned.on_all_gradients()
     is_inside = latent.abs() <= 1.0
@@ -36,7 +37,7 @@ def test_learned_steps_fit_what_fixed_ones_cannot():
     """Targets on multiples of 0.3, levels that begin at multiples of 0.25."""
     targets = 0.3 * torch.randint(-3, 4, (200,), generator=torch.Generator().manual_seed(1)).float()
     errors = []
-    for levels in (Levels.FIXED, Levels.LEARNED):
+    for levels in (LevelPlacement.FIXED, LevelPlacement.LEARNED):
         model = nn.Linear(200, 1, bias=False)
         with torch.no_grad():
             model.weight.copy_(targets + 0.02)

@@ -9,8 +9,10 @@ from torch import nn
 import metaq
 from metaq import compressed_model
 from metaq.errors import InputError
-from metaq.experiments.models import LeNet300
-from metaq.methods.metaq.method import AroundMean, Counts, Final, Levels, METaQ, Objective, Perspective, Slopes, Solver
+from metaq.experiments.loop import evaluate
+from metaq.experiments.models import LeNet5, LeNet300
+from metaq.methods.metaq.config import AroundMean, Counts, Final, LevelPlacement, Objective, Perspective, Slopes, Solver
+from metaq.methods.metaq.method import METaQ
 from metaq.methods.metaq.objectives import slope_table
 from metaq.solvers import dual, knapsack, perspective
 
@@ -105,7 +107,7 @@ def test_the_last_phase_pins_the_commonest_level_and_trains_the_rest():
 
 @pytest.mark.parametrize("slopes", Slopes)
 def test_slopes_of_a_table_by_hand(slopes):
-    """Levels -1 ... 2 with code lengths 4, 1, 3, 3.5: the cheapest level is 0."""
+    """LevelPlacement -1 ... 2 with code lengths 4, 1, 3, 3.5: the cheapest level is 0."""
     xi, levels = torch.tensor([[4.0, 1.0, 3.0, 3.5]]), torch.tensor([[-1.0, 0.0, 1.0, 2.0]])
     expected = {
         Slopes.HULL: [[-3, -3], [-3, 1.25], [1.25, 1.25], [1.25, 1.25]],
@@ -123,7 +125,8 @@ def test_strength_pulls_weights_together():
         optimizer.zero_grad()
         compressor.regularize()
         optimizer.step()
-        sizes.append(metaq.metrics.entropy_bits(compressor.bound.quantize("weight", model.weight.detach())[1]))
+        _, symbols = compressor.bound.quantize_parameter("weight", model.weight.detach())
+        sizes.append(metaq.metrics.entropy_bits(symbols))
     assert sizes[-1] < 0.7 * sizes[0]
 
 
@@ -157,12 +160,14 @@ def test_steps_are_short_numbers():
         {"schedule": ((5, 1.0), (5, 0.0))},
         {"schedule": ((0, -1.0),)},
         {"slopes": Slopes.ADJACENT, "objective": Objective.PERSPECTIVE},
-        {"levels": Levels.AROUND_MEAN, "objective": Objective.PERSPECTIVE},
-        {"target_bytes": 100},
+        {"levels": LevelPlacement.AROUND_MEAN, "objective": Objective.PERSPECTIVE},
+        {"target_steps": -1},
+        {"target_bytes": -1},
+        {"target_bytes": 100, "levels": LevelPlacement.AROUND_MEAN},
     ],
 )
 def test_refuses_what_makes_no_sense(options):
-    with pytest.raises(InputError, match=next(iter(options)).replace("target_bytes", "target_steps")):
+    with pytest.raises(InputError, match=next(iter(options))):
         METaQ(**options)
 
 
@@ -249,7 +254,7 @@ def test_levels_around_the_mean_show_floats_in_training_and_the_file_in_evaluati
     torch.manual_seed(0)
     model = nn.Linear(30, 20)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    config = METaQ(levels=Levels.AROUND_MEAN, strength=1e-3, around_mean=AroundMean(count=6, buckets=9))
+    config = METaQ(levels=LevelPlacement.AROUND_MEAN, strength=1e-3, around_mean=AroundMean(count=6, buckets=9))
     compressor = metaq.Compressor(model, config)
     model(torch.ones(1, 30)).sum().backward()
     assert torch.equal(model.weight, before["weight"])
@@ -272,7 +277,7 @@ def test_the_search_takes_the_fewest_buckets_that_the_validation_loss_allows():
     torch.manual_seed(0)
     model = nn.Linear(30, 20)
     exact = model.weight.detach().clone()
-    compressor = metaq.Compressor(model, METaQ(levels=Levels.AROUND_MEAN, tolerance=0.5))
+    compressor = metaq.Compressor(model, METaQ(levels=LevelPlacement.AROUND_MEAN, tolerance=0.5))
     model.eval()
 
     def loss():
@@ -283,7 +288,7 @@ def test_the_search_takes_the_fewest_buckets_that_the_validation_loss_allows():
     compressor.end_epoch(loss)
     chosen = compressor.bound.buckets
     assert loss() <= 1.51
-    compressor.bound.undo_forward()
+    compressor.bound.restore_weights()
     compressor.bound.buckets = chosen - max(1, chosen // 8)
     assert loss() > 1.45
 
@@ -311,10 +316,11 @@ def test_rate_aware_quantization_makes_the_file_smaller_as_far_as_validation_all
 
 
 @pytest.mark.slow
-def test_the_target_is_met_in_the_last_phase():
+@pytest.mark.parametrize("target_steps", [200, 0])
+def test_the_target_is_met_in_the_last_phase(target_steps):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(60, 80), nn.Linear(80, 60))
-    compressor = metaq.Compressor(model, METaQ(strength=3e-6, target_bytes=1500, target_steps=200, step=0.1))
+    compressor = metaq.Compressor(model, METaQ(strength=3e-6, target_bytes=1500, target_steps=target_steps, step=0.1))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     goal = torch.randn(60, 60, generator=torch.Generator().manual_seed(1))
     for step in range(600):
@@ -327,3 +333,43 @@ def test_the_target_is_met_in_the_last_phase():
     compressor.end_epoch(lambda: 0.0)
     size_bytes = len(compressed_model.encode(compressor.compress()))
     assert 0.98 * 1500 <= size_bytes <= 1500
+
+
+def test_without_target_steps_the_size_is_to_halve_every_hundred_steps():
+    _, compressor = bound_linear(target_bytes=1000)
+    bound, strength = compressor.bound, compressor.bound.strength
+    assert bound.measure_every > 0
+    for steps, size_bytes in (
+        (0, 8000),
+        (100, 4015),
+        (250, 1425),
+        (300, 1030),
+        (5000, 1030),
+    ):  # 8000 to 1030 is 2^-2.96
+        bound.training_step = steps
+        bound.on_size(lambda size_bytes=size_bytes: size_bytes)
+        assert bound.strength == pytest.approx(strength, rel=5e-3)
+    bound.on_size(lambda: 1300)
+    assert bound.strength > 1.04 * strength
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_last_phase", [True, False])
+def test_a_size_is_all_that_a_training_loop_needs_to_give(has_last_phase):
+    data = metaq.experiments.data.by_name("digits")(200)
+    torch.manual_seed(0)
+    model = LeNet5()
+    compressor = metaq.Compressor(model, METaQ(target_bytes=4000))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for epoch in range(12):
+        if has_last_phase and epoch == 10:
+            compressor.begin_last_phase()
+        for batch in torch.randperm(len(data.train)).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
+            compressor.regularize()
+            optimizer.step()
+    size_bytes = len(compressed_model.encode(compressor.compress()))
+    assert size_bytes <= (4000 if has_last_phase else 1.1 * 4000)
+    assert size_bytes > 0.6 * 4000
+    assert evaluate(model, data.test).accuracy > 0.85

@@ -21,13 +21,13 @@ def parameters_and_view(radius=4, is_native=True):
 def test_shows_nearest_levels_and_counts_them(is_native):
     parameters, view = parameters_and_view(is_native=is_native)
     latents = [parameter.detach().clone() for parameter in parameters]
-    counts = view.show(count=True)
+    counts = view.put_quantized(count=True)
     for parameter, latent, step, row in zip(parameters, latents, view.steps, counts, strict=True):
         symbols = (latent / step).clamp(-4, 4).round()
         assert torch.equal(parameter, symbols * step)
         assert not bool(torch.signbit(parameter)[parameter == 0].any())
         assert torch.equal(row, torch.bincount(symbols.flatten().long() + 4, minlength=9))
-    view.hide()
+    view.put_latent()
     assert all(map(torch.equal, parameters, latents))
 
 
@@ -38,8 +38,8 @@ def test_both_paths_are_equal_to_the_last_bit():
         slopes = torch.randn(3, 9, 2, generator=torch.Generator().manual_seed(1))
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 0.125)
-        view.show()
-        view.take_back(slopes, 0.5)
+        view.put_quantized()
+        view.add_slopes(slopes, 0.5)
         results.append([*parameters, *(parameter.grad for parameter in parameters)])
     assert all(map(torch.equal, *results))
 
@@ -48,7 +48,7 @@ def test_slopes_are_those_of_the_weights_side_and_none_outside():
     parameter = nn.Parameter(torch.tensor([0.1, -0.1, 0.5, 0.9, 1.1, 5.0]))
     view = QuantizedView([parameter], [1.0], 1)
     slopes = torch.tensor([[[-9.0, -1.0], [-2.0, 2.0], [3.0, 4.0]]])
-    view.take_back(slopes, 1.0)
+    view.add_slopes(slopes, 1.0)
     assert parameter.grad.tolist() == [2.0, -2.0, 2.0, 3.0, 0.0, 0.0]
 
 
@@ -56,15 +56,15 @@ def test_views_of_other_layouts_take_the_general_path():
     parameter = nn.Parameter(torch.randn(6, 4).t())
     view = QuantizedView([parameter], [0.1], 30)
     latent = parameter.detach().clone()
-    view.show()
+    view.put_quantized()
     torch.testing.assert_close(parameter.detach(), latent, atol=0.051, rtol=0)
-    view.hide()
+    view.put_latent()
     assert torch.equal(parameter, latent)
 
 
 def test_a_nan_never_becomes_an_index():
     parameter = nn.Parameter(torch.tensor([float("nan"), float("inf"), -float("inf")]))
     view = QuantizedView([parameter], [0.1], 3)
-    assert int(view.show(count=True).sum()) == 3
-    view.take_back(torch.zeros(1, 7, 2), 1.0)
+    assert int(view.put_quantized(count=True).sum()) == 3
+    view.add_slopes(torch.zeros(1, 7, 2), 1.0)
     assert torch.isnan(parameter[0])

@@ -1,4 +1,4 @@
-"""What a data set is: images and labels in memory, in three splits."""
+"""A data set: images and labels in memory, in three splits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
-        """The same on another device."""
+        """A copy on another device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -36,7 +36,7 @@ class Dataset:
     test: Split
 
     def to(self, device: torch.device) -> Dataset:
-        """The same on another device."""
+        """A copy on another device."""
         return Dataset(self.train.to(device), self.validation.to(device), self.test.to(device))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metaq.experiments.data.base import Dataset, Split, hold_out
 from metaq.experiments.data.files import PublishedFile, fetch
 
-# The archive itself is checked, not its content. Of the two forms published this one needs no unpickling.
+# The archive itself is checked, not its content. CIFAR-10 is published in two forms; this one needs no unpickling.
 _ARCHIVE = PublishedFile(
     "cifar-10-binary.tar.gz",
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
@@ -23,7 +23,7 @@ _TRAIN = [f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1,
 _TEST = ["cifar-10-batches-bin/test_batch.bin"]
 _RECORD_BYTES = 1 + 3 * 32 * 32  # a label, then the red, green and blue plane
 
-# Of ImageNet's colours, since the usual checkpoints for CIFAR-10 were trained with these.
+# The colours' means and deviations are ImageNet's: the usual checkpoints for CIFAR-10 were trained with them.
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -31,7 +31,7 @@ def load_cifar10(held_out: int) -> Dataset:
     """CIFAR-10, normalised, with ``held_out`` training images split off.
 
     Raises:
-        DataError: the archive is nowhere to be had, or is not the published one.
+        DataError: the archive cannot be found or downloaded, or is not the published one.
     """
     with tarfile.open(fileobj=io.BytesIO(fetch("cifar10", _ARCHIVE)), mode="r:gz") as archive:
         train, test = (split_of(b"".join(_member(archive, name) for name in names)) for names in (_TRAIN, _TEST))

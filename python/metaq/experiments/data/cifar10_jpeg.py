@@ -64,7 +64,7 @@ def _pixels(where: str, data: bytes) -> np.ndarray:
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise DataError("cifar10-jpeg: expected Pillow, which decodes JPEG; pip install 'metaq[train]'") from None
+        raise DataError("cifar10-jpeg: expected Pillow, which decodes JPEG; pip install 'metaq-nn[train]'") from None
     try:
         pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     except UnidentifiedImageError:

@@ -21,7 +21,7 @@ def load_digits(held_out: int) -> Dataset:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError:
-        raise DataError("digits: expected scikit-learn, which holds them; pip install 'metaq[train]'") from None
+        raise DataError("digits: expected scikit-learn, which holds them; pip install 'metaq-nn[train]'") from None
     images, labels = load(return_X_y=True)
     pixels = torch.from_numpy(images).to(torch.float32).reshape(-1, 1, 8, 8) / 16
     pixels = functional.interpolate(pixels, size=28, mode="bilinear", align_corners=False)

@@ -1,28 +1,29 @@
-"""Where data files come from: ``$METAQ_DATA``, then the user's cache, then the mirrors; each is checked."""
+"""Finds data files in ``$METAQ_DATA``, in the user's cache or at the mirrors, and checks each."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
+import logging
 import os
 import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.progress import Progress
-
 from metaq.errors import DataError, InputError
 from metaq.files import write_atomically
 
 _TIMEOUT_SECONDS = 20
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PublishedFile:
     """A published file: its name, the SHA-256 of its content, the URLs of folders that hold it.
 
-    Where ``is_gzip``, the content is what the file unpacks to, whatever the packing; otherwise the file as it is.
+    Where ``is_gzip``, the content is what the file unpacks to; otherwise it is the file itself.
     """
 
     name: str
@@ -56,7 +57,7 @@ def fetch(dataset: str, file: PublishedFile) -> bytes:
             places[-1].parent.mkdir(parents=True, exist_ok=True)
             write_atomically(places[-1], packed)
             return content
-        except (OSError, DataError, InputError) as error:
+        except (OSError, http.client.HTTPException, DataError, InputError) as error:
             reasons.append(str(error))
     raise DataError(
         f"{dataset}: expected {file.name} at {' or '.join(map(str, places))}, found none, and no mirror served it "
@@ -65,13 +66,10 @@ def fetch(dataset: str, file: PublishedFile) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    data = bytearray()
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response, Progress(transient=True) as progress:
-        bar = progress.add_task(f"downloading {url.rsplit('/', 1)[-1]}", total=response.length)
-        while part := response.read(1 << 16):
-            data += part
-            progress.update(bar, completed=len(data))
-    return bytes(data)
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+        _LOGGER.info("downloading %s, %s bytes", url, response.length if response.length else "unknown number of")
+        data: bytes = response.read()
+    return data
 
 
 def _unpack(packed: bytes, file: PublishedFile, where: str) -> bytes:

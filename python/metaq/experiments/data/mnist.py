@@ -25,7 +25,7 @@ def load_mnist(held_out: int) -> Dataset:
     """MNIST, normalised, with ``held_out`` training images split off.
 
     Raises:
-        DataError: a file is nowhere to be had, or is not the published one.
+        DataError: a file cannot be found or downloaded, or is not the published one.
     """
     train = Split(_images("train-images"), _labels("train-labels"))
     return hold_out(train, Split(_images("test-images"), _labels("test-labels")), held_out)

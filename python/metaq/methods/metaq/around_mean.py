@@ -8,23 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest, values
+from metaq.assign import nearest
 from metaq.codebook import TableCodebook
+from metaq.methods.metaq.config import METaQConfiguration
 from metaq.methods.metaq.float_view import FloatView
-from metaq.methods.metaq.method import METaQ
 from metaq.methods.metaq.regularized import RegularizedTraining
-from metaq.methods.shown import TrainedInFloat
 
 # C_Q that the search tries, each about a tenth above the last.
 _CANDIDATES = sorted({round(4 * 1.1**power) for power in range(60)})
 
 
-class BoundAroundMean(RegularizedTraining, TrainedInFloat):
+class BoundAroundMean(RegularizedTraining):
     """METaQ's state for one model that trains in float."""
 
     view: FloatView
 
-    def __init__(self, config: METaQ, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(config, parameters)
         options, tensors = config.around_mean, list(self.parameters.values())
         centre, reach = options.centre, options.reach
@@ -36,22 +35,15 @@ class BoundAroundMean(RegularizedTraining, TrainedInFloat):
         self.buckets = options.buckets or _CANDIDATES[-1]
         self.view = FloatView(tensors, centre, reach, options.count)
 
-    def on_forward(self, is_training: bool) -> None:
-        """Training sees the float weights, evaluation those of the file."""
-        if is_training:
-            self.undo_forward()
-        elif self.shown.own is None:
-            quantized = {name: self.quantize(name, tensor.detach()) for name, tensor in self.parameters.items()}
-            self.shown.show({name: values(symbols, codebook) for name, (codebook, symbols) in quantized.items()})
-
-    def take_back(self, strength: float) -> None:
-        """Determine ξ where it is due, and add the gradient."""
+    def adjust_gradients(self) -> None:
+        """Determine ξ where it is due, and add strength·β."""
         if self.is_due():
             self.objective.refresh(self.view, self.view.counts())
-        self.objective.take_back(self.view, strength)
+        self.objective.add_gradients(self.view, self.present_strength())
+        self.training_step += 1
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
-        """In the last phase, where asked for: the fewest buckets that validation allows."""
+        """In the last phase, where asked for: take the fewest buckets that the validation loss allows."""
         if not self.is_last_phase or self.config.around_mean.buckets:
             return
         allowed = self._loss_with(_CANDIDATES[-1], validation_loss) * (1 + self.config.tolerance)
@@ -63,26 +55,23 @@ class BoundAroundMean(RegularizedTraining, TrainedInFloat):
         """From here on every epoch ends with a search for C_Q."""
         self.is_last_phase = True
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[TableCodebook, Tensor]:
         """Every weight at the centre of its bucket; those outside [w̄ - r, w̄ + r] in the first or the last."""
-        own = weights if self.shown.own is None else self.shown.own[name]
         codebook = self._codebook()
-        return codebook, nearest(own.cpu(), codebook)
+        return codebook, nearest(weights.cpu(), codebook)
 
     def state_dict(self) -> dict[str, Any]:
-        """What cannot be had from parameters and optimizer; between two training steps there is no more."""
-        levels = {"centre": self.centre, "reach": self.reach, "buckets": self.buckets}
-        return super().state_dict() | levels | {"own": self.shown.own}
+        """What cannot be had from parameters and optimizer."""
+        return super().state_dict() | {"centre": self.centre, "reach": self.reach, "buckets": self.buckets}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
         self.centre, self.reach, self.buckets = state["centre"], state["reach"], state["buckets"]
         self.view = FloatView(self.view.parameters, self.centre, self.reach, self.view.count)
-        self.shown.own = state["own"]
 
     def _loss_with(self, buckets: int, validation_loss: Callable[[], float]) -> float:
-        self.undo_forward()
+        self.restore_weights()
         self.buckets = buckets
         return validation_loss()
 

@@ -1,4 +1,4 @@
-"""Training in float towards levels that all parameters share: the view of METaQ as published."""
+"""Training in float towards levels that all parameters share, as METaQ was published."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FloatView:
         return torch.bincount(self._nearest(weights).to(torch.int64), minlength=self.count)[None]
 
     @torch.no_grad()
-    def take_back(self, slopes: Tensor, strength: float) -> None:
+    def add_slopes(self, slopes: Tensor, strength: float) -> None:
         """Add ``strength * slope`` to the gradients.
 
         Args:

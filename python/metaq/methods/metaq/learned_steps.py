@@ -22,7 +22,7 @@ class LearnedSteps:
     """The steps of a view's parameters, updated once in every training step.
 
     Args:
-        view: whose steps they are.
+        view: the parameters whose steps are learned.
         learning_rate: Adam's, for log s: about the largest relative change in a training step.
     """
 
@@ -35,10 +35,10 @@ class LearnedSteps:
 
     @torch.no_grad()
     def on_loss_gradients(self) -> None:
-        """Between ``backward()`` and `QuantizedView.take_back`: the loss's part."""
+        """Note the loss's part of the gradient; call between ``backward()`` and `QuantizedView.add_slopes`."""
         reaches = [step * self.view.radius for step in self.view.steps]
         columns = list(zip(self.view.parameters, self.view.latent_weights(), reaches, strict=True))
-        moves = [shown.detach() - latent * (latent.abs() <= reach) for shown, latent, reach in columns]
+        moves = [quantized.detach() - latent * (latent.abs() <= reach) for quantized, latent, reach in columns]
         self._loss_part = torch.stack(
             [_dot(gradient_of(p), m) for p, m in zip(self.view.parameters, moves, strict=True)]
         )
@@ -46,13 +46,13 @@ class LearnedSteps:
 
     @torch.no_grad()
     def on_all_gradients(self) -> None:
-        """After `QuantizedView.take_back`, which has added λβ: the regulariser's part, and the update."""
+        """Add the regulariser's part and update the steps; call after `QuantizedView.add_slopes`, which adds λβ."""
         self.logarithms.grad = self._loss_part - (self._pull() - self._before)
         self.optimizer.step()
         self.view.steps = self.logarithms.exp().tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """For checkpoints."""
+        """What a checkpoint needs to go on exactly as before."""
         return {"logarithms": self.logarithms, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

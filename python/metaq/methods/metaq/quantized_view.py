@@ -1,8 +1,8 @@
 """Straight-through training: a network's forward passes see quantized weights, its optimizer trains latent ones.
 
-In place, without copies of the network: `show` puts the quantized values into the parameters and keeps the latent ones
-aside, `take_back` undoes it once the gradients are there. On the CPU each is one pass of a native kernel, elsewhere a
-few tensor operations that never wait for the device.
+It works in place, without a second network: `put_quantized` puts the quantized weights into the parameters and keeps
+the latent ones aside; `add_slopes` puts those back once the gradients are there. On the CPU each is one pass of a
+native kernel, elsewhere a few tensor operations that never wait for the device.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from metaq.methods.base import gradient_of
 
 
 class QuantizedView:
-    """The two faces of some parameters, each on its own equally spaced levels ``step * (-radius ... radius)``.
+    """Quantized and latent weights of some parameters, each with its own levels ``step * (-radius ... radius)``.
 
     Args:
         parameters: float32, all on one device.
         steps: distance between levels, one for each parameter.
-        radius: levels on either side of zero; weights beyond are shown as the last.
+        radius: levels on either side of zero; weights beyond are clipped to the last.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], steps: Sequence[float], radius: int) -> None:
@@ -31,7 +31,7 @@ class QuantizedView:
         self.steps = list(steps)
         self.radius = radius
         self.sizes = [parameter.numel() for parameter in self.parameters]
-        self.latents: list[Tensor] | None = None  # the optimizer's weights, while the network is shown others
+        self.shadow_weights: list[Tensor] | None = None  # the latent ones, while the parameters hold the quantized
         self.pinned: list[Tensor] | None = None  # True where a weight stays at `pinned_values` of its parameter
         self.pinned_values: list[float] = []
         self._buffers = [torch.empty_like(parameter, requires_grad=False) for parameter in self.parameters]
@@ -39,9 +39,9 @@ class QuantizedView:
         self._addresses: list[int] = []  # of the parameters that the kernel holds
 
     @property
-    def is_shown(self) -> bool:
-        """Whether the parameters hold the quantized values now."""
-        return self.latents is not None
+    def holds_quantized(self) -> bool:
+        """Whether the parameters hold the quantized weights now."""
+        return self.shadow_weights is not None
 
     def levels(self) -> Tensor:
         """Every parameter's levels: float64 (T, 2 * radius + 1)."""
@@ -51,32 +51,33 @@ class QuantizedView:
 
     def latent_weights(self) -> list[Tensor]:
         """The weights that the optimizer trains, each parameter's in its own shape."""
-        return self.latents if self.latents is not None else [parameter.detach() for parameter in self.parameters]
+        if self.shadow_weights is not None:
+            return self.shadow_weights
+        return [parameter.detach() for parameter in self.parameters]
 
-    def symbols(self, index: int) -> Tensor:
-        """What a parameter's latent weights are shown as: float, in its shape."""
-        return self._symbols(self.latent_weights()[index], self.steps[index])
+    def symbols(self, index: int, weights: Tensor) -> Tensor:
+        """The levels nearest to a parameter's latent ``weights``: int32, in their shape."""
+        return self._symbols(weights, self.steps[index]).to(torch.int32)
 
     @torch.no_grad()
     def move(self, index: int, symbols: Tensor) -> None:
-        """Put a parameter's latent weights on other levels, where ``symbols`` differ from what they are shown as."""
+        """Put a parameter's latent weights on the levels of ``symbols``, where these are not their nearest ones."""
         latent, target = self.latent_weights()[index], symbols.to(torch.float32)
-        is_moved = target != self.symbols(index)
+        is_moved = target != self._symbols(latent, self.steps[index])
         latent.copy_(torch.where(is_moved, target * self.steps[index], latent))
 
     @torch.no_grad()
-    def show(self, count: bool = False) -> Tensor | None:
-        """Put the quantized values into the parameters; if they are there already, only count.
+    def put_quantized(self, count: bool = False) -> Tensor | None:
+        """Put the quantized weights into the parameters.
 
         Returns:
             with ``count``, how often each parameter has each symbol: int64 (T, 2 * radius + 1).
         """
-        if self.latents is not None:
-            self.hide()
+        self.put_latent()
         if self.pinned is not None:
             for parameter, pinned, value in zip(self.parameters, self.pinned, self.pinned_values, strict=True):
                 parameter.masked_fill_(pinned, value)
-        self.latents = self._buffers
+        self.shadow_weights = self._buffers
         levels = 2 * self.radius + 1
         device = self.parameters[0].device
         counts = torch.zeros(len(self.sizes), levels, dtype=torch.int64, device=device) if count else None
@@ -84,7 +85,9 @@ class QuantizedView:
             array = None if counts is None else counts.numpy()
             self._native_parameters().write_quantized(self.steps, self.radius, array)
             return counts
-        for index, (parameter, latent, step) in enumerate(zip(self.parameters, self.latents, self.steps, strict=True)):
+        for index, (parameter, latent, step) in enumerate(
+            zip(self.parameters, self.shadow_weights, self.steps, strict=True)
+        ):
             latent.copy_(parameter)
             symbols = self._symbols(latent, step)
             if counts is not None:
@@ -94,55 +97,56 @@ class QuantizedView:
         return counts
 
     @torch.no_grad()
-    def hide(self) -> None:
-        """Put the latent weights back, and leave the gradients alone."""
-        if self.latents is not None:
-            torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.latents)
-            self.latents = None
-
-    def restore(self, latents: Sequence[Tensor] | None) -> None:
-        """Go back to a saved state: with latent weights aside, or None if the parameters held them."""
-        self.latents = None
-        if latents is not None:
-            torch._foreach_copy_(self._buffers, list(latents))
-            self.latents = self._buffers
+    def put_latent(self) -> None:
+        """Put the latent weights back into the parameters, if they are kept aside; leave the gradients alone."""
+        if self.shadow_weights is not None:
+            torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.shadow_weights)
+            self.shadow_weights = None
 
     @torch.no_grad()
-    def take_back(self, slopes: Tensor | None, strength: float) -> None:
-        """Put the latent weights back and add ``strength * slope`` to their gradients.
+    def load_shadow_weights(self, weights: Sequence[Tensor] | None) -> None:
+        """Go back to a saved state: the latent weights that were kept aside, or None if the parameters held them."""
+        self.shadow_weights = None
+        if weights is not None:
+            torch._foreach_copy_(self._buffers, list(weights))
+            self.shadow_weights = self._buffers
+
+    @torch.no_grad()
+    def add_slopes(self, slopes: Tensor | None, strength: float) -> None:
+        """Put the latent weights back into the parameters, and add ``strength * slope`` to their gradients.
 
         Args:
             slopes: float32 (T, 2 * radius + 1, 2), contiguous: for every level, the slope below it and the one above.
                 None adds nothing.
         """
-        if self.latents is None:
-            self.show()
-        assert self.latents is not None
+        if self.shadow_weights is None:
+            self.put_quantized()
+        assert self.shadow_weights is not None
         gradients = [gradient_of(parameter) for parameter in self.parameters]
         if slopes is None:
-            self.hide()
+            self.put_latent()
         elif self._is_native() and all(_is_plain(gradient) and not gradient.requires_grad for gradient in gradients):
             arrays = [gradient.numpy() for gradient in gradients]
             self._native_parameters().restore_latent(arrays, self.steps, self.radius, slopes.numpy(), strength)
         else:
-            for index, (latent, gradient) in enumerate(zip(self.latents, gradients, strict=True)):
+            for index, (latent, gradient) in enumerate(zip(self.shadow_weights, gradients, strict=True)):
                 scaled = latent / self.steps[index]
                 symbols = self._symbols(latent, self.steps[index])
                 side = symbols.to(torch.int64).add_(self.radius).mul_(2).add_(scaled > symbols)
                 beta = slopes[index].view(-1)[side].mul_(scaled.abs_() <= self.radius)
                 gradient.add_(beta, alpha=strength)
-            self.hide()
-        self.latents = None
+            self.put_latent()
+        self.shadow_weights = None
         if self.pinned is not None:
             for gradient, pinned in zip(gradients, self.pinned, strict=True):
                 gradient.masked_fill_(pinned, 0.0)
 
     @torch.no_grad()
     def pin_commonest(self) -> None:
-        """From now on, weights at their parameter's commonest level stay there; those pinned before do so anyway."""
-        counts = self.show(count=True)
+        """Pin the weights at their parameter's commonest level there, for good; those pinned before stay so."""
+        counts = self.put_quantized(count=True)
         assert counts is not None
-        self.hide()
+        self.put_latent()
         commonest = (counts.argmax(dim=1) - self.radius).tolist()
         self.pinned_values = [level * step for level, step in zip(commonest, self.steps, strict=True)]
         columns = zip(self.parameters, self.steps, commonest, strict=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metaq.assign import nearest
 from metaq.codebook import UniformCodebook, short_step
 from metaq.methods.base import BoundMethod
+from metaq.methods.metaq.config import Final, LevelPlacement, METaQConfiguration, Objective
 from metaq.methods.metaq.learned_steps import LearnedSteps
-from metaq.methods.metaq.method import Final, Levels, METaQ, Objective
 from metaq.methods.metaq.objectives import (
     BoundObjective,
     CodeLengthObjective,
@@ -27,23 +26,25 @@ from metaq.methods.schedule import factor_at
 from metaq.solvers import knapsack
 
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
-# Steering: the strength is multiplied by a power of the ratio of the size to what it should be, for good, and by
-# another until the next measurement, which answers at once and damps what the first alone would overshoot.
+_LEFT_IN_HUNDRED = 0.5  # share of the size that 100 training steps leave on the way to a target without target_steps
+# Steering multiplies the strength by two powers of the ratio of the file's size to what it should be by now. The first
+# factor is for good; the second lasts until the next measurement, acts at once, and damps what the first alone would
+# overshoot.
 _LASTING_GAIN, _PASSING_GAIN = 0.2, 2.0
-_LAST_PASSING_GAIN = 50.0  # in the last phase, where hardly anything but less of a pull keeps a file from shrinking
+_LAST_PASSING_GAIN = 50.0  # the second power in the last phase, where only a weaker pull keeps a file from shrinking
 _LARGEST_PASSING = 4.0
-_AIM_ABOVE = 1.03  # of the target: in the last phase weights easily become cheaper, and hardly dearer
+_AIM_ABOVE = 1.03  # times the target is the aim before the last phase, in which files easily shrink and hardly grow
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
 _FIRST_RATE_WEIGHT, _LAST_RATE_WEIGHT = 2.0**-10, 2.0**10
 _BISECTIONS = 8
 
 
 class RegularizedTraining(BoundMethod):
-    """What METaQ does wherever its levels are: determine ξ now and then, add λβ in every training step."""
+    """What all of METaQ's forms have: a strength λ, a count of training steps, and an objective that gives β."""
 
     view: View
 
-    def __init__(self, config: METaQ, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(parameters)
         self.config = config
         self.training_step = 0
@@ -52,23 +53,17 @@ class RegularizedTraining(BoundMethod):
         self.is_last_phase = False
         self.objective = _objective(config)
 
-    def on_gradients(self) -> None:
-        """Give the optimizer its weights back and add strength·β to their gradients."""
-        self.on_forward(True)
-        self.take_back(self.strength * self.passing_factor * factor_at(self.config.schedule, self.training_step))
-        self.training_step += 1
-
-    @abstractmethod
-    def take_back(self, strength: float) -> None:
-        """The latter of `on_gradients`."""
+    def present_strength(self) -> float:
+        """λ in this training step."""
+        return self.strength * self.passing_factor * factor_at(self.config.schedule, self.training_step)
 
     def is_due(self) -> bool:
         """Whether ξ are to be determined anew in this training step."""
         return self.training_step % self.config.refresh_every == 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What cannot be had from parameters and optimizer; between two training steps there is no more."""
-        return {
+        """What cannot be had from parameters and optimizer."""
+        return super().state_dict() | {
             "training_step": self.training_step,
             "strength": self.strength,
             "passing_factor": self.passing_factor,
@@ -78,9 +73,10 @@ class RegularizedTraining(BoundMethod):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        super().load_state_dict(state)
         self.training_step, self.strength = state["training_step"], state["strength"]
         self.passing_factor, self.is_last_phase = state["passing_factor"], state["is_last_phase"]
-        self.objective.load_state_dict(self.here(state["objective"]))
+        self.objective.load_state_dict(self.on_device(state["objective"]))
 
 
 class BoundMETaQ(RegularizedTraining):
@@ -88,37 +84,61 @@ class BoundMETaQ(RegularizedTraining):
 
     view: QuantizedView
 
-    def __init__(self, config: METaQ, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         super().__init__(config, parameters)
         self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
-        self.first_bytes = 0
-        self.rate_weight = 0.0  # of a final quantization that is being tried
-        self.lengths = torch.empty(0)  # the code lengths that it uses, (T, 2 * radius + 1)
+        self.first_bytes = 0  # size of the file when it was measured first, 0 before
+        self.has_refreshed = False  # whether ξ is already that of the present training step
+        self.rate_weight = 0.0  # squared steps per bit in a final quantization that is being tried, 0 otherwise
+        self.lengths = torch.empty(0)  # the code lengths in bits that it uses, (T, 2 * radius + 1)
         tensors = list(self.parameters.values())
         steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
         self.view = QuantizedView(tensors, steps, config.radius)
-        is_learned = config.levels is Levels.LEARNED
+        self.is_straight_through = True
+        is_learned = config.levels is LevelPlacement.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
 
+    @property
+    def holds_file_weights(self) -> bool:
+        """Whether the parameters hold the quantized weights now."""
+        return self.view.holds_quantized
+
     def on_forward(self, is_training: bool) -> None:
-        """Show the model quantized weights; straight through, their gradients go to the latent ones."""
-        if not self.view.is_shown:
-            counts = self.view.show(count=self.is_due())
+        """Put quantized weights into the parameters; in training determine ξ where it is due.
+
+        Evaluation leaves ξ alone: training is to go on as if there had been none.
+        """
+        must_refresh = is_training and self.is_due() and not self.has_refreshed
+        if self.holds_file_weights:
+            self.check_unchanged()
+        if not self.holds_file_weights or must_refresh:
+            counts = self.view.put_quantized(count=must_refresh)
+            self._versions = self._present_versions()
             if counts is not None:
                 self.objective.refresh(self.view, counts)
+                self.has_refreshed = True
 
-    def undo_forward(self) -> None:
-        """Give the optimizer its weights back."""
-        self.view.hide()
-
-    def take_back(self, strength: float) -> None:
-        """Both gradients, and the steps' own where they are learned."""
+    def on_gradients(self) -> None:
+        """Give the optimizer the latent weights, both gradients, and the steps' own where they are learned."""
+        self.on_forward(True)
         learned = None if self.is_last_phase else self.learned
         if learned is not None:
             learned.on_loss_gradients()
-        self.objective.take_back(self.view, strength)
+        self.objective.add_gradients(self.view, self.present_strength())
         if learned is not None:
             learned.on_all_gradients()
+        self.training_step += 1
+        self.has_refreshed = False
+
+    def latent_weights(self, name: str) -> Tensor:
+        """The weights of a parameter that the optimizer trains."""
+        return self.view.latent_weights()[self._index(name)]
+
+    def restore_weights(self) -> None:
+        """Put the latent weights back into the parameters."""
+        if self.holds_file_weights:
+            self.check_unchanged()
+        self.view.put_latent()
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """Steer the strength: up where the file is larger than it should be by now, down where it is smaller.
@@ -127,7 +147,7 @@ class BoundMETaQ(RegularizedTraining):
         """
         size_bytes, target = measure(), self.config.target_bytes * (1.0 if self.is_last_phase else _AIM_ABOVE)
         self.first_bytes = self.first_bytes or size_bytes
-        way = min(1.0, self.training_step / self.config.target_steps)
+        way = min(1.0, self.training_step / self._target_steps())
         ratio = size_bytes / (self.first_bytes * (target / self.first_bytes) ** way)
         self.strength *= ratio**_LASTING_GAIN
         if self.is_last_phase:
@@ -138,44 +158,44 @@ class BoundMETaQ(RegularizedTraining):
             self._shrink(measure)
 
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
-        """In the last phase, where asked for: the boldest rate-aware quantization that validation allows."""
+        """In the last phase, where asked for: take the boldest rate-aware quantization that validation allows."""
         if not self.is_last_phase or self.config.final is not Final.RATE:
             return
-        self.view.hide()
+        self.restore_weights()
         allowed = validation_loss() * (1 + self.config.tolerance)
-        before = [parameter.detach().clone() for parameter in self.view.parameters]
         self._count()
+        before = [latent.clone() for latent in self.view.latent_weights()]
         for rate_weight in _RATE_WEIGHTS:
             self._move(rate_weight)
-            if validation_loss() <= allowed:
-                self.view.hide()
-                self.view.pin_commonest()
+            loss = validation_loss()
+            self.restore_weights()
+            if loss <= allowed:
+                self._pin_commonest()
                 break
-            self.view.hide()
-            torch._foreach_copy_([parameter.detach() for parameter in self.view.parameters], before)
+            torch._foreach_copy_(self.view.latent_weights(), before)
 
     def on_last_phase(self) -> None:
         """Weights at their tensor's commonest level, nearly always zero, stay there; the others train on."""
         self.is_last_phase = True
+        self.restore_weights()
         if self.learned is not None:
-            self.view.hide()
             self.view.steps = [short_step(step) for step in self.view.steps]
-        self.view.pin_commonest()
+        self._pin_commonest()
 
-    def quantize(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
+    def quantize_parameter(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
         """Nearest multiple of the parameter's step within the radius: what the forward pass has been seeing."""
-        index = list(self.parameters).index(name)
+        index = self._index(name)
         codebook = UniformCodebook(self.view.steps[index])
         if self.rate_weight:
-            latent = self.view.latent_weights()[index] / codebook.step
-            return codebook, cheapest(latent, self.lengths[index], self.rate_weight).cpu()
-        return codebook, nearest(weights.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
+            return codebook, cheapest(weights / codebook.step, self.lengths[index], self.rate_weight).cpu()
+        return codebook, self.view.symbols(index, weights).cpu()
 
     def state_dict(self) -> dict[str, Any]:
-        """What cannot be had from parameters and optimizer; between two training steps there is no more."""
+        """What cannot be had from parameters and optimizer."""
         return super().state_dict() | {
             "first_bytes": self.first_bytes,
-            "latents": self.view.latents,
+            "has_refreshed": self.has_refreshed,
+            "shadow_weights": self.view.shadow_weights,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
             "pinned": self.view.pinned,
@@ -184,13 +204,13 @@ class BoundMETaQ(RegularizedTraining):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        super().load_state_dict(state)
-        self.first_bytes = state["first_bytes"]
+        super().load_state_dict({**state, "shadow_weights": None})
+        self.first_bytes, self.has_refreshed = state["first_bytes"], state["has_refreshed"]
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
-        self.view.pinned, self.view.pinned_values = self.here(state["pinned"]), state["pinned_values"]
-        self.view.restore(state["latents"])
+        self.view.pinned, self.view.pinned_values = self.on_device(state["pinned"]), state["pinned_values"]
+        self.view.load_shadow_weights(state["shadow_weights"])
 
     def _shrink(self, measure: Callable[[], int]) -> None:
         """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
@@ -202,7 +222,7 @@ class BoundMETaQ(RegularizedTraining):
             middle = (low + high) / 2
             low, high = (low, middle) if self._size_at(middle, measure) <= self.config.target_bytes else (middle, high)
         self._move(high)
-        self.view.pin_commonest()
+        self._pin_commonest()
 
     def _size_at(self, rate_weight: float, measure: Callable[[], int]) -> int:
         self.rate_weight = rate_weight
@@ -212,19 +232,33 @@ class BoundMETaQ(RegularizedTraining):
 
     def _move(self, rate_weight: float) -> None:
         """Put the latent weights on the levels of a rate-aware quantization, at the code lengths of the last count."""
-        self.view.hide()
+        self.restore_weights()
         for index, (latent, step) in enumerate(zip(self.view.latent_weights(), self.view.steps, strict=True)):
             self.view.move(index, cheapest(latent / step, self.lengths[index], rate_weight))
+        self.has_refreshed = False
+
+    def _pin_commonest(self) -> None:
+        self.view.pin_commonest()
+        self.has_refreshed = False
 
     def _count(self) -> None:
-        self.view.hide()
-        counts = self.view.show(count=True)
-        self.view.hide()
+        self.restore_weights()
+        counts = self.view.put_quantized(count=True)
+        self.view.put_latent()
         assert counts is not None
         self.lengths = code_lengths(counts)
 
+    def _target_steps(self) -> float:
+        """Training steps in which the size comes down to the target."""
+        if self.config.target_steps:
+            return self.config.target_steps
+        return max(1.0, 100 * math.log(self.config.target_bytes / self.first_bytes, _LEFT_IN_HUNDRED))
 
-def _objective(config: METaQ) -> BoundObjective:
+    def _index(self, name: str) -> int:
+        return list(self.parameters).index(name)
+
+
+def _objective(config: METaQConfiguration) -> BoundObjective:
     if config.objective is Objective.COUNTS:
         return CountsObjective(config.slopes, config.counts)
     if config.objective is Objective.PERSPECTIVE:

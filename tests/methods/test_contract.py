@@ -1,0 +1,72 @@
+"""Every method keeps the contract, and trains on the weights that it says it does."""
+
+import contract
+import pytest
+import torch
+
+import metaq
+from metaq.errors import InputError
+from metaq.methods import by_name, methods
+from metaq.methods.lc import Algorithm
+from metaq.methods.metaq.config import Counts, Final, LevelPlacement, Objective, Perspective
+
+LOBSTER = metaq.LOBSTER(strength=1e-2, plateau_epochs=1, tolerated_worsening=0.2)
+CONFIGURATIONS = {
+    "metaq": metaq.METaQ(strength=1e-3, refresh_every=2),
+    "metaq, learned steps": metaq.METaQ(strength=1e-3, levels=LevelPlacement.LEARNED),
+    "metaq, around the mean": metaq.METaQ(strength=1e-3, levels=LevelPlacement.AROUND_MEAN, tolerance=0.1),
+    "metaq, counts": metaq.METaQ(Objective.COUNTS, strength=1e-3, counts=Counts(alpha=0.25)),
+    "metaq, perspective": metaq.METaQ(Objective.PERSPECTIVE, 1e-3, radius=4, perspective=Perspective(iterations=2)),
+    "metaq, rate": metaq.METaQ(strength=1e-3, final=Final.RATE, tolerance=0.05),
+    "metaq, target": metaq.METaQ(strength=1e-3, target_bytes=400),
+    "hemp": metaq.HEMP(levels=5, refresh_every=2),
+    "hemp, straight through": metaq.HEMP(levels=5, refresh_every=3, straight_through=True),
+    "lobster": LOBSTER,
+    "lc": metaq.LC(mu=0.1, l_step=2),
+    "lc, pruning, iterated": metaq.LC({"*weight": "prune:0.5"}, Algorithm.ITERATED, l_step=3),
+    "deep-compression": metaq.DeepCompression({"*weight": 0.5}, {"*": 4}, rounds=2, round_steps=3),
+    "hemp, pruned": metaq.Pruned(metaq.HEMP(levels=5, zero_level=True), LOBSTER),
+    "hemp, straight through, pruned": metaq.Pruned(
+        metaq.HEMP(levels=5, zero_level=True, straight_through=True), LOBSTER
+    ),
+    "metaq, pruned": metaq.Pruned(metaq.METaQ(strength=1e-3), LOBSTER),
+}
+# HEMP and METaQ alone do not prune; METaQ keeps the weights at each tensor's commonest level, zero or not.
+PRUNE = [name for name in CONFIGURATIONS if "pruned" in name or not name.startswith(("hemp", "metaq"))]
+SEE_THE_FILE = [name for name in CONFIGURATIONS if "straight" in name or ("metaq" in name and "mean" not in name)]
+
+
+def test_every_method_is_tried():
+    tried = {type(configuration) for configuration in CONFIGURATIONS.values()}
+    assert set(methods.values()) | {metaq.Pruned} == tried
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_contract(name, check):
+    check(CONFIGURATIONS[name])
+
+
+@pytest.mark.parametrize("name", PRUNE)
+def test_zeros_stay_in_the_last_phase(name):
+    contract.check_zeros_stay_in_the_last_phase(CONFIGURATIONS[name])
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_training_sees_the_weights_that_the_compressor_says(name):
+    training = contract.Training(CONFIGURATIONS[name])
+    for _ in range(4):
+        training.step()
+    training.model.train()
+    training.model(contract.INPUTS)
+    seen = {key: parameter.detach().clone() for key, parameter in training.compressor.bound.parameters.items()}
+    latent, decoded = training.latent_weights(), training.decoded()
+    expected = {key: decoded[key] for key in seen} if name in SEE_THE_FILE else latent
+    contract.assert_same(seen, expected)
+    assert training.compressor.bound.is_straight_through == (name in SEE_THE_FILE)
+    assert any(not torch.equal(latent[key], decoded[key]) for key in seen)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(InputError, match=r"expected one of metaq, .*found 'hmep'.*hemp"):
+        by_name("hmep")
