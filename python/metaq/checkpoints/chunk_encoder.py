@@ -135,6 +135,7 @@ class ChunkEncoder:
         of_symbols = [index for index, chunk in enumerate(chunks) if chunk[0].plane is None]
         for index, outcome in zip(of_symbols, self._work(codebooks, threads, progress, False, of_symbols), strict=True):
             assert outcome.blocks is not None
+            self._remembered.pop(index, None)  # or memory would hold all symbols twice
             for run, block in zip(chunks[index], outcome.blocks, strict=True):
                 place = run.elements
                 whole = found[entries[run.tensor].name][0]

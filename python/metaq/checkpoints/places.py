@@ -63,10 +63,10 @@ def check_folder(source: Folder, output: Path, suffix: str, force: bool) -> None
     """
     if output == STANDARD:
         raise InputError(f"{source.path}: expected a folder to write to for a folder, found standard output")
-    here, there = source.path.resolve(), output.resolve()
-    if there.is_relative_to(here):
+    own, wanted = source.path.resolve(), output.resolve()
+    if wanted.is_relative_to(own):
         raise InputError(f"{output}: expected a place outside of {source.path}, found one inside")
-    if here.is_relative_to(there):
+    if own.is_relative_to(wanted):
         raise InputError(f"{output}: expected a place that is not around {source.path}, found one that is")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         _check_replaceable(output, suffix, force)
