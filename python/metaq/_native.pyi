@@ -79,6 +79,18 @@ def solve_knapsacks(
 ) -> None: ...
 def kmeans(values: NDArray[np.float64], counts: NDArray[np.float64], ends: NDArray[np.int64]) -> None: ...
 
+class QuantizedParameters:
+    def __init__(self, weights: Sequence[NDArray[np.float32]], latents: Sequence[NDArray[np.float32]]) -> None: ...
+    def write_quantized(self, steps: Sequence[float], radius: int, counts: NDArray[np.int64] | None) -> None: ...
+    def restore_latent(
+        self,
+        gradients: Sequence[NDArray[np.float32]],
+        steps: Sequence[float],
+        radius: int,
+        slopes: NDArray[np.float32],
+        strength: float,
+    ) -> None: ...
+
 class FileError:
     @property
     def status(self) -> str: ...
@@ -127,15 +139,3 @@ class File:
         threads: int,
         foreign: Callable[[int, int, bytes, list[tuple[int, int, int]]], list[NDArray[np.int32]]],
     ) -> FileError | None: ...
-
-class QuantizedParameters:
-    def __init__(self, weights: Sequence[NDArray[np.float32]], latents: Sequence[NDArray[np.float32]]) -> None: ...
-    def write_quantized(self, steps: Sequence[float], radius: int, counts: NDArray[np.int64] | None) -> None: ...
-    def restore_latent(
-        self,
-        gradients: Sequence[NDArray[np.float32]],
-        steps: Sequence[float],
-        radius: int,
-        slopes: NDArray[np.float32],
-        strength: float,
-    ) -> None: ...

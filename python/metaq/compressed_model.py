@@ -210,6 +210,6 @@ def read_model(reader: Reader) -> CompressedModel:
 
 
 def _coder_of(reader: Reader) -> str | None:
-    """Name of the coder of quantized weights or, without any, of the first plane that is not stored."""
+    """Name of the coder of a file's first chunk that is not stored: that of coded tensors, if there are any."""
     names = [coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks]
     return next((name for name in names if name != "stored"), None)

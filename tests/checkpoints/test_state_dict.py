@@ -13,7 +13,7 @@ from metaq.checkpoints.config import QUALITIES
 from metaq.checkpoints.sample import Sample
 from metaq.cli.options import parse_bits, parse_size
 from metaq.coding import base as coding_base
-from metaq.compressed_model import CodedTensor, encode
+from metaq.compressed_model import CodedTensor, encode, read_model
 from metaq.errors import InputError
 from metaq.format.reader import Reader
 from metaq.quantizers.rounding import round_as_float16
@@ -272,7 +272,7 @@ def test_symbols_of_the_trellis_are_not_saved_with_a_coder_that_makes_them_large
     assert not list(tmp_path.iterdir())
     metaq.save(model, tmp_path / "x.mtq", "adaptive")
     with pytest.raises(InputError, match="expected mixing or adaptive"):
-        metaq.save(Reader((tmp_path / "x.mtq").read_bytes()).model(), tmp_path / "y.mtq", "rans")
+        metaq.save(read_model(Reader((tmp_path / "x.mtq").read_bytes())), tmp_path / "y.mtq", "rans")
     again = compress_state_dict(state, CompressionConfig(max_error=1e-2, coder="rans"))
     assert metaq.save(again, tmp_path / "y.mtq") < 0.9 * len(encode(model, "rans"))
 
@@ -283,7 +283,7 @@ def test_models_that_are_made_for_no_coder_are_saved_with_any(tmp_path, made):
     assert model.coder is None
     for coder in ("mixing", "rans"):
         metaq.save(model, tmp_path / "x.mtq", coder)
-        back = Reader((tmp_path / "x.mtq").read_bytes()).model()
+        back = read_model(Reader((tmp_path / "x.mtq").read_bytes()))
         assert back.coder in (coder, "rans")
         metaq.save(back, tmp_path / "y.mtq")
         assert (tmp_path / "x.mtq").read_bytes() == (tmp_path / "y.mtq").read_bytes()

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError
 from metaq.format.dtypes import BY_NAME, DTYPES
-from metaq.format.header import ChunkEntry, Header, TensorEntry, fits_limits, pack, symbol_count, varint
+from metaq.format.header import ChunkEntry, Header, TensorEntry, fits_limits, pack, varint
 from metaq.format.reader import Reader
-from metaq.format.sequence import block_shape
+from metaq.format.sequence import block_shape, runs
 
 TESTS = Path(__file__).parents[1]
 
@@ -264,7 +264,7 @@ def headers(draw):
             entries.append(TensorEntry(name, entries[target].dtype, entries[target].shape, target=target))
         else:
             entries.append(TensorEntry(name, dtype, shape, draw(codebooks(dtype))))
-    count = symbol_count(entries)
+    count = sum(run.shape[0] * run.shape[1] * run.shape[2] for run in runs(entries))
     chunks = [ChunkEntry(draw(st.integers(0, 6)), count, draw(st.integers(1, 2**10)))] if count else []
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
     return Header(draw(st.dictionaries(text, text, max_size=3)), entries, chunks)

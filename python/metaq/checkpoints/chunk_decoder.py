@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from metaq.files import forget_pages, map_bytes
-from metaq.format.dtypes import new_array
+from metaq.format.dtypes import Dtype, new_array
 from metaq.format.reader import Reader
 from metaq.io.onnx import GRAPH
 from metaq.io.safetensors import Put, write_pieces
@@ -40,7 +40,7 @@ def decode_to_safetensors(
             if stop is not None and stop.is_set():
                 raise StoppedError("stopped")
             size = 0
-            for index, part in reader.elements(wanted, new_array).items():
+            for index, part in reader.elements(wanted, _new_memory).items():
                 octets = part.view(np.uint8)
                 for name in names.get(index, []):
                     put(name, wanted[index].start, octets)
@@ -88,10 +88,16 @@ def stored_tensors(reader: Reader, with_graph: bool) -> dict[str, StoredTensor]:
     Args:
         with_graph: whether the tensor that holds an `.onnx` model without values is one of them.
     """
-    arrays = reader.load()
-    octets = {id(array): array.reshape(-1).view(np.uint8) for array in arrays.values()}
-    return {
-        entry.name: StoredTensor(entry.dtype, arrays[entry.name].shape, octets[id(arrays[entry.name])])
+    memory = reader.load(_new_memory)
+    octets = {id(array): array.reshape(-1).view(np.uint8) for array in memory.values()}
+    tensors = {
+        entry.name: StoredTensor(entry.dtype, memory[entry.name].shape, octets[id(memory[entry.name])])
         for entry in reader.header.tensors
-        if with_graph or entry.name != GRAPH
     }
+    return tensors if with_graph else {name: tensor for name, tensor in tensors.items() if name != GRAPH}
+
+
+def _new_memory(dtype: Dtype, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """An array to be filled, of a dtype that NumPy itself has."""
+    memory = new_array(dtype, shape)[1]
+    return memory, memory

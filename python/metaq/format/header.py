@@ -21,9 +21,6 @@ VERSION = 1
 MAX_HEADER_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 40
 MAX_DIMENSIONS = 32
-MAX_LEVELS = 1 << 20
-MAX_TENSORS = 1 << 20
-MAX_CHUNK_SYMBOLS = 1 << 26
 
 CODED, KEPT, ALIAS = 0, 1, 2
 UNIFORM, TABLE, INTEGER = 0, 1, 2
@@ -120,12 +117,3 @@ def _pack_codebook(codebook: Codebook) -> bytes:
         return bytes([INTEGER])
     sizes = varint(len(codebook.levels)) + varint(codebook.origin)
     return bytes([TABLE]) + sizes + np.asarray(codebook.levels, dtype="<f4").tobytes()
-
-
-def symbol_count(tensors: list[TensorEntry]) -> int:
-    """Length of the symbol sequence: one symbol for each coded element, one for each byte of a kept one."""
-    return sum(
-        entry.size * (1 if entry.codebook is not None else entry.dtype.itemsize)
-        for entry in tensors
-        if entry.target is None
-    )

@@ -26,11 +26,6 @@ class Run(NamedTuple):
         row = channels * kernel
         return range(self.first_row * row, (self.first_row + rows) * row)
 
-    def elements_in(self, wanted: range) -> range:
-        """Those of its elements that are wanted."""
-        elements = self.elements
-        return range(max(elements.start, wanted.start), min(elements.stop, wanted.stop))
-
 
 def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Rows, channels and kernel positions as which coders see a tensor (docs/format.md, "Blocks")."""

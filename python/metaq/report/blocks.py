@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from metaq.format.reader import Reader
 from metaq.report.symbol_statistics import Symbols
+from metaq.threads import stream
 
 
 class Block(NamedTuple):
@@ -26,9 +28,10 @@ def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
     Raises:
         FormatError: a chunk is damaged.
     """
-    for index, (chunk, runs) in enumerate(zip(reader.header.chunks, reader.chunk_runs(), strict=True)):
-        decoded = reader.decode_chunk(index)
-        found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, decoded, strict=True)]
+    chunks = list(zip(reader.header.chunks, reader.chunk_runs(), strict=True))
+    decoded = stream(reader.decode_chunk, range(len(chunks)), os.cpu_count() or 1)
+    for (chunk, runs), parts in zip(chunks, decoded, strict=True):
+        found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, parts, strict=True)]
         yield chunk.payload_bytes, found
 
 
