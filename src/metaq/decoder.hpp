@@ -66,8 +66,11 @@ public:
 
     // The index of the tensor of that name.
     std::optional<std::size_t> find(std::string_view name) const {
-        const auto is_before = [&](std::size_t index, std::string_view other) { return header_.tensors[index].name < other; };
-        const std::size_t* const found = std::lower_bound(header_.by_name.begin(), header_.by_name.end(), name, is_before);
+        const auto is_before = [&](std::size_t index, std::string_view other) {
+            return header_.tensors[index].name < other;
+        };
+        const std::size_t* const found = std::lower_bound(header_.by_name.begin(), header_.by_name.end(), name,
+                                                          is_before);
         if (found == header_.by_name.end() || header_.tensors[*found].name != name) return std::nullopt;
         return *found;
     }
@@ -86,14 +89,16 @@ public:
 
     // As before; `for_each(count, work)` calls work(i) for every i below count, in any order, on any threads.
     template <class ForEach>
-    FileError decode(std::span<const Output> outputs, const DecodeOptions& options, const ForEach& for_each) const noexcept {
+    FileError decode(std::span<const Output> outputs, const DecodeOptions& options,
+                     const ForEach& for_each) const noexcept {
         Assembly assembly(header_, layout_, options);
         const FileError error = assembly.plan(outputs);
         return error.status == FileStatus::ok ? assembly.run(for_each) : error;
     }
 
     // One chunk alone: the symbols of each of its runs, int32 of coded tensors and int8 of planes, to memory for as many.
-    FileError decode_chunk(std::size_t chunk, std::span<std::uint8_t* const> places, const DecodeOptions& options = {}) const noexcept {
+    FileError decode_chunk(std::size_t chunk, std::span<std::uint8_t* const> places,
+                           const DecodeOptions& options = {}) const noexcept {
         const ChunkDecoder decoder(header_, layout_, chunk, Content::symbols, options.foreign);
         const FileError error = decoder.check();
         if (error.status != FileStatus::ok) return error;
@@ -105,7 +110,8 @@ public:
     // first, for they lie in its chunks, or in those that as many threads decode meanwhile.
     std::size_t end_of_group(std::size_t first, std::size_t threads) const {
         constexpr std::uint64_t kMostSymbols = 1u << 25;
-        std::array<std::size_t, 10> end{};  // by section: the chunks before this one are decoded, as far as they are needed
+        std::array<std::size_t, 10>
+            end{};  // by section: the chunks before this one are decoded, as far as they are needed
         std::uint64_t symbols = 0, largest = 0;
         std::size_t tensor = first;
         for (; tensor < tensors().size(); ++tensor) {
@@ -137,7 +143,8 @@ private:
         fields.expect(checksum.empty() || crc32(covered) == read_word(checksum), FileStatus::header_checksum);
         fields.expect(size <= kHeaderBytesPerByte * (coded_size + 8), FileStatus::header_size, size, coded_size);
         fields.error().header_byte = kNowhere;  // these are bytes of the file
-        return fields.is_ok() ? read_header(fields, coded, static_cast<std::size_t>(size), foreign_coders) : fields.error();
+        return fields.is_ok() ? read_header(fields, coded, static_cast<std::size_t>(size), foreign_coders)
+                              : fields.error();
     }
 
     FileError read_header(FieldReader& fields, std::span<const std::uint8_t> coded, std::size_t size,
@@ -164,7 +171,8 @@ private:
         for (std::size_t i = 0; i < header_.chunks.size(); ++i) {
             const FileChunk& chunk = header_.chunks[i];
             const bool is_known = chunk.coder <= static_cast<std::uint8_t>(CoderId::adaptive) ||
-                                  std::find(foreign_coders.begin(), foreign_coders.end(), chunk.coder) != foreign_coders.end();
+                                  std::find(foreign_coders.begin(), foreign_coders.end(), chunk.coder) !=
+                                      foreign_coders.end();
             fields.expect(is_known, FileStatus::unknown_coder, chunk.coder);
             const auto payload = fields.take(chunk.payload_bytes);
             const auto checksum = fields.take(4);
@@ -197,7 +205,8 @@ private:
         return needs;
     }
 
-    void add_chunks(std::size_t tensor, std::span<std::size_t> end, std::uint64_t& symbols, std::uint64_t& largest) const {
+    void add_chunks(std::size_t tensor, std::span<std::size_t> end, std::uint64_t& symbols,
+                    std::uint64_t& largest) const {
         visit_chunks(tensor, [&](unsigned section, std::size_t chunk) {
             if (chunk < end[section]) return;
             end[section] = chunk + 1;
@@ -216,7 +225,8 @@ private:
 // bytes. One call at a time.
 class FileSession {
 public:
-    explicit FileSession(const File& file, std::size_t cache_bytes = std::size_t{1} << 26) : file_(file), cache_bytes_(cache_bytes) {}
+    explicit FileSession(const File& file, std::size_t cache_bytes = std::size_t{1} << 26)
+        : file_(file), cache_bytes_(cache_bytes) {}
 
     // As `File::decode`.
     template <class ForEach>

@@ -34,7 +34,8 @@ using Matrix = nanobind::ndarray<Number, nanobind::ndim<2>, nanobind::c_contig, 
 // An error that says of what there should have been how many.
 inline void check_size(const char* what, std::size_t expected, std::size_t found) {
     if (expected == found) return;
-    throw std::invalid_argument(std::string(what) + ": expected " + std::to_string(expected) + ", found " + std::to_string(found));
+    throw std::invalid_argument(std::string(what) + ": expected " + std::to_string(expected) + ", found " +
+                                std::to_string(found));
 }
 
 void bind_coders(nanobind::module_& module);

@@ -86,7 +86,8 @@ metaq::rans::Form form_of(nb::dlpack::dtype dtype) {
     if (dtype == nb::dtype<std::int32_t>()) return Form::int32;
     if (dtype == nb::dtype<std::int8_t>()) return Form::int8;
     if (dtype == nb::dtype<float>()) return Form::float32;
-    if (dtype == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1}) return Form::float16;
+    if (dtype == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), 16, 1})
+        return Form::float16;
     if (dtype == nb::dtype<std::uint16_t>()) return Form::bfloat16;
     throw std::invalid_argument("an output is not int32, int8, float32, float16 or uint16 (the bits of bfloat16)");
 }
@@ -98,9 +99,9 @@ metaq::rans::ValueBlock value_block(const ValueArray& output, const Shape& shape
         if (side < 0) throw std::invalid_argument("a side of a shape is negative");
         left = side == 0 ? 0 : left / static_cast<std::size_t>(side);
     }
-    metaq::rans::ValueBlock block{static_cast<std::uint8_t*>(output.data()), static_cast<std::size_t>(rows),
-                                  static_cast<std::size_t>(channels), static_cast<std::size_t>(kernel),
-                                  form_of(output.dtype()), {}};
+    metaq::rans::ValueBlock block{
+        static_cast<std::uint8_t*>(output.data()), static_cast<std::size_t>(rows), static_cast<std::size_t>(channels),
+        static_cast<std::size_t>(kernel),          form_of(output.dtype()),        {}};
     // The quotient first, so that the product does not overflow.
     if ((output.size() > 0 && left != 1) || block.size() != output.size()) {
         throw std::invalid_argument("an output has not as many elements as its shape");

@@ -72,9 +72,11 @@ public:
             for (const Block& block : blocks) shapes.emplace_back(block.rows, block.channels, block.kernel);
             const nb::object result = decode_(chunk, coder, nb::bytes(payload.data(), payload.size()), shapes);
             const auto arrays = nb::cast<std::vector<DecodedBlock>>(result, false);
-            if (arrays.size() != blocks.size()) throw std::invalid_argument("a coder returned another number of blocks");
+            if (arrays.size() != blocks.size())
+                throw std::invalid_argument("a coder returned another number of blocks");
             for (std::size_t i = 0; i < blocks.size(); ++i) {
-                if (arrays[i].size() != blocks[i].size()) throw std::invalid_argument("a coder returned a block of another size");
+                if (arrays[i].size() != blocks[i].size())
+                    throw std::invalid_argument("a coder returned a block of another size");
                 if (arrays[i].size() > 0) std::memcpy(blocks[i].symbols, arrays[i].data(), arrays[i].nbytes());
             }
             return Status::ok;
@@ -179,7 +181,9 @@ public:
         return rows;
     }
 
-    std::size_t end_of_group(std::size_t first, std::size_t threads) const { return file_.end_of_group(first, threads); }
+    std::size_t end_of_group(std::size_t first, std::size_t threads) const {
+        return file_.end_of_group(first, threads);
+    }
 
     // Fills the arrays. Keeps what else was decoded for the next call, if `is_session`.
     std::optional<ErrorRecord> decode(const std::vector<Request>& requests, bool as_symbols, bool is_session,
@@ -211,14 +215,16 @@ public:
     }
 
     // Fills an array for each of the chunk's runs: int32 symbols of coded tensors, int8 ones of planes.
-    std::optional<ErrorRecord> decode_chunk(std::size_t chunk, const std::vector<Elements>& arrays, const nb::callable& foreign) {
+    std::optional<ErrorRecord> decode_chunk(std::size_t chunk, const std::vector<Elements>& arrays,
+                                            const nb::callable& foreign) {
         if (chunk >= file_.chunks().size()) throw std::out_of_range("no such chunk");
         const std::span runs = file_.runs_of(file_.chunks()[chunk]);
         if (arrays.size() != runs.size()) throw std::invalid_argument("not an array for each run");
         std::vector<std::uint8_t*> places;
         for (std::size_t i = 0; i < runs.size(); ++i) {
             const std::size_t width = runs[i].section == 0 ? sizeof(std::int32_t) : 1;
-            if (arrays[i].nbytes() != width * runs[i].symbols()) throw std::invalid_argument("an array of another size than its run");
+            if (arrays[i].nbytes() != width * runs[i].symbols())
+                throw std::invalid_argument("an array of another size than its run");
             places.push_back(static_cast<std::uint8_t*>(arrays[i].data()));
         }
         PythonDecoder decoder(foreign);
@@ -270,9 +276,10 @@ void bind_file(nb::module_& module) {
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
         // Without conversion: it would fill copies.
-        .def("decode_chunk", &PythonFile::decode_chunk, nb::arg("chunk"), nb::arg("arrays").noconvert(), nb::arg("foreign"))
-        .def("decode", &PythonFile::decode, nb::arg("requests").noconvert(), nb::arg("as_symbols"), nb::arg("is_session"),
-             nb::arg("threads"), nb::arg("foreign"));
+        .def("decode_chunk", &PythonFile::decode_chunk, nb::arg("chunk"), nb::arg("arrays").noconvert(),
+             nb::arg("foreign"))
+        .def("decode", &PythonFile::decode, nb::arg("requests").noconvert(), nb::arg("as_symbols"),
+             nb::arg("is_session"), nb::arg("threads"), nb::arg("foreign"));
 }
 
 }  // namespace metaq::python

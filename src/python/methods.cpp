@@ -42,7 +42,8 @@ void check_levels(const std::vector<float>& steps, int radius, const Parameters&
 // Parameters that are quantized and restored at every step: their arrays are checked once.
 class QuantizedParameters {
 public:
-    QuantizedParameters(Parameters weights, Parameters latents) : weights_(std::move(weights)), latents_(std::move(latents)) {
+    QuantizedParameters(Parameters weights, Parameters latents)
+        : weights_(std::move(weights)), latents_(std::move(latents)) {
         check_alike("latents", latents_, weights_);
     }
 
@@ -57,7 +58,8 @@ public:
         }
         nb::gil_scoped_release release;
         for (std::size_t t = 0; t < weights_.size(); ++t) {
-            quantized_view::write_quantized(parameter(t, nullptr, steps), radius, counts ? counts->data() + t * levels : nullptr);
+            quantized_view::write_quantized(parameter(t, nullptr, steps), radius,
+                                            counts ? counts->data() + t * levels : nullptr);
         }
     }
 
@@ -107,7 +109,8 @@ struct HempLayers {
         for (std::size_t t = 0; t < weights.size(); ++t) {
             size += weights[t].size();
             const bool fits = level_counts[t] >= 1 && static_cast<std::size_t>(level_counts[t]) <= base();
-            if (!fits) throw std::invalid_argument("level counts: expected 1 to as many as the table's columns, found others");
+            if (!fits)
+                throw std::invalid_argument("level counts: expected 1 to as many as the table's columns, found others");
         }
         check_size("cells", size, cells.size());
         check_size("shares", size, shares.size());
@@ -130,9 +133,9 @@ struct HempLayers {
         const float* const inverse_spacings = levels + weights.size() * base();
         std::size_t done = 0;
         for (std::size_t t = 0; t < weights.size(); ++t) {
-            visit(hemp::Layer{weights[t].data(), gradients == nullptr ? nullptr : (*gradients)[t].data(), weights[t].size(),
-                              levels + t * base(), inverse_spacings + t * base(), level_counts[t], cells.data() + done,
-                              shares.data() + done});
+            visit(hemp::Layer{weights[t].data(), gradients == nullptr ? nullptr : (*gradients)[t].data(),
+                              weights[t].size(), levels + t * base(), inverse_spacings + t * base(), level_counts[t],
+                              cells.data() + done, shares.data() + done});
             done += weights[t].size();
         }
     }
@@ -163,7 +166,8 @@ void with_order(int order, const Work& work) {
 
 // Fills cells and shares, adds every tuple to the histogram of base^order; returns the sum of squared distances to levels.
 double count_tuples(const Parameters& weights, const HempTable& table, const std::vector<int>& level_counts,
-                    const Vector<std::int32_t>& cells, const Vector<float>& shares, int order, const Vector<double>& histogram) {
+                    const Vector<std::int32_t>& cells, const Vector<float>& shares, int order,
+                    const Vector<double>& histogram) {
     const HempLayers layers{weights, nullptr, table, level_counts, cells, shares};
     layers.check();
     check_cells_of_tuples(layers.base(), order, histogram.size());
@@ -180,9 +184,9 @@ double count_tuples(const Parameters& weights, const HempTable& table, const std
 
 // Adds the terms' gradient to the layers', given the cells and shares that `count_tuples` has filled and log2 of the masses.
 void add_tuple_gradient(const Parameters& weights, const Parameters& gradients, const HempTable& table,
-                        const std::vector<int>& level_counts, const Vector<std::int32_t>& cells, const Vector<float>& shares,
-                        int order, const Vector<const float>& logs, float entropy, float error, bool is_printed,
-                        bool has_insensitivity) {
+                        const std::vector<int>& level_counts, const Vector<std::int32_t>& cells,
+                        const Vector<float>& shares, int order, const Vector<const float>& logs, float entropy,
+                        float error, bool is_printed, bool has_insensitivity) {
     const HempLayers layers{weights, &gradients, table, level_counts, cells, shares};
     layers.check();
     check_cells_of_tuples(layers.base(), order, logs.size());
@@ -215,10 +219,11 @@ void bind_methods(nb::module_& module) {
     module.def("count_tuples", &count_tuples, nb::arg("weights").noconvert(), nb::arg("table").noconvert(),
                nb::arg("level_counts"), nb::arg("cells").noconvert(), nb::arg("shares").noconvert(), nb::arg("order"),
                nb::arg("histogram").noconvert());
-    module.def("add_tuple_gradient", &add_tuple_gradient, nb::arg("weights").noconvert(), nb::arg("gradients").noconvert(),
-               nb::arg("table").noconvert(), nb::arg("level_counts"), nb::arg("cells").noconvert(),
-               nb::arg("shares").noconvert(), nb::arg("order"), nb::arg("logs").noconvert(), nb::arg("entropy"),
-               nb::arg("error"), nb::arg("is_printed"), nb::arg("has_insensitivity"));
+    module.def("add_tuple_gradient", &add_tuple_gradient, nb::arg("weights").noconvert(),
+               nb::arg("gradients").noconvert(), nb::arg("table").noconvert(), nb::arg("level_counts"),
+               nb::arg("cells").noconvert(), nb::arg("shares").noconvert(), nb::arg("order"),
+               nb::arg("logs").noconvert(), nb::arg("entropy"), nb::arg("error"), nb::arg("is_printed"),
+               nb::arg("has_insensitivity"));
 }
 
 }  // namespace metaq::python

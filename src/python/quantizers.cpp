@@ -37,7 +37,8 @@ void check_weights(const WeightArrays& weights, const ImportanceArrays& importan
         throw std::invalid_argument("weights, importances and symbols differ in number");
     }
     const auto same_shape = [](const auto& first, const auto& second) {
-        return first.shape(0) == second.shape(0) && first.shape(1) == second.shape(1) && first.shape(2) == second.shape(2);
+        return first.shape(0) == second.shape(0) && first.shape(1) == second.shape(1) &&
+               first.shape(2) == second.shape(2);
     };
     for (std::size_t i = 0; i < weights.size(); ++i) {
         if (!same_shape(weights[i], symbols[i]) || (importances[i] && !same_shape(*importances[i], symbols[i]))) {
@@ -48,8 +49,8 @@ void check_weights(const WeightArrays& weights, const ImportanceArrays& importan
 
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
 // Weights with a feedback are moved.
-double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances, const FeedbackArrays& feedbacks,
-                        const FilledArrays& symbols, double rate_weight) {
+double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances,
+                        const FeedbackArrays& feedbacks, const FilledArrays& symbols, double rate_weight) {
     check_weights(weights, importances, symbols);
     if (weights.size() != feedbacks.size()) throw std::invalid_argument("weights and feedbacks differ in number");
     std::vector<metaq::rdoq::Weights> blocks;
@@ -71,15 +72,18 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
 void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols,
                          const std::vector<std::int32_t>& most, double rate_weight, std::size_t states) {
     check_weights(weights, importances, symbols);
-    if (most.size() != weights.size() || std::any_of(most.begin(), most.end(), [](auto one) { return one < 0 || one >= metaq::kSymbolLimit; })) {
+    if (most.size() != weights.size() ||
+        std::any_of(most.begin(), most.end(), [](auto one) { return one < 0 || one >= metaq::kSymbolLimit; })) {
         throw std::invalid_argument("most: not a symbol for each block");
     }
     const auto& machines = metaq::dependent::kMachine;
-    const auto machine = std::find_if(machines.begin(), machines.end(), [&](const auto& one) { return one.states == states; });
+    const auto machine = std::find_if(machines.begin(), machines.end(),
+                                      [&](const auto& one) { return one.states == states; });
     if (machine == machines.end()) throw std::invalid_argument("states: no machine has as many");
     std::vector<metaq::trellis::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i]), most[i]});
+        blocks.push_back(
+            {weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i]), most[i]});
     }
     nb::gil_scoped_release release;
     metaq::trellis::quantize(blocks, rate_weight, *machine);
@@ -96,10 +100,12 @@ bool are_dependent(const SymbolArray& symbols) {
 
 void bind_quantizers(nb::module_& module) {
     // Without conversion: it would fill copies.
-    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
-               nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
-    module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(), nb::arg("importances").noconvert(),
-               nb::arg("symbols").noconvert(), nb::arg("most"), nb::arg("rate_weight"), nb::arg("states"));
+    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(),
+               nb::arg("importances").noconvert(), nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(),
+               nb::arg("rate_weight"));
+    module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(),
+               nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("most"),
+               nb::arg("rate_weight"), nb::arg("states"));
     module.def("are_dependent", &are_dependent, nb::arg("symbols"));
 }
 

@@ -53,8 +53,8 @@ void find_hulls(const Matrix<const double>& costs, const Matrix<const double>& p
 }
 
 // What knapsack::Optima has, for every weight.
-using OptimaArrays =
-    std::tuple<FlatArray<std::int64_t>, FlatArray<std::int64_t>, FlatArray<double>, FlatArray<double>, FlatArray<double>>;
+using OptimaArrays = std::tuple<FlatArray<std::int64_t>, FlatArray<std::int64_t>, FlatArray<double>, FlatArray<double>,
+                                FlatArray<double>>;
 
 bool are_increasing(const Vector<const double>& places) {
     const double* const end = places.data() + places.size();
@@ -63,14 +63,17 @@ bool are_increasing(const Vector<const double>& places) {
 }
 
 bool are_vertices(const Matrix<std::int64_t>& vertices, std::size_t levels) {
-    const auto is_vertex = [&](std::int64_t vertex) { return 0 <= vertex && vertex < static_cast<std::int64_t>(levels); };
+    const auto is_vertex = [&](std::int64_t vertex) {
+        return 0 <= vertex && vertex < static_cast<std::int64_t>(levels);
+    };
     return std::all_of(vertices.data(), vertices.data() + vertices.size(), is_vertex);
 }
 
 // Fills the optima of all weights, from the one hull of the costs.
 template <class Weight>
-void solve_knapsacks(const FlatArray<const Weight>& weights, const Vector<const double>& costs, const Vector<const double>& places,
-                     const HullArrays& hull, double slack, const OptimaArrays& optima) {
+void solve_knapsacks(const FlatArray<const Weight>& weights, const Vector<const double>& costs,
+                     const Vector<const double>& places, const HullArrays& hull, double slack,
+                     const OptimaArrays& optima) {
     const std::size_t levels = costs.size();
     check_size("places", levels, places.size());
     check_hulls(hull, 1, levels);
@@ -83,14 +86,16 @@ void solve_knapsacks(const FlatArray<const Weight>& weights, const Vector<const 
     const auto& [left, right, mass, multiplier, value] = optima;
     const knapsack::Optima out{left.data(), right.data(), mass.data(), multiplier.data(), value.data()};
     nb::gil_scoped_release release;
-    knapsack::solve(weights.data(), weights.size(), {costs.data(), places.data(), levels}, hull_at(hull, 0), slack, out);
+    knapsack::solve(weights.data(), weights.size(), {costs.data(), places.data(), levels}, hull_at(hull, 0), slack,
+                    out);
 }
 
 // Fills the end of each of as many clusters as there are `ends`, of distinct values in rising order and how often each occurs.
 void kmeans(const Vector<const double>& values, const Vector<const double>& counts, const Vector<std::int64_t>& ends) {
     const std::size_t size = values.size(), clusters = ends.size();
     check_size("counts", size, counts.size());
-    if (clusters < 1 || clusters > size) throw std::invalid_argument("ends: expected 1 to as many as values, found another number");
+    if (clusters < 1 || clusters > size)
+        throw std::invalid_argument("ends: expected 1 to as many as values, found another number");
     if (size > INT32_MAX) throw std::invalid_argument("values: expected fewer than 2^31, found more");
     constexpr std::size_t kArrays = 5;
     Buffer<double> numbers;
@@ -107,14 +112,17 @@ void kmeans(const Vector<const double>& values, const Vector<const double>& coun
 
 void bind_solvers(nb::module_& module) {
     // Without conversion: it would fill copies.
-    module.def("find_hulls", &find_hulls, nb::arg("costs").noconvert(), nb::arg("places").noconvert(), nb::arg("hulls").noconvert());
+    module.def("find_hulls", &find_hulls, nb::arg("costs").noconvert(), nb::arg("places").noconvert(),
+               nb::arg("hulls").noconvert());
     const auto bind_knapsacks = [&](auto solve) {
         module.def("solve_knapsacks", solve, nb::arg("weights").noconvert(), nb::arg("costs").noconvert(),
-                   nb::arg("places").noconvert(), nb::arg("hull").noconvert(), nb::arg("slack"), nb::arg("optima").noconvert());
+                   nb::arg("places").noconvert(), nb::arg("hull").noconvert(), nb::arg("slack"),
+                   nb::arg("optima").noconvert());
     };
     bind_knapsacks(&solve_knapsacks<float>);
     bind_knapsacks(&solve_knapsacks<double>);
-    module.def("kmeans", &kmeans, nb::arg("values").noconvert(), nb::arg("counts").noconvert(), nb::arg("ends").noconvert());
+    module.def("kmeans", &kmeans, nb::arg("values").noconvert(), nb::arg("counts").noconvert(),
+               nb::arg("ends").noconvert());
 }
 
 }  // namespace metaq::python

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr std::size_t kTensorsAlone = 4;  // decoded each by itself, and in halves
+constexpr std::size_t kTensorsAlone = 4;        // decoded each by itself, and in halves
 constexpr std::uint64_t kBytesLimit = 1 << 22;  // files that decode to more take too long to be worth it
 
 void check(bool holds) {
@@ -24,7 +24,8 @@ std::vector<std::uint8_t> in_halves(const metaq::File& file, metaq::FileSession&
     const metaq::FileTensor& tensor = file.tensors()[index];
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(tensor.size_bytes()));
     const std::uint64_t half = tensor.size() / 2;
-    const std::span second = std::span(bytes).subspan(static_cast<std::size_t>(half * metaq::traits_of(tensor.dtype).bytes));
+    const std::span second =
+        std::span(bytes).subspan(static_cast<std::size_t>(half * metaq::traits_of(tensor.dtype).bytes));
     const metaq::File::Output halves[] = {{index, second, half, tensor.size() - half},
                                           {index, std::span(bytes).first(bytes.size() - second.size()), 0, half}};
     for (const metaq::File::Output& output : halves) {

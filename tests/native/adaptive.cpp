@@ -58,7 +58,8 @@ struct Recorder {
 // How a stream differs from the encoder's.
 struct Difference {
     std::uint64_t last_state = kLeastState;
-    unsigned limit = 63 - kShareBits;  // the first steps, as many as lanes, put a word out where a state is 2^limit shares or more
+    unsigned limit =
+        63 - kShareBits;  // the first steps, as many as lanes, put a word out where a state is 2^limit shares or more
 };
 
 suite::Bytes stream(const ConstBlock& block, const BlockHeader& header, const Difference& difference) {
@@ -112,7 +113,8 @@ Status decoded(const suite::Bytes& bytes) {
 std::vector<std::int32_t> random_symbols(std::uint64_t seed, std::int32_t limit) {
     check::Random random(seed);
     std::vector<std::int32_t> symbols{limit | 1};
-    while (symbols.size() < kSize) symbols.push_back(static_cast<std::int32_t>(random.below(2u * static_cast<unsigned>(limit) + 1)) - limit);
+    while (symbols.size() < kSize)
+        symbols.push_back(static_cast<std::int32_t>(random.below(2u * static_cast<unsigned>(limit) + 1)) - limit);
     return symbols;
 }
 
@@ -129,7 +131,8 @@ TEST(adaptive_shares_add_up_after_any_counting) {
         }
     };
     for (std::uint64_t entries = 1; entries <= kEntries; ++entries) {
-        for (const Table& table : {tables->cells[0].front(), tables->cells[1].back(), tables->far[2]}) follow(table, entries);
+        for (const Table& table : {tables->cells[0].front(), tables->cells[1].back(), tables->far[2]})
+            follow(table, entries);
     }
     for (const auto& set : tables->cells) {
         for (const Table& table : set) CHECK(is_sound(table));
@@ -143,7 +146,9 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
         const auto drawn = static_cast<std::int64_t>(random.below(2 * static_cast<std::uint64_t>(limit) + 1)) - limit;
         return drawn >> random.below(12);
     };
-    const auto any = [&] { return static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >> random.below(32); };
+    const auto any = [&] {
+        return static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >> random.below(32);
+    };
     for (int repeat = 0; repeat < 2000; ++repeat) {
         std::array<adaptive::Int16Lanes, adaptive::kTaps + 1> values;
         for (adaptive::Int16Lanes& each : values) {
@@ -160,12 +165,14 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
             std::int64_t sum = 0;
             for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int64_t{values[tap][lane]} * misses[lane];
             CHECK(weights.exact[tap] == wrapped(before.exact[tap] + (sum >> shift)));
-            CHECK(weights.used[tap] == std::clamp<std::int32_t>(weights.exact[tap] >> adaptive::kUsedShift, INT16_MIN, INT16_MAX));
+            CHECK(weights.used[tap] ==
+                  std::clamp<std::int32_t>(weights.exact[tap] >> adaptive::kUsedShift, INT16_MIN, INT16_MAX));
         }
         const adaptive::Int32Lanes sums = adaptive::weighted(values.data(), weights, 5);
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
             std::int64_t sum = 0;
-            for (std::size_t tap = 0; tap < adaptive::kTaps; ++tap) sum += std::int64_t{values[tap][lane]} * weights.used[tap];
+            for (std::size_t tap = 0; tap < adaptive::kTaps; ++tap)
+                sum += std::int64_t{values[tap][lane]} * weights.used[tap];
             CHECK(sums[lane] == sum >> 5);
         }
 
@@ -185,13 +192,17 @@ TEST(adaptive_lanes_do_what_four_numbers_do) {
             CHECK(more[lane] == wrapped(std::int64_t{levels[lane]} + other));
         }
         const auto limit = static_cast<std::int32_t>(random.below(1u << 31) | 1);
-        CHECK(adaptive::are_within(levels, limit) == std::all_of(levels.begin(), levels.end(), [&](std::int64_t level) { return -limit < level && level < limit; }));
+        CHECK(adaptive::are_within(levels, limit) == std::all_of(levels.begin(), levels.end(), [&](std::int64_t level) {
+            return -limit < level && level < limit;
+        }));
         const auto least = static_cast<std::int16_t>(random.below(adaptive::kLevels));
-        CHECK(adaptive::all_below(shortened, least) == std::all_of(shortened.begin(), shortened.end(), [&](int level) { return level < least; }));
+        CHECK(adaptive::all_below(shortened, least) ==
+              std::all_of(shortened.begin(), shortened.end(), [&](int level) { return level < least; }));
 
         std::array<adaptive::Int16Lanes, 11> excess;
         for (adaptive::Int16Lanes& each : excess) {
-            for (std::int16_t& value : each) value = static_cast<std::int16_t>(std::clamp<std::int64_t>(within(700), -256, 700));
+            for (std::int16_t& value : each)
+                value = static_cast<std::int16_t>(std::clamp<std::int64_t>(within(700), -256, 700));
         }
         const std::size_t size = random.below(excess.size() + 1);
         const auto rate = static_cast<int>(random.below(4096));
@@ -237,8 +248,10 @@ TEST(adaptive_tables_of_lanes) {
         adaptive::Expected expected;
         for (std::size_t lane = 0; lane < kLanes; ++lane) {
             expected.level[lane] = static_cast<std::int16_t>(random.below(adaptive::level_of_cells(0)));
-            expected.scale[lane] = static_cast<std::int32_t>(adaptive::kScales[static_cast<std::size_t>(expected.level[lane])]);
-            expected.value[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >> random.below(32);
+            expected.scale[lane] =
+                static_cast<std::int32_t>(adaptive::kScales[static_cast<std::size_t>(expected.level[lane])]);
+            expected.value[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(random.next())) >>
+                                   random.below(32);
         }
         const std::array<std::uint32_t, kLanes> near = adaptive::near_tables(expected);
         for (std::size_t lane = 0; lane < kLanes; ++lane) {

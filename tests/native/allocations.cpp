@@ -44,7 +44,8 @@ void watch(std::size_t failing = kNever) {
 
 // Before every block lies its size, in as many bytes as keep the alignment.
 void* allocate(std::size_t size, std::size_t alignment) {
-    auto* const memory = static_cast<std::byte*>(std::aligned_alloc(alignment, (size + 2 * alignment - 1) / alignment * alignment));
+    auto* const memory =
+        static_cast<std::byte*>(std::aligned_alloc(alignment, (size + 2 * alignment - 1) / alignment * alignment));
     if (memory == nullptr) return nullptr;
     *reinterpret_cast<std::size_t*>(memory) = size;
     heap.live_bytes += size;
@@ -77,7 +78,9 @@ constexpr std::size_t kAlignment = __STDCPP_DEFAULT_NEW_ALIGNMENT__;
 
 void* operator new(std::size_t size) { return allocate_or_stop(size, kAlignment); }
 void* operator new[](std::size_t size) { return allocate_or_stop(size, kAlignment); }
-void* operator new(std::size_t size, std::align_val_t to) { return allocate_or_stop(size, static_cast<std::size_t>(to)); }
+void* operator new(std::size_t size, std::align_val_t to) {
+    return allocate_or_stop(size, static_cast<std::size_t>(to));
+}
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept { return allocate_or_fail(size, kAlignment); }
 void* operator new[](std::size_t size, const std::nothrow_t&) noexcept { return allocate_or_fail(size, kAlignment); }
 void* operator new(std::size_t size, std::align_val_t to, const std::nothrow_t&) noexcept {
@@ -88,7 +91,9 @@ void operator delete[](void* block) noexcept { release(block, kAlignment); }
 void operator delete(void* block, std::size_t) noexcept { release(block, kAlignment); }
 void operator delete[](void* block, std::size_t) noexcept { release(block, kAlignment); }
 void operator delete(void* block, std::align_val_t to) noexcept { release(block, static_cast<std::size_t>(to)); }
-void operator delete(void* block, std::size_t, std::align_val_t to) noexcept { release(block, static_cast<std::size_t>(to)); }
+void operator delete(void* block, std::size_t, std::align_val_t to) noexcept {
+    release(block, static_cast<std::size_t>(to));
+}
 
 namespace {
 
@@ -129,7 +134,8 @@ std::size_t fails_without_memory(suite::Encode encode, suite::Decode decode) {
     const Bytes data = coder.encoded(expected);
     suite::Tensors found = suite::blank(expected);
     std::vector<metaq::Block> blocks;
-    for (suite::Tensor& tensor : found) blocks.push_back({tensor.symbols.data(), tensor.rows, tensor.channels, tensor.kernel});
+    for (suite::Tensor& tensor : found)
+        blocks.push_back({tensor.symbols.data(), tensor.rows, tensor.channels, tensor.kernel});
     const std::size_t allocations = fails_without_memory([&] { return decode(data, blocks); });
     CHECK(suite::are_equal(found, expected));
     return allocations;
@@ -142,13 +148,13 @@ Bytes contents(const std::string& path) {
 
 }  // namespace
 
-TEST(huffman_allocates_nothing) {
-    CHECK(fails_without_memory(&metaq::huffman::encode, &metaq::huffman::decode) == 0);
-}
+TEST(huffman_allocates_nothing) { CHECK(fails_without_memory(&metaq::huffman::encode, &metaq::huffman::decode) == 0); }
 TEST(range_fails_without_memory) { CHECK(fails_without_memory(&metaq::range::encode, &metaq::range::decode) > 0); }
 TEST(rans_fails_without_memory) { CHECK(fails_without_memory(&metaq::rans::encode, &metaq::rans::decode) > 0); }
 TEST(mixing_fails_without_memory) { CHECK(fails_without_memory(&metaq::mixing::encode, &metaq::mixing::decode) > 0); }
-TEST(adaptive_fails_without_memory) { CHECK(fails_without_memory(&metaq::adaptive::encode, &metaq::adaptive::decode) > 0); }
+TEST(adaptive_fails_without_memory) {
+    CHECK(fails_without_memory(&metaq::adaptive::encode, &metaq::adaptive::decode) > 0);
+}
 
 TEST(rans_fails_without_memory_for_values) {
     const suite::Tensors symbols = tensors();
@@ -158,8 +164,12 @@ TEST(rans_fails_without_memory_for_values) {
     for (const suite::Tensor& tensor : symbols) {
         values.emplace_back(tensor.symbols.size());
         const float step = 0.5f + static_cast<float>(values.size());
-        blocks.push_back({reinterpret_cast<std::uint8_t*>(values.back().data()), tensor.rows, tensor.channels, tensor.kernel,
-                          metaq::rans::Form::float32, {step, {}, 0}});
+        blocks.push_back({reinterpret_cast<std::uint8_t*>(values.back().data()),
+                          tensor.rows,
+                          tensor.channels,
+                          tensor.kernel,
+                          metaq::rans::Form::float32,
+                          {step, {}, 0}});
     }
     CHECK(fails_without_memory([&] { return metaq::rans::decode_values(data, blocks); }) > 0);
     CHECK(values[0][5] == 1.5f * static_cast<float>(symbols[0].symbols[5]));
@@ -179,7 +189,8 @@ TEST(text_fails_without_memory) {
 TEST(encoders_fail_without_memory) {
     const suite::Tensors symbols = tensors();
     std::vector<metaq::ConstBlock> blocks;
-    for (const suite::Tensor& tensor : symbols) blocks.push_back({tensor.symbols.data(), tensor.rows, tensor.channels, tensor.kernel});
+    for (const suite::Tensor& tensor : symbols)
+        blocks.push_back({tensor.symbols.data(), tensor.rows, tensor.channels, tensor.kernel});
     for (const suite::Encode encode : {&metaq::mixing::encode, &metaq::adaptive::encode, &metaq::rans::encode}) {
         Bytes expected;
         CHECK(encode(blocks, expected) == Status::ok);
@@ -216,8 +227,8 @@ TEST(small_file_takes_little_memory) {
     const std::size_t to_open = heap.most_bytes;
     CHECK(file.decode(outputs) == metaq::FileStatus::ok);
     const Heap seen = heap;
-    std::printf("lenet5-mnist.mtq: %zu bytes of heap to open it, %zu to decode it too, %zu in all\n", to_open, seen.most_bytes,
-                seen.all_bytes);
+    std::printf("lenet5-mnist.mtq: %zu bytes of heap to open it, %zu to decode it too, %zu in all\n", to_open,
+                seen.most_bytes, seen.all_bytes);
     CHECK(seen.most_bytes <= kMostBytes);
     CHECK(seen.all_bytes <= 2 * kMostBytes);
 }
@@ -234,7 +245,8 @@ std::size_t file_fails_without_memory(const Bytes& data, Decode decode) {
         watch();
         CHECK(seen.live_bytes == 0);
         CHECK(seen.throwing_allocations == 0);
-        const bool is_expected = status == (seen.allocations <= failing ? metaq::FileStatus::ok : metaq::FileStatus::no_memory);
+        const bool is_expected = status ==
+                                 (seen.allocations <= failing ? metaq::FileStatus::ok : metaq::FileStatus::no_memory);
         CHECK(is_expected);
         if (seen.allocations <= failing || !is_expected) return seen.allocations;
     }

@@ -54,7 +54,7 @@ private:
 }  // namespace check
 
 #define CHECK(condition) check::that((condition), #condition, __FILE__, __LINE__)
-#define TEST(name)                                                              \
-    static void name();                                                         \
+#define TEST(name)                                                                                \
+    static void name();                                                                           \
     [[maybe_unused]] static const bool name##_is_registered = check::register_test(#name, &name); \
     static void name()

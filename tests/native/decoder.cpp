@@ -21,9 +21,9 @@ using metaq::File;
 using metaq::FileError;
 using metaq::FileStatus;
 
-constexpr const char* kFiles[] = {"network-mixing", "network-adaptive", "network-rans", "network-huffman", "network-range",
-                                  "network-stored", "every-dtype",      "lossless-rans", "dependent",      "shapes",
-                                  "sparse",         "nothing"};
+constexpr const char* kFiles[] = {"network-mixing", "network-adaptive", "network-rans", "network-huffman",
+                                  "network-range",  "network-stored",   "every-dtype",  "lossless-rans",
+                                  "dependent",      "shapes",           "sparse",       "nothing"};
 
 Bytes contents(const std::string& name) {
     std::ifstream in(METAQ_SOURCE_DIR "/tests/golden/" + name + ".mtq", std::ios::binary);
@@ -39,7 +39,8 @@ struct Golden {
     explicit Golden(const std::string& name) : data(contents(name)) {
         CHECK(file.open(data) == FileStatus::ok);
         std::vector<File::Output> outputs;
-        for (const metaq::FileTensor& tensor : file.tensors()) tensors.emplace_back(static_cast<std::size_t>(tensor.size_bytes()));
+        for (const metaq::FileTensor& tensor : file.tensors())
+            tensors.emplace_back(static_cast<std::size_t>(tensor.size_bytes()));
         for (std::size_t i = 0; i < tensors.size(); ++i) outputs.push_back({i, tensors[i]});
         CHECK(file.decode(outputs) == FileStatus::ok);
     }
@@ -55,14 +56,16 @@ struct Golden {
         for (Bytes& part : parts) {
             const std::size_t tensor = random.below(tensors.size());
             const std::size_t size = tensors[tensor].size() / width(tensor);
-            const std::size_t first = random.below(size + 1), elements = random.below(4) > 0 ? random.below(size - first + 1) : size - first;
+            const std::size_t first = random.below(size + 1),
+                              elements = random.below(4) > 0 ? random.below(size - first + 1) : size - first;
             shifts.push_back(random.below(5));
             part.resize(shifts.back() + elements * width(tensor));
             outputs.push_back({tensor, std::span(part).subspan(shifts.back()), first, elements});
         }
         CHECK(decode(outputs) == FileStatus::ok);
         for (std::size_t i = 0; i < count; ++i) {
-            const auto from = tensors[outputs[i].index].begin() + static_cast<std::ptrdiff_t>(outputs[i].first * width(outputs[i].index));
+            const auto from = tensors[outputs[i].index].begin() +
+                              static_cast<std::ptrdiff_t>(outputs[i].first * width(outputs[i].index));
             CHECK(std::equal(outputs[i].bytes.begin(), outputs[i].bytes.end(), from));
         }
     }
@@ -85,7 +88,8 @@ constexpr auto on_two_threads = [](std::size_t count, const auto& work) {
 // Says nothing but zeros.
 struct Zeros final : metaq::ForeignDecoder {
     std::atomic<int> calls = 0;
-    metaq::Status decode(std::size_t, std::uint8_t, std::span<const std::uint8_t>, std::span<const metaq::Block> blocks) noexcept override {
+    metaq::Status decode(std::size_t, std::uint8_t, std::span<const std::uint8_t>,
+                         std::span<const metaq::Block> blocks) noexcept override {
         ++calls;
         for (const metaq::Block& block : blocks) std::fill_n(block.symbols, block.size(), 0);
         return metaq::Status::ok;
@@ -104,7 +108,8 @@ TEST(parts_are_parts_of_the_whole) {
             options.round_bytes = round % 2 == 0 ? 1 : options.round_bytes;
             options.piece_elements = round % 3 == 0 ? 7 : options.piece_elements;
             golden.check_parts(random, random.below(6), [&](const auto& outputs) -> FileStatus {
-                return round % 4 == 0 ? golden.file.decode(outputs, options, on_two_threads) : golden.file.decode(outputs, options);
+                return round % 4 == 0 ? golden.file.decode(outputs, options, on_two_threads)
+                                      : golden.file.decode(outputs, options);
             });
         }
     }
@@ -191,7 +196,8 @@ TEST(coders_of_the_caller) {
     CHECK(file.open(data) == FileStatus::ok);
     std::vector<Bytes> tensors;
     std::vector<File::Output> outputs;
-    for (const metaq::FileTensor& tensor : file.tensors()) tensors.emplace_back(static_cast<std::size_t>(tensor.size_bytes()));
+    for (const metaq::FileTensor& tensor : file.tensors())
+        tensors.emplace_back(static_cast<std::size_t>(tensor.size_bytes()));
     for (std::size_t i = 0; i < tensors.size(); ++i) outputs.push_back({i, tensors[i]});
     CHECK(file.decode(outputs) == FileStatus::unsupported_coder);
     Zeros zeros;

@@ -37,7 +37,8 @@ Status decoded(const BlockHeader& header) {
     mixing::code_header(state->model, coder, header);
     const std::vector<std::int32_t> zeros(8, header.centre);
     const ConstBlock block{zeros.data(), 2, 4, 1};
-    if (!header.constant) CHECK(mixing::code_symbols(*state, coder, block, header.centre, mixing::FreeSymbols{}) == Status::ok);
+    if (!header.constant)
+        CHECK(mixing::code_symbols(*state, coder, block, header.centre, mixing::FreeSymbols{}) == Status::ok);
     coder.finish(1);
     std::vector<std::int32_t> symbols(8);
     const std::vector<Block> blocks{{symbols.data(), 2, 4, 1}};

@@ -41,8 +41,8 @@ static bool is_complete(const std::vector<std::uint8_t>& lengths) {
 }
 
 TEST(golomb_codes_every_order) {
-    const std::vector<std::uint32_t> values = {0,     1,     2,          3,          7,         8, 1000,
-                                               65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff};
+    const std::vector<std::uint32_t> values = {0,    1,     2,     3,          7,          8,
+                                               1000, 65535, 65536, 0x7fffffff, 0x80000000, 0xffffffff};
     for (unsigned order = 0; order < 32; ++order) {
         std::vector<std::uint8_t> bytes;
         metaq::BitWriter writer(bytes);

@@ -54,9 +54,11 @@ float cost_of(const Problem& problem) {
         const std::int64_t magnitude = std::abs(problem.row.symbols[i]);
         const std::size_t quantizer = dependent::quantizer_of(state);
         const std::int64_t index = dependent::index_of(magnitude);
-        if (dependent::symbol_of(index, quantizer) != magnitude || magnitude > problem.row.most) return std::numeric_limits<float>::infinity();
+        if (dependent::symbol_of(index, quantizer) != magnitude || magnitude > problem.row.most)
+            return std::numeric_limits<float>::infinity();
         const float miss = problem.row.values[i] - static_cast<float>(problem.row.symbols[i]);
-        sum += problem.row.importance[i] * miss * miss + problem.rate_weight * problem.rates.bits(quantizer, problem.row.bins[i], index);
+        sum += problem.row.importance[i] * miss * miss +
+               problem.rate_weight * problem.rates.bits(quantizer, problem.row.bins[i], index);
         state = problem.machine.next[state][index & 1];
     }
     return sum;
@@ -77,7 +79,8 @@ TEST(trellis_finds_the_cheapest_path) {
             for (const float rate_weight : {0.0f, 0.4f, 3.0f}) {
                 std::vector<std::int32_t> symbols(7);
                 trellis::Rates counted;
-                const Problem problem{machine, rate_weight, rates, {values.data(), importance.data(), symbols.data(), bins, most}};
+                const Problem problem{
+                    machine, rate_weight, rates, {values.data(), importance.data(), symbols.data(), bins, most}};
                 trellis::Viterbi(machine, rate_weight).run(problem.row, rates, counted);
                 CHECK(std::abs(cost_of(problem) - least_cost(problem, 0, 0)) < 1e-3f);
             }
@@ -92,7 +95,8 @@ TEST(trellis_gains_a_decibel) {
     std::array<double, dependent::kMachines> errors{};
     for (std::size_t m = 0; m < dependent::kMachines; ++m) {
         trellis::quantize({&weights, 1}, 0, dependent::kMachine[m]);
-        for (std::size_t i = 0; i < values.size(); ++i) errors[m] += std::pow(values[i] - static_cast<float>(symbols[i]), 2);
+        for (std::size_t i = 0; i < values.size(); ++i)
+            errors[m] += std::pow(values[i] - static_cast<float>(symbols[i]), 2);
         errors[m] /= static_cast<double>(values.size());
         CHECK(dependent::machine_of({symbols.data(), 64, 1024, 1}) == m + 1);
     }
@@ -130,7 +134,8 @@ TEST(rates_are_code_lengths) {
         for (const std::size_t bin : {0u, 20u, 40u}) {
             for (std::size_t quantizer = 0; quantizer < 2; ++quantizer) {
                 double sum = 0;
-                for (std::int64_t index = 0; index < 5000; ++index) sum += std::exp2(-rates.bits(quantizer, bin, index)) * (index > 0 ? 2 : 1);
+                for (std::int64_t index = 0; index < 5000; ++index)
+                    sum += std::exp2(-rates.bits(quantizer, bin, index)) * (index > 0 ? 2 : 1);
                 CHECK(sum < 1.001);
                 CHECK(sum > 0.95);
             }

@@ -54,7 +54,8 @@ std::int64_t code_far(Coder& coder, std::size_t lane, Table& table, std::int64_t
     } else {
         bits = static_cast<unsigned>(entry / 2);
     }
-    const auto found = static_cast<std::int64_t>(std::uint64_t{1} << bits | code_bits(coder, lane, distance, bits)) + kCentre;
+    const auto found = static_cast<std::int64_t>(std::uint64_t{1} << bits | code_bits(coder, lane, distance, bits)) +
+                       kCentre;
     return entry % 2 ? -found : found;
 }
 
@@ -96,7 +97,8 @@ constexpr Moves make_moves(const dependent::Machine& machine) {
     return moves;
 }
 static_assert(dependent::kMachines == 2);
-inline constexpr std::array<Moves, dependent::kMachines> kMoves{make_moves(dependent::kMachine[0]), make_moves(dependent::kMachine[1])};
+inline constexpr std::array<Moves, dependent::kMachines> kMoves{make_moves(dependent::kMachine[0]),
+                                                                make_moves(dependent::kMachine[1])};
 
 // Symbols of dependent quantizers are coded by their indices.
 struct DependentSymbols {
@@ -108,7 +110,9 @@ struct DependentSymbols {
     static constexpr std::int16_t kCellLevel = level_of_cells(0);
 
     std::size_t set() const { return dependent::quantizer_of(state); }
-    std::int64_t index(std::int64_t symbol) const { return symbol < 0 ? -dependent::index_of(-symbol) : dependent::index_of(symbol); }
+    std::int64_t index(std::int64_t symbol) const {
+        return symbol < 0 ? -dependent::index_of(-symbol) : dependent::index_of(symbol);
+    }
     std::int64_t take(std::int64_t index) {
         const std::int64_t value = value_of(index, set());
         state = (*moves)[state][kCentre + (index & 1)].next;
@@ -127,7 +131,11 @@ template <class Coder, class Symbol, class Symbols>
 class Band {
 public:
     Band(Tables& tables, const Coder& coder, const BasicBlock<Symbol>& rows, const Symbols& of_rows)
-        : tables_(&tables), coder_(coder), first_(rows.symbols), row_size_(rows.channels * rows.kernel), rows_(rows.rows) {
+        : tables_(&tables),
+          coder_(coder),
+          first_(rows.symbols),
+          row_size_(rows.channels * rows.kernel),
+          rows_(rows.rows) {
         symbols_.fill(of_rows);
     }
 
@@ -182,7 +190,8 @@ private:
         const std::size_t entry = coder_.code(lane, *place.cells, entry_of(cell));
         cell = entry == kFar ? far_cell(lane, set, cell) : static_cast<std::int64_t>(entry) - kCentre;
         std::uint32_t low = 0;  // the place within the cell
-        if (place.shift > 0) low = coder_.bits(lane, static_cast<std::uint32_t>(index) & ((1u << place.shift) - 1), place.shift);
+        if (place.shift > 0)
+            low = coder_.bits(lane, static_cast<std::uint32_t>(index) & ((1u << place.shift) - 1), place.shift);
         index = place.turned((cell + place.offset) * (std::int64_t{1} << place.shift) + static_cast<std::int64_t>(low));
         const std::int64_t found = symbols.take(index);
         if (!is_symbol(symbols.centre + found)) return false;
@@ -216,9 +225,11 @@ private:
             cell = expected.value[lane] < 0 ? -index : index;
         }
         const std::size_t entry = coder_.code(lane, tables_->cells[set][table], entry_of(cell));
-        if (entry != kFar) [[likely]] return symbols.take_entry(entry);
+        if (entry != kFar) [[likely]]
+            return symbols.take_entry(entry);
         const std::int64_t far = symbols.take(far_cell(lane, set, cell));
-        return INT32_MIN < far && far <= INT32_MAX ? static_cast<std::int32_t>(far) : INT32_MIN;  // no symbol, whatever the centre
+        return INT32_MIN < far && far <= INT32_MAX ? static_cast<std::int32_t>(far)
+                                                   : INT32_MIN;  // no symbol, whatever the centre
     }
 
     [[gnu::always_inline]] std::int64_t far_cell(std::size_t lane, std::size_t set, std::int64_t cell) {

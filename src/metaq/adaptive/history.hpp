@@ -48,12 +48,12 @@ struct Rate {
         return static_cast<int>(static_cast<std::uint32_t>(power) * share >> 8);
     }
 };
-inline constexpr Rate kAllRate{32, 4, 1000}, kRowRate{440, 3, 1000}, kColumnRate{112, 16, 200}, kChannelRate{112, 8, 96},
-    kPositionRate{104, 48, 1000}, kMeanRate{256, 8, 650};
+inline constexpr Rate kAllRate{32, 4, 1000}, kRowRate{440, 3, 1000}, kColumnRate{112, 16, 200},
+    kChannelRate{112, 8, 96}, kPositionRate{104, 48, 1000}, kMeanRate{256, 8, 650};
 
 // Large values are known up to a unit of 2^shift only, so that products of two stay within 32 bits.
 struct Expected {
-    Int16Lanes level;   // less kLeastLevel, without its last bits, below kLevels
+    Int16Lanes level;  // less kLeastLevel, without its last bits, below kLevels
     Int32Lanes scale;  // kScales of that
     Int32Lanes value;  // in 1/256 of the unit
     int shift = 0;
@@ -106,8 +106,8 @@ private:
     std::array<Weights, kPositions> weights_;
     std::array<Int16Lanes, kTaps + kGroup> known_{};  // the values before a group, and its own
     std::array<std::int32_t, kTaps + kGroup> squares_{};
-    std::array<Int16Lanes, kGroup> misses_;           // by how much the group's were missed
-    std::array<std::int32_t, kGroup> energies_;   // of the values before each of the group's
+    std::array<Int16Lanes, kGroup> misses_;      // by how much the group's were missed
+    std::array<std::int32_t, kGroup> energies_;  // of the values before each of the group's
     std::int32_t energy_ = 0;
 };
 
@@ -119,10 +119,13 @@ public:
         kernel_ = kernel;
         const std::size_t row_size = channels * kernel;
         const bool has_memory = rows_.assign_zeros(row_size > 1 && rows <= kRowLimit ? rows : 0) &&
-                                columns_.assign_zeros(row_size) && channel_levels_.assign_zeros(kernel > 1 ? channels : 0) &&
-                                positions_.assign_zeros(kernel > 1 ? kernel : 0) && means_.assign_zeros(kernel > 1 ? 0 : row_size);
+                                columns_.assign_zeros(row_size) &&
+                                channel_levels_.assign_zeros(kernel > 1 ? channels : 0) &&
+                                positions_.assign_zeros(kernel > 1 ? kernel : 0) &&
+                                means_.assign_zeros(kernel > 1 ? 0 : row_size);
         if (!has_memory) return Status::no_memory;
-        const std::size_t each = before_.empty() || channels % before_.size() != 0 ? 0 : channels / before_.size() * kernel;
+        const std::size_t each = before_.empty() || channels % before_.size() != 0 ? 0
+                                                                                   : channels / before_.size() * kernel;
         for (std::size_t i = 0; each > 0 && i < row_size; ++i) columns_[i] = before_[i / each];
         all_seen_ = 0;
         return Status::ok;
@@ -145,7 +148,8 @@ public:
     // The size of the next group; 0 at the rows' end.
     std::size_t start_group() {
         if (kernel_ > 1 && position_ > 0) predictor_.go_on(size_);
-        size_ = std::min(kernel_ > 1 ? std::min(kernel_ - position_, kGroup) : kMatrixGroup, channels_ * kernel_ - first_);
+        size_ = std::min(kernel_ > 1 ? std::min(kernel_ - position_, kGroup) : kMatrixGroup,
+                         channels_ * kernel_ - first_);
         if (size_ == 0) return 0;
         const int base = all_ - kLeastLevel + (kernel_ > 1 ? channel_levels_[channel_] : 0);
         for (std::size_t lane = 0; lane < kLanes; ++lane) base_[lane] = base + row_[lane];
@@ -246,9 +250,9 @@ private:
 
     std::size_t row_number_ = 0, lanes_ = 0, row_seen_ = 0, all_seen_ = 0;
     int column_rate_ = 0, position_rate_ = 0, channel_rate_ = 0, mean_rate_ = 0;
-    Int16Lanes mask_{};           // -1 for the rows that there are
+    Int16Lanes mask_{};          // -1 for the rows that there are
     Int32Lanes row_{}, base_{};  // the rows' levels, and the group's in each, but for columns and positions
-    int shift_ = 0;           // the kernel's, or the group's
+    int shift_ = 0;              // the kernel's, or the group's
     std::size_t first_ = 0, size_ = 0, channel_ = 0, position_ = 0;  // where the group begins, and its size
     std::array<Int16Lanes, kGroup> excess_;
 };

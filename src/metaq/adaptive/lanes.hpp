@@ -13,11 +13,11 @@
 
 namespace metaq::adaptive {
 
-inline constexpr std::size_t kLanes = 4;  // rows
-inline constexpr std::size_t kTaps = 8;   // values before that one is predicted from
-inline constexpr int kUsedShift = 3;      // bits of a weight that take no part in predictions
-inline constexpr int kLevelShift = 12;    // bits of a level that take no part in what is expected
-inline constexpr int kLevels = 320;       // without them
+inline constexpr std::size_t kLanes = 4;           // rows
+inline constexpr std::size_t kTaps = 8;            // values before that one is predicted from
+inline constexpr int kUsedShift = 3;               // bits of a weight that take no part in predictions
+inline constexpr int kLevelShift = 12;             // bits of a level that take no part in what is expected
+inline constexpr int kLevels = 320;                // without them
 inline constexpr std::int16_t kValueLimit = 4095;  // larger ones count as this, so that no sum overflows
 inline constexpr std::int16_t kMissLimit = 32767, kLeastMiss = 48;
 inline constexpr std::int16_t kMostExcess = 700;
@@ -54,10 +54,18 @@ inline void learn_one(std::int32_t& level, const Int16Lanes& excess, int rate) {
 
 #if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
 
-inline __m128i load(const Int32Lanes& numbers) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data())); }
-inline __m128i load(const Int16Lanes& values) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values.data())); }
-inline void store(Int32Lanes& numbers, __m128i bits) { _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers.data()), bits); }
-inline void store(Int16Lanes& values, __m128i bits) { _mm_storel_epi64(reinterpret_cast<__m128i*>(values.data()), bits); }
+inline __m128i load(const Int32Lanes& numbers) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data()));
+}
+inline __m128i load(const Int16Lanes& values) {
+    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(values.data()));
+}
+inline void store(Int32Lanes& numbers, __m128i bits) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(numbers.data()), bits);
+}
+inline void store(Int16Lanes& values, __m128i bits) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(values.data()), bits);
+}
 
 inline Int32Lanes int32_lanes(std::int32_t first, std::int32_t second, std::int32_t third, std::int32_t fourth) {
     Int32Lanes numbers;
@@ -91,13 +99,17 @@ inline bool all_below(const Int16Lanes& values, std::int16_t limit) {
 }
 
 // For each lane how many of its limits, of which each is at least the one before, a value's magnitude reaches.
-inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values, const std::array<const Limits*, kLanes>& limits) {
+inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values,
+                                                 const std::array<const Limits*, kLanes>& limits) {
     const __m128i zero = _mm_setzero_si128(), value = _mm_packs_epi32(load(values), zero);
     const __m128i magnitude = _mm_max_epi16(value, _mm_subs_epi16(zero, value));
     const __m128i early = _mm_unpacklo_epi16(magnitude, magnitude);  // each twice
     const auto count = [](const Limits* of_lane, __m128i of_value) {
-        const __m128i beyond = _mm_cmpgt_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(of_lane->data())), of_value);
-        return static_cast<std::uint32_t>(std::countr_zero(static_cast<unsigned>(_mm_movemask_epi8(beyond)) | 1u << 2 * kLimits)) / 2;
+        const __m128i beyond = _mm_cmpgt_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(of_lane->data())),
+                                               of_value);
+        return static_cast<std::uint32_t>(
+                   std::countr_zero(static_cast<unsigned>(_mm_movemask_epi8(beyond)) | 1u << 2 * kLimits)) /
+               2;
     };
     return {count(limits[0], _mm_shuffle_epi32(early, 0x00)), count(limits[1], _mm_shuffle_epi32(early, 0x55)),
             count(limits[2], _mm_shuffle_epi32(early, 0xaa)), count(limits[3], _mm_shuffle_epi32(early, 0xff))};
@@ -149,7 +161,8 @@ inline void learn(Weights& weights, const Int16Lanes* values, const Int16Lanes& 
 inline Int32Lanes sums_of_lanes(const Int16Lanes* values, std::size_t size) {
     const __m128i zero = _mm_setzero_si128(), ones = _mm_set1_epi16(1);
     __m128i sums = zero;
-    for (std::size_t i = 0; i < size; ++i) sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_unpacklo_epi16(load(values[i]), zero), ones));
+    for (std::size_t i = 0; i < size; ++i)
+        sums = _mm_add_epi32(sums, _mm_madd_epi16(_mm_unpacklo_epi16(load(values[i]), zero), ones));
     Int32Lanes found;
     store(found, sums);
     return found;
@@ -161,7 +174,8 @@ inline void learn(std::int32_t* levels, const Int16Lanes* excess, std::size_t si
     std::size_t i = 0;
     for (; i + 4 <= size; i += 4) {
         const auto two = [&](std::size_t at) {  // of each of two, two halves of the sum
-            return _mm_castsi128_ps(_mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(excess + at)), ones));
+            return _mm_castsi128_ps(
+                _mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(excess + at)), ones));
         };
         const __m128 first = two(i), second = two(i + 2);
         const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88)),
@@ -175,15 +189,19 @@ inline void learn(std::int32_t* levels, const Int16Lanes* excess, std::size_t si
 
 // Of values in units of 2^-shift of the unit; scales are the inverse expected magnitudes times 2^(scale_shift + 8). Lanes
 // whose mask is zero rather than -1 count for nothing.
-inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales, int scale_shift, const Int16Lanes& mask) {
+inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales,
+                   int scale_shift, const Int16Lanes& mask) {
     const __m128i zero = _mm_setzero_si128(), active = load(mask);
     const __m128i units = _mm_sra_epi32(load(values), _mm_cvtsi32_si128(shift));
     __m128i known = _mm_min_epi16(_mm_packs_epi32(units, units), _mm_set1_epi16(kValueLimit));
     known = _mm_and_si128(_mm_max_epi16(known, _mm_set1_epi16(-kValueLimit)), active);
     const __m128i miss = _mm_sub_epi32(_mm_srai_epi32(_mm_unpacklo_epi16(zero, known), 8), load(expected));
-    const __m128i short_miss = _mm_and_si128(_mm_max_epi16(_mm_packs_epi32(miss, miss), _mm_set1_epi16(-kMissLimit)), active);
-    const __m128i magnitude = _mm_max_epi16(_mm_max_epi16(short_miss, _mm_sub_epi16(zero, short_miss)), _mm_set1_epi16(kLeastMiss));
-    const __m128i wide = _mm_unpacklo_epi16(magnitude, zero), scale = load(scales), count = _mm_cvtsi32_si128(scale_shift);
+    const __m128i short_miss = _mm_and_si128(_mm_max_epi16(_mm_packs_epi32(miss, miss), _mm_set1_epi16(-kMissLimit)),
+                                             active);
+    const __m128i magnitude = _mm_max_epi16(_mm_max_epi16(short_miss, _mm_sub_epi16(zero, short_miss)),
+                                            _mm_set1_epi16(kLeastMiss));
+    const __m128i wide = _mm_unpacklo_epi16(magnitude, zero), scale = load(scales),
+                  count = _mm_cvtsi32_si128(scale_shift);
     const __m128i even = _mm_srl_epi64(_mm_mul_epu32(wide, scale), count);
     const __m128i odd = _mm_srl_epi64(_mm_mul_epu32(_mm_srli_epi64(wide, 32), _mm_srli_epi64(scale, 32)), count);
     __m128i times = _mm_or_si128(even, _mm_slli_epi64(odd, 32));
@@ -205,7 +223,8 @@ inline Int32Lanes int32_lanes(std::int32_t first, std::int32_t second, std::int3
 
 inline Int32Lanes turned(const Int32Lanes& numbers, const Int32Lanes& values) {
     Int32Lanes turned;
-    for (std::size_t lane = 0; lane < kLanes; ++lane) turned[lane] = plus(numbers[lane] ^ values[lane] >> 31, values[lane] < 0);
+    for (std::size_t lane = 0; lane < kLanes; ++lane)
+        turned[lane] = plus(numbers[lane] ^ values[lane] >> 31, values[lane] < 0);
     return turned;
 }
 
@@ -216,14 +235,16 @@ inline Int32Lanes plus(const Int32Lanes& numbers, std::int32_t other) {
 }
 
 inline bool are_within(const Int32Lanes& numbers, std::int32_t limit) {
-    return std::all_of(numbers.begin(), numbers.end(), [&](std::int32_t number) { return -limit < number && number < limit; });
+    return std::all_of(numbers.begin(), numbers.end(),
+                       [&](std::int32_t number) { return -limit < number && number < limit; });
 }
 
 inline bool all_below(const Int16Lanes& values, std::int16_t limit) {
     return std::all_of(values.begin(), values.end(), [&](std::int16_t value) { return value < limit; });
 }
 
-inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values, const std::array<const Limits*, kLanes>& limits) {
+inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values,
+                                                 const std::array<const Limits*, kLanes>& limits) {
     std::array<std::uint32_t, kLanes> counts{};
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
         const std::int32_t value = std::clamp<std::int32_t>(values[lane], -INT16_MAX, INT16_MAX);
@@ -243,7 +264,8 @@ inline Int16Lanes shortened(const Int32Lanes& levels, std::int32_t other) {
 inline Int32Lanes weighted(const Int16Lanes* values, const Weights& weights, int shift) {
     Int32Lanes sums{};
     for (std::size_t tap = 0; tap < kTaps; ++tap) {
-        for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += std::int32_t{values[tap][lane]} * weights.used[tap];
+        for (std::size_t lane = 0; lane < kLanes; ++lane)
+            sums[lane] += std::int32_t{values[tap][lane]} * weights.used[tap];
     }
     for (std::int32_t& sum : sums) sum >>= shift;
     return sums;
@@ -255,7 +277,8 @@ inline void learn(Weights& weights, const Int16Lanes* values, const Int16Lanes& 
         for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int32_t{values[tap][lane]} * misses[lane];
         std::int32_t& exact = weights.exact[tap];
         exact = static_cast<std::int32_t>(static_cast<std::uint32_t>(exact) + static_cast<std::uint32_t>(sum >> shift));
-        weights.used[tap] = static_cast<std::int16_t>(std::clamp<std::int32_t>(exact >> kUsedShift, INT16_MIN, INT16_MAX));
+        weights.used[tap] =
+            static_cast<std::int16_t>(std::clamp<std::int32_t>(exact >> kUsedShift, INT16_MIN, INT16_MAX));
     }
 }
 
@@ -271,7 +294,8 @@ inline void learn(std::int32_t* levels, const Int16Lanes* excess, std::size_t si
     for (std::size_t i = 0; i < size; ++i) learn_one(levels[i], excess[i], rate);
 }
 
-inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales, int scale_shift, const Int16Lanes& mask) {
+inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales,
+                   int scale_shift, const Int16Lanes& mask) {
     Noted noted{};
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
         if (mask[lane] == 0) continue;
@@ -281,7 +305,8 @@ inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expect
         const std::uint64_t times = magnitude * static_cast<std::uint32_t>(scales[lane]) >> scale_shift;
         noted.known[lane] = static_cast<std::int16_t>(known);
         noted.misses[lane] = static_cast<std::int16_t>(miss);
-        noted.excess[lane] = static_cast<std::int16_t>(std::min<std::int32_t>(static_cast<std::int32_t>(times) - 256, kMostExcess));
+        noted.excess[lane] =
+            static_cast<std::int16_t>(std::min<std::int32_t>(static_cast<std::int32_t>(times) - 256, kMostExcess));
         noted.energy += known * known;
     }
     return noted;

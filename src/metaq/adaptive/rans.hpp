@@ -77,10 +77,14 @@ private:
         const __m128i later_sums = _mm_add_epi16(up_to_each(second), all_first);
         const auto total = static_cast<std::uint32_t>(_mm_extract_epi16(later_sums, 7));
         const std::uint32_t factor = ((kOne - kEntries) << 16) / total;
-        const __m128i high = _mm_set1_epi16(static_cast<short>(factor >> 16)), low = _mm_set1_epi16(static_cast<short>(factor));
+        const __m128i high = _mm_set1_epi16(static_cast<short>(factor >> 16)),
+                      low = _mm_set1_epi16(static_cast<short>(factor));
         // Products with the halves of the factor are those with all of it, without their last bits.
-        const auto scaled = [&](__m128i sum) { return _mm_add_epi16(_mm_mullo_epi16(sum, high), _mm_mulhi_epu16(sum, low)); };
-        const __m128i numbers = _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7), later_numbers = _mm_add_epi16(numbers, _mm_set1_epi16(8));
+        const auto scaled = [&](__m128i sum) {
+            return _mm_add_epi16(_mm_mullo_epi16(sum, high), _mm_mulhi_epu16(sum, low));
+        };
+        const __m128i numbers = _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7),
+                      later_numbers = _mm_add_epi16(numbers, _mm_set1_epi16(8));
         _mm_storeu_si128(starts, _mm_add_epi16(scaled(_mm_sub_epi16(sums, first)), numbers));
         _mm_storeu_si128(starts + 1, _mm_add_epi16(scaled(_mm_sub_epi16(later_sums, second)), later_numbers));
 #else
@@ -163,7 +167,8 @@ public:
 
 private:
     void note(std::size_t lane, std::uint32_t start, std::uint32_t share) {
-        steps_->push_back({static_cast<std::uint16_t>(start), static_cast<std::uint16_t>(share), static_cast<std::uint8_t>(lane)});
+        steps_->push_back(
+            {static_cast<std::uint16_t>(start), static_cast<std::uint16_t>(share), static_cast<std::uint8_t>(lane)});
     }
 
     static void put(std::vector<std::uint8_t>& out, std::uint64_t value, int bytes) {
@@ -245,14 +250,16 @@ private:
         std::array<std::uint8_t, kWordBytes> bytes;
         std::memcpy(bytes.data(), from, bytes.size());
         if constexpr (std::endian::native == std::endian::little) return std::bit_cast<std::uint32_t>(bytes);
-        return std::uint32_t{bytes[0]} | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
+        return std::uint32_t{bytes[0]} | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 |
+               std::uint32_t{bytes[3]} << 24;
     }
 
     // Ends the step of a lane, given what of its place is left of the share. Whether a word is taken in would often be
     // mispredicted, so there is no branch for it.
     [[gnu::always_inline]] void take(std::size_t lane, std::uint32_t rest, std::uint32_t share) {
         const std::uint64_t state = share * (states_[lane] >> kShareBits) + rest;
-        const auto wants = static_cast<std::uint64_t>(static_cast<std::int64_t>(state - kLeastState) >> 63);  // all its bits
+        const auto wants =
+            static_cast<std::uint64_t>(static_cast<std::int64_t>(state - kLeastState) >> 63);  // all its bits
         states_[lane] = state << (wants & 32) | (word(next_) & wants);
         next_ += wants & kWordBytes;
     }

@@ -20,7 +20,7 @@ inline constexpr std::size_t kSets = 3;  // for dependent quantizers 0 and 1, an
 inline constexpr std::size_t kFree = 2;
 inline constexpr int kBinShift = 3;  // of levels: two bins an octave
 inline constexpr int kBins = kLevels >> kBinShift;
-inline constexpr int kCentre = 7;  // the entry of cell 0
+inline constexpr int kCentre = 7;        // the entry of cell 0
 inline constexpr std::size_t kFar = 15;  // the entry of cells beyond
 inline constexpr std::uint16_t kFirstFarCount = 64;
 
@@ -54,7 +54,8 @@ constexpr Counts first_counts(std::size_t set, int bin) {
     if (set == 1 && shift_of(set, bin) == 0) weights[kCentre] >>= 3;
     for (const std::uint64_t each : weights) sum += each;
     Counts counts{};
-    for (std::size_t i = 0; i < kEntries; ++i) counts[i] = static_cast<std::uint16_t>(std::max<std::uint64_t>(1, weights[i] * kCounted / sum));
+    for (std::size_t i = 0; i < kEntries; ++i)
+        counts[i] = static_cast<std::uint16_t>(std::max<std::uint64_t>(1, weights[i] * kCounted / sum));
     return counts;
 }
 
@@ -72,7 +73,8 @@ constexpr LeanLimits make_lean_limits() {
     for (std::size_t level = 0; level < kNearLevels; ++level) {
         Limits& of_level = limits.of_level[level];
         for (std::size_t i = 0; i < kLimits; ++i) {
-            const std::uint64_t least = ((std::uint64_t{kLeanTimes[i]} << Expected{}.scale_shift()) + kScales[level] - 1) / kScales[level];
+            const std::uint64_t least =
+                ((std::uint64_t{kLeanTimes[i]} << Expected{}.scale_shift()) + kScales[level] - 1) / kScales[level];
             of_level[i] = static_cast<std::int16_t>(least);
         }
     }
@@ -118,12 +120,16 @@ inline Place place_of(Tables& tables, std::size_t set, const Expected& expected,
         return {leans, shift, static_cast<std::int64_t>(rounded >> unit), sign};
     }
     const std::uint64_t times = expected.times(lane, value);
-    return {leans + std::count_if(kLeanTimes.begin(), kLeanTimes.end(), [&](std::uint32_t least) { return least <= times; }), 0, 0, sign};
+    return {leans + std::count_if(kLeanTimes.begin(), kLeanTimes.end(),
+                                  [&](std::uint32_t least) { return least <= times; }),
+            0, 0, sign};
 }
 
 // The same for each lane, of a set's tables, where the expectations of all are exact and below kNearLevels.
 inline std::array<std::uint32_t, kLanes> near_tables(const Expected& expected) {
-    const auto limits = [&](std::size_t lane) { return &kLeanLimits.of_level[static_cast<std::size_t>(expected.level[lane])]; };
+    const auto limits = [&](std::size_t lane) {
+        return &kLeanLimits.of_level[static_cast<std::size_t>(expected.level[lane])];
+    };
     std::array<std::uint32_t, kLanes> tables = reached(expected.value, {limits(0), limits(1), limits(2), limits(3)});
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
         tables[lane] += static_cast<std::uint32_t>(expected.level[lane] >> kBinShift) * kLeans;

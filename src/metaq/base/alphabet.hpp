@@ -14,7 +14,7 @@
 
 namespace metaq {
 
-inline constexpr std::uint32_t kListedLimit = 4096;         // listed symbols in an alphabet
+inline constexpr std::uint32_t kListedLimit = 4096;           // listed symbols in an alphabet
 inline constexpr std::size_t kEntryLimit = kListedLimit + 1;  // entries, the escape among them
 
 struct Alphabet {

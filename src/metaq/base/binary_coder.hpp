@@ -14,10 +14,11 @@
 
 namespace metaq {
 
-inline constexpr std::uint32_t kProbabilityOne = 1u << 16;  // probabilities given to a coder lie strictly between 0 and this
-inline constexpr std::uint32_t kRangeMinimum = 1u << 24;    // below it, a byte is settled and the range grows again
-inline constexpr std::size_t kWindowBytes = 4;              // what a decoder reads ahead of the settled bytes
-inline constexpr std::size_t kBytesPastEnd = 8;             // zeros that may be left out at the end
+inline constexpr std::uint32_t kProbabilityOne =
+    1u << 16;  // probabilities given to a coder lie strictly between 0 and this
+inline constexpr std::uint32_t kRangeMinimum = 1u << 24;  // below it, a byte is settled and the range grows again
+inline constexpr std::size_t kWindowBytes = 4;            // what a decoder reads ahead of the settled bytes
+inline constexpr std::size_t kBytesPastEnd = 8;           // zeros that may be left out at the end
 
 struct FinalBytes {
     std::uint64_t value;  // the window: 32 bits and perhaps a carry
@@ -63,7 +64,8 @@ public:
         const std::size_t settled = out_.size();
         const FinalBytes last = shortest_in_range(low_, range_);
         if (last.value >> 32) carry();
-        for (std::size_t i = 0; i < last.count; ++i) out_.push_back(static_cast<std::uint8_t>(last.value >> (24 - 8 * i)));
+        for (std::size_t i = 0; i < last.count; ++i)
+            out_.push_back(static_cast<std::uint8_t>(last.value >> (24 - 8 * i)));
         const std::size_t read = settled + kWindowBytes;
         while (out_.size() > start_ && out_.back() == 0 && read - out_.size() < kBytesPastEnd) out_.pop_back();
         if (out_.size() < start_ + least_bytes) out_.resize(start_ + least_bytes, 0);
@@ -94,7 +96,8 @@ public:
     bool code(bool, std::uint32_t probability) {
         const auto bound = static_cast<std::uint32_t>((std::uint64_t{range_} * probability) >> 16);
         const bool bit = code_ < bound;
-        const std::uint32_t unset = static_cast<std::uint32_t>(bit) - 1;  // all ones or zero; a branch would often be mispredicted
+        const std::uint32_t unset = static_cast<std::uint32_t>(bit) -
+                                    1;  // all ones or zero; a branch would often be mispredicted
         code_ -= bound & unset;
         range_ = bound + ((range_ - 2 * bound) & unset);
         while (range_ < kRangeMinimum) {

@@ -14,7 +14,8 @@ namespace metaq {
 
 // Whether all symbols of a block are equal; it has at least one.
 inline bool is_constant(const ConstBlock& block) {
-    return std::all_of(block.symbols, block.symbols + block.size(), [&](std::int32_t symbol) { return symbol == block.symbols[0]; });
+    return std::all_of(block.symbols, block.symbols + block.size(),
+                       [&](std::int32_t symbol) { return symbol == block.symbols[0]; });
 }
 
 // The most frequent symbol of a block, and of several equally frequent ones the least; the block has at least one symbol.
@@ -30,8 +31,8 @@ inline std::int32_t most_frequent(const ConstBlock& block) {
     std::unordered_map<std::int32_t, std::size_t> counts;
     for (const std::int32_t symbol : symbols) ++counts[symbol];
     return std::max_element(counts.begin(), counts.end(), [](const auto& first, const auto& second) {
-               return first.second < second.second || (first.second == second.second && first.first > second.first);
-           })->first;
+        return first.second < second.second || (first.second == second.second && first.first > second.first);
+    })->first;
 }
 
 }  // namespace metaq

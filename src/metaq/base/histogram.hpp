@@ -52,9 +52,7 @@ private:
         std::uint64_t count;
     };
 
-    std::size_t offset(std::int32_t symbol) const {
-        return static_cast<std::size_t>(std::int64_t{symbol} - least_);
-    }
+    std::size_t offset(std::int32_t symbol) const { return static_cast<std::size_t>(std::int64_t{symbol} - least_); }
 
     void count_dense(std::span<const std::int32_t> symbols) {
         std::vector<std::uint64_t> counts(static_cast<std::size_t>(span_));

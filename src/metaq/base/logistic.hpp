@@ -125,7 +125,8 @@ struct Mixer {
 
     int logit(const std::array<std::int16_t, inputs>& input) const {
         std::int32_t sum = 0;
-        for (std::size_t i = 0; i < inputs; ++i) sum += std::int32_t{input[i]} * static_cast<std::int16_t>(weight[i] >> 8);
+        for (std::size_t i = 0; i < inputs; ++i)
+            sum += std::int32_t{input[i]} * static_cast<std::int16_t>(weight[i] >> 8);
         return std::clamp(sum >> 12, -kLogitLimit, kLogitLimit);
     }
 

@@ -36,10 +36,10 @@ struct FileOutput {
 struct DecodeOptions {
     Content content = Content::values;
     ForeignDecoder* foreign = nullptr;
-    ChunkCache* cache = nullptr;                          // for values only
+    ChunkCache* cache = nullptr;                         // for values only
     std::atomic<std::size_t>* decoded_chunks = nullptr;  // counts them
-    std::size_t round_bytes = 1u << 24;                   // of planes, decoded before any are joined: more for many threads
-    std::size_t piece_elements = 1u << 18;                // joined at a time, so that threads share a tensor
+    std::size_t round_bytes = 1u << 24;     // of planes, decoded before any are joined: more for many threads
+    std::size_t piece_elements = 1u << 18;  // joined at a time, so that threads share a tensor
 };
 
 class Assembly {
@@ -145,7 +145,8 @@ private:
         const auto is_before = [&](std::size_t a, std::size_t b) {
             return wants_[a].run != wants_[b].run ? wants_[a].run < wants_[b].run : a < b;
         };
-        if (!std::is_sorted(by_run_.begin(), by_run_.end(), is_before)) std::sort(by_run_.begin(), by_run_.end(), is_before);
+        if (!std::is_sorted(by_run_.begin(), by_run_.end(), is_before))
+            std::sort(by_run_.begin(), by_run_.end(), is_before);
         return true;
     }
 
@@ -171,7 +172,8 @@ private:
                     ++whole;
                 }
                 if (run.section == 0) continue;
-                const bool is_earlier = run.tensor < task.tensor || (run.tensor == task.tensor && run.first() < task.element);
+                const bool is_earlier = run.tensor < task.tensor ||
+                                        (run.tensor == task.tensor && run.first() < task.element);
                 if (!task.has_planes || is_earlier) {
                     task.tensor = run.tensor;
                     task.element = run.first();
@@ -313,7 +315,8 @@ private:
         std::uint64_t end = output.end;
         for (std::size_t i = output.first_want; i < output.end_want; ++i) {
             const Run& run = run_of(i);
-            if (wants_[i].content == nullptr && run.end() > output.joined) end = std::min(end, std::max(run.first(), output.joined));
+            if (wants_[i].content == nullptr && run.end() > output.joined)
+                end = std::min(end, std::max(run.first(), output.joined));
         }
         return end;
     }
@@ -327,7 +330,8 @@ private:
                 const Run& run = layout_.runs[want.run];
                 return run.section < section || (run.section == section && run.end() <= piece.first);
             };
-            const Want* const found = std::lower_bound(wants_.begin() + next, wants_.begin() + output.end_want, plane + 1, ends_before);
+            const Want* const found = std::lower_bound(wants_.begin() + next, wants_.begin() + output.end_want,
+                                                       plane + 1, ends_before);
             next = wants[plane] = static_cast<std::size_t>(found - wants_.begin());
         }
         const bool is_float = traits_of(header_.tensors[output.tensor].dtype).is_float;
@@ -371,8 +375,8 @@ private:
     const FileLayout& layout_;
     DecodeOptions options_;
     Buffer<Placed> outputs_;
-    Buffer<Want> wants_;           // by output, section and element
-    Buffer<std::size_t> by_run_;   // the wants in the order of their runs
+    Buffer<Want> wants_;          // by output, section and element
+    Buffer<std::size_t> by_run_;  // the wants in the order of their runs
     Buffer<Task> tasks_;
     std::size_t first_unfinished_ = 0;
     std::atomic<bool> has_failed_ = false;

@@ -22,7 +22,17 @@
 
 namespace metaq {
 
-enum class CoderId : std::uint8_t { stored = 0, huffman = 1, range = 2, mixing = 3, gzip = 4, zstd = 5, lzma = 6, rans = 7, adaptive = 8 };
+enum class CoderId : std::uint8_t {
+    stored = 0,
+    huffman = 1,
+    range = 2,
+    mixing = 3,
+    gzip = 4,
+    zstd = 5,
+    lzma = 6,
+    rans = 7,
+    adaptive = 8
+};
 
 inline bool is_native(CoderId coder) {
     return coder <= CoderId::mixing || coder == CoderId::rans || coder == CoderId::adaptive;
@@ -50,8 +60,14 @@ inline std::size_t run_width(const FileHeader& header, const Run& run, Content c
 
 class ChunkDecoder {
 public:
-    ChunkDecoder(const FileHeader& header, const FileLayout& layout, std::size_t chunk, Content content, ForeignDecoder* foreign)
-        : header_(header), chunk_(layout.chunks[chunk]), runs_(layout.runs_of(chunk_)), index_(chunk), content_(content), foreign_(foreign) {}
+    ChunkDecoder(const FileHeader& header, const FileLayout& layout, std::size_t chunk, Content content,
+                 ForeignDecoder* foreign)
+        : header_(header),
+          chunk_(layout.chunks[chunk]),
+          runs_(layout.runs_of(chunk_)),
+          index_(chunk),
+          content_(content),
+          foreign_(foreign) {}
 
     // Whether the payload is the one that was written.
     FileError check() const {
@@ -72,7 +88,8 @@ public:
         if (!is_native(coder()) && foreign_ == nullptr) return failed(FileStatus::unsupported_coder);
         if (coder() == CoderId::rans) return decode_values(places);
         Symbols symbols;
-        if (!allocate(places, symbols, [&](std::size_t i) { return holds_symbols(runs_[i], places[i]); })) return failed(FileStatus::no_memory);
+        if (!allocate(places, symbols, [&](std::size_t i) { return holds_symbols(runs_[i], places[i]); }))
+            return failed(FileStatus::no_memory);
         const FileError error = of_stream(decode_symbols(symbols.blocks));
         return error.status == FileStatus::ok ? convert(places, symbols) : error;
     }
@@ -103,13 +120,15 @@ private:
 
     // Whether a run's place is as wide as its symbols, which are decoded there.
     bool holds_symbols(const Run& run, const std::uint8_t* place) const {
-        if (place == nullptr || run.section > 0 || run_width(header_, run, content_) != sizeof(std::int32_t)) return false;
+        if (place == nullptr || run.section > 0 || run_width(header_, run, content_) != sizeof(std::int32_t))
+            return false;
         return reinterpret_cast<std::uintptr_t>(place) % alignof(std::int32_t) == 0;
     }
 
     // Blocks of symbols for all runs: in their places if those take them, otherwise in memory of their own.
     template <class IsInPlace>
-    [[nodiscard]] bool allocate(std::span<std::uint8_t* const> places, Symbols& symbols, const IsInPlace& is_in_place) const {
+    [[nodiscard]] bool allocate(std::span<std::uint8_t* const> places, Symbols& symbols,
+                                const IsInPlace& is_in_place) const {
         std::size_t elsewhere = 0;
         for (std::size_t i = 0; i < runs_.size(); ++i) elsewhere += is_in_place(i) ? 0 : runs_[i].symbols();
         if (!symbols.memory.resize_for_overwrite(elsewhere) || !symbols.blocks.reserve(runs_.size())) return false;
@@ -153,15 +172,19 @@ private:
         error.tensor = run.tensor;
         if (run.section > 0) {
             if (!check_range(symbols, {-128, 127}, FileStatus::plane_range, error)) return false;
-            write_each<std::uint8_t>(symbols, place, [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
+            write_each<std::uint8_t>(symbols, place,
+                                     [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
             return true;
         }
         const FileCodebook& codebook = header_.codebooks[tensor.codebook];
         const bool is_uniform = codebook.kind == CodebookKind::uniform;  // for which every symbol has a value
-        if (!is_uniform && !check_range(symbols, symbol_range(codebook, tensor.dtype), FileStatus::symbol_range, error)) return false;
+        if (!is_uniform && !check_range(symbols, symbol_range(codebook, tensor.dtype), FileStatus::symbol_range, error))
+            return false;
         const bool is_there = reinterpret_cast<std::uint8_t*>(block.symbols) == place;
         if (content_ == Content::symbols) {
-            if (!is_there) write_each<std::uint32_t>(symbols, place, [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
+            if (!is_there)
+                write_each<std::uint32_t>(symbols, place,
+                                          [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
         } else if (is_there && is_uniform) {
             to_float32(block.symbols, symbols.size(), codebook.step);
         } else {
@@ -190,7 +213,8 @@ private:
         Symbols symbols;
         const auto is_filled = [&](std::size_t i) { return is_fillable(runs_[i], places[i], form); };
         Buffer<rans::ValueBlock> blocks;
-        if (!allocate(places, symbols, is_filled) || !blocks.reserve(runs_.size())) return failed(FileStatus::no_memory);
+        if (!allocate(places, symbols, is_filled) || !blocks.reserve(runs_.size()))
+            return failed(FileStatus::no_memory);
         for (std::size_t i = 0; i < runs_.size(); ++i) {
             const Block& block = symbols.blocks[i];
             auto* const bytes = reinterpret_cast<std::uint8_t*>(block.symbols);

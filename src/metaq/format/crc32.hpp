@@ -22,14 +22,16 @@ inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
             entries[0][i] = value;
         }
         for (std::size_t k = 1; k < entries.size(); ++k) {
-            for (std::size_t i = 0; i < 256; ++i) entries[k][i] = entries[k - 1][i] >> 8 ^ entries[0][entries[k - 1][i] & 255];
+            for (std::size_t i = 0; i < 256; ++i)
+                entries[k][i] = entries[k - 1][i] >> 8 ^ entries[0][entries[k - 1][i] & 255];
         }
         return entries;
     }();
     std::uint32_t crc = 0xffffffffu;
     for (; data.size() >= 16; data = data.subspan(16)) {
         crc ^= read_word(data);
-        std::uint32_t next = tables[15][crc & 255] ^ tables[14][crc >> 8 & 255] ^ tables[13][crc >> 16 & 255] ^ tables[12][crc >> 24];
+        std::uint32_t next = tables[15][crc & 255] ^ tables[14][crc >> 8 & 255] ^ tables[13][crc >> 16 & 255] ^
+                             tables[12][crc >> 24];
         for (std::size_t i = 4; i < 16; ++i) next ^= tables[15 - i][data[i]];
         crc = next;
     }

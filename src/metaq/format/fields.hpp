@@ -17,7 +17,12 @@ inline bool is_utf8(std::string_view text) {
     for (std::size_t i = 0; i < text.size();) {
         const auto byte = [&](std::size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
         const unsigned first = byte(i);
-        const std::size_t more = first < 0x80 ? 0 : first < 0xc2 ? 4 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf5 ? 3 : 4;
+        const std::size_t more = first < 0x80   ? 0
+                                 : first < 0xc2 ? 4
+                                 : first < 0xe0 ? 1
+                                 : first < 0xf0 ? 2
+                                 : first < 0xf5 ? 3
+                                                : 4;
         if (more == 4) return false;
         std::uint32_t point = more == 0 ? first : first & (0x3fu >> more);
         for (std::size_t n = 1; n <= more; ++n) {

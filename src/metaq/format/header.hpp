@@ -25,7 +25,8 @@ inline constexpr std::uint8_t kDimensionsLimit = 32;
 
 class HeaderReader {
 public:
-    explicit HeaderReader(std::span<const std::uint8_t> data) : data_(data), fields_(data, FileStatus::header_truncated) {}
+    explicit HeaderReader(std::span<const std::uint8_t> data)
+        : data_(data), fields_(data, FileStatus::header_truncated) {}
 
     // Reads everything; nothing in `header` is to be used unless this gives ok. Its texts are views of the data.
     FileError read(FileHeader& header) {
@@ -96,7 +97,8 @@ private:
         if (repeated == kNowhere) return;
         fields_.expect(false, otherwise);
         fields_.error().name = text_of(repeated);
-        const auto* const end = reinterpret_cast<const std::uint8_t*>(text_of(repeated).data()) + text_of(repeated).size();
+        const auto* const end = reinterpret_cast<const std::uint8_t*>(text_of(repeated).data()) +
+                                text_of(repeated).size();
         fields_.error().header_byte = static_cast<std::size_t>(end - data_.data());
     }
 
@@ -154,7 +156,8 @@ private:
         const CodebookKind kind = header.codebooks[tensor.codebook].kind;
         const DtypeTraits traits = traits_of(tensor.dtype);
         const bool fits = kind == CodebookKind::integer ? !traits.is_float : tensor.dtype <= Dtype::float64;
-        if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind))) fields_.error().what = traits.name;
+        if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind)))
+            fields_.error().what = traits.name;
     }
 
     void read_codebook(FileHeader& header) {
@@ -180,7 +183,8 @@ private:
         if (!fields_.expect(is_count, FileStatus::bad_levels, count)) return void(fields_.error().what = "count");
         const auto bytes = fields_.take(4 * count);
         if (!fields_.is_ok()) return;
-        if (!fields_.expect(origin < count, FileStatus::bad_levels, origin, count - 1)) return void(fields_.error().what = "origin");
+        if (!fields_.expect(origin < count, FileStatus::bad_levels, origin, count - 1))
+            return void(fields_.error().what = "origin");
         codebook.origin = static_cast<std::int64_t>(origin);
         levels.count = static_cast<std::size_t>(count);
         if (!keep(header.levels.resize(levels.first + levels.count))) return;
@@ -196,10 +200,12 @@ private:
     // Views of lists that do not move any more.
     void link(FileHeader& header) const {
         for (std::size_t i = 0; i < header.tensors.size(); ++i) {
-            header.tensors[i].shape = std::span<const std::uint64_t>(header.lengths).subspan(shapes_[i].first, shapes_[i].count);
+            header.tensors[i].shape =
+                std::span<const std::uint64_t>(header.lengths).subspan(shapes_[i].first, shapes_[i].count);
         }
         for (std::size_t i = 0; i < header.codebooks.size(); ++i) {
-            header.codebooks[i].levels = std::span<const float>(header.levels).subspan(levels_[i].first, levels_[i].count);
+            header.codebooks[i].levels =
+                std::span<const float>(header.levels).subspan(levels_[i].first, levels_[i].count);
         }
     }
 

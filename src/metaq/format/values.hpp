@@ -28,7 +28,8 @@ void write_little_endian(std::uint8_t* out, Word word) {
 // Every symbol's word; the words may take the place of the symbols.
 template <class Word, class WordOf>
 void write_each(std::span<const std::int32_t> symbols, std::uint8_t* out, const WordOf& word_of) {
-    for (std::size_t i = 0; i < symbols.size(); ++i) write_little_endian<Word>(out + i * sizeof(Word), word_of(symbols[i]));
+    for (std::size_t i = 0; i < symbols.size(); ++i)
+        write_little_endian<Word>(out + i * sizeof(Word), word_of(symbols[i]));
 }
 
 inline FileError::Range symbol_range(const FileCodebook& codebook, Dtype dtype) {
@@ -47,7 +48,8 @@ inline FileError::Range symbol_range(const FileCodebook& codebook, Dtype dtype) 
 // As before, for words that take a while to find: those of small symbols are looked up if there are many. `range` is of
 // the symbols that have a word.
 template <class Word, class WordOf>
-void write_each_looked_up(std::span<const std::int32_t> symbols, FileError::Range range, std::uint8_t* out, const WordOf& word_of) {
+void write_each_looked_up(std::span<const std::int32_t> symbols, FileError::Range range, std::uint8_t* out,
+                          const WordOf& word_of) {
     constexpr std::int32_t kKnown = 512;
     if (symbols.size() < 4 * kKnown) return write_each<Word>(symbols, out, word_of);
     std::array<Word, 2 * kKnown> known{};
@@ -70,7 +72,8 @@ inline void to_float32(std::int32_t* symbols, std::size_t count, float step) {
 }
 
 // Whether all symbols lie within the range; otherwise `error` says which do not.
-inline bool check_range(std::span<const std::int32_t> symbols, FileError::Range range, FileStatus otherwise, FileError& error) {
+inline bool check_range(std::span<const std::int32_t> symbols, FileError::Range range, FileStatus otherwise,
+                        FileError& error) {
     std::int32_t least = symbols.empty() ? 0 : symbols[0], greatest = least;
     for (const std::int32_t symbol : symbols) {
         least = std::min(least, symbol);
@@ -89,9 +92,11 @@ void write_floats(std::span<const std::int32_t> symbols, FileError::Range range,
     const auto bits_of = [&](std::int32_t symbol) { return std::bit_cast<std::uint32_t>(float_of(symbol)); };
     switch (dtype) {
         case Dtype::float16:
-            return write_each_looked_up<std::uint16_t>(symbols, range, out, [&](std::int32_t symbol) { return to_float16(bits_of(symbol)); });
+            return write_each_looked_up<std::uint16_t>(
+                symbols, range, out, [&](std::int32_t symbol) { return to_float16(bits_of(symbol)); });
         case Dtype::bfloat16:
-            return write_each<std::uint16_t>(symbols, out, [&](std::int32_t symbol) { return to_bfloat16(bits_of(symbol)); });
+            return write_each<std::uint16_t>(symbols, out,
+                                             [&](std::int32_t symbol) { return to_bfloat16(bits_of(symbol)); });
         case Dtype::float64:
             return write_each<std::uint64_t>(symbols, out, [&](std::int32_t symbol) {
                 return std::bit_cast<std::uint64_t>(static_cast<double>(float_of(symbol)));
@@ -102,24 +107,31 @@ void write_floats(std::span<const std::int32_t> symbols, FileError::Range range,
 
 // `out` has room for exactly these symbols' values, all of which they have. It may be where the symbols are, if values
 // are as wide.
-inline void write_values(std::span<const std::int32_t> symbols, const FileCodebook& codebook, Dtype dtype, std::uint8_t* out) {
+inline void write_values(std::span<const std::int32_t> symbols, const FileCodebook& codebook, Dtype dtype,
+                         std::uint8_t* out) {
     const FileError::Range range = symbol_range(codebook, dtype);
     if (codebook.kind == CodebookKind::uniform) {
         const float step = codebook.step;
-        return write_floats(symbols, range, dtype, out, [step](std::int32_t symbol) { return step * static_cast<float>(symbol); });
+        return write_floats(symbols, range, dtype, out,
+                            [step](std::int32_t symbol) { return step * static_cast<float>(symbol); });
     }
     if (codebook.kind == CodebookKind::table) {
         const float* const level = codebook.levels.data() + codebook.origin;
         return write_floats(symbols, range, dtype, out, [level](std::int32_t symbol) { return level[symbol]; });
     }
     switch (traits_of(dtype).bytes) {
-        case 1: return write_each<std::uint8_t>(symbols, out, [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
-        case 2: return write_each<std::uint16_t>(symbols, out, [](std::int32_t symbol) { return static_cast<std::uint16_t>(symbol); });
-        case 4: return write_each<std::uint32_t>(symbols, out, [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
+        case 1:
+            return write_each<std::uint8_t>(symbols, out,
+                                            [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
+        case 2:
+            return write_each<std::uint16_t>(symbols, out,
+                                             [](std::int32_t symbol) { return static_cast<std::uint16_t>(symbol); });
+        case 4:
+            return write_each<std::uint32_t>(symbols, out,
+                                             [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
         default:
-            return write_each<std::uint64_t>(symbols, out, [](std::int32_t symbol) {
-                return static_cast<std::uint64_t>(std::int64_t{symbol});
-            });
+            return write_each<std::uint64_t>(
+                symbols, out, [](std::int32_t symbol) { return static_cast<std::uint64_t>(std::int64_t{symbol}); });
     }
 }
 

@@ -23,8 +23,9 @@
 
 namespace metaq::huffman {
 
-inline constexpr unsigned kLengthLimit = 24;  // a limit that costs nothing measurable below 2^24 symbols, and little above
-inline constexpr unsigned kLookupBits = 11;   // longer codewords are searched length by length
+inline constexpr unsigned kLengthLimit =
+    24;  // a limit that costs nothing measurable below 2^24 symbols, and little above
+inline constexpr unsigned kLookupBits = 11;  // longer codewords are searched length by length
 
 using Lengths = BoundedList<std::uint8_t, kEntryLimit>;  // of each entry's codeword
 using Codewords = BoundedList<std::uint32_t, kEntryLimit>;
@@ -65,7 +66,8 @@ public:
             for (std::uint32_t i = 0; i < counts_[length]; ++i) {
                 const std::size_t start = std::size_t{first_[length] + i} << (lookup_bits_ - length);
                 const std::size_t size = std::size_t{1} << (lookup_bits_ - length);
-                std::fill_n(lookup_.begin() + start, size, Codeword{sorted_[start_[length] + i], static_cast<std::uint8_t>(length)});
+                std::fill_n(lookup_.begin() + start, size,
+                            Codeword{sorted_[start_[length] + i], static_cast<std::uint8_t>(length)});
             }
         }
     }

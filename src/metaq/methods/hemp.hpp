@@ -25,10 +25,10 @@ struct Layer {
 };
 
 struct Weighting {
-    float entropy;            // factor of the derivative with respect to a weight
-    float error;              // factor of w - r(q)
-    bool is_printed;          // (17) as printed: corners without their probabilities
-    bool has_insensitivity;   // (27)
+    float entropy;           // factor of the derivative with respect to a weight
+    float error;             // factor of w - r(q)
+    bool is_printed;         // (17) as printed: corners without their probabilities
+    bool has_insensitivity;  // (27)
 };
 
 constexpr int kMostOrder = 4;

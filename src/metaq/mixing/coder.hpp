@@ -110,7 +110,8 @@ Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expecta
 
 // Codes the symbols of a block, or fills it. The status is corrupt if a symbol is out of range.
 template <class Coder, class Symbol, class Symbols>
-[[nodiscard]] Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre, Symbols symbols) {
+[[nodiscard]] Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre,
+                                  Symbols symbols) {
     const std::size_t row_size = block.channels * block.kernel;
     const std::size_t width = kernel_width(block.kernel);
     const bool spatial = block.kernel > 1;
@@ -153,7 +154,8 @@ template <class Coder, class Symbol, class Symbols>
 }
 
 template <class Coder, class Symbol>
-[[nodiscard]] Status code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block, const BlockHeader& header) {
+[[nodiscard]] Status code_block(State& state, Coder& coder, const BasicBlock<Symbol>& block,
+                                const BlockHeader& header) {
     if (header.machine == 0) return code_symbols(state, coder, block, header.centre, FreeSymbols{});
     return code_symbols(state, coder, block, 0, DependentSymbols(dependent::kMachine[header.machine - 1]));
 }
@@ -184,7 +186,8 @@ inline BlockHeader make_header(const ConstBlock& block) {
     state->model.set_mixer_rate(rate);
     BinaryEncoder coder(bytes);
     for (std::size_t i = 0; i < blocks.size(); ++i) {
-        code_header(state->model, coder, {headers[i].centre, headers[i].constant, i == 0 ? rate : 0, headers[i].machine});
+        code_header(state->model, coder,
+                    {headers[i].centre, headers[i].constant, i == 0 ? rate : 0, headers[i].machine});
         if (headers[i].constant) continue;
         const Status status = code_block(*state, coder, blocks[i], headers[i]);
         if (status != Status::ok) return status;

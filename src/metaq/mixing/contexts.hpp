@@ -23,7 +23,8 @@ inline constexpr std::int64_t kMagnitudeLimit = 1 << 20;  // larger ones count a
 
 // The bin of a logarithm of a mean, which is in units of 2^-20: bin 0 is a mean of 2^-11 and below.
 inline std::size_t bin_of(int level, int steps_an_octave, std::size_t bins) {
-    return static_cast<std::size_t>(std::clamp((level - 9 * 256) * steps_an_octave >> 8, 0, static_cast<int>(bins) - 1));
+    return static_cast<std::size_t>(
+        std::clamp((level - 9 * 256) * steps_an_octave >> 8, 0, static_cast<int>(bins) - 1));
 }
 
 // A mean that starts at a guess worth `count` values and forgets beyond `limit` of them.
@@ -46,7 +47,8 @@ struct Column {
     std::size_t lean() const {
         const std::int64_t size = 8 * (value.mean < 0 ? -value.mean : value.mean);
         const std::int64_t unit = magnitude.mean;
-        const auto steps = static_cast<std::size_t>((size > unit) + (size > 2 * unit) + (size > 4 * unit) + (size > 6 * unit));
+        const auto steps =
+            static_cast<std::size_t>((size > unit) + (size > 2 * unit) + (size > 4 * unit) + (size > 6 * unit));
         return value.mean < 0 ? 4 - steps : 4 + steps;
     }
 };
@@ -56,7 +58,8 @@ struct Position {
 };
 
 struct Neighbours {
-    std::int32_t left, up, above;  // in the kernel (or the row, without one), in the kernel, in the row before; 0 outside
+    std::int32_t left, up,
+        above;  // in the kernel (or the row, without one), in the kernel, in the row before; 0 outside
 };
 
 // The expectations of one symbol.
@@ -76,7 +79,8 @@ public:
         if (predicts_row_ && !row_predictor_.start_block(channels)) return Status::no_memory;
         // The block's first row sets what these hold.
         const bool has_memory = columns_.resize(std::min(channels * kernel, kColumns)) &&
-                                channels_.resize(std::min(channels, kColumns)) && positions_.resize(std::min(kernel, kPositions)) &&
+                                channels_.resize(std::min(channels, kColumns)) &&
+                                positions_.resize(std::min(kernel, kPositions)) &&
                                 row_means_.resize(rows > kColumns ? 0 : rows);
         if (!has_memory) return Status::no_memory;
         group_ = channels > 1 && before_count_ > 0 && channels % before_count_ == 0 ? channels / before_count_ : 0;
@@ -105,7 +109,8 @@ public:
         expected.all = all_.level();
         int sum = (expected.row - expected.all) * kRowPower + (expected.column - expected.all) * kColumnPower;
         if (spatial_) {
-            sum += (position(at).level() - expected.all) * kPositionPower + (expected.channel - expected.all) * kChannelPower;
+            sum += (position(at).level() - expected.all) * kPositionPower +
+                   (expected.channel - expected.all) * kChannelPower;
             expected.value = kernel_predictor_.predict(at.kernel, before);
         } else {
             expected.value = predicts_row_ ? row_predictor_.predict(at.column) : 0;
@@ -124,7 +129,8 @@ public:
                           leaning(expected) * 64 + scale * 2,
                           source_bin() * kScales + bin_of(expected.row, 2, kScales),
                           exact(near.left, near.above),
-                          bin_of(expected.row, 3, 64) * 20 + static_cast<std::size_t>(std::clamp(((input - expected.all) >> 6) + 10, 0, 19))};
+                          bin_of(expected.row, 3, 64) * 20 +
+                              static_cast<std::size_t>(std::clamp(((input - expected.all) >> 6) + 10, 0, 19))};
         if (quantizer == 1) {
             for (auto& value : contexts.value) value += kOtherBase;
         }
@@ -145,9 +151,11 @@ public:
     }
 
     // Turns the contexts of a symbol that is not zero, and whose sign is known, to its magnitude: how large such symbols were.
-    void turn_to_magnitude(Contexts& contexts, const Expectation& expected, bool negative, std::size_t quantizer) const {
+    void turn_to_magnitude(Contexts& contexts, const Expectation& expected, bool negative,
+                           std::size_t quantizer) const {
         const int filled = filled_.level();
-        contexts.value[0] = kFilledBase + bin_of(std::max(expected.magnitude, filled - kFilledMargin), 4, kEstimateBins);
+        contexts.value[0] = kFilledBase +
+                            bin_of(std::max(expected.magnitude, filled - kFilledMargin), 4, kEstimateBins);
         contexts.value[2] += expected.lean != kNoLean && negative == (expected.lean < kNoLean);
         contexts.value[5] = kFilledContexts + bin_of(filled, 3, 64) * 2 + negative;
         if (quantizer == 1) {
@@ -185,7 +193,7 @@ public:
     }
 
 private:
-    static constexpr std::size_t kColumns = 1 << 16;   // columns, channels and rows beyond share the means of others
+    static constexpr std::size_t kColumns = 1 << 16;    // columns, channels and rows beyond share the means of others
     static constexpr std::size_t kPositions = 1 << 12;  // and so do kernel positions
     static constexpr int kRowPower = 160;               // powers of the product, in 1/256
     static constexpr int kColumnPower = 128;
@@ -205,7 +213,8 @@ private:
     // In the first row, means start at the row's, scaled by what the block before says of the channel.
     void guess_means(const Position& at) {
         std::int64_t guess = row_mean_.mean;
-        if (group_) guess = guess * std::min<std::int64_t>(((source_ + 64) << 16) / (before_mean_ + 64), kGuessLimit) >> 16;
+        if (group_)
+            guess = guess * std::min<std::int64_t>(((source_ + 64) << 16) / (before_mean_ + 64), kGuessLimit) >> 16;
         column(at) = {{guess, 8}, {0, 8}};
         if (at.kernel == 0) channel(at) = {guess, 0};
         if (at.channel == 0) position(at) = {guess, 8};
@@ -220,7 +229,8 @@ private:
 
     std::size_t leaning(const Expectation& expected) const {
         if (!spatial_ && !predicts_row_) return 0;
-        return static_cast<std::size_t>(1 + (expected.lean < kNoLean ? kNoLean - expected.lean : expected.lean - kNoLean));
+        return static_cast<std::size_t>(1 +
+                                        (expected.lean < kNoLean ? kNoLean - expected.lean : expected.lean - kNoLean));
     }
 
     static Contexts shared(const Expectation& expected) {
@@ -237,7 +247,9 @@ private:
         const std::int64_t size = value < 0 ? -std::int64_t{value} : value;
         return size < 3 ? static_cast<std::size_t>(size) : size < 5 ? 3 : size < 9 ? 4 : 5;
     }
-    static std::size_t sign_class(std::int32_t value) { return static_cast<std::size_t>((value > 0) - (value < 0) + 1); }
+    static std::size_t sign_class(std::int32_t value) {
+        return static_cast<std::size_t>((value > 0) - (value < 0) + 1);
+    }
     static std::size_t exact(std::int32_t first, std::int32_t second) {
         return static_cast<std::size_t>((std::clamp(first, -7, 7) + 7) * 15 + std::clamp(second, -7, 7) + 7);
     }

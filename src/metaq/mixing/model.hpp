@@ -72,7 +72,8 @@ public:
             places[i] = place_[i * kContextValues + contexts.value[i]];
             are_known &= places[i] != kNowhere;
         }
-        if (!are_known) [[unlikely]] make(contexts, places);
+        if (!are_known) [[unlikely]]
+            make(contexts, places);
         return places;
     }
 
@@ -115,7 +116,7 @@ private:
     // m / (1 + m): what a geometric distribution of mean m gives every decision. m is 2^(bin/4 - 11).
     static std::uint32_t prior(std::size_t bin) {
         constexpr std::array<std::uint64_t, 4> kQuarters{65536, 77936, 92682, 110218};  // 2^16 times 2^(i/4)
-        const std::uint64_t mean = kQuarters[bin % 4] << (bin / 4);                      // in units of 2^-27
+        const std::uint64_t mean = kQuarters[bin % 4] << (bin / 4);                     // in units of 2^-27
         return static_cast<std::uint32_t>(std::clamp<std::uint64_t>((mean << 16) / ((1u << 27) + mean), 32, 65000));
     }
 

@@ -40,7 +40,8 @@ public:
         const int shift = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(energy_))) + kRateShift;
         for (std::size_t n = 0; n < taps_; ++n) {
             auto& weight = (*weights_)[n];
-            weight = static_cast<std::int32_t>(std::clamp<std::int64_t>(weight + (miss * input_[n] * 256 >> shift), -kLimit, kLimit));
+            weight = static_cast<std::int32_t>(
+                std::clamp<std::int64_t>(weight + (miss * input_[n] * 256 >> shift), -kLimit, kLimit));
         }
     }
 
@@ -74,7 +75,8 @@ public:
     // `mean` is that of the magnitudes so far. Where it is large, symbols are shifted down, so that sums stay within 32 bits.
     void start_row(std::size_t row, std::uint64_t mean) {
         shift_ = std::max(0, static_cast<int>(std::bit_width(mean)) - 5);
-        rate_ = kRateLast + 8 * kRateLast * kRateHalf / static_cast<std::int64_t>(kRateHalf + 8 * std::min<std::size_t>(row, 1 << 20));
+        rate_ = kRateLast + 8 * kRateLast * kRateHalf /
+                                static_cast<std::int64_t>(kRateHalf + 8 * std::min<std::size_t>(row, 1 << 20));
         energy_ = 0;
     }
 
@@ -85,13 +87,15 @@ public:
         const std::int32_t* weight = &weights_[column * taps_];
         const std::int16_t* input = &line_[first_];
         std::int32_t sum = 0;
-        for (std::size_t n = 0; n < count_; ++n) sum += std::int32_t{input[n]} * static_cast<std::int16_t>(weight[n] >> 8);
+        for (std::size_t n = 0; n < count_; ++n)
+            sum += std::int32_t{input[n]} * static_cast<std::int16_t>(weight[n] >> 8);
         return predicted_ = std::int64_t{sum >> 8} * (std::int64_t{1} << shift_);
     }
 
     void learn(std::size_t column, std::int64_t value) {
         const std::int64_t miss = std::clamp<std::int64_t>((value * 256 - predicted_) >> shift_, -4096, 4096);
-        const auto factor = static_cast<std::int16_t>(std::clamp<std::int64_t>(miss * rate_ * 16 / (energy_ + 64), -32767, 32767));
+        const auto factor =
+            static_cast<std::int16_t>(std::clamp<std::int64_t>(miss * rate_ * 16 / (energy_ + 64), -32767, 32767));
         std::int32_t* weight = &weights_[column * taps_];
         const std::int16_t* input = &line_[first_];
         for (std::size_t n = 0; n < count_; ++n) {

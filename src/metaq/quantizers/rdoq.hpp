@@ -44,7 +44,8 @@ struct Chooser {
     void make_up(double miss, std::size_t column) {
         if (feedback == nullptr) return;
         const float* shares = feedback + column * row_size;
-        for (std::size_t k = column + 1; k < row_size; ++k) values[k - column - 1] -= static_cast<float>(miss) * shares[k];
+        for (std::size_t k = column + 1; k < row_size; ++k)
+            values[k - column - 1] -= static_cast<float>(miss) * shares[k];
     }
 };
 
@@ -66,7 +67,9 @@ public:
     }
 
     std::int64_t first() const { return std::max<std::int64_t>(1, static_cast<std::int64_t>(size_) - 1); }
-    std::int64_t last() const { return std::min(static_cast<std::int64_t>(std::ceil(size_)), std::int64_t{kSymbolLimit} - 1); }
+    std::int64_t last() const {
+        return std::min(static_cast<std::int64_t>(std::ceil(size_)), std::int64_t{kSymbolLimit} - 1);
+    }
     std::int64_t best() const { return best_; }
 
 private:
@@ -79,8 +82,9 @@ private:
     std::int64_t best_ = 0;
 };
 
-inline std::int64_t choose(mixing::State& state, Candidates candidates, bool negative, const mixing::Expectation& expected,
-                           const mixing::Neighbours& near, const mixing::Position& at) {
+inline std::int64_t choose(mixing::State& state, Candidates candidates, bool negative,
+                           const mixing::Expectation& expected, const mixing::Neighbours& near,
+                           const mixing::Position& at) {
     mixing::Contexts contexts = state.history.zero_contexts(expected, near, 0);
     const std::uint32_t not_zero = state.model.probability(mixing::kNotZero, contexts);
     candidates.offer(0, bits_of(kProbabilityOne - not_zero));

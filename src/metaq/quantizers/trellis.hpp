@@ -74,8 +74,8 @@ private:
     using Choices = std::array<std::array<float, 2>, 2>;  // costs by quantizer and parity
 
     struct Step {
-        std::array<std::array<std::int32_t, 2>, 2> index;         // the cheapest by quantizer and parity
-        std::array<std::uint8_t, dependent::kMostStates> from;    // to each state: twice the one before, and the parity
+        std::array<std::array<std::int32_t, 2>, 2> index;       // the cheapest by quantizer and parity
+        std::array<std::uint8_t, dependent::kMostStates> from;  // to each state: twice the one before, and the parity
     };
 
     // The indices just below and just above the weight; one below them, or zero, where that is cheaper.
@@ -105,8 +105,8 @@ private:
     }
 
     // Costs of reaching each state, less the least of them.
-    std::array<float, dependent::kMostStates> advance(const std::array<float, dependent::kMostStates>& cost, const Choices& cheapest,
-                                                      Step& step) const {
+    std::array<float, dependent::kMostStates> advance(const std::array<float, dependent::kMostStates>& cost,
+                                                      const Choices& cheapest, Step& step) const {
         std::array<float, dependent::kMostStates> next;
         next.fill(kNever);
         float least = kNever;
@@ -147,7 +147,8 @@ inline void quantize(std::span<const Weights> blocks, double rate_weight, const 
                 scales[b].bins_of_row(y, bins);
                 const std::size_t first = y * bins.size();
                 const float* importance = block.importance ? block.importance + first : nullptr;
-                viterbi.run({block.values + first, importance, block.symbols.symbols + first, bins, block.most}, rates, counted);
+                viterbi.run({block.values + first, importance, block.symbols.symbols + first, bins, block.most}, rates,
+                            counted);
             }
         }
         counted.learn();

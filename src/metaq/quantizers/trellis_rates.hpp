@@ -15,7 +15,8 @@ namespace metaq::trellis {
 
 inline constexpr std::size_t kBins = 80;  // expected magnitudes, four an octave, from kLowestOctave on
 inline constexpr int kLowestOctave = -6;
-inline constexpr std::size_t kClasses = 32;  // zero and the mixing coder's classes of magnitudes, the last for all later ones
+inline constexpr std::size_t kClasses =
+    32;  // zero and the mixing coder's classes of magnitudes, the last for all later ones
 inline constexpr std::size_t kListed = 1024;  // indices whose classes are listed
 
 struct Class {
@@ -103,7 +104,8 @@ class Scales {
 public:
     // Anything with `values` and the shape of `symbols`.
     template <class Weights>
-    explicit Scales(const Weights& weights) : rows_(weights.symbols.rows), columns_(weights.symbols.channels * weights.symbols.kernel) {
+    explicit Scales(const Weights& weights)
+        : rows_(weights.symbols.rows), columns_(weights.symbols.channels * weights.symbols.kernel) {
         const auto& block = weights.symbols;
         std::vector<double> columns(columns_.size()), channels(block.channels), positions(block.kernel);
         const float* value = weights.values;
@@ -141,7 +143,9 @@ public:
 private:
     static constexpr float kColumnPower = 0.5f, kPositionPower = 0.2f, kChannelPower = 0.35f;  // as the mixing coder's
 
-    static float level(double sum, std::size_t count) { return static_cast<float>(std::log2(sum / static_cast<double>(count) + 1e-6)); }
+    static float level(double sum, std::size_t count) {
+        return static_cast<float>(std::log2(sum / static_cast<double>(count) + 1e-6));
+    }
 
     std::vector<float> rows_, columns_;
 };

@@ -187,7 +187,8 @@ inline Status decode_block(RangeDecoder& decoder, const Block& block) {
 
 // Appends the code of `blocks` to `out`. The status is always ok; other coders may have no memory.
 [[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
-    if (std::all_of(blocks.begin(), blocks.end(), [](const ConstBlock& block) { return block.size() == 0; })) return Status::ok;
+    if (std::all_of(blocks.begin(), blocks.end(), [](const ConstBlock& block) { return block.size() == 0; }))
+        return Status::ok;
     // A vector of its own, so that a carry cannot run into what `out` held before.
     std::vector<std::uint8_t> bytes;
     RangeEncoder encoder(bytes);

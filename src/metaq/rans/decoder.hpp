@@ -247,7 +247,8 @@ inline Status open(std::span<const std::uint8_t> data, std::span<const ValueBloc
     if (!values.reserve(blocks.size())) return Status::no_memory;
     for (const Block& block : blocks) {
         auto* bytes = reinterpret_cast<std::uint8_t*>(block.symbols);
-        if (!values.append({bytes, block.rows, block.channels, block.kernel, Form::int32, {}})) return Status::no_memory;
+        if (!values.append({bytes, block.rows, block.channels, block.kernel, Form::int32, {}}))
+            return Status::no_memory;
     }
     return decode_values(data, values, path);
 }

@@ -46,8 +46,8 @@ inline bool is_narrow(const Header& header) {
 }
 
 struct UnitRun {
-    std::size_t end;       // in the sequence
-    std::uint32_t table;   // its class's first slot
+    std::size_t end;      // in the sequence
+    std::uint32_t table;  // its class's first slot
 };
 
 // The lanes between two steps. Steps count from the start of the tile.
@@ -57,7 +57,7 @@ struct Lanes {
     alignas(64) std::array<std::uint32_t, kLaneLimit> context{};  // of the symbol before: so many tables further
     alignas(64) std::array<std::uint32_t, kLaneLimit> due{};      // the step with which the next unit begins
     std::array<const UnitRun*, kLaneLimit> unit{};
-    std::array<std::size_t, kLaneLimit> position{};               // in the sequence, at the start of the tile
+    std::array<std::size_t, kLaneLimit> position{};  // in the sequence, at the start of the tile
     const std::uint8_t* words = nullptr;
     const std::uint8_t* end = nullptr;
     bool is_truncated = false;  // words behind the end were asked for
@@ -236,9 +236,9 @@ template <bool kHasContexts>
 #endif
 template <bool kHasContexts>
 [[gnu::target("avx512f,avx512bw,avx512vl,popcnt")]] inline std::size_t decode_avx512(Lanes& lanes,
-                                                                                      const std::uint32_t* slots,
-                                                                                      std::uint8_t* entries,
-                                                                                      std::size_t steps) {
+                                                                                     const std::uint32_t* slots,
+                                                                                     std::uint8_t* entries,
+                                                                                     std::size_t steps) {
     constexpr int kParts = 2;
     const auto precision = static_cast<int>(lanes.precision);
     const __m128i shift = _mm_cvtsi32_si128(precision);

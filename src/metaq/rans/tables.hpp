@@ -21,12 +21,12 @@
 
 namespace metaq::rans {
 
-inline constexpr unsigned kPrecisionLimit = 16;   // frequencies sum to at most 2^16
+inline constexpr unsigned kPrecisionLimit = 16;  // frequencies sum to at most 2^16
 inline constexpr unsigned kClassLimit = 64;
-inline constexpr unsigned kContexts = 4;          // of order 1
+inline constexpr unsigned kContexts = 4;             // of order 1
 inline constexpr std::size_t kSlotLimit = 1u << 20;  // of all tables together: what a stream can make a decoder build
-inline constexpr unsigned kLeastUnitWidth = 4;    // a unit has 2^4 symbols or more, or all of its block
-inline constexpr unsigned kLaneWidthLimit = 5;    // at most 2^5 interleaved states
+inline constexpr unsigned kLeastUnitWidth = 4;       // a unit has 2^4 symbols or more, or all of its block
+inline constexpr unsigned kLaneWidthLimit = 5;       // at most 2^5 interleaved states
 inline constexpr unsigned kEscapeCountOrder = 8;
 
 // Contexts tell how far, in entries, the symbol before lies from a central one. An escaped symbol has the last context.

@@ -111,10 +111,8 @@ void write_values(const Entry* entries, std::size_t stride, std::size_t count, c
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in GCC 12's own header (GCC bug 105593)
 #endif
 // Entries side by side as values, by a look-up of sixteen at a time; returns how many, which leaves out the last few.
-[[gnu::target("avx512f,avx512bw,avx512vl")]] inline std::size_t write_values_avx512(const std::uint8_t* entries,
-                                                                                    std::size_t width, std::size_t count,
-                                                                                    const ValueTable& table,
-                                                                                    std::uint8_t* out) {
+[[gnu::target("avx512f,avx512bw,avx512vl")]] inline std::size_t write_values_avx512(
+    const std::uint8_t* entries, std::size_t width, std::size_t count, const ValueTable& table, std::uint8_t* out) {
     const __m512i low = _mm512_loadu_si512(table.bits.data());
     const __m512i high = _mm512_loadu_si512(table.bits.data() + 16);
     std::size_t i = 0;

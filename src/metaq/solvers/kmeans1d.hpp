@@ -69,7 +69,8 @@ inline void sum_up(const Values& values, const Workspace& work) {
 
 // The best j in [low, high] for the first i values, and what it costs. In blocks, so that the divisions, most of all
 // the work, are done several at a time.
-inline std::pair<double, std::size_t> best_cut(const Workspace& work, std::size_t i, std::size_t low, std::size_t high) {
+inline std::pair<double, std::size_t> best_cut(const Workspace& work, std::size_t i, std::size_t low,
+                                               std::size_t high) {
     constexpr std::size_t kBlock = 32;
     const double count = work.count[i];
     const double sum = work.sum[i];

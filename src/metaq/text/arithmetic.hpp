@@ -70,16 +70,19 @@ public:
     [[gnu::target("avx2")]] int mix(const Mixer& mixer, const Counters& used) {
         for (std::size_t i = 0; i < 2; ++i) {
             weight_[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(mixer.weight.data()) + i);
-            state_[i] = _mm256_setr_epi64x(bits(used[4 * i]), bits(used[4 * i + 1]), bits(used[4 * i + 2]), bits(used[4 * i + 3]));
+            state_[i] = _mm256_setr_epi64x(bits(used[4 * i]), bits(used[4 * i + 1]), bits(used[4 * i + 2]),
+                                           bits(used[4 * i + 3]));
         }
         input_ = _mm256_setr_m128i(inputs(used, 0), inputs(used, 4));
-        const __m256i weights = _mm256_blend_epi16(_mm256_srli_epi32(weight_[0], 8), _mm256_slli_epi32(weight_[1], 8), 0b10101010);
+        const __m256i weights = _mm256_blend_epi16(_mm256_srli_epi32(weight_[0], 8), _mm256_slli_epi32(weight_[1], 8),
+                                                   0b10101010);
         const __m256i sums = _mm256_madd_epi16(input_, weights);
         __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
         sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b01001110));
         sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0b10110001));
         const __m128i limit = _mm_set1_epi32(logistic::kLogitLimit);
-        return _mm_cvtsi128_si32(_mm_max_epi32(_mm_min_epi32(_mm_srai_epi32(sum, 12), limit), _mm_sub_epi32(_mm_setzero_si128(), limit)));
+        return _mm_cvtsi128_si32(
+            _mm_max_epi32(_mm_min_epi32(_mm_srai_epi32(sum, 12), limit), _mm_sub_epi32(_mm_setzero_si128(), limit)));
     }
 
     // After `mix` of the same.
@@ -100,7 +103,8 @@ public:
             const __m256i low = _mm256_mullo_epi32(_mm256_and_si256(away, _mm256_set1_epi32(65535)), rate);
             const __m256i moved = _mm256_add_epi32(high, _mm256_srli_epi32(_mm256_add_epi32(low, rounding), 16));
             const __m256i next = _mm256_slli_epi32(_mm256_xor_si256(_mm256_sub_epi32(away, moved), flip), 10);
-            const __m256i counts = _mm256_min_epi32(_mm256_add_epi64(count, _mm256_set1_epi64x(1)), _mm256_set1_epi64x(kRates.slow_limit));
+            const __m256i counts = _mm256_min_epi32(_mm256_add_epi64(count, _mm256_set1_epi64x(1)),
+                                                    _mm256_set1_epi64x(kRates.slow_limit));
             alignas(32) std::array<logistic::Counter, 4> learned;
             _mm256_store_si256(reinterpret_cast<__m256i*>(learned.data()), _mm256_or_si256(next, counts));
             for (std::size_t k = 0; k < 4; ++k) *used[4 * i + k] = learned[k];
@@ -128,7 +132,8 @@ private:
 
     // logistic::kReciprocals of both halves of counters by their `count`, in the slow halves.
     [[gnu::target("avx2")]] static __m256i rates(__m256i count) {
-        const __m256i most = _mm256_set1_epi64x(std::int64_t{kRates.fast_limit} << 32 | std::int64_t{logistic::kCountMask});
+        const __m256i most =
+            _mm256_set1_epi64x(std::int64_t{kRates.fast_limit} << 32 | std::int64_t{logistic::kCountMask});
         const __m256i counts = _mm256_min_epi32(_mm256_shuffle_epi32(count, 0b10100000), most);
         const __m256i divisor = _mm256_add_epi32(_mm256_add_epi32(counts, counts), _mm256_set1_epi32(3));
         return _mm256_cvttps_epi32(_mm256_div_ps(_mm256_set1_ps(131072), _mm256_cvtepi32_ps(divisor)));

@@ -26,8 +26,8 @@
 
 namespace metaq::text {
 
-inline constexpr std::size_t kOrders = 6;     // bytes before: 0 to 4; then the word so far
-static_assert(kOrders + 2 == kCounters);      // the others: the match's, alone and with the node
+inline constexpr std::size_t kOrders = 6;  // bytes before: 0 to 4; then the word so far
+static_assert(kOrders + 2 == kCounters);   // the others: the match's, alone and with the node
 inline constexpr std::size_t kTableBits = 14;
 inline constexpr std::size_t kMatchStates = 2 + 8 * kLengthClasses;
 inline constexpr std::uint32_t kMatchSalt = 77777;
@@ -88,7 +88,9 @@ private:
         std::uint32_t mixer;
     };
 
-    static std::uint32_t slot(std::uint32_t context, std::uint32_t node) { return hashed(context, node) >> (32 - kTableBits); }
+    static std::uint32_t slot(std::uint32_t context, std::uint32_t node) {
+        return hashed(context, node) >> (32 - kTableBits);
+    }
 
     template <class Coder>
     bool decide(Coder& coder, bool bit, std::uint32_t node, const Basis& basis) {
@@ -157,7 +159,8 @@ Status decode_with(std::span<const std::uint8_t> data, std::span<std::uint8_t> b
 }
 
 #ifdef METAQ_TEXT_X86
-[[gnu::target("avx2"), gnu::flatten]] inline Status decode_avx2(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
+[[gnu::target("avx2"), gnu::flatten]] inline Status decode_avx2(std::span<const std::uint8_t> data,
+                                                                std::span<std::uint8_t> bytes) {
     return decode_with<Avx2>(data, bytes);
 }
 #endif

@@ -10,8 +10,8 @@
 
 namespace metaq::text {
 
-inline constexpr std::size_t kMatchMinimum = 4;            // bytes that must agree before a match is followed
-inline constexpr std::size_t kMatchEnough = 16;            // a match of this length is not replaced
+inline constexpr std::size_t kMatchMinimum = 4;  // bytes that must agree before a match is followed
+inline constexpr std::size_t kMatchEnough = 16;  // a match of this length is not replaced
 inline constexpr std::size_t kMatchTableBits = 14;
 inline constexpr std::size_t kLengthClasses = 11;
 
@@ -46,12 +46,16 @@ public:
     std::uint32_t length_class() const {
         return length_ < 8 ? static_cast<std::uint32_t>(length_) : length_ < 16 ? 8 : length_ < 32 ? 9 : 10;
     }
-    std::uint32_t failures() const { return std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7); }
+    std::uint32_t failures() const {
+        return std::min<std::uint32_t>(static_cast<std::uint32_t>(std::popcount(misses_)), 7);
+    }
 
 private:
     void consider(std::span<const std::uint8_t> history, std::size_t candidate) {
         std::size_t length = 0;
-        while (length < 32 && length < candidate && history[candidate - 1 - length] == history[history.size() - 1 - length]) ++length;
+        while (length < 32 && length < candidate &&
+               history[candidate - 1 - length] == history[history.size() - 1 - length])
+            ++length;
         if (length < kMatchMinimum || length <= length_) return;
         if (candidate != at_) misses_ = 0;
         at_ = candidate;
