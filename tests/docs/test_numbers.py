@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from metaq.compressed_model import encode, read_model
+from metaq.format.reader import Reader
+
 ROOT = Path(__file__).parents[2]
 PATH = re.compile(r"`((?:benchmarks|docs|examples|python|results|src|tests)/[\w./-]*\w)`")
 
@@ -111,11 +114,8 @@ def check_run(page, recipe):
 
 def size_with(recipe, coder):
     """Of the file of a recipe's network, were it written with this coder."""
-    from metaq.format.reader import Reader
-    from metaq.format.writer import encode
-
     path = ROOT / "results" / f"{recipe}.mtq"
-    return len(encode(Reader(path.read_bytes(), str(path)).model(), coder))
+    return len(encode(read_model(Reader(path.read_bytes(), str(path))), coder))
 
 
 @pytest.mark.parametrize(
