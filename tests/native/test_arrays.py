@@ -126,12 +126,12 @@ def test_kmeans_refuses_other_sizes(values, counts, clusters):
 def test_kernels_follow_parameters_that_move_and_copies():
     parameter = torch.nn.Parameter(torch.full((4,), 0.6))
     view = QuantizedView([parameter], [1.0], 1)
-    view.show()
-    view.hide()
+    view.put_quantized()
+    view.put_latent()
     other = copy.deepcopy(view)
     parameter.data = torch.full((4,), -0.6)
-    view.show()
+    view.put_quantized()
     assert parameter.tolist() == [-1.0] * 4
-    other.show()
+    other.put_quantized()
     assert other.parameters[0].tolist() == [1.0] * 4
     assert parameter.tolist() == [-1.0] * 4
