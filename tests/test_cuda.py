@@ -189,7 +189,7 @@ def test_the_training_loop(tmp_path):
     for epoch in range(section.epochs):
         stage.run_epoch(epoch, lambda: None)
         result = stage.end_epoch(split)
-    checkpoint.save(tmp_path / "checkpoint.pt", checkpoint.Progress(), stage, {})
+    checkpoint.save(tmp_path / "checkpoint.pt", checkpoint.RunProgress(), stage, {})
     other, resumed, _ = start("code lengths", seed=1)
     checkpoint.restore(checkpoint.load(tmp_path / "checkpoint.pt"), Stage(other, section, split, 0, resumed))
     assert evaluate(other, split).loss == pytest.approx(result.loss, rel=1e-5)

@@ -6,7 +6,7 @@ import torch
 from metaq import coding
 from metaq.errors import InputError
 from metaq.metrics import entropy_bits
-from metaq.report.curve import QUANTIZERS, curve, nearest, size_rows, step_of_entropy, write_plot
+from metaq.report.curve import QUANTIZERS, by_nearest, curve, size_rows, step_of_entropy, write_plot
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_aim_is_met_from_below(bits):
     weights = torch.randn(300, 200, generator=torch.Generator().manual_seed(2))
     entropies = []
     for scale in (1.0, 0.99):
-        model = nearest({"w": weights * (1 / scale)}, bits)  # on the step of scaled weights: 1 % finer or as it is
+        model = by_nearest({"w": weights * (1 / scale)}, bits)  # on the step of scaled weights: 1 % finer or as it is
         entropies.append(entropy_bits(model.tensors["w"].symbols) / weights.numel())
     assert all(0.99 * bits < entropy <= bits for entropy in entropies)
 

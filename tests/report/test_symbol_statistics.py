@@ -25,7 +25,7 @@ def arrays(draw):
 def test_counts_and_entropy(symbols):
     assert counts(symbols).tolist() == np.unique(symbols, return_counts=True)[1].tolist()
     expected = metrics.entropy_bits(torch.from_numpy(symbols))
-    assert symbol_statistics.entropy_bits(counts(symbols)) == pytest.approx(expected, abs=1e-9)
+    assert symbol_statistics.entropy_bits_of_counts(counts(symbols)) == pytest.approx(expected, abs=1e-9)
 
 
 @given(symbols=arrays())

@@ -20,7 +20,7 @@ from metaq.codebook import Codebook, IntegerCodebook
 from metaq.files import atomic_file
 from metaq.format import planes
 from metaq.format.header import ChunkEntry, Header, TensorEntry
-from metaq.format.sequence import Run, cut_for, runs
+from metaq.format.sequence import RowRun, cut_for, runs
 from metaq.format.writer import encode_chunk, encode_header, sealed
 from metaq.io.source import TensorSource
 from metaq.progress import Progress
@@ -119,7 +119,7 @@ class ChunkEncoder:
         entries = [self._entry(name, codebooks) for name in names]
         chunks = list(cut_for(self.quantizer.coder, runs(entries)))
 
-        def code(chunk: list[Run]) -> Totals:
+        def code(chunk: list[RowRun]) -> Totals:
             return self._coded(chunk, self._quantized(chunk, entries, codebooks), entries, progress).totals
 
         return sum(stream(code, chunks, threads, self.stop), Totals())
@@ -143,7 +143,7 @@ class ChunkEncoder:
         return found
 
     @cached_property
-    def _chunks(self) -> list[list[Run]]:
+    def _chunks(self) -> list[list[RowRun]]:
         return list(cut_for(self.quantizer.coder, runs(self._entries(None))))
 
     def _entries(self, codebooks: Codebooks | None) -> list[TensorEntry]:
@@ -206,7 +206,7 @@ class ChunkEncoder:
 
         yield from stream(work, range(len(chunks)) if indices is None else indices, threads, self.stop)
 
-    def _coded(self, chunk: list[Run], found: _Chunk, entries: list[TensorEntry], progress: Progress) -> _Chunk:
+    def _coded(self, chunk: list[RowRun], found: _Chunk, entries: list[TensorEntry], progress: Progress) -> _Chunk:
         assert found.blocks is not None
         entry, payload = encode_chunk(chunk, found.blocks, self.quantizer.coder)
         progress.advance(self._size_bytes(chunk, entries), len(payload))
@@ -214,7 +214,7 @@ class ChunkEncoder:
         return replace(found, totals=replace(found.totals, bits=bits), entry=entry, payload=payload)
 
     def _bits_of_weights(
-        self, chunk: list[Run], blocks: list[np.ndarray], entries: list[TensorEntry], payload: bytes
+        self, chunk: list[RowRun], blocks: list[np.ndarray], entries: list[TensorEntry], payload: bytes
     ) -> float:
         """Of the quantized ones: by their share of a chunk that is nearly all theirs, otherwise coded by themselves."""
         own = [i for i, run in enumerate(chunk) if self._is_quantized(entries[run.tensor].name)]
@@ -226,11 +226,11 @@ class ChunkEncoder:
     def _is_quantized(self, name: str) -> bool:
         return self.plans[name].storage is Storage.QUANTIZED
 
-    def _size_bytes(self, chunk: list[Run], entries: list[TensorEntry]) -> int:
+    def _size_bytes(self, chunk: list[RowRun], entries: list[TensorEntry]) -> int:
         widths = [1 if run.plane is not None else entries[run.tensor].dtype.itemsize for run in chunk]
         return sum(width * len(run.elements) for width, run in zip(widths, chunk, strict=True))
 
-    def _quantized(self, chunk: list[Run], entries: list[TensorEntry], codebooks: Codebooks) -> _Chunk:
+    def _quantized(self, chunk: list[RowRun], entries: list[TensorEntry], codebooks: Codebooks) -> _Chunk:
         names = [entries[run.tensor].name for run in chunk]
         weights = {
             name: self.source.read(name, run.elements).reshape(run.shape)
@@ -244,7 +244,7 @@ class ChunkEncoder:
         ]
         return _Chunk(Totals(squared_error(weights, symbols, codebooks)), blocks)
 
-    def _exact(self, name: str, run: Run) -> np.ndarray:
+    def _exact(self, name: str, run: RowRun) -> np.ndarray:
         """The int32 symbols of a run that is not of quantized weights."""
         block = np.empty(len(run.elements), np.int32)
         plan = self.plans[name]

@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 
 import metaq
 from metaq.cli import checkpoints, experiments
-from metaq.cli.bars import StoppedError
+from metaq.cli.bars import StoppedByUserError
 from metaq.errors import MetaqError
 
 # The extra of the distribution that has each module.
@@ -73,8 +73,8 @@ def main() -> None:
     try:
         code = app(arguments, prog_name="metaq", standalone_mode=False)
         if code == 130:
-            raise StoppedError("stopped")
-    except (StoppedError, KeyboardInterrupt) as stop:
+            raise StoppedByUserError("stopped")
+    except (StoppedByUserError, KeyboardInterrupt) as stop:
         print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr, flush=True)
         # Python would end itself by the signal if that once hit code run from a string, as in imports, caught or not.
         os._exit(130)

@@ -18,7 +18,7 @@ Advance = Callable[[str, int, int], None]
 """Told what is being done, how many steps of it are done, and how many there are."""
 
 
-class StoppedError(Exception):
+class StoppedByUserError(Exception):
     """The user pressed Ctrl-C; the message says how to go on."""
 
 
@@ -81,7 +81,7 @@ def spinner(what: str, quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def resumable(output: Path, quiet: bool = False) -> Iterator[Progress]:
-    """A byte bar for work towards ``output``; after Ctrl-C, a StoppedError that says how to go on if one can."""
+    """A byte bar for work towards ``output``; after Ctrl-C, a StoppedByUserError that says how to go on if one can."""
     try:
         with byte_bar(quiet) as progress:
             yield progress
@@ -90,7 +90,7 @@ def resumable(output: Path, quiet: bool = False) -> Iterator[Progress]:
 
         if str(output) != "-" and work_folder(output).exists():
             kept = "what is finished is kept: the same command with --resume goes on from there"
-            raise StoppedError(f"stopped; {kept}") from None
+            raise StoppedByUserError(f"stopped; {kept}") from None
         raise
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metaq.cli.bars import StoppedError, spinner, step_bars
+from metaq.cli.bars import StoppedByUserError, spinner, step_bars
 from metaq.cli.options import AsJson, Force, MtqFile, Quiet, check_outputs
 from metaq.errors import InputError
 
@@ -168,7 +168,7 @@ def _run(recipe: Recipe, folder: Path, resume: bool, again: str, device: str, qu
         try:
             result = Run(recipe, folder, resume, advance_stage, device).train()
         except KeyboardInterrupt:
-            raise StoppedError(f"stopped; the epochs done are kept: {again} goes on from there") from None
+            raise StoppedByUserError(f"stopped; the epochs done are kept: {again} goes on from there") from None
     with spinner("writing the report", quiet):
         write_report(folder)
     return result

@@ -18,7 +18,7 @@ FLOAT, COMPRESS = "float", "compress"
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """How far a run has come: its stage, the epochs done in it, and the best file so far with its score.
 
     ``best_weights`` is the digest of the weights that the model itself had when it became that file.
@@ -32,7 +32,7 @@ class Progress:
     best_weights: str = ""
 
 
-def save(path: Path, progress: Progress, stage: Stage, recipe: dict[str, Any]) -> None:
+def save(path: Path, progress: RunProgress, stage: Stage, recipe: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all."""
     state = {
         "recipe": recipe,
@@ -49,7 +49,7 @@ def save(path: Path, progress: Progress, stage: Stage, recipe: dict[str, Any]) -
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, with a `Progress` under "progress".
+    """A checkpoint's content, with a `RunProgress` under "progress".
 
     Raises:
         InputError: there is no such file.
@@ -58,7 +58,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
         state["progress"]["best_file"] = state["progress"]["best_file"].numpy().tobytes()
-        state["progress"] = Progress(**state["progress"])
+        state["progress"] = RunProgress(**state["progress"])
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FormatError(f"{path}: expected a checkpoint of metaq, found another file ({reason})") from None

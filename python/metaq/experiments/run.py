@@ -18,7 +18,7 @@ from metaq.compressed_model import CompressedModel, encode
 from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.experiments import checkpoint, data, models
-from metaq.experiments.checkpoint import COMPRESS, FLOAT, Progress
+from metaq.experiments.checkpoint import COMPRESS, FLOAT, RunProgress
 from metaq.experiments.data import Dataset
 from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import Recipe, as_tree
@@ -64,7 +64,7 @@ class Run:
             raise InputError(
                 f"{folder}: expected a new run, found a checkpoint; add --resume to go on, or name another folder"
             )
-        self.progress: Progress = self.state["progress"] if self.state else Progress()
+        self.progress: RunProgress = self.state["progress"] if self.state else RunProgress()
         self.dataset: Dataset = data.by_name(recipe.data.name)(recipe.data.held_out).to(self.device)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Run:
         if self.progress.stage == FLOAT:
             self._run_stage(model, None)
             write_safetensors(self.folder / FLOAT_NETWORK, model.state_dict(), {})
-            self.progress = Progress(stage=COMPRESS)
+            self.progress = RunProgress(stage=COMPRESS)
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])

@@ -17,7 +17,7 @@ from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCode
 from metaq.errors import FormatError, InputError
 from metaq.format.dtypes import DTYPES
 from metaq.format.header import ALIAS, CODED, MAGIC, MAX_HEADER_BYTES, TABLE, UNIFORM, ChunkEntry, Header, TensorEntry
-from metaq.format.sequence import Run
+from metaq.format.sequence import RowRun
 
 ALL_ELEMENTS = 2**64 - 1
 TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
@@ -111,9 +111,9 @@ class CheckedFile:
         """How many chunks have been decoded so far, those decoded again counted again."""
         return self._file.decoded_chunks
 
-    def chunk_runs(self) -> list[list[Run]]:
+    def chunk_runs(self) -> list[list[RowRun]]:
         """The runs that each chunk covers."""
-        return [[Run(*row) for row in self._file.runs(chunk)] for chunk in range(len(self.header.chunks))]
+        return [[RowRun(*row) for row in self._file.runs(chunk)] for chunk in range(len(self.header.chunks))]
 
     def end_of_group(self, first: int) -> int:
         """The end of the tensors that are best decoded together with the first, for one who asks for all in order."""

@@ -11,7 +11,7 @@ from metaq import coding
 from metaq.format.header import TensorEntry
 
 
-class Run(NamedTuple):
+class RowRun(NamedTuple):
     """Whole rows of one tensor (or of one byte plane of it) within a chunk."""
 
     tensor: int
@@ -34,23 +34,23 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return math.prod(shape), 1, 1
 
 
-def runs(tensors: Sequence[TensorEntry]) -> list[Run]:
+def runs(tensors: Sequence[TensorEntry]) -> list[RowRun]:
     """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
     owned = [
         (index, entry, block_shape(entry.shape))
         for index, entry in enumerate(tensors)
         if entry.target is None and entry.size
     ]
-    sequence = [Run(index, None, 0, shape) for index, entry, shape in owned if entry.codebook is not None]
+    sequence = [RowRun(index, None, 0, shape) for index, entry, shape in owned if entry.codebook is not None]
     kept = [(index, entry.dtype.itemsize, shape) for index, entry, shape in owned if entry.codebook is None]
     for plane in range(8):
-        sequence += [Run(index, plane, 0, shape) for index, width, shape in kept if plane < width]
+        sequence += [RowRun(index, plane, 0, shape) for index, width, shape in kept if plane < width]
     return sequence
 
 
-def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:
+def cut(sequence: Iterable[RowRun], most_symbols: int) -> Iterator[list[RowRun]]:
     """Chunks of about ``most_symbols``; one never mixes quantized weights and different planes."""
-    chunk: list[Run] = []
+    chunk: list[RowRun] = []
     room = most_symbols
     for run in sequence:
         rows, channels, kernel = run.shape
@@ -60,14 +60,14 @@ def cut(sequence: Iterable[Run], most_symbols: int) -> Iterator[list[Run]]:
                 yield chunk
                 chunk, room = [], most_symbols
             taken = min(rows - first, max(1, room // (channels * kernel)))
-            chunk.append(Run(run.tensor, run.plane, first, (taken, channels, kernel)))
+            chunk.append(RowRun(run.tensor, run.plane, first, (taken, channels, kernel)))
             first += taken
             room -= taken * channels * kernel
     if chunk:
         yield chunk
 
 
-def cut_for(coder: str, sequence: Iterable[Run]) -> Iterator[list[Run]]:
+def cut_for(coder: str, sequence: Iterable[RowRun]) -> Iterator[list[RowRun]]:
     """Chunks as the coder of that name likes them: of quantized weights, and of each plane."""
     for _, group in groupby(sequence, key=lambda run: run.plane):
         of_group = list(group)

@@ -25,7 +25,7 @@ from metaq.format.header import (
     pack,
     varint,
 )
-from metaq.format.sequence import Run, block_shape, cut_for, runs
+from metaq.format.sequence import RowRun, block_shape, cut_for, runs
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
@@ -59,7 +59,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -
     split: dict[int, np.ndarray] = {}
     splitting = threading.Lock()
 
-    def symbols(run: Run) -> np.ndarray:
+    def symbols(run: RowRun) -> np.ndarray:
         """Those of the whole tensor, or of the whole plane."""
         entry, content = sources[run.tensor]
         assert content is not None  # runs are not of aliases
@@ -70,7 +70,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -
             content = split[run.tensor][run.plane]
         return content.reshape(block_shape(entry.shape))
 
-    def encode_runs(chunk: list[Run]) -> tuple[ChunkEntry, bytes]:
+    def encode_runs(chunk: list[RowRun]) -> tuple[ChunkEntry, bytes]:
         return encode_chunk(chunk, [_rows(symbols(run), run) for run in chunk], coder)
 
     encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
@@ -89,7 +89,7 @@ def check_texts(texts: Sequence[str]) -> None:
             raise InputError(f"names and metadata: expected Unicode text, found {text!r}") from None
 
 
-def encode_chunk(chunk: list[Run], blocks: Blocks, coder: str) -> tuple[ChunkEntry, bytes]:
+def encode_chunk(chunk: list[RowRun], blocks: Blocks, coder: str) -> tuple[ChunkEntry, bytes]:
     """A chunk's entry in the header, and its payload.
 
     Args:
@@ -132,7 +132,7 @@ def sealed(data: bytes) -> bytes:
     return data + struct.pack("<I", zlib.crc32(data))
 
 
-def _rows(symbols: np.ndarray, run: Run) -> np.ndarray:
+def _rows(symbols: np.ndarray, run: RowRun) -> np.ndarray:
     return np.ascontiguousarray(symbols[run.first_row : run.first_row + run.shape[0]], dtype=np.int32)
 
 

@@ -91,7 +91,7 @@ class LevelScheme(Scheme):
 
 
 @dataclass(frozen=True)
-class Adaptive(LevelScheme):
+class Learned(LevelScheme):
     """``levels`` learned levels: the best (``is_exact``), or what Lloyd's algorithm makes of the previous ones."""
 
     levels: int
@@ -193,7 +193,7 @@ def parse(text: str) -> Scheme:
     if plus:
         kind, _, share = correction.partition(":")
         quantizer = parse(rest)
-        if kind != "correct" or not isinstance(quantizer, Adaptive | Fixed):
+        if kind != "correct" or not isinstance(quantizer, Learned | Fixed):
             raise InputError(f"scheme {text!r}: expected correct:SHARE+LEVELS without a rate, found another sum")
         return Corrected(_number(text, share, 0, 0.5), quantizer)
     is_scaled = text.startswith("scaled-")
@@ -204,8 +204,8 @@ def parse(text: str) -> Scheme:
     return _PARSERS[kind](text, is_scaled, arguments)
 
 
-def _adaptive(text: str, _: bool, arguments: list[str]) -> Scheme:
-    return Adaptive(int(_number(text, arguments[0], 1, _MOST_LEVELS)), text.startswith("kmeans"))
+def _learned(text: str, _: bool, arguments: list[str]) -> Scheme:
+    return Learned(int(_number(text, arguments[0], 1, _MOST_LEVELS)), text.startswith("kmeans"))
 
 
 def _entropy(text: str, _: bool, arguments: list[str]) -> Scheme:
@@ -224,8 +224,8 @@ def _levels(text: str, is_scaled: bool, arguments: list[str]) -> Scheme:
 
 
 _PARSERS: dict[str, Callable[[str, bool, list[str]], Scheme]] = {
-    "kmeans": _adaptive,
-    "lloyd": _adaptive,
+    "kmeans": _learned,
+    "lloyd": _learned,
     "entropy": _entropy,
     "binary": lambda _, is_scaled, __: Fixed((-1.0, 1.0), is_scaled),
     "ternary": lambda _, is_scaled, __: Fixed((-1.0, 0.0, 1.0), is_scaled),

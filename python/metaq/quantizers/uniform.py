@@ -46,13 +46,13 @@ def compress(state: Mapping[str, Tensor], step: float) -> CompressedModel:
             _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
             continue
         try:
-            tensors[name] = quantize(tensor, codebook)
+            tensors[name] = quantize_tensor(tensor, codebook)
         except InputError as error:
             raise InputError(f"tensor {name!r}: {error}") from None
     return CompressedModel(tensors)
 
 
-def quantize(weights: Tensor, codebook: UniformCodebook) -> CodedTensor:
+def quantize_tensor(weights: Tensor, codebook: UniformCodebook) -> CodedTensor:
     """Weights on the nearest multiples of a step.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor
 from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
-from metaq.format.sequence import Run, block_shape, cut_for
+from metaq.format.sequence import RowRun, block_shape, cut_for
 from metaq.threads import in_threads
 
 Result = TypeVar("Result")
@@ -63,7 +63,7 @@ def fill_symbols(
 
     feedbacks = {name: _feedback(name, weights[name], feedback or {}) for name in names}
 
-    def fill_chunk(runs: list[Run]) -> Result:
+    def fill_chunk(runs: list[RowRun]) -> Result:
         chunk = WeightChunk()
         for run in runs:
             name, rows = names[run.tensor], slice(run.first_row, run.first_row + run.shape[0])
@@ -75,7 +75,7 @@ def fill_symbols(
             chunk.most.append(int(min(SYMBOL_LIMIT - 1, torch.finfo(dtype).max / step)))
         return fill(chunk)
 
-    sequence = [Run(index, None, 0, block_shape(tuple(weights[name].shape))) for index, name in enumerate(names)]
+    sequence = [RowRun(index, None, 0, block_shape(tuple(weights[name].shape))) for index, name in enumerate(names)]
     return symbols, in_threads(fill_chunk, list(cut_for(coder, sequence)))
 
 

@@ -16,7 +16,7 @@ from metaq.format.reader import Reader
 from metaq.progress import Progress
 from metaq.report.blocks import blocks, payload_bytes
 from metaq.report.folders import mtq_paths
-from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits, tuple_entropy
+from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits_of_counts, tuple_entropy
 
 Row = dict[str, Any]
 
@@ -148,7 +148,7 @@ def _sizes_and_symbols(
     symbols: dict[int, list[Symbols]] = {}
     for size, chunk in blocks(reader):
         # Half a bit for each block, so that constant ones do not divide by zero.
-        bits = [entropy_bits(counts(block.symbols)) + 0.5 for block in chunk]
+        bits = [entropy_bits_of_counts(counts(block.symbols)) + 0.5 for block in chunk]
         for block, share in zip(chunk, bits, strict=True):
             sizes[block.tensor] += size * share / sum(bits)
             if keeps_symbols and not block.is_plane:
@@ -163,7 +163,7 @@ def _statistics(parts: list[Symbols], size: int) -> Row:
     return {
         "levels": len(occurrences),
         "zeros": int((joined == 0).sum()),
-        "zero_order_bits_per_weight": entropy_bits(occurrences) / max(1, size),
+        "zero_order_bits_per_weight": entropy_bits_of_counts(occurrences) / max(1, size),
     }
 
 

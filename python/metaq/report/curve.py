@@ -32,7 +32,7 @@ _INCHES = (7.5, 5.0)
 _DRAWN = {"mixing": "-", "adaptive": "-.", "rans": "--", "zstd": ":"}
 
 
-def nearest(state: State, bits: float) -> CompressedModel:
+def by_nearest(state: State, bits: float) -> CompressedModel:
     """Every weight on the nearest multiple of one step, of an entropy of ``bits``."""
     return compress(state, step=step_of_entropy([tensor for tensor in state.values() if is_quantizable(tensor)], bits))
 
@@ -94,7 +94,7 @@ def by_kmeans(state: State, bits: float) -> CompressedModel:
 
 
 QUANTIZERS: dict[str, Callable[[State, float], CompressedModel]] = {
-    "nearest": nearest,
+    "nearest": by_nearest,
     "rate": by_rate,
     "trellis": by_trellis,
     "kmeans": by_kmeans,

@@ -23,7 +23,7 @@ def counts(symbols: Symbols) -> NDArray[np.int64]:
     return np.unique(symbols, return_counts=True)[1]
 
 
-def entropy_bits(occurrences: NDArray[np.int64]) -> float:
+def entropy_bits_of_counts(occurrences: NDArray[np.int64]) -> float:
     """Zero-order empirical entropy of all symbols together, in bits: ``n log2 n - Σ_b c_b log2 c_b``."""
     if not occurrences.size:
         return 0.0
@@ -52,4 +52,4 @@ def tuple_entropy(symbols: Sequence[Symbols], order: int) -> float:
         occurrences.append(found[1])
     where = np.unique(np.concatenate(names), return_inverse=True)[1].reshape(-1)
     total = np.bincount(where, np.concatenate(occurrences)).astype(np.int64)
-    return entropy_bits(total) / max(1, int(total.sum()) * order)
+    return entropy_bits_of_counts(total) / max(1, int(total.sum()) * order)

@@ -25,7 +25,7 @@ _ROUNDING = 1e-13  # relative to the costs: a line lower by less is not lower
 
 
 @dataclass(frozen=True)
-class Result:
+class CuttingPlaneResult:
     """The optima of all weights, and how they were found.
 
     Attributes:
@@ -41,7 +41,7 @@ class Result:
     status: Status
 
 
-def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Result:
+def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> CuttingPlaneResult:
     """Solve the simil-knapsack of every weight.
 
     Args:
@@ -64,7 +64,7 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Result:
     value = mass * costs[left] + (1 - mass) * costs[right]
     found = left, right, mass, beta.masked_fill(inside != flat, 0.0), value
     status = Status.CONVERGED if gap <= _ROUNDING * float(costs.abs().max()) else Status.ITERATION_LIMIT
-    return Result(Solution(*(part.view(weights.shape) for part in found)), iterations, gap, status)
+    return CuttingPlaneResult(Solution(*(part.view(weights.shape) for part in found)), iterations, gap, status)
 
 
 def _solve_piece(costs: Tensor, points: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor, int, float]:

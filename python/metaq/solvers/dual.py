@@ -40,11 +40,11 @@ from metaq.solvers.dual_steps import (
 
 __all__ = [
     "DiminishingSteps",
+    "DualResult",
     "Fista",
     "Newton",
     "Options",
     "ProximalBundle",
-    "Result",
     "Rule",
     "Status",
     "diminishing_steps",
@@ -56,7 +56,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Result:
+class DualResult:
     """The best multipliers that a method found, with the bound that proves them good.
 
     Attributes:
@@ -85,7 +85,7 @@ class Result:
 
 def diminishing_steps(
     weights: Tensor, levels: Tensor, start: Tensor | None = None, options: DiminishingSteps | None = None
-) -> Result:
+) -> DualResult:
     """Maximise φ_w by supergradient ascent with diminishing steps.
 
     Args:
@@ -102,7 +102,7 @@ def diminishing_steps(
     return _result(climb_by_diminishing_steps(problem, _first(start, problem), options), weights, levels)
 
 
-def fista(weights: Tensor, levels: Tensor, start: Tensor | None = None, options: Fista | None = None) -> Result:
+def fista(weights: Tensor, levels: Tensor, start: Tensor | None = None, options: Fista | None = None) -> DualResult:
     """Maximise φ_w by accelerated ascent. Arguments and errors are those of `diminishing_steps`."""
     options = options or Fista()
     problem = pose(weights, levels, options.least_count)
@@ -111,14 +111,14 @@ def fista(weights: Tensor, levels: Tensor, start: Tensor | None = None, options:
 
 def proximal_bundle(
     weights: Tensor, levels: Tensor, start: Tensor | None = None, options: ProximalBundle | None = None
-) -> Result:
+) -> DualResult:
     """Maximise φ_w by the proximal bundle method. Arguments and errors are those of `diminishing_steps`."""
     options = options or ProximalBundle()
     problem = pose(weights, levels, options.least_count)
     return _result(climb_by_bundle(problem, _first(start, problem), options), weights, levels)
 
 
-def newton(weights: Tensor, levels: Tensor, start: Tensor | None = None, options: Newton | None = None) -> Result:
+def newton(weights: Tensor, levels: Tensor, start: Tensor | None = None, options: Newton | None = None) -> DualResult:
     """Maximise φ_w by projected Newton steps. Arguments and errors are those of `diminishing_steps`."""
     options = options or Newton()
     problem = pose(weights, levels, options.least_count)
@@ -149,12 +149,12 @@ def _first(start: Tensor | None, problem: Problem) -> Array:
     return start.detach().to("cpu", torch.float64).numpy().copy()
 
 
-def _result(record: Record, weights: Tensor, levels: Tensor) -> Result:
+def _result(record: Record, weights: Tensor, levels: Tensor) -> DualResult:
     problem = record.problem
     at = problem.evaluate(record.xi)
     record.is_proved(at.hull)  # a last bound, for methods that make none on the way
     xi = torch.from_numpy(record.xi).to(weights.device)
-    return Result(
+    return DualResult(
         xi=xi,
         value=at.value,
         primal=record.primal,

@@ -45,7 +45,7 @@ _BISECTIONS = 12
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class DualValue:
     """The value of the dual at one ξ, and its supergradient.
 
     Attributes:
@@ -92,7 +92,7 @@ class Problem:
         counts = self.counts(xi)
         return float(counts @ np.log2(counts) + xi @ (self.masses - counts))
 
-    def evaluate(self, xi: Array) -> Evaluation:
+    def evaluate(self, xi: Array) -> DualValue:
         """φ_w(ξ), its hull and what the weights and the counts ask for."""
         edges = knapsack.hull(torch.from_numpy(xi)[None], torch.from_numpy(self.points))
         left, right = edges.left[0].numpy(), edges.right[0].numpy()
@@ -106,7 +106,7 @@ class Problem:
             assigned += np.bincount(end, mass * part, last + 1)
         counts = self.counts(xi)
         value = float(counts @ np.log2(counts) - xi @ counts + self.masses @ hull)
-        return Evaluation(value, assigned, counts, hull)
+        return DualValue(value, assigned, counts, hull)
 
     def regular(self, xi: Array) -> Array:
         """Where to start on convex sequences: at ξ's balanced hull, where φ_w is no lower, or at the best line.

@@ -27,7 +27,7 @@ _LEAST_FALL = 1e-9  # relative fall of the objective in one iteration that makes
 
 
 @dataclass(frozen=True)
-class Cells:
+class EntropyClustering:
     """Levels, float64 (k,), increasing; the boundaries between them, (k - 1,); and the value of the objective."""
 
     levels: Tensor
@@ -35,7 +35,7 @@ class Cells:
     objective: float
 
 
-def entropy_kmeans(values: Tensor, start: Tensor, price: float) -> Cells:
+def entropy_kmeans(values: Tensor, start: Tensor, price: float) -> EntropyClustering:
     """Alternate both steps from ``start`` until the objective falls no more.
 
     Args:
@@ -47,13 +47,13 @@ def entropy_kmeans(values: Tensor, start: Tensor, price: float) -> Cells:
     ordered = values.sort().values - centre
     sums = torch.cat([torch.zeros(2, 1, dtype=torch.float64), torch.stack([ordered, ordered**2]).cumsum(1)], dim=1)
     boundaries = midpoints(start) - centre
-    best = Cells(start, boundaries + centre, math.inf)
+    best = EntropyClustering(start, boundaries + centre, math.inf)
     for _ in range(_MOST_ITERATIONS):
         levels, lengths, objective = _fit(ordered, sums, boundaries, price)
         if not best.objective - objective > _LEAST_FALL * abs(objective):
             break
         boundaries = _drop_empty(ordered, boundaries)
-        best = Cells(levels + centre, boundaries + centre, objective)
+        best = EntropyClustering(levels + centre, boundaries + centre, objective)
         boundaries = _envelope(levels, lengths, price)
     return best
 

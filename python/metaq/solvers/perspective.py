@@ -69,7 +69,7 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Result:
+class PerspectiveResult:
     """The result of `solve`.
 
     Attributes:
@@ -111,7 +111,7 @@ def solve(
     start: Tensor | None = None,
     iterations: int = 100,
     tolerance: float = 1e-4,
-) -> Result:
+) -> PerspectiveResult:
     """Minimise the objective above.
 
     Args:
@@ -143,7 +143,7 @@ def solve(
         if reached - bound >= _FAIR * promise:
             centre, bound = trial, reached
         value = mixture.cost + problem.entropy(mixture.counts)
-    return Result(value, value - bound, mixture.counts, centre, taken)
+    return PerspectiveResult(value, value - bound, mixture.counts, centre, taken)
 
 
 def multipliers(prices: Tensor, weights: Tensor, levels: Tensor, costs: Costs) -> Tensor:
