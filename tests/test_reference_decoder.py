@@ -1,6 +1,5 @@
 """The reference decoder agrees with the implementation: on golden files, on made ones, and on what is no file."""
 
-import importlib.util
 import re
 import struct
 import zlib
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference_decoder as reference
 import torch
 
 from metaq import coding, compressed_model
@@ -21,10 +21,6 @@ from metaq.tensors import load_tensors, octets_of
 
 HERE = Path(__file__).parent
 DOCUMENT = (HERE.parent / "docs" / "format.md").read_text()
-
-_spec = importlib.util.spec_from_file_location("reference_decoder", HERE / "reference_decoder.py")
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
 
 NAMES = [name for name, coder in coding.coders.items() if coder.identifier in reference.CODERS]
 

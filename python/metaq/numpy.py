@@ -35,7 +35,7 @@ def load(data: bytes | memoryview) -> dict[str, np.ndarray]:
 
 
 def load_file(filename: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """As `load`, of a file.
+    """Every tensor of a `.mtq` file, as `load` gives them.
 
     Raises:
         InputError: the file cannot be read.
@@ -70,7 +70,7 @@ def save_file(
     metadata: Mapping[str, str] | None = None,
     coder: str = DEFAULT_CODER,
 ) -> None:
-    """As `save`, to a file, which is written whole or not at all.
+    """Write arrays to a `.mtq` file, as `save` makes it, whole or not at all.
 
     Raises:
         InputError: as `save`, or a path that cannot be written.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Progress:
-    """Told of what is done; this one shows nothing."""
+    """Is told of what is done; this base class shows nothing."""
 
     def begin(self, what: str, total_bytes: int | None = None) -> None:
         """A pass over so many bytes begins, or work of unknown length."""

@@ -21,21 +21,6 @@ class StoppedError(MetaqError):
     """Work was given up because other work failed."""
 
 
-def batched(items: Iterable[Item], sizes: Iterable[int], least: int) -> list[list[Item]]:
-    """Items in order, in batches of ``least`` in size or more; what is left at the end joins the last."""
-    batches: list[list[Item]] = []
-    room = 0
-    for item, size in zip(items, sizes, strict=True):
-        if room <= 0:
-            batches.append([])
-            room = least
-        batches[-1].append(item)
-        room -= size
-    if room > 0 and len(batches) > 1:
-        batches[-2:] = [batches[-2] + batches[-1]]
-    return batches
-
-
 def in_threads(work: Callable[[Item], Result], items: Sequence[Item], at_most: int | None = None) -> list[Result]:
     """`work` on every item, in order, on as many threads as there are cores, or fewer."""
     threads = min(len(items), os.cpu_count() or 1, at_most or len(items))

@@ -1,13 +1,13 @@
 """Headers, byte by byte: what is written, and that nothing else is read."""
 
 import contextlib
-import importlib.util
 import math
 import struct
-import sys
 from pathlib import Path
 
+import malformed_files as malformed
 import pytest
+import reference_decoder as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,16 +21,6 @@ from metaq.format.sequence import block_shape, runs
 TESTS = Path(__file__).parents[1]
 
 
-def module_of(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-malformed = module_of(TESTS / "malformed_files.py")
-reference = module_of(TESTS / "reference_decoder.py")
 FLOAT32, BOOL = BY_NAME["float32"], BY_NAME["bool"]
 HALF = UniformCodebook(0.5)
 F32 = 0

@@ -3,15 +3,15 @@
 With clang and its libFuzzer changes are led by coverage; without it, `driver.cpp` makes random ones.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import malformed_files as malformed
 import numpy as np
 import pytest
+import reference_decoder as reference
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -23,22 +23,12 @@ SECONDS = int(os.environ.get("METAQ_FUZZ_SECONDS", "10"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (COMPILER or CLANG), reason="no compiler")]
 
 
-def module_of(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def whole_files():
-    malformed = module_of(ROOT / "tests" / "malformed_files.py")
     golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.mtq"))]
     return [*golden, malformed.GOOD]
 
 
 def headers():
-    reference = module_of(ROOT / "tests" / "reference_decoder.py")
     for data in whole_files():
         sizes = reference.Bytes(data, 4)
         size, coded_size = sizes.varint(), sizes.varint()

@@ -1,15 +1,15 @@
 """The standalone C++ decoder agrees with Python: it decodes what Python decodes, and refuses what Python refuses."""
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import malformed_files as malformed
 import numpy as np
 import pytest
+import reference_decoder as reference
 import torch
 
 from metaq import coding, compressed_model
@@ -35,16 +35,6 @@ BUILDS = {
 }
 
 
-def module_of(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-malformed = module_of(TESTS / "malformed_files.py")
-reference = module_of(TESTS / "reference_decoder.py")
 MALFORMED = list(malformed.files())
 STATUS_TEXT = (ROOT / "src" / "metaq" / "format" / "status.hpp").read_text()
 MESSAGES = dict(re.findall(r'STATUS\((\w+), "([^"]*)"\)', STATUS_TEXT))

@@ -94,11 +94,11 @@ class Checkpoint:
         return self._write(step, is_trial=False)
 
     def encoders(self) -> Mapping[str, ChunkEncoder]:
-        """Of each part."""
+        """What writes each part's file, by the part's name."""
         return self._encoders
 
     def codebooks(self, step: float) -> dict[str, UniformCodebook]:
-        """Of the quantized tensors."""
+        """The levels of each quantized tensor, where the common step is ``step``."""
         return {name: self.fixed.get(name) or self.quantizer.codebook(name, step) for name in self.quantized}
 
     def _plans(self) -> dict[str, TensorPlan]:

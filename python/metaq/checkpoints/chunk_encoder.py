@@ -33,9 +33,12 @@ _FEW = 1 / 256  # of a chunk's symbols: so few others hardly change what its wei
 
 @dataclass(frozen=True)
 class Totals:
-    """Of quantized weights: ``Σ(w - ŵ)²`` and the bits they take; and the size of the file, 0 where nothing was coded.
+    """What compression came to.
 
-    ``bits`` is 0 too then.
+    Attributes:
+        squared_error: ``Σ(w - ŵ)²`` over the quantized weights.
+        bits: what these weights take; 0 where nothing was coded.
+        size_bytes: of the file; 0 where nothing was coded.
     """
 
     squared_error: float = 0.0

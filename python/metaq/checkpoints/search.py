@@ -58,7 +58,7 @@ def target_of(config: CompressionConfig) -> Target:
 
 @dataclass(frozen=True)
 class Weights:
-    """Of all weights that are quantized.
+    """What a search must know of all the weights that are quantized.
 
     Attributes:
         count: how many there are.
@@ -73,13 +73,13 @@ class Weights:
     other_bytes: int
 
     def measure(self, totals: Totals, quantity: Quantity) -> float:
-        """A quantity, of what they came to."""
+        """The quantity that these totals amount to."""
         if quantity is Quantity.ERROR:
             return totals.squared_error / self.energy if self.energy else 0.0
         return totals.bits / self.count if quantity is Quantity.BITS else float(totals.size_bytes)
 
     def estimate(self, totals: Totals, quantity: Quantity) -> float:
-        """The same where nothing was written."""
+        """The quantity, with the size of the files estimated, because none was written."""
         return self.measure(replace(totals, size_bytes=self.other_bytes + int(totals.bits / 8)), quantity)
 
 

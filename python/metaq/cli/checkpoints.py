@@ -9,12 +9,24 @@ from typing import Annotated
 import typer
 
 from metaq.cli.bars import byte_bar, resumable, spinner, step_bars
+from metaq.cli.compress_options import (
+    Bits,
+    CheckpointPath,
+    CoderName,
+    Keep,
+    Key,
+    Lossless,
+    MaxError,
+    QualityName,
+    Size,
+    Step,
+    TensorBits,
+)
 from metaq.cli.options import (
     AsJson,
     Force,
     MtqPath,
     Output,
-    Quality,
     Quiet,
     Resume,
     SortColumn,
@@ -23,73 +35,20 @@ from metaq.cli.options import (
     parse_size,
 )
 
-_TARGET = "What to compress to: one of these at most; without any, 4 bits"
-_CHOICES = "What to keep and how to code"
-
-
-def _complete_coder(incomplete: str) -> list[str]:
-    from metaq import coding
-
-    return [name for name in coding.coders if name.startswith(incomplete)]
-
 
 def compress(
-    source: Annotated[
-        Path,
-        typer.Argument(help="A checkpoint, a Hugging Face folder, or - for standard input.", show_default=False),
-    ],
+    source: CheckpointPath,
     output: Output,
-    bits: Annotated[
-        float | None, typer.Option(help="Coded bits per quantized weight to stay below.", rich_help_panel=_TARGET)
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(help="Size of the file to stay below: 4MB, 500kB, 20000.", rich_help_panel=_TARGET),
-    ] = None,
-    max_error: Annotated[
-        float | None, typer.Option(help="Relative squared error to stay below.", rich_help_panel=_TARGET)
-    ] = None,
-    quality: Annotated[
-        Quality | None,
-        typer.Option(help="Relative squared errors of 3e-2, 3e-3 and 3e-4.", rich_help_panel=_TARGET),
-    ] = None,
-    step: Annotated[
-        float | None,
-        typer.Option(help="Put every weight on the nearest multiple of this.", rich_help_panel=_TARGET),
-    ] = None,
-    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit.", rich_help_panel=_TARGET)] = False,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Keep tensors of matching names exactly; may be repeated.", rich_help_panel=_CHOICES
-        ),
-    ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="PATTERN:bits=N",
-            help="Give matching tensors N bits per weight; may be repeated. "
-            "The first pattern that matches a tensor's name counts.",
-            rich_help_panel=_CHOICES,
-        ),
-    ] = None,
-    coder: Annotated[
-        str | None,
-        typer.Option(
-            help="mixing (smallest), adaptive (nearly as small, faster), rans (fastest), range, huffman, zstd, lzma, "
-            "gzip or stored. Unless given, it is mixing; from 4 MiB on adaptive, and rans with --lossless.",
-            show_default=False,
-            autocompletion=_complete_coder,
-            rich_help_panel=_CHOICES,
-        ),
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="The key under which a torch file holds its state dict.", show_default=False, rich_help_panel=_CHOICES
-        ),
-    ] = None,
+    bits: Bits = None,
+    size: Size = None,
+    max_error: MaxError = None,
+    quality: QualityName = None,
+    step: Step = None,
+    lossless: Lossless = False,
+    keep: Keep = None,
+    override: TensorBits = None,
+    coder: CoderName = None,
+    key: Key = None,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,

@@ -60,7 +60,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -
     splitting = threading.Lock()
 
     def symbols(run: RowRun) -> np.ndarray:
-        """Those of the whole tensor, or of the whole plane."""
+        """The symbols of the whole tensor, or of the whole plane."""
         entry, content = sources[run.tensor]
         assert content is not None  # runs are not of aliases
         if run.plane is not None:

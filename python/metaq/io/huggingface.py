@@ -36,7 +36,7 @@ class Folder:
     content: dict[str, Any]
 
     def paths(self) -> dict[str, Path]:
-        """Of the shards, by their file names."""
+        """The paths of the shards, by their file names."""
         return {shard: self.path / shard for shard in self.shards}
 
     def other_files(self) -> list[Path]:

@@ -26,7 +26,7 @@ class Npz(Format):
     extra = "torch"
 
     def recognises(self, start: bytes, size_bytes: int) -> bool:
-        """A zip archive whose first member is an array."""
+        """Whether it is a zip archive whose first member is an array."""
         name = start[30 : 30 + int.from_bytes(start[26:28], "little")]
         return start.startswith(b"PK\3\4") and name.endswith(_MEMBER.encode())
 

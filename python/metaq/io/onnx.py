@@ -49,7 +49,7 @@ class Onnx(Format):
     extra = "onnx"
 
     def recognises(self, start: bytes, size_bytes: int) -> bool:
-        """By the first field of a ModelProto, its version."""
+        """Whether it begins with the first field of a ModelProto, its version."""
         return start.startswith(b"\x08")
 
     def open(self, path: Path, key: str | None = None) -> TensorSource:

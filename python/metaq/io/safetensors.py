@@ -52,7 +52,7 @@ class Safetensors(Format):
     extra = "torch"
 
     def recognises(self, start: bytes, size_bytes: int) -> bool:
-        """By the header's length and its first character."""
+        """Whether it begins with a header's length and its first character."""
         return start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size_bytes
 
     def open(self, path: Path, key: str | None = None) -> TensorSource:

@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """Of the elements."""
+        """The bytes that the elements take."""
         return self.size * self.dtype.itemsize
 
 
@@ -51,7 +51,7 @@ class TensorSource(Protocol):
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
-        """Of every name, in order."""
+        """The layout of every name's tensor, in order."""
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -59,7 +59,7 @@ class TensorSource(Protocol):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """To be kept with the tensors."""
+        """Texts that are kept with the tensors."""
 
     def read(self, name: str, elements: range) -> Tensor:
         """Elements of a tensor by their places in the flattened one, in its dtype, on the CPU; not to be changed.
@@ -97,11 +97,11 @@ class StateSource:
         return self._flat[name][elements.start : elements.stop]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
 
 def size_bytes(source: TensorSource) -> int:
-    """Of all tensors, shared ones once."""
+    """The bytes of all tensors, those of shared ones counted once."""
     return sum(layout.size_bytes for name, layout in source.layouts.items() if name not in source.aliases)
 
 

@@ -31,7 +31,7 @@ class Torch(Format):
     extra = "torch"
 
     def recognises(self, start: bytes, size_bytes: int) -> bool:
-        """A zip archive, or a pickle as torch.save wrote them once."""
+        """Whether it is a zip archive, or a pickle as torch.save wrote them once."""
         return start.startswith((b"PK\3\4", b"\x80"))
 
     def open(self, path: Path, key: str | None = None) -> TensorSource:

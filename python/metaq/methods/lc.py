@@ -128,7 +128,7 @@ class BoundLC(BoundMethod):
             self._replace_weights()  # the optimizer's momentum may have moved them
 
     def file_weights(self) -> dict[str, Tensor]:
-        """Δ(Θ)."""
+        """The values Δ(Θ) of the parameters that are compressed."""
         return self.compressed
 
     @torch.no_grad()

@@ -95,7 +95,7 @@ class BoundPruned(BoundMethod):
         self.method.on_epoch(validation_loss)
 
     def on_last_phase(self) -> None:
-        """For both; what would be zero in the file is pruned, so that these zeros stay."""
+        """Begin it for both; what would be zero in the file is pruned, so that these zeros stay."""
         self.on_forward(False)
         zeros = [tensor.detach() == 0 for tensor in self.parameters.values()]
         self.restore_weights()
@@ -109,12 +109,12 @@ class BoundPruned(BoundMethod):
         return self.method.quantize_parameter(name, weights)
 
     def measures(self) -> dict[str, float]:
-        """Those of both."""
+        """The measures of both."""
         self.restore_weights()
         return {**self.method.measures(), **self.pruning.measures()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of both."""
+        """The states of both."""
         return {"method": self.method.state_dict(), "pruning": self.pruning.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

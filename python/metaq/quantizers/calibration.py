@@ -26,7 +26,7 @@ from metaq.errors import InputError
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each weight that was calibrated, by name: its layer's inputs and its rows' gradients.
+    """What is known of each calibrated weight, by name: second moments of its layer's inputs and its rows' gradients.
 
     Attributes:
         inputs: A, float32, of shape (d, d), d the inputs of a row: columns, or channels times kernel positions.

@@ -23,7 +23,7 @@ _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
 
 @dataclass(frozen=True)
 class Feedback:
-    """What follows from a layer's inputs.
+    """How errors of a layer's weights make up for each other, which follows from its inputs.
 
     Attributes:
         shares: float32, (d, d): `metaq.quantizers.rdoq.quantize` takes it.

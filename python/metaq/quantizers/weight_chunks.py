@@ -23,7 +23,7 @@ _PIECE = 1 << 18  # weights taken as float64 at a time, so that temporary tensor
 
 @dataclass(frozen=True)
 class WeightChunk:
-    """Blocks of rows x channels x kernel.
+    """Weights that are quantized in one go: blocks of rows x channels x kernel.
 
     Attributes:
         values: float32 weights in units of their steps.

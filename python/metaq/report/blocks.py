@@ -23,7 +23,7 @@ class Block(NamedTuple):
 
 
 def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
-    """Of each chunk of a file, its payload's size in bytes, and its blocks, decoded when they are asked for.
+    """For each chunk of a file, the size of its payload in bytes, and its blocks, decoded when they are asked for.
 
     Raises:
         FormatError: a chunk is damaged.

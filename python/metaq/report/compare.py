@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class StoredTensors:
+class ComparedCheckpoint:
     """Named tensors of a file or a folder, the bytes that each takes there, and all files together."""
 
     path: Path
@@ -62,7 +62,7 @@ class _Shards(Mapping[str, Tensor]):
         return len(self._places)
 
 
-def read_checkpoint(path: Path) -> StoredTensors:
+def read_checkpoint(path: Path) -> ComparedCheckpoint:
     """A `.mtq` file, any state dict that `metaq compress` takes, or a folder of such files.
 
     Raises:
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> StoredTensors:
     """
     if not path.is_dir():
         tensors = _read_tensors(path)
-        return StoredTensors(path, tensors, _tensor_bytes(path, tensors), path.stat().st_size)
+        return ComparedCheckpoint(path, tensors, _tensor_bytes(path, tensors), path.stat().st_size)
     paths = checkpoint_paths(path)
     places: dict[str, Path] = {}
     sizes: dict[str, float] = {}
@@ -83,7 +83,7 @@ def read_checkpoint(path: Path) -> StoredTensors:
                 raise InputError(f"{path}: expected tensor {name!r} in one file, found {found}")
             places[name] = shard
         sizes |= of_shard
-    return StoredTensors(path, _Shards(places), sizes, sum(shard.stat().st_size for shard in paths))
+    return ComparedCheckpoint(path, _Shards(places), sizes, sum(shard.stat().st_size for shard in paths))
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def _tensor_bytes(path: Path, tensors: Mapping[str, Tensor] | None = None) -> di
         return {name: float(layout.size_bytes) for name, layout in source.layouts.items()}
 
 
-def compare(first: StoredTensors, second: StoredTensors) -> tuple[list[Row], Row]:
+def compare(first: ComparedCheckpoint, second: ComparedCheckpoint) -> tuple[list[Row], Row]:
     """A row for each tensor, and what holds for all.
 
     Errors are ``‖a - b‖² / ‖a‖²``, a the first's, over all: of the matrices and filters that both have. Elements that
@@ -155,7 +155,7 @@ def sorted_rows(rows: Sequence[Row], column: str) -> list[Row]:
     return sorted(rows, key=lambda row: ("largest_difference" in row, -row.get(column, math.inf)))
 
 
-def rate_distortion(first: StoredTensors, second: StoredTensors, reference: StoredTensors) -> Row:
+def rate_distortion(first: ComparedCheckpoint, second: ComparedCheckpoint, reference: ComparedCheckpoint) -> Row:
     """How far two files are from the weights that they were made of, and which is better.
 
     At high rate a bit a weight more takes the error to a quarter. So ``R2 - R1 + log2(D2 / D1) / 2`` bits a weight, R
@@ -178,7 +178,7 @@ def rate_distortion(first: StoredTensors, second: StoredTensors, reference: Stor
     return found | {"second_more_bits_per_weight_at_equal_error": difference}
 
 
-def accuracies(first: StoredTensors, second: StoredTensors, recipe_name: str) -> Row:
+def accuracies(first: ComparedCheckpoint, second: ComparedCheckpoint, recipe_name: str) -> Row:
     """Loss and accuracy of both as weights of a recipe's network, on its test set.
 
     Raises:

@@ -25,12 +25,12 @@ _ORDERS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Contents:
-    """Of a file or a folder, as `metaq inspect` shows it.
+    """What is in a file or a folder, as `metaq inspect` shows it.
 
     Attributes:
         rows: one for each tensor of a file, or for each file of a folder.
         summary: what holds for all of it.
-        metadata: the file's; a folder has none of its own.
+        metadata: texts that the file keeps; a folder has none of its own.
         files: of a folder, its files' contents.
     """
 
@@ -40,7 +40,7 @@ class Contents:
     files: list[Contents] | None = None
 
     def as_dict(self) -> Row:
-        """The same for JSON."""
+        """The contents as `metaq inspect --json` prints them."""
         if self.files is not None:
             return {**self.summary, "files": [file.as_dict() for file in self.files]}
         return {**self.summary, "metadata": self.metadata, "tensors": self.rows}

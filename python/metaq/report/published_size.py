@@ -13,7 +13,7 @@ _LEVEL_BITS = 32
 
 @dataclass(frozen=True)
 class PublishedSize:
-    """Of one parameter, in bits. Huffman's tables, names and shapes are not counted, as in the paper.
+    """What one parameter takes, in bits. Huffman's tables, names and shapes are not counted, as in the paper.
 
     Attributes:
         values: Huffman code of the shared values' numbers, fillers included.
@@ -29,7 +29,7 @@ class PublishedSize:
 
     @property
     def total(self) -> int:
-        """All bits."""
+        """All bits together."""
         return self.values + self.gaps + self.codebook
 
 

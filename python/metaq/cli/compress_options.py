@@ -1,0 +1,70 @@
+"""The options of `metaq compress`: what to compress to, what to keep, and how to code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metaq.cli.options import Quality
+
+_TARGET = "What to compress to: one of these at most; without any, 4 bits"
+_CHOICES = "What to keep and how to code"
+
+
+def _complete_coder(incomplete: str) -> list[str]:
+    from metaq import coding
+
+    return [name for name in coding.coders if name.startswith(incomplete)]
+
+
+CheckpointPath = Annotated[
+    Path, typer.Argument(help="A checkpoint, a Hugging Face folder, or - for standard input.", show_default=False)
+]
+Bits = Annotated[
+    float | None, typer.Option(help="Coded bits per quantized weight to stay below.", rich_help_panel=_TARGET)
+]
+Size = Annotated[
+    str | None, typer.Option(help="Size of the file to stay below: 4MB, 500kB, 20000.", rich_help_panel=_TARGET)
+]
+MaxError = Annotated[float | None, typer.Option(help="Relative squared error to stay below.", rich_help_panel=_TARGET)]
+QualityName = Annotated[
+    Quality | None, typer.Option(help="Relative squared errors of 3e-2, 3e-3 and 3e-4.", rich_help_panel=_TARGET)
+]
+Step = Annotated[
+    float | None, typer.Option(help="Put every weight on the nearest multiple of this.", rich_help_panel=_TARGET)
+]
+Lossless = Annotated[bool, typer.Option("--lossless", help="Keep every bit.", rich_help_panel=_TARGET)]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN", help="Keep tensors of matching names exactly; may be repeated.", rich_help_panel=_CHOICES
+    ),
+]
+TensorBits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATTERN:bits=N",
+        help="Give matching tensors N bits per weight; may be repeated. "
+        "The first pattern that matches a tensor's name counts.",
+        rich_help_panel=_CHOICES,
+    ),
+]
+CoderName = Annotated[
+    str | None,
+    typer.Option(
+        help="mixing (smallest), adaptive (nearly as small, faster), rans (fastest), range, huffman, zstd, lzma, "
+        "gzip or stored. Unless given, it is mixing; from 4 MiB on adaptive, and rans with --lossless.",
+        show_default=False,
+        autocompletion=_complete_coder,
+        rich_help_panel=_CHOICES,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="The key under which a torch file holds its state dict.", show_default=False, rich_help_panel=_CHOICES
+    ),
+]
