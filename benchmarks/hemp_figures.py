@@ -159,11 +159,11 @@ def plot_orders(runs: dict[str, Any], axes: Any) -> None:
 
 
 def plot_histogram(runs: dict[str, Any], axes: Any) -> None:
-    shown = runs["three levels"]["histogram"]
-    axes.stairs(shown["counts"], shown["edges"], fill=True)
-    for level in shown["levels"]:
+    drawn = runs["three levels"]["histogram"]
+    axes.stairs(drawn["counts"], drawn["edges"], fill=True)
+    for level in drawn["levels"]:
         axes.axvline(level, color="tab:red", linewidth=0.8)
-    axes.set(title=f"7: {shown['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log")
+    axes.set(title=f"7: {drawn['parameter']}, N = 3", xlabel="weight", ylabel="count", yscale="log")
 
 
 def plot_error(runs: dict[str, Any], axes: Any) -> None:

@@ -82,15 +82,15 @@ def relative_error(folder: Path, other: Path) -> float:
 
 def measure(folder: Path, options: Sequence[str]) -> dict[str, Any]:
     """What becomes of a checkpoint's folder with some options."""
-    small, back = folder.with_name("small"), folder.with_name("back")
+    compressed, back = folder.with_name("small"), folder.with_name("back")
     row: dict[str, Any] = {"options": shlex.join(options), "bytes": files_size(folder, ".safetensors")}
-    row["compress"] = run("compress", folder, "-o", small, *options)
-    row["compressed_bytes"] = files_size(small, ".mtq")
-    row["decompress"] = run("decompress", small, "-o", back)
+    row["compress"] = run("compress", folder, "-o", compressed, *options)
+    row["compressed_bytes"] = files_size(compressed, ".mtq")
+    row["decompress"] = run("decompress", compressed, "-o", back)
     row["relative_squared_error"] = relative_error(folder, back)
-    for path in (*small.iterdir(), *back.iterdir()):
+    for path in (*compressed.iterdir(), *back.iterdir()):
         path.unlink()
-    small.rmdir()
+    compressed.rmdir()
     back.rmdir()
     return row
 

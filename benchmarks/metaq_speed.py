@@ -43,9 +43,9 @@ def published_knapsack(xi: Tensor, levels: Tensor, weights: Tensor) -> tuple[Ten
     count = len(levels)
     vertices = [0]
     while vertices[-1] < count - 1:
-        here = vertices[-1]
-        slopes = (xi[here + 1 :] - xi[here]) / (levels[here + 1 :] - levels[here])
-        vertices.append(here + 1 + int(slopes.argmin()))
+        vertex = vertices[-1]
+        slopes = (xi[vertex + 1 :] - xi[vertex]) / (levels[vertex + 1 :] - levels[vertex])
+        vertices.append(vertex + 1 + int(slopes.argmin()))
     hull = torch.tensor(vertices)
     edge = torch.searchsorted(levels[hull], weights, right=True).clamp(1, len(hull) - 1)
     left, right = hull[edge - 1], hull[edge]
@@ -153,9 +153,9 @@ class TimedTraining:
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.model(self.images), self.labels).backward()
         before = time.perf_counter()
-        shown = self.taken
+        forward_seconds = self.taken
         self.compressor.regularize()
-        hooks = shown + time.perf_counter() - before
+        hooks = forward_seconds + time.perf_counter() - before
         self.optimizer.step()
         return 1e3 * (time.perf_counter() - start - hooks), 1e3 * hooks
 

@@ -455,10 +455,10 @@ def huffman_block(source: Bits, size: int) -> list[int]:
         while True:
             length += 1
             word, first = 2 * word + source.get(1), 2 * first
-            here = of_length.get(length, [])
-            if word - first < len(here):
-                return here[word - first]
-            first += len(here)
+            same_length = of_length.get(length, [])
+            if word - first < len(same_length):
+                return same_length[word - first]
+            first += len(same_length)
 
     return [alphabet.symbol(entry_()) for _ in range(size)]
 

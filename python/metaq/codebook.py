@@ -70,7 +70,7 @@ class TableCodebook:
         if levels.ndim != 1 or not 1 <= levels.size <= 1 << 20:
             raise InputError(f"codebook levels: expected 1 to 2^20 of them, found shape {levels.shape}")
         if not np.isfinite(levels).all() or (np.diff(levels) <= 0).any():
-            raise InputError("codebook levels: expected finite and strictly increasing, found otherwise")
+            raise InputError("codebook levels: expected finite and strictly increasing numbers, found others")
         if not 0 <= self.origin < levels.size:
             raise InputError(f"codebook origin: expected 0 to {levels.size - 1}, found {self.origin}")
         object.__setattr__(self, "levels", tuple(levels.tolist()))

@@ -113,6 +113,8 @@ metaq::rans::ValueBlock value_block(const ValueArray& output, const Shape& shape
     return block;
 }
 
+// Files are decoded by `File`. This is the kernel alone, which benchmarks time and whose portable path tests compare.
+//
 // Fills the outputs. A uniform codebook is (step, None, 0), a table (any number, levels, origin).
 void rans_decode_values(const ByteArray& data, const std::vector<Shape>& shapes, const std::vector<ValueArray>& outputs,
                         const std::vector<Codebook>& codebooks, bool portable) {

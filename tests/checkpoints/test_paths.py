@@ -254,7 +254,7 @@ def test_resuming_with_other_options_or_sources_is_refused(tmp_path, folder, lef
         compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
     assert everything(left) == before
     (left / STATE).write_text("{")
-    with pytest.raises(InputError, match="expected what a stopped run left, found otherwise"):
+    with pytest.raises(InputError, match="expected what a stopped run left, found something else"):
         compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
     compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True))  # from the start
     assert (tmp_path / "out" / "a.mtq").exists()
@@ -376,9 +376,9 @@ def test_the_report_is_what_the_files_say(tmp_path, folder):
     assert report.relative_squared_error == pytest.approx(relative_error(loaded(tmp_path / "out")), rel=1e-6)
     assert report.bits_per_weight == pytest.approx(bits_per_weight(tmp_path / "out"), rel=0.02)
     assert 0 < report.seconds < 100
-    shown = report.as_dict()
-    assert shown["ratio"] == shown["bytes_before"] / shown["bytes"]
-    assert {"folder", "shards", "tensors", "relative_squared_error", "bits_per_weight", "coder"} <= shown.keys()
+    figures = report.as_dict()
+    assert figures["ratio"] == figures["bytes_before"] / figures["bytes"]
+    assert {"folder", "shards", "tensors", "relative_squared_error", "bits_per_weight", "coder"} <= figures.keys()
 
 
 def test_the_report_without_loss(tmp_path, folder):

@@ -129,9 +129,9 @@ def test_completion():
 
 
 def test_completion_is_shown_and_installed(tmp_path):
-    shown = child("", "--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "complete -o default -F _metaq_completion metaq" in shown.stdout
+    completion = child("", "--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert (completion.returncode, completion.stderr) == (0, "")
+    assert "complete -o default -F _metaq_completion metaq" in completion.stdout
     options = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     installed = child("", "--install-completion", "bash", **options)
     assert (installed.returncode, installed.stderr) == (0, "")
@@ -146,9 +146,9 @@ def test_control_characters_do_not_reach_the_terminal(succeeds, fails, tmp_path)
     path = tmp_path / "x\x1b[31m.mtq"
     assert "\\x1b[31m" in fails("verify", path)
     metaq.save(CompressedModel({"a\x1b[2J": torch.ones(2)}, {"\x1b": "\x07"}), path)
-    for shown in (succeeds("inspect", path), succeeds("verify", path), succeeds("compare", path, path)):
-        assert "\x1b" not in shown
-        assert "\x07" not in shown
+    for completion in (succeeds("inspect", path), succeeds("verify", path), succeeds("compare", path, path)):
+        assert "\x1b" not in completion
+        assert "\x07" not in completion
 
 
 def test_letters_that_the_output_has_none_for(tmp_path):

@@ -53,13 +53,13 @@ def test_nothing_where_there_is_no_terminal(capsys, monkeypatch, forced):
 def test_bytes_ratio_steps_and_time_left(screen):
     terminal = screen()
     work()
-    shown = terminal.getvalue()
-    assert "6.0/8.0 kB" in shown
-    assert "4.00x" in shown
-    assert "training, float" in shown
-    assert "2/5" in shown
-    assert "thinking" in shown
-    assert "0:00:0" in shown or "-:--:--" in shown
+    written = terminal.getvalue()
+    assert "6.0/8.0 kB" in written
+    assert "4.00x" in written
+    assert "training, float" in written
+    assert "2/5" in written
+    assert "thinking" in written
+    assert "0:00:0" in written or "-:--:--" in written
 
 
 def test_quiet(screen):
@@ -70,16 +70,16 @@ def test_quiet(screen):
     assert terminal.getvalue() == ""
 
 
-@pytest.mark.parametrize(("options", "is_shown"), [([], True), (["-q"], False)])
-def test_a_command_on_a_terminal(file, options, is_shown):
+@pytest.mark.parametrize(("options", "has_bar"), [([], True), (["-q"], False)])
+def test_a_command_on_a_terminal(file, options, has_bar):
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "metaq", "verify", str(file), *options]
     finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)
     try:
-        shown = os.read(ours, 1 << 16)
+        written = os.read(ours, 1 << 16)
     except OSError:  # nothing was written, and nobody can write any more
-        shown = b""
+        written = b""
     os.close(ours)
     assert finished.returncode == 0
-    assert (b"verifying" in shown) == is_shown
+    assert (b"verifying" in written) == has_bar

@@ -69,9 +69,9 @@ def test_folders(succeeds, fails, tmp_path, checkpoint):
         safetensors.torch.load_file(checkpoint), tmp_path / "model" / "model.safetensors", {"format": "pt"}
     )
     (tmp_path / "model" / "config.json").write_text("{}")
-    shown = json.loads(succeeds("compress", tmp_path / "model", "-o", tmp_path / "small", "--lossless", "--json"))
-    assert shown["folder"] == str(tmp_path / "small")
-    assert (shown["shards"], shown["tensors"], shown["bytes_before"]) == (1, 4, 4888)
+    printed = json.loads(succeeds("compress", tmp_path / "model", "-o", tmp_path / "small", "--lossless", "--json"))
+    assert printed["folder"] == str(tmp_path / "small")
+    assert (printed["shards"], printed["tensors"], printed["bytes_before"]) == (1, 4, 4888)
     succeeds("decompress", tmp_path / "small", "-o", tmp_path / "back")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
@@ -105,20 +105,20 @@ def test_bits_give_smaller_files(succeeds, tmp_path, checkpoint):
 
 
 def test_inspect(succeeds, file, network):
-    shown = json.loads(succeeds("inspect", file, "--json"))
-    assert shown["file_bytes"] == file.stat().st_size
-    assert [row["tensor"] for row in shown["tensors"]] == list(network)
-    assert [row["kind"] for row in shown["tensors"]] == ["coded", "kept", "coded", "alias of z.weight"]
-    payloads = sum(row["bytes"] for row in shown["tensors"])
-    assert payloads + shown["header_and_checksum_bytes"] == pytest.approx(shown["file_bytes"], abs=1)
+    printed = json.loads(succeeds("inspect", file, "--json"))
+    assert printed["file_bytes"] == file.stat().st_size
+    assert [row["tensor"] for row in printed["tensors"]] == list(network)
+    assert [row["kind"] for row in printed["tensors"]] == ["coded", "kept", "coded", "alias of z.weight"]
+    payloads = sum(row["bytes"] for row in printed["tensors"])
+    assert payloads + printed["header_and_checksum_bytes"] == pytest.approx(printed["file_bytes"], abs=1)
     assert "z.weight" in succeeds("inspect", file)
 
 
 def test_verify(succeeds, file):
-    shown = json.loads(succeeds("verify", file, "--json"))
-    assert shown["verdict"] == "whole and unchanged"
-    assert shown["tensors"] == 4
-    assert len(shown["weights_sha256"]) == 64
+    printed = json.loads(succeeds("verify", file, "--json"))
+    assert printed["verdict"] == "whole and unchanged"
+    assert printed["tensors"] == 4
+    assert len(printed["weights_sha256"]) == 64
     assert "whole and unchanged" in succeeds("verify", file)
 
 
@@ -134,9 +134,9 @@ def test_names_like_markup_are_no_markup(succeeds, tmp_path):
 
 def test_tensors_named_like_markup_are_shown(succeeds, tmp_path):
     metaq.save(CompressedModel({"a[/b]": torch.ones(2)}, {"[/x]": "[/y]"}), tmp_path / "x.mtq")
-    shown = succeeds("inspect", tmp_path / "x.mtq")
-    assert "a[/b]" in shown
-    assert "[/y]" in shown
+    printed = succeeds("inspect", tmp_path / "x.mtq")
+    assert "a[/b]" in printed
+    assert "[/y]" in printed
 
 
 def torch_file(folder, content):
@@ -303,11 +303,11 @@ def test_curve(succeeds, checkpoint, tmp_path, monkeypatch):
 
 
 def test_compress_says_what_came_of_it(succeeds, tmp_path, checkpoint):
-    shown = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "--bits", "3")
+    printed = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "--bits", "3")
     found = json.loads(succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "-f", "--bits", "3", "--json"))
     for key in ("relative_squared_error", "bits_per_weight", "coder", "seconds", "bytes_before", "bytes", "ratio"):
         assert key in found
-        assert key.replace("_", " ") in shown
+        assert key.replace("_", " ") in printed
     assert 0 < found["relative_squared_error"] < 0.1
     assert 2.9 < found["bits_per_weight"] <= 3
     assert found["coder"] == "mixing"
@@ -349,57 +349,59 @@ def test_no_output_is_the_source(fails, checkpoint, file, folder, force):
 
 
 @pytest.fixture
-def small(succeeds, folder, tmp_path):
+def compressed(succeeds, folder, tmp_path):
     """A folder of two .mtq shards."""
     succeeds("compress", folder, "-o", tmp_path / "small", "--step", "0.25", "-q")
     return tmp_path / "small"
 
 
-def test_inspect_of_a_folder(succeeds, small):
-    found = json.loads(succeeds("inspect", small, "--json"))
-    sizes = [(small / f"{shard}.mtq").stat().st_size for shard in (1, 2)]
+def test_inspect_of_a_folder(succeeds, compressed):
+    found = json.loads(succeeds("inspect", compressed, "--json"))
+    sizes = [(compressed / f"{shard}.mtq").stat().st_size for shard in (1, 2)]
     assert [file["file"] for file in found["files"]] == ["1.mtq", "2.mtq"]
     assert [file["file_bytes"] for file in found["files"]] == sizes
     assert [row["tensor"] for row in found["files"][1]["tensors"]] == ["2.bias", "2.weight"]
     assert (found["shards"], found["tensors"], found["weights"]) == (2, 4, 2 * 2003)
     assert found["file_bytes"] == sum(sizes)
     assert found["file_bits_per_weight"] == 8 * sum(sizes) / (2 * 2003)
-    shown = succeeds("inspect", small)
-    assert "1.mtq" in shown
-    assert f"{sum(sizes):,}" in shown
+    printed = succeeds("inspect", compressed)
+    assert "1.mtq" in printed
+    assert f"{sum(sizes):,}" in printed
 
 
-def test_verify_of_a_folder(succeeds, fails, small):
-    found = json.loads(succeeds("verify", small, "--json"))
+def test_verify_of_a_folder(succeeds, fails, compressed):
+    found = json.loads(succeeds("verify", compressed, "--json"))
     for row in found["files"]:
-        alone = json.loads(succeeds("verify", small / row["file"], "--json"))
-        assert row | {"file": str(small / row["file"])} == alone
+        alone = json.loads(succeeds("verify", compressed / row["file"], "--json"))
+        assert row | {"file": str(compressed / row["file"])} == alone
     assert (found["verdict"], found["shards"], found["tensors"]) == ("whole and unchanged", 2, 4)
-    assert "2.mtq" in succeeds("verify", small)
-    damaged(small / "2.mtq")
-    assert "2.mtq: expected chunk" in fails("verify", small)
-    (small / "2.mtq").unlink()
-    assert "expected the shard 2.mtq beside it" in fails("verify", small)
+    assert "2.mtq" in succeeds("verify", compressed)
+    damaged(compressed / "2.mtq")
+    assert "2.mtq: expected chunk" in fails("verify", compressed)
+    (compressed / "2.mtq").unlink()
+    assert "expected the shard 2.mtq beside it" in fails("verify", compressed)
 
 
-def test_compare_of_folders(succeeds, fails, folder, small, tmp_path):
-    found = json.loads(succeeds("compare", folder, small, "--json"))
+def test_compare_of_folders(succeeds, fails, folder, compressed, tmp_path):
+    found = json.loads(succeeds("compare", folder, compressed, "--json"))
     assert {row["tensor"] for row in found["tensors"]} == {"1.weight", "1.bias", "2.weight", "2.bias"}
     assert found["first_bytes"] == sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    assert found["second_bytes"] == sum(path.stat().st_size for path in small.glob("*.mtq"))
-    one = {name: tensor for shard in (1, 2) for name, tensor in metaq.load_file(small / f"{shard}.mtq").items()}
+    assert found["second_bytes"] == sum(path.stat().st_size for path in compressed.glob("*.mtq"))
+    one = {name: tensor for shard in (1, 2) for name, tensor in metaq.load_file(compressed / f"{shard}.mtq").items()}
     safetensors.torch.save_file(one, tmp_path / "one.safetensors")
     again = json.loads(succeeds("compare", folder, tmp_path / "one.safetensors", "--json"))
     assert again["relative_squared_error"] == found["relative_squared_error"] > 0
-    assert json.loads(succeeds("compare", small, tmp_path / "one.safetensors", "--json"))["tensors_that_differ"] == 0
-    (small / "model.mtq.index.json").unlink()
-    (small / "copy.mtq").write_bytes((small / "1.mtq").read_bytes())
-    assert "expected tensor '1.bias' in one file, found it in 1.mtq and copy.mtq" in fails("compare", folder, small)
+    same = json.loads(succeeds("compare", compressed, tmp_path / "one.safetensors", "--json"))
+    assert same["tensors_that_differ"] == 0
+    (compressed / "model.mtq.index.json").unlink()
+    (compressed / "copy.mtq").write_bytes((compressed / "1.mtq").read_bytes())
+    twice = "expected tensor '1.bias' in one file, found it in 1.mtq and copy.mtq"
+    assert twice in fails("compare", folder, compressed)
 
 
-def test_compare_sorts(succeeds, folder, small):
+def test_compare_sorts(succeeds, folder, compressed):
     def rows(*options):
-        return json.loads(succeeds("compare", folder, small, "--json", *options))["tensors"]
+        return json.loads(succeeds("compare", folder, compressed, "--json", *options))["tensors"]
 
     shares = [row["squared_error_share"] for row in rows()]
     assert shares == sorted(shares, reverse=True)
@@ -408,7 +410,7 @@ def test_compare_sorts(succeeds, folder, small):
     assert [row["tensor"] for row in rows("--sort", "tensor")] == ["1.bias", "1.weight", "2.bias", "2.weight"]
     sizes = [row["second_bytes"] for row in rows("--sort", "second_bytes")]
     assert sizes == sorted(sizes, reverse=True)
-    assert "2.bias" not in succeeds("compare", folder, small, "--top", "2")
+    assert "2.bias" not in succeeds("compare", folder, compressed, "--top", "2")
 
 
 @pytest.mark.parametrize(
@@ -438,8 +440,8 @@ def test_of_several_patterns_the_first_that_matches_counts(succeeds, checkpoint,
     for order in (("z*", "*"), ("*", "z*")):
         bits = {"z*": "z*:bits=6", "*": "*:bits=2"}
         options = [option for pattern in order for option in ("--set", bits[pattern])]
-        shown = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "-f", "--json", *options)
-        sizes[order] = json.loads(shown)["bytes"]
+        printed = succeeds("compress", checkpoint, "-o", tmp_path / "x.mtq", "-f", "--json", *options)
+        sizes[order] = json.loads(printed)["bytes"]
     assert sizes["z*", "*"] > 1.3 * sizes["*", "z*"]
 
 

@@ -35,8 +35,8 @@ def test_ctrl_c_in_the_demo(tmp_path, names_in, start, interrupted):
 
 def test_complexity(succeeds, tmp_path):
     plot = tmp_path / "plot.svg"
-    shown = succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot)
-    assert "largest" in shown
+    printed = succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot)
+    assert "largest" in printed
     assert plot.read_text().startswith("<?xml")
     result = json.loads(succeeds("complexity", "--levels", 32, "--draws", 200, "--plot", plot, "-f", "--json"))
     assert sum(result["counts"]) == 200

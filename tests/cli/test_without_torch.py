@@ -23,15 +23,15 @@ def without_torch(*arguments):
 
 
 @pytest.fixture
-def small(succeeds, folder, tmp_path):
+def compressed(succeeds, folder, tmp_path):
     """A folder of two .mtq shards."""
     succeeds("compress", folder, "-o", tmp_path / "small", "--step", "0.25", "-q")
     return tmp_path / "small"
 
 
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
-def test_inspect_and_verify(succeeds, file, small, verb):
-    for source in (file, small):
+def test_inspect_and_verify(succeeds, file, compressed, verb):
+    for source in (file, compressed):
         assert without_torch(verb, source, "--json") == succeeds(verb, source, "--json")
 
 
@@ -47,8 +47,8 @@ def test_decompress(file, tmp_path):
         assert all(np.array_equal(arrays[name], tensor.numpy()) for name, tensor in expected.items())
 
 
-def test_decompress_of_a_folder(small, folder, tmp_path):
-    assert without_torch("decompress", small, "-o", tmp_path / "back") == ""
+def test_decompress_of_a_folder(compressed, folder, tmp_path):
+    assert without_torch("decompress", compressed, "-o", tmp_path / "back") == ""
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == sorted(path.name for path in folder.iterdir())
 
 

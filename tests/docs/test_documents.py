@@ -120,15 +120,15 @@ def folder(tmp_path, monkeypatch):
         (programs / program).chmod(0o755)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # networks here are too small for more
-    here = tmp_path / "here"
-    here.mkdir()
+    work_folder = tmp_path / "here"
+    work_folder.mkdir()
     for name in ("results", "examples", "src"):
-        (here / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(here)
+        (work_folder / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(work_folder)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield here
+    yield work_folder
     torch.set_num_threads(threads)
 
 

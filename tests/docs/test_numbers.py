@@ -55,8 +55,8 @@ def test_coders_on_a_resnet():
     sizes = {row["coder"]: f"{row['size_bytes']:,}" for row in rows}
     names = {"mixing": "mixing", "rANS": "rans", "brotli-11": "brotli-11", "zstd-22": "zstd-22", "range": "range"}
     found = " ".join(text_of("README.md").split())
-    for shown, coder in {**names, "Huffman": "Huffman"}.items():
-        assert f"{shown} {sizes[coder]}" in found
+    for spelled, coder in {**names, "Huffman": "Huffman"}.items():
+        assert f"{spelled} {sizes[coder]}" in found
     assert f"entropy {rows[0]['zero_order_bytes']:,.0f} bytes" in found
 
 
@@ -124,15 +124,15 @@ def size_with(recipe, coder):
 )
 def test_lc(name, heading, end):
     table = text_of("docs/methods/lc.md").split(heading)[1].split(end)[0]
-    shown = {}
+    spelled = {}
     for line in table.split("\n"):
         row = [cell.strip(" `") for cell in line.strip("|").split("|")]
         if len(row) == 5:
-            shown[row[0]] = row[1:]
+            spelled[row[0]] = row[1:]
     rows = [row for row in result(f"benchmarks/results/{name}.json")["rows"] if row["algorithm"] == "LC"]
     assert rows
     for row in rows:
-        errors, file = shown[row["scheme"]][2:]
+        errors, file = spelled[row["scheme"]][2:]
         assert file == f"{row['file_bytes']:,} B"
         assert errors.split(" / ")[0] == f"{100 * (1 - row['test']['accuracy']):.2f}"
 

@@ -60,11 +60,11 @@ def edit_index(folder, change):
 
 def test_byte_for_byte_without_loss(tmp_path, folder):
     result = compress_path(folder, tmp_path / "small", LOSSLESS)
-    small = contents(tmp_path / "small")
+    compressed = contents(tmp_path / "small")
     names = [shard.replace(SAFETENSORS, MTQ) for shard in SHARDS]
-    assert set(small) == {*names, "model.mtq.index.json", "config.json", "nested/tokenizer.bin"}
-    assert json.loads(small["model.mtq.index.json"])["weight_map"]["a1.weight"] == names[1]
-    assert result.file_bytes == sum(len(small[name]) for name in names)
+    assert set(compressed) == {*names, "model.mtq.index.json", "config.json", "nested/tokenizer.bin"}
+    assert json.loads(compressed["model.mtq.index.json"])["weight_map"]["a1.weight"] == names[1]
+    assert result.file_bytes == sum(len(compressed[name]) for name in names)
     assert result.tensors == 2 * len(tensors(0))
     decompress_path(tmp_path / "small", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
@@ -145,8 +145,8 @@ BAD = {
         lambda folder: edit_index(folder, lambda places: places.update({"none": "x.bin"})),
         "found 'x.bin'",
     ),
-    "no JSON": (lambda folder: (folder / INDEX).write_bytes(b"\xff{"), "expected JSON, found otherwise"),
-    "deep JSON": (lambda folder: (folder / INDEX).write_text("[" * 100_000), "expected JSON, found otherwise"),
+    "no JSON": (lambda folder: (folder / INDEX).write_bytes(b"\xff{"), "expected JSON, found something else"),
+    "deep JSON": (lambda folder: (folder / INDEX).write_text("[" * 100_000), "expected JSON, found something else"),
     "no map": (lambda folder: (folder / INDEX).write_text('{"weight_map": []}'), "a shard's name for each tensor"),
     "empty map": (lambda folder: (folder / INDEX).write_text('{"weight_map": {}}'), "a shard's name for each tensor"),
     "odd map": (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": 1}}'), "a shard's name for each"),

@@ -141,7 +141,7 @@ def test_values_in_files_beside_the_model(tmp_path, model):
     back = there_and_back(tmp_path, path)
     assert back.SerializeToString(deterministic=True) == onnx.load(model).SerializeToString(deterministic=True)
     (tmp_path / "external" / "values.bin").unlink()
-    with pytest.raises(InputError, match=r"x.onnx: expected an .onnx model, found otherwise"):
+    with pytest.raises(InputError, match=r"x.onnx: expected an .onnx model, found something else"):
         read_state(path)
 
 
@@ -169,7 +169,10 @@ def refused(tmp_path, edit):
     [
         (lambda graph: graph.initializer.append(graph.initializer[0]), "initialisers of distinct names"),
         (lambda graph: setattr(graph.initializer[0], "name", GRAPH), "initialisers of distinct names"),
-        (lambda graph: setattr(graph.initializer[0], "raw_data", b"123"), "expected an .onnx model, found otherwise"),
+        (
+            lambda graph: setattr(graph.initializer[0], "raw_data", b"123"),
+            "expected an .onnx model, found something else",
+        ),
         (lambda graph: graph.Clear(), "found nothing in it"),
     ],
 )

@@ -86,7 +86,7 @@ def test_pieces_in_any_order(tmp_path):
 @pytest.mark.parametrize("header", ['{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', "{", '{"a":1}', ""])
 def test_malformed_headers(tmp_path, header):
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(4))
-    with pytest.raises(InputError, match=r"x.safetensors: expected a .safetensors file, found otherwise"):
+    with pytest.raises(InputError, match=r"x.safetensors: expected a .safetensors file, found something else"):
         SafetensorsFile(tmp_path / "x.safetensors")
 
 

@@ -56,8 +56,8 @@ def as_torch(is_new):
     ids=["safetensors", "pt", "old"],
 )
 def test_there_and_back(streams, data):
-    small = streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), data)
-    back = safetensors.torch.load(streams(lambda: decompress_path(STANDARD, STANDARD), small))
+    compressed = streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), data)
+    back = safetensors.torch.load(streams(lambda: decompress_path(STANDARD, STANDARD), compressed))
     assert all(torch.equal(back[name], tensor) for name, tensor in STATE.items())
 
 
@@ -66,17 +66,17 @@ def test_onnx(streams):
     weights = onnx.numpy_helper.from_array(STATE["w"].numpy(), "w")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["w"], ["y"])], "main", [], [], [weights])
     model = onnx.helper.make_model(graph)
-    small = streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), model.SerializeToString())
-    assert onnx.load_from_string(streams(lambda: decompress_path(STANDARD, STANDARD), small)) == model
+    compressed = streams(lambda: compress_path(STANDARD, STANDARD, LOSSLESS), model.SerializeToString())
+    assert onnx.load_from_string(streams(lambda: decompress_path(STANDARD, STANDARD), compressed)) == model
 
 
 def test_one_of_them(streams, tmp_path):
     data = safetensors.torch.save(STATE)
     (tmp_path / "x.safetensors").write_bytes(data)
-    small = streams(lambda: compress_path(tmp_path / "x.safetensors", STANDARD, LOSSLESS), b"")
-    assert small == encode(compress_losslessly({"b": STATE["b"], "w": STATE["w"]}))
+    compressed = streams(lambda: compress_path(tmp_path / "x.safetensors", STANDARD, LOSSLESS), b"")
+    assert compressed == encode(compress_losslessly({"b": STATE["b"], "w": STATE["w"]}))
     assert streams(lambda: compress_path(STANDARD, tmp_path / "x.mtq", LOSSLESS), data) == b""
-    assert (tmp_path / "x.mtq").read_bytes() == small
+    assert (tmp_path / "x.mtq").read_bytes() == compressed
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"garbage" * 9, b"\xff" * 8 + b"{"])

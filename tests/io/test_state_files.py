@@ -247,7 +247,7 @@ def test_kinds_that_are_known_and_not_read(tmp_path, name):
 
 def test_arrays_that_are_no_tensors(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([{}], object))
-    with pytest.raises(InputError, match=r"x.npz: expected an .npz file of arrays of numbers, found otherwise"):
+    with pytest.raises(InputError, match=r"x.npz: expected an .npz file of arrays of numbers, found something else"):
         read_state(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", a=np.ones(2, np.complex64))
     with pytest.raises(InputError, match=r"x.npz, array 'a': expected one of float32, .*, found complex64"):

@@ -39,9 +39,9 @@ float least_cost(const Problem& problem, std::size_t i, std::size_t state) {
         const std::int64_t symbol = dependent::symbol_of(index, quantizer);
         if (symbol > problem.row.most) continue;
         const float miss = size - static_cast<float>(symbol);
-        const float here = problem.row.importance[i] * miss * miss +
+        const float cost = problem.row.importance[i] * miss * miss +
                            problem.rate_weight * problem.rates.bits(quantizer, problem.row.bins[i], index);
-        least = std::min(least, here + least_cost(problem, i + 1, problem.machine.next[state][index & 1]));
+        least = std::min(least, cost + least_cost(problem, i + 1, problem.machine.next[state][index & 1]));
     }
     return least;
 }

@@ -66,13 +66,13 @@ def test_a_table_fits_the_terminal(monkeypatch, width):
     show(ROWS)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", sys.stdout.getvalue()).splitlines()
     assert max(map(len, lines)) <= width
-    shown = " ".join(" ".join(lines).split())
-    assert shown.count("22,222,222") == len(ROWS)  # no number is folded, and the most important one is always there
-    assert "…" not in shown
-    assert ("Not shown for want of width: dtype" in shown) == (width <= 100)
-    missing = shown.partition("Not shown for want of width:")[2]
+    joined = " ".join(" ".join(lines).split())
+    assert joined.count("22,222,222") == len(ROWS)  # no number is folded, and the most important one is always there
+    assert "…" not in joined
+    assert ("Not shown for want of width: dtype" in joined) == (width <= 100)
+    missing = joined.partition("Not shown for want of width:")[2]
     for heading, value in {"dtype": "bfloat16", "levels": "19", "zeros": "12,345,678", "shape": "4096x14336"}.items():
-        assert (value in shown) == (heading not in missing)
+        assert (value in joined) == (heading not in missing)
 
 
 def test_where_there_is_no_terminal_each_row_is_a_line(capsys):

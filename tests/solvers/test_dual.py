@@ -80,17 +80,17 @@ def test_methods_agree_on_a_large_instance(large):
 @pytest.mark.parametrize("seed", range(6))
 def test_multipliers_are_the_derivative_of_the_optimum(seed):
     weights, levels = random_instance(seed)
-    options, small = dual.Newton(tolerance=1e-12), 1e-5
+    options, relative = dual.Newton(tolerance=1e-12), 1e-5
     found = dual.newton(weights, levels, None, options).multipliers
     # Where a weight lies on a level the optimum has a kink, and a difference across it is no derivative.
-    smooth = (weights[:, None] - levels).abs().min(dim=1).values > 10 * small
+    smooth = (weights[:, None] - levels).abs().min(dim=1).values > 10 * relative
     assert int(smooth.sum()) >= 15
     for index in smooth.nonzero().flatten().tolist()[::4]:
         shift = torch.zeros_like(weights)
-        shift[index] = small
+        shift[index] = relative
         higher = dual.newton(weights + shift, levels, None, options).value
         lower = dual.newton(weights - shift, levels, None, options).value
-        assert float(found[index]) == pytest.approx((higher - lower) / (2 * small), rel=1e-3, abs=1e-3)
+        assert float(found[index]) == pytest.approx((higher - lower) / (2 * relative), rel=1e-3, abs=1e-3)
 
 
 def test_multipliers_are_zero_outside_the_levels_and_of_the_weights_dtype():

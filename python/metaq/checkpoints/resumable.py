@@ -67,7 +67,7 @@ class WorkFolder:
             state = json.loads(place.read_text())
             options, self._results, self._written = state["options"], state["results"], state["written"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{place}: expected what a stopped run left, found otherwise") from None
+            raise InputError(f"{place}: expected what a stopped run left, found something else") from None
         differing = [key for key in {**options, **self._options} if options.get(key) != self._options.get(key)]
         if differing:
             found = f"{differing[0]} {options.get(differing[0])!r} then and {self._options.get(differing[0])!r} now"

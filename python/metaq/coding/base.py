@@ -103,7 +103,7 @@ class NativeCoder(Coder):
             self._fill(data, blocks)
         except ValueError as error:
             raise FormatError(
-                f"{self.name} stream: expected symbols of {len(shapes)} blocks, found it {error}"
+                f"{self.name} stream: expected symbols of {len(shapes)} blocks, found a {error} stream"
             ) from error
         return blocks
 

@@ -141,7 +141,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found otherwise ({error})") from None
+        raise InputError(f"{path}: expected JSON, found something else ({error})") from None
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
         raise InputError(f"{path}: expected an object with a shard's name for each tensor in 'weight_map', found none")

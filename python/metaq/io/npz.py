@@ -73,7 +73,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
                     arrays[member.removesuffix(_MEMBER)] = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # zipfile's, zlib's and NumPy's own have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: expected an .npz file of arrays of numbers, found otherwise ({reason})") from None
+        raise InputError(
+            f"{path}: expected an .npz file of arrays of numbers, found something else ({reason})"
+        ) from None
     for name, array in arrays.items():
         if array.dtype.newbyteorder("=").name not in BY_NAME:
             known = ", ".join(BY_NAME)

@@ -62,7 +62,7 @@ class Onnx(Format):
             state = {tensor.name: _values(onnx, tensor) for tensor in tensors}
         except Exception as error:  # the parser's, the package's own, what missing or damaged values lead to
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{path}: expected an .onnx model, found otherwise ({reason})") from None
+            raise InputError(f"{path}: expected an .onnx model, found something else ({reason})") from None
         if not model.graph.node and not state:
             raise InputError(f"{path}: expected an .onnx model, found nothing in it")
         if len(state) < len(tensors) or GRAPH in state:

@@ -142,7 +142,7 @@ def _opening(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a .safetensors file, found otherwise ({reason})") from None
+        raise InputError(f"{path}: expected a .safetensors file, found something else ({reason})") from None
 
 
 def write_pieces(

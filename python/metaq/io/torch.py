@@ -70,7 +70,7 @@ def _load(format: Torch, path: Path) -> Any:
         raise InputError(f"{path}: {_SAVE}, found other content in it, which is not run; {remedy}") from None
     except Exception as error:  # on a damaged file, anything from IndexError to AssertionError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: {_SAVE}, found otherwise ({reason})") from None
+        raise InputError(f"{path}: {_SAVE}, found something else ({reason})") from None
 
 
 def _is_torchscript(path: Path) -> bool:

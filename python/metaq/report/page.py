@@ -103,7 +103,7 @@ def _object(data: bytes, keys: Sequence[str], where: str) -> Row:
     try:
         found = json.loads(data)
     except ValueError as error:
-        raise FormatError(f"{where}: expected JSON, found otherwise ({error})") from None
+        raise FormatError(f"{where}: expected JSON, found something else ({error})") from None
     return _check_keys(found, keys, where)
 
 

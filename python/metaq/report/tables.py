@@ -47,9 +47,9 @@ def show(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     console = _console()
     columns = dict.fromkeys(column for row in rows for column in row)
     cells = {column: [text(row.get(column, "")) for row in rows] for column in columns}
-    shown = _fitting(cells, console.width)
+    fitting = _fitting(cells, console.width)
     table = Table(**_LOOK)
-    for column in shown:
+    for column in fitting:
         is_number = any(isinstance(row.get(column), int | float) for row in rows)
         table.add_column(
             heading(column),
@@ -58,12 +58,12 @@ def show(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
             no_wrap=column not in _FOLDED,
         )
     for index in range(len(rows)):
-        table.add_row(*(Text(cells[column][index]) for column in shown))
+        table.add_row(*(Text(cells[column][index]) for column in fitting))
     if title:
         console.print(Text(printable(title), style="bold"))
     console.print(table)
-    if len(shown) < len(cells):
-        missing = ", ".join(heading(column).replace("\n", " ") for column in cells if column not in shown)
+    if len(fitting) < len(cells):
+        missing = ", ".join(heading(column).replace("\n", " ") for column in cells if column not in fitting)
         console.print(Text(f"Not shown for want of width: {missing}.", style="dim"))
     console.print()
 

@@ -20,7 +20,7 @@ def test_gradient_of_the_loss_part_and_of_the_regulariser():
     gradient = torch.randn(50, generator=generator)
     slopes = torch.randn(1, 9, 2, generator=generator)
     view.put_quantized()
-    shown = parameter.detach().clone()
+    quantized = parameter.detach().clone()
     parameter.grad = gradient.clone()
     learned.on_loss_gradients()
     view.add_slopes(slopes, 0.5)
@@ -28,7 +28,7 @@ def test_gradient_of_the_loss_part_and_of_the_regulariser():
     learned.on_all_gradients()
     is_inside = latent.abs() <= 1.0
     assert 0 < int(is_inside.sum()) < 50
-    expected = gradient @ (shown - latent * is_inside) - 0.5 * (beta @ latent)
+    expected = gradient @ (quantized - latent * is_inside) - 0.5 * (beta @ latent)
     torch.testing.assert_close(learned.logarithms.grad.float(), expected[None], rtol=1e-4, atol=1e-5)
     assert view.steps[0] != 0.25
 

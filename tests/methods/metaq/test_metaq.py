@@ -61,10 +61,10 @@ def test_gradient_is_the_derivative_of_the_hull_of_the_code_lengths():
     symbols = (weights / step).round().clamp(-12, 12).to(torch.int64)
     counts = torch.bincount(symbols.flatten() + 12, minlength=25).double() + 0.1
     xi = -(counts / counts.sum()).log2()
-    small = 1e-6
-    higher = knapsack.solve(xi, levels, weights.double() + small).value
-    lower = knapsack.solve(xi, levels, weights.double() - small).value
-    torch.testing.assert_close(model.weight.grad.double(), 0.5 * (higher - lower) / (2 * small), rtol=1e-3, atol=1e-3)
+    epsilon = 1e-6
+    higher = knapsack.solve(xi, levels, weights.double() + epsilon).value
+    lower = knapsack.solve(xi, levels, weights.double() - epsilon).value
+    torch.testing.assert_close(model.weight.grad.double(), 0.5 * (higher - lower) / (2 * epsilon), rtol=1e-3, atol=1e-3)
 
 
 def test_regularize_adds_to_the_loss_gradient_and_gives_the_weights_back():
@@ -194,8 +194,8 @@ def test_gradient_of_the_published_objective(solver):
         return dual.newton(moved, levels, None, dual.Newton(tolerance=1e-13)).primal
 
     direction = torch.randn(weights.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    small, exact = 1e-5, weights.double()
-    derivative = (phi(exact + small * direction) - phi(exact - small * direction)) / (2 * small)
+    epsilon, exact = 1e-5, weights.double()
+    derivative = (phi(exact + epsilon * direction) - phi(exact - epsilon * direction)) / (2 * epsilon)
     assert float((beta * direction).sum()) == pytest.approx(derivative, rel=2e-2)
 
 

@@ -38,7 +38,7 @@ def _split(name: str) -> Split:
             labels = [_label(path, member) for member in members]
             pixels = np.stack([_pixels(f"{path}, {member}", archive.read(member)) for member in members])
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: expected a zip file of JPEG images, found otherwise ({error})") from None
+        raise DataError(f"{path}: expected a zip file of JPEG images, found something else ({error})") from None
     return Split(normalised(torch.from_numpy(pixels).permute(0, 3, 1, 2)).contiguous(), torch.tensor(labels))
 
 
