@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class MetaqError(Exception):
@@ -34,3 +37,14 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "; did you mean 'x'?", or nothing when no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def entry_of_name(name: str, known: Mapping[str, Entry], kind: str) -> Entry:
+    """The entry of that name in a table of all that there are.
+
+    Raises:
+        InputError: there is none; the message begins with ``kind``, and lists the names.
+    """
+    if name not in known:
+        raise InputError(f"{kind}: expected one of {', '.join(known)}, found {name!r}{nearest_name(name, known)}")
+    return known[name]

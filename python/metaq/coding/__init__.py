@@ -7,7 +7,7 @@ from metaq.coding.huffman import Huffman
 from metaq.coding.mixing import Mixing
 from metaq.coding.range import Range
 from metaq.coding.rans import Rans
-from metaq.errors import FormatError, InputError, nearest_name
+from metaq.errors import FormatError, entry_of_name
 
 __all__ = [
     "CHUNK_SYMBOLS",
@@ -37,9 +37,7 @@ _by_identifier = {coder.identifier: coder for coder in coders.values()}
 
 def by_name(name: str) -> Coder:
     """The coder of that name. Raises InputError, naming the nearest, if there is none."""
-    if name in coders:
-        return coders[name]
-    raise InputError(f"coder: expected one of {', '.join(coders)}, found {name!r}{nearest_name(name, coders)}")
+    return entry_of_name(name, coders, "coder")
 
 
 def by_identifier(identifier: int) -> Coder:

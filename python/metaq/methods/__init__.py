@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metaq.errors import InputError, nearest_name
+from metaq.errors import entry_of_name
 from metaq.methods.base import BoundMethod, Method
 from metaq.methods.deep_compression import DeepCompression
 from metaq.methods.hemp import HEMP
@@ -26,9 +26,7 @@ def by_name(name: str) -> type[Method]:
     Raises:
         InputError: no method has that name.
     """
-    if name not in methods:
-        raise InputError(f"method: expected one of {', '.join(methods)}, found {name!r}{nearest_name(name, methods)}")
-    return methods[name]
+    return entry_of_name(name, methods, "method")
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metaq.errors import InputError, nearest_name
+from metaq.errors import entry_of_name
 from metaq.experiments.data.base import Dataset, Split
 from metaq.experiments.data.cifar10 import load_cifar10
 from metaq.experiments.data.cifar10_jpeg import load_cifar10_jpeg
@@ -25,11 +25,7 @@ def by_name(name: str) -> Callable[[int], Dataset]:
     Raises:
         InputError: no data set has that name.
     """
-    if name not in datasets:
-        raise InputError(
-            f"data set: expected one of {', '.join(datasets)}, found {name!r}{nearest_name(name, datasets)}"
-        )
-    return datasets[name]
+    return entry_of_name(name, datasets, "data set")
 
 
 __all__ = ["Dataset", "Split", "by_name", "datasets"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from metaq.errors import InputError, nearest_name
+from metaq.errors import entry_of_name
 from metaq.experiments.models.lenet import LeNet5, LeNet5Caffe, LeNet300
 from metaq.experiments.models.mobilenet import MobileNetV2
 from metaq.experiments.models.pretrained import load_weights
@@ -26,9 +26,7 @@ def by_name(name: str) -> type[nn.Module]:
     Raises:
         InputError: no network has that name.
     """
-    if name not in models:
-        raise InputError(f"network: expected one of {', '.join(models)}, found {name!r}{nearest_name(name, models)}")
-    return models[name]
+    return entry_of_name(name, models, "network")
 
 
 __all__ = [
