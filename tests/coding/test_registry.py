@@ -8,7 +8,7 @@ import pytest
 from metaq.coding import Speed, by_identifier, by_name, coders, suitable
 from metaq.errors import FormatError, InputError
 
-DECODER = Path(__file__).parents[2] / "src" / "metaq" / "decoder.hpp"
+DECODER = Path(__file__).parents[2] / "src" / "metaq" / "format" / "chunk.hpp"
 
 
 def test_names_and_identifiers_are_the_formats():

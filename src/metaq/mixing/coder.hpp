@@ -94,14 +94,16 @@ Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expecta
                   const Position& at, std::size_t quantizer) {
     Model& model = state.model;
     Contexts contexts = state.history.zero_contexts(expected, near, quantizer);
-    if (!model.code(coder, symbol.magnitude > 0, kNotZero, contexts)) return {0, false};
-    const bool negative = model.code(coder, symbol.negative, kSign, state.history.sign_contexts(expected, near, at));
+    if (!model.code(coder, symbol.magnitude > 0, kNotZero, model.place(contexts))) return {0, false};
+    const bool negative = model.code(coder, symbol.negative, kSign,
+                                     model.place(state.history.sign_contexts(expected, near, at)));
     state.history.turn_to_magnitude(contexts, expected, negative, quantizer);
+    const PlacedContexts placed = model.place(contexts);
     std::int64_t lower = 1;
     std::size_t number = 1;  // of the class
     while (lower < 2 * std::int64_t{kSymbolLimit}) {
         const std::int64_t next = lower + class_width(lower);
-        if (!model.code(coder, symbol.magnitude >= next, std::min(number, kLastClass), contexts)) break;
+        if (!model.code(coder, symbol.magnitude >= next, std::min(number, kLastClass), placed)) break;
         lower = next;
         ++number;
     }

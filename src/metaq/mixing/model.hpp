@@ -125,6 +125,13 @@ private:
     bool is_out_of_memory_ = false;
 };
 
+// Contexts, and where their counters are.
+struct PlacedContexts {
+    ContextCounters::Places places;
+    std::size_t lean;
+    std::size_t scale;
+};
+
 class Model {
 public:
     Model() {
@@ -142,9 +149,12 @@ public:
 
     void set_mixer_rate(std::size_t rate) { mixer_rate_ = kMixerRates[rate]; }
 
+    // Finds the counters of contexts, for as many decisions as have the same.
+    PlacedContexts place(const Contexts& contexts) { return {counters_.find(contexts), contexts.lean, contexts.scale}; }
+
     // Codes one decision; the bit is the encoder's, the one returned is what a decoder finds.
     template <class Coder>
-    bool code(Coder& coder, bool bit, std::size_t decision, const Contexts& contexts) {
+    bool code(Coder& coder, bool bit, std::size_t decision, const PlacedContexts& contexts) {
         const Prediction found = predict(decision, contexts);
         bit = coder.code(bit, found.probability);
         for (auto* counter : found.used) logistic::update(*counter, bit, kRates);
@@ -155,7 +165,7 @@ public:
     }
 
     // The probability, in units of 2^-16, that a decision's bit is set. Nothing is learned.
-    std::uint32_t probability(std::size_t decision, const Contexts& contexts) {
+    std::uint32_t probability(std::size_t decision, const PlacedContexts& contexts) {
         return predict(decision, contexts).probability;
     }
 
@@ -204,9 +214,9 @@ private:
         std::uint32_t probability;
     };
 
-    [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const Contexts& contexts) {
+    [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const PlacedContexts& contexts) {
         Prediction found;
-        find(contexts, decision, found.used, found.input);
+        find(contexts.places, decision, found.used, found.input);
         found.logit = mixers_[decision].logit(found.input);
         found.scale_logit = scale_mixers_[decision * kScales + contexts.scale].logit(found.input);
         found.mean = (found.logit + found.scale_logit) >> 1;
@@ -217,9 +227,8 @@ private:
     }
 
     // A counter that was never used takes the probability of context 0, and learns from that.
-    void find(const Contexts& contexts, std::size_t decision, std::array<logistic::Counter*, kContexts>& used,
-              std::array<std::int16_t, kInputs>& input) {
-        const ContextCounters::Places places = counters_.find(contexts);
+    void find(const ContextCounters::Places& places, std::size_t decision,
+              std::array<logistic::Counter*, kContexts>& used, std::array<std::int16_t, kInputs>& input) {
         ContextCounters::Counters* const counters = counters_.data();
         const std::uint32_t base = counters[places[0]][decision].slow & ~logistic::kCountMask;
         for (std::size_t i = 0; i < kContexts; ++i) {

@@ -86,15 +86,17 @@ inline std::int64_t choose(mixing::State& state, Candidates candidates, bool neg
                            const mixing::Expectation& expected, const mixing::Neighbours& near,
                            const mixing::Position& at) {
     mixing::Contexts contexts = state.history.zero_contexts(expected, near, 0);
-    const std::uint32_t not_zero = state.model.probability(mixing::kNotZero, contexts);
+    const std::uint32_t not_zero = state.model.probability(mixing::kNotZero, state.model.place(contexts));
     candidates.offer(0, bits_of(kProbabilityOne - not_zero));
-    const std::uint32_t minus = state.model.probability(mixing::kSign, state.history.sign_contexts(expected, near, at));
+    const std::uint32_t minus = state.model.probability(
+        mixing::kSign, state.model.place(state.history.sign_contexts(expected, near, at)));
     double bits = bits_of(not_zero) + bits_of(negative ? minus : kProbabilityOne - minus);
     state.history.turn_to_magnitude(contexts, expected, negative, 0);
+    const mixing::PlacedContexts placed = state.model.place(contexts);
     std::size_t number = 1;
     for (std::int64_t lower = 1; lower <= candidates.last(); ++number) {
         const std::int64_t width = mixing::class_width(lower);
-        const std::uint32_t above = state.model.probability(std::min(number, mixing::kLastClass), contexts);
+        const std::uint32_t above = state.model.probability(std::min(number, mixing::kLastClass), placed);
         const double of_class = bits + bits_of(kProbabilityOne - above) + std::log2(static_cast<double>(width));
         const std::int64_t last = std::min(candidates.last(), lower + width - 1);
         for (std::int64_t k = std::max(lower, candidates.first()); k <= last; ++k) candidates.offer(k, of_class);
