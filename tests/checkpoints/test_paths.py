@@ -1,7 +1,6 @@
 """Checkpoints a piece at a time: one step meets the target over all files, and stopped runs go on to the same files."""
 
 import errno
-import json
 import os
 import threading
 
@@ -44,15 +43,8 @@ def tensors(seed):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "model"
-    path.mkdir()
-    places = {}
-    for seed, name in enumerate(NAMES):
-        safetensors.torch.save_file(tensors(seed), path / name)
-        places |= dict.fromkeys(tensors(seed), name)
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    return path
+def folder(write_folder):
+    return write_folder({name: tensors(seed) for seed, name in enumerate(NAMES)})
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,11 @@
 """Where outputs may go, and folders of runs that were killed before they had finished anything."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-import safetensors.torch
 import torch
 
 from metaq import api
@@ -27,15 +25,8 @@ def tensors(seed):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "model"
-    path.mkdir()
-    places = {}
-    for seed, name in enumerate(NAMES):
-        safetensors.torch.save_file(tensors(seed), path / name)
-        places |= dict.fromkeys(tensors(seed), name)
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    return path
+def folder(write_folder):
+    return write_folder({name: tensors(seed) for seed, name in enumerate(NAMES)})
 
 
 def everything(folder):

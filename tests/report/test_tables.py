@@ -69,8 +69,8 @@ def test_a_table_fits_the_terminal(monkeypatch, width):
     joined = " ".join(" ".join(lines).split())
     assert joined.count("22,222,222") == len(ROWS)  # no number is folded, and the most important one is always there
     assert "…" not in joined
-    assert ("Not shown for want of width: dtype" in joined) == (width <= 100)
-    missing = joined.partition("Not shown for want of width:")[2]
+    assert ("This terminal has no room for these columns: dtype" in joined) == (width <= 100)
+    missing = joined.partition("This terminal has no room for these columns:")[2]
     for heading, value in {"dtype": "bfloat16", "levels": "19", "zeros": "12,345,678", "shape": "4096x14336"}.items():
         assert (value in joined) == (heading not in missing)
 

@@ -53,7 +53,7 @@ def identifiers() -> list[int]:
 
 
 def suitable(size_bytes: int, lossless: bool = False) -> str:
-    """Name of the coder for a checkpoint whose tensors have so many bytes: the smallest file that loads in no time."""
+    """Name of the coder that suits a checkpoint whose tensors have so many bytes; slow ones suit small checkpoints."""
     if size_bytes < _SLOW_BYTES:
         return DEFAULT_CODER
     return "rans" if lossless else "adaptive"

@@ -64,7 +64,7 @@ def _numpy_dtype(path: Path, name: str, dtype: Dtype) -> np.dtype:
 def _read(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
-        # Opened here, so that it is closed whatever NumPy thinks of it.
+        # Opened here, so that it is closed also where NumPy refuses it.
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             if len(set(archive.namelist())) < len(archive.namelist()):
                 raise ValueError("two arrays of one name")

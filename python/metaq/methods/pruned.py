@@ -53,7 +53,7 @@ class BoundPruned(BoundMethod):
         """Prune the latent weights, then put those into the parameters that the method wants the model to see.
 
         Raises:
-            InputError: in evaluation, weights that are pruned would not be zero in the file, for want of a level there.
+            InputError: in evaluation, weights that are pruned would not be zero in the file, which has no level there.
         """
         if not self.holds_file_weights:
             self.pruning.on_forward(True)

@@ -64,7 +64,7 @@ def show(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     console.print(table)
     if len(fitting) < len(cells):
         missing = ", ".join(heading(column).replace("\n", " ") for column in cells if column not in fitting)
-        console.print(Text(f"Not shown for want of width: {missing}.", style="dim"))
+        console.print(Text(f"This terminal has no room for these columns: {missing}.", style="dim"))
     console.print()
 
 

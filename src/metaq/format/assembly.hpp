@@ -285,7 +285,7 @@ private:
         }
     }
 
-    // Elements of kept tensors whose planes are all there by now. False for want of memory.
+    // Elements of kept tensors whose planes are all there by now. False if memory runs out.
     template <class ForEach>
     [[nodiscard]] bool join(const ForEach& for_each) {
         Buffer<Piece> pieces;

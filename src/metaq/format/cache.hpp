@@ -28,7 +28,7 @@ public:
     // The chunk is used again.
     void touch(std::size_t chunk) { chunks_[chunk].last_use = ++uses_; }
 
-    // False for want of memory.
+    // False if memory runs out.
     [[nodiscard]] bool reserve(std::size_t chunks) { return chunks <= chunks_.size() || chunks_.resize(chunks); }
 
     // `reserve` has made room. Contents of the same chunk that were there before are gone.

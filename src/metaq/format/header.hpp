@@ -51,7 +51,7 @@ private:
         std::size_t first, count;
     };
 
-    // Fails for want of memory, unless there was enough.
+    // Fails if memory ran out.
     bool keep(bool has_memory) { return fields_.expect(has_memory, FileStatus::no_memory); }
 
     void read_metadata(FileHeader& header) {

@@ -69,7 +69,7 @@ inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned secti
     return {index, section, tensor.shape[0], tensor.shape[1], row / tensor.shape[1]};
 }
 
-// One run for each coded tensor and each plane of a kept one. False for want of memory.
+// One run for each coded tensor and each plane of a kept one. False if memory runs out.
 [[nodiscard]] inline bool make_sequence(std::span<const FileTensor> tensors, Buffer<Run>& sequence) {
     for (unsigned section = 0; section <= 8; ++section) {
         for (std::size_t i = 0; i < tensors.size(); ++i) {
