@@ -6,6 +6,7 @@ import torch
 from metaq import assign, metrics
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.methods import hemp
+from metaq.methods.metaq.regularized import cheapest
 from metaq.quantizers import rdoq, trellis
 from metaq.solvers import breakpoints, cutting_plane, dual, kmeans1d, knapsack, lloyd_max, perspective, tuple_entropy
 from metaq.solvers.scaled_codebook import best_scale
@@ -71,7 +72,7 @@ SOLVERS = {
     "trellis": lambda _, __, weights: trellis.quantize({"": weights}, BOOKS[0]),
     "nearest": lambda _, __, weights: [assign.nearest(weights, book) for book in BOOKS],
     "values": lambda _, __, weights: [assign.values(assign.nearest(weights, book), book) for book in BOOKS],
-    "cheapest": lambda xi, _, weights: assign.cheapest(weights, xi[:5], 0.1),
+    "cheapest": lambda xi, _, weights: cheapest(weights, xi[:5], 0.1),
     "measures": measured,
 }
 
