@@ -8,6 +8,7 @@ import pytest
 
 from metaq.compressed_model import encode, read_model
 from metaq.format.reader import Reader
+from metaq.report.coder_sizes import coder_rows
 
 ROOT = Path(__file__).parents[2]
 PATH = re.compile(r"`((?:benchmarks|docs|examples|python|results|src|tests)/[\w./-]*\w)`")
@@ -48,6 +49,17 @@ def test_mnist(network, recipe):
     found = cells("README.md", network)
     assert found[:2] + found[3:5] == [*sizes, before, after]
     assert abs(int(found[2].replace(",", "")) - run["ratio"]) < 1
+
+
+def test_the_demo():
+    run = result("results/lenet5-digits.json")
+    before, after = (percent(run[f"test_{when}"]["accuracy"]) for when in ("before", "after"))
+    assert f"{before} of 360 test images before, {after} after" in " ".join(text_of("README.md").split())
+    model = read_model(Reader((ROOT / "results" / "lenet5-digits.mtq").read_bytes()))
+    sizes = {row["coder"]: f"{row['bytes']:,} B" for row in coder_rows(model)}
+    named = ["huffman", "gzip", "lzma", "zstd", "range", "rans", "zero-order entropy, no tables, no header", "mixing"]
+    first, *others = [sizes[name] for name in named]
+    assert cells("README.md", f"{run['float32_bytes']:,} B", first) == others
 
 
 def test_coders_on_a_resnet():
