@@ -37,10 +37,17 @@ struct State {
     }
 };
 
-// Returns null if there is no memory.
-inline std::unique_ptr<State> make_state() {
+template <class Blocks>
+std::size_t count_symbols(const Blocks& blocks) {
+    std::size_t symbols = 0;
+    for (const auto& block : blocks) symbols += block.size();
+    return symbols;
+}
+
+// For a stream of about so many symbols. Returns null if there is no memory.
+inline std::unique_ptr<State> make_state(std::size_t symbols) {
     std::unique_ptr<State> state(new (std::nothrow) State);
-    if (state != nullptr && !state->model.allocate()) state.reset();
+    if (state != nullptr && !state->model.allocate(symbols)) state.reset();
     return state;
 }
 
@@ -183,7 +190,7 @@ inline BlockHeader make_header(const ConstBlock& block) {
 // Appends the code of `blocks` with one rate of the mixers.
 [[nodiscard]] inline Status encode_at_rate(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,
                                            std::size_t rate, std::vector<std::uint8_t>& bytes) {
-    const std::unique_ptr<State> state = make_state();
+    const std::unique_ptr<State> state = make_state(count_symbols(blocks));
     if (state == nullptr) return Status::no_memory;
     state->model.set_mixer_rate(rate);
     BinaryEncoder coder(bytes);
@@ -219,10 +226,10 @@ inline BlockHeader make_header(const ConstBlock& block) {
     return Status::ok;
 }
 
-// Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 0.2 MB, 192 bytes for each context that the
-// stream meets, and for blocks that are wide or have many rows more: 20 MB at most.
+// Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 0.2 MB, 192 bytes for each context that a
+// short stream meets or 4.7 MB for a long one, and for blocks that are wide or have many rows more: 20 MB at most.
 [[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
-    const std::unique_ptr<State> state = make_state();
+    const std::unique_ptr<State> state = make_state(count_symbols(blocks));
     if (state == nullptr) return Status::no_memory;
     BinaryDecoder coder(data);
     bool is_first = true;

@@ -54,23 +54,36 @@ struct Contexts {
     std::size_t scale;
 };
 
-// The counters of every context, one for each decision. Most streams meet few of the contexts, so a context's counters are
-// made when it is first met.
+// The counters of every context, one for each decision. A short stream meets few of the contexts, so that a context's
+// counters are made when it is first met; for a long one all are there from the start, where they need not be looked for.
 class ContextCounters {
 public:
     using Counters = std::array<logistic::Counter, kDecisions>;
-    using Places = std::array<std::uint16_t, kContexts>;
+    using Places = std::array<std::uint32_t, kContexts>;  // of the first counter of each context
 
-    // Has to be called once, before all else. Returns false if there is no memory.
-    [[nodiscard]] bool allocate() { return counters_.append(fresh(kSpareContext)); }
+    // Has to be called once, before all else, with about the length of the stream. Returns false if there is no memory.
+    [[nodiscard]] bool allocate(std::size_t symbols) {
+        if (symbols < kManySymbols) return counters_.append(fresh(kSpareContext));
+        if (!counters_.resize_for_overwrite(kContexts * kContextValues)) return false;
+        for (std::size_t context = 0; context < counters_.size(); ++context) counters_[context] = fresh(context);
+        has_all_ = true;
+        return true;
+    }
 
     // Returns where the counters of the contexts are; those of a context that is new are made.
     Places find(const Contexts& contexts) {
         Places places;
+        if (has_all_) {
+            for (std::size_t i = 0; i < kContexts; ++i) {
+                places[i] = static_cast<std::uint32_t>((i * kContextValues + contexts.value[i]) * kDecisions);
+            }
+            return places;
+        }
         bool are_known = true;
         for (std::size_t i = 0; i < kContexts; ++i) {
-            places[i] = place_[i * kContextValues + contexts.value[i]];
-            are_known &= places[i] != kNowhere;
+            const std::uint16_t place = place_[i * kContextValues + contexts.value[i]];
+            are_known &= place != kNowhere;
+            places[i] = place * std::uint32_t{kDecisions};
         }
         if (!are_known) [[unlikely]]
             make(contexts, places);
@@ -78,12 +91,13 @@ public:
     }
 
     // The counters by place. The pointer is valid until the next call of `find`.
-    Counters* data() { return counters_.data(); }
+    logistic::Counter* data() { return counters_.data()->data(); }
 
     // Whether there was no memory for some context: what was predicted after that means nothing.
     bool is_out_of_memory() const { return is_out_of_memory_; }
 
 private:
+    static constexpr std::size_t kManySymbols = 1u << 17;  // they take longer to code than all counters to be made
     static constexpr std::uint16_t kNowhere = 0;  // the counters there serve contexts for which there is no memory
     static constexpr std::size_t kSpareContext = kContexts * kContextValues - 1;
     static_assert(kContexts * kContextValues < UINT16_MAX);
@@ -98,7 +112,7 @@ private:
                     is_out_of_memory_ = true;
                 }
             }
-            places[i] = place_[context];
+            places[i] = place_[context] * std::uint32_t{kDecisions};
         }
     }
 
@@ -122,6 +136,7 @@ private:
 
     std::array<std::uint16_t, kContexts * kContextValues> place_{};  // in counters_
     Buffer<Counters> counters_;
+    bool has_all_ = false;
     bool is_out_of_memory_ = false;
 };
 
@@ -141,8 +156,8 @@ public:
         for (auto& refinement : refinements_) refinement.reset();
     }
 
-    // Has to be called once, before all else. Returns false if there is no memory.
-    [[nodiscard]] bool allocate() { return counters_.allocate(); }
+    // Has to be called once, before all else, with about the length of the stream. Returns false if there is no memory.
+    [[nodiscard]] bool allocate(std::size_t symbols) { return counters_.allocate(symbols); }
 
     // Whether memory ran out: what was coded after that means nothing.
     bool is_out_of_memory() const { return counters_.is_out_of_memory(); }
@@ -229,10 +244,10 @@ private:
     // A counter that was never used takes the probability of context 0, and learns from that.
     void find(const ContextCounters::Places& places, std::size_t decision,
               std::array<logistic::Counter*, kContexts>& used, std::array<std::int16_t, kInputs>& input) {
-        ContextCounters::Counters* const counters = counters_.data();
-        const std::uint32_t base = counters[places[0]][decision].slow & ~logistic::kCountMask;
+        logistic::Counter* const counters = counters_.data() + decision;
+        const std::uint32_t base = counters[places[0]].slow & ~logistic::kCountMask;
         for (std::size_t i = 0; i < kContexts; ++i) {
-            logistic::Counter& counter = counters[places[i]][decision];
+            logistic::Counter& counter = counters[places[i]];
             if ((counter.slow & logistic::kCountMask) == 0) counter = {base, base};
             used[i] = &counter;
             input[2 * i] = logistic::kStretch[counter.slow >> 20];

@@ -122,7 +122,9 @@ inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const m
 // Replaces the symbols of blocks that follow each other in a file, and tells the bits that they take. The status is ok, or
 // there is no memory.
 [[nodiscard]] inline Status quantize(std::span<const Weights> blocks, double rate_weight, double& bits) {
-    const std::unique_ptr<mixing::State> state = mixing::make_state();
+    std::size_t symbols = 0;
+    for (const Weights& weights : blocks) symbols += weights.nearest.size();
+    const std::unique_ptr<mixing::State> state = mixing::make_state(symbols);
     if (state == nullptr) return Status::no_memory;
     bits = 0;
     for (const Weights& weights : blocks) {
