@@ -44,3 +44,14 @@ def test_errors_and_names_load_no_torch(statement):
     modules = loaded(statement)
     assert "metaq" in modules
     assert not {"torch", "numpy", "rich", "typer"} & set(modules)
+
+
+def test_what_is_shown_is_the_api():
+    assert {name for name in dir(metaq) if not name.startswith("_")} == set(metaq.__all__)
+
+
+def test_what_needs_torch_says_how_to_install_it():
+    code = "import sys; sys.modules['torch'] = None; import metaq; metaq.compress"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    message = finished.stderr.strip().splitlines()[-1]
+    assert "metaq.compress needs torch: pip install 'metaq-nn[torch]'" in message

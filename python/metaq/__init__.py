@@ -46,16 +46,18 @@ __all__ = list(_MODULES)
 
 def __getattr__(name: str) -> Any:
     """Public names and submodules on first use."""
-    if name in _MODULES:
-        return getattr(importlib.import_module(_MODULES[name]), name)
-    module = f"metaq.{name}"
+    module = _MODULES.get(name, f"metaq.{name}")
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:
+        if error.name == module:
+            raise AttributeError(f"module 'metaq' has no attribute {name!r}") from error
+        if error.name not in ("torch", "safetensors"):
             raise
-        raise AttributeError(f"module 'metaq' has no attribute {name!r}") from error
+        needed = f"metaq.{name} needs {error.name}: pip install 'metaq-nn[torch]'; metaq.numpy reads files without it"
+        raise ModuleNotFoundError(needed, name=error.name) from None
+    return getattr(found, name) if name in _MODULES else found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "__version__"]
