@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import metaq
+from metaq import coding
 from metaq.cli import checkpoints
 from metaq.compressed_model import CompressedModel
 
@@ -126,6 +127,12 @@ def test_completion():
     assert complete("metaq compress --coder ad") == ["adaptive"]
     assert complete("metaq train lenet5-d") == ["lenet5-digits"]
     assert complete("metaq compare --sort f") == ["first_bytes"]
+
+
+def test_completion_says_what_a_coder_is_good_at():
+    """In shells that show more than the words themselves."""
+    environment = {"_METAQ_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "metaq compress --coder ad"}
+    assert coding.by_name("adaptive").summary in child("", **environment).stdout
 
 
 def test_completion_is_shown_and_installed(tmp_path):

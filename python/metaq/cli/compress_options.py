@@ -13,10 +13,10 @@ _TARGET = "What to compress to: one of these at most; without any, 4 bits"
 _CHOICES = "What to keep and how to code"
 
 
-def _complete_coder(incomplete: str) -> list[str]:
+def _complete_coder(incomplete: str) -> list[tuple[str, str]]:
     from metaq import coding
 
-    return [name for name in coding.coders if name.startswith(incomplete)]
+    return [(name, coder.summary) for name, coder in coding.coders.items() if name.startswith(incomplete)]
 
 
 CheckpointPath = Annotated[

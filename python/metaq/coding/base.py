@@ -41,7 +41,7 @@ class Coder(ABC):
     Attributes:
         name: what users type.
         identifier: the byte in the file.
-        summary: a few words for tables and help texts.
+        summary: a few words, which completion in the shell shows.
         speed: of decoding.
         is_native: whether decoder.hpp decodes it, and with it programs without Python.
         learns_dependent_symbols: whether it takes less for the symbols of a trellis than for others.
