@@ -12,6 +12,7 @@ from torch import Tensor
 from metaq.codebook import UniformCodebook, short_step
 from metaq.methods.base import BoundMethod
 from metaq.methods.metaq.config import Final, LevelPlacement, METaQConfiguration, Objective
+from metaq.methods.metaq.growing_steps import GrowingSteps
 from metaq.methods.metaq.learned_steps import LearnedSteps
 from metaq.methods.metaq.objectives import (
     BoundObjective,
@@ -26,6 +27,7 @@ from metaq.methods.schedule import factor_at
 from metaq.methods.training import Training
 from metaq.solvers import knapsack
 
+_OPEN_RADIUS, _SOLVED_RADIUS = 511, 63  # levels on either side of zero with slopes, where levels go on without end
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
 _LEFT_IN_HUNDRED = 0.5  # share of the size that 100 training steps leave on the way to a target without target_steps
 # Steering multiplies the strength by two powers of the ratio of the file's size to what it should be by now. The first
@@ -97,8 +99,14 @@ class BoundMETaQ(RegularizedTraining):
         self.rate_weight = 0.0  # squared steps per bit in a final quantization that is being tried, 0 otherwise
         self.lengths = torch.empty(0)  # the code lengths in bits that it uses, (T, 2 * radius + 1)
         tensors = list(self.parameters.values())
-        steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
-        self.view = QuantizedView(tensors, steps, config.radius)
+        self.growing: GrowingSteps | None = None
+        if config.step:
+            steps = [short_step(config.step * greatest) for greatest in self._greatest_magnitudes()]
+        else:
+            self.growing = GrowingSteps(tensors, config.start_error, self.training_steps, self.ranks)
+            steps = self.growing.steps
+        open_radius = _OPEN_RADIUS if config.objective is Objective.CODELENGTH else _SOLVED_RADIUS
+        self.view = QuantizedView(tensors, steps, config.radius or open_radius, is_open=config.radius == 0)
         self.is_straight_through = True
         is_learned = config.levels is LevelPlacement.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
@@ -117,11 +125,11 @@ class BoundMETaQ(RegularizedTraining):
         if self.holds_file_weights:
             self.check_unchanged()
         if not self.holds_file_weights or must_refresh:
-            counts = self.view.put_quantized(count=must_refresh)
+            if must_refresh:
+                self._refresh()
+            else:
+                self.view.put_quantized()
             self._versions = self._present_versions()
-            if counts is not None:
-                self.objective.refresh(self.view, counts)
-                self.has_refreshed = True
 
     def on_gradients(self) -> None:
         """Give the optimizer the latent weights, both gradients, and the steps' own where they are learned."""
@@ -207,6 +215,7 @@ class BoundMETaQ(RegularizedTraining):
             "has_refreshed": self.has_refreshed,
             "shadow_weights": self.view.shadow_weights,
             "steps": self.view.steps,
+            "growing": self.growing and self.growing.state_dict(),
             "learned": self.learned and self.learned.state_dict(),
             "pinned": self.view.pinned,
             "pinned_values": self.view.pinned_values,
@@ -217,10 +226,38 @@ class BoundMETaQ(RegularizedTraining):
         super().load_state_dict({**state, "shadow_weights": None})
         self.first_bytes, self.has_refreshed = state["first_bytes"], state["has_refreshed"]
         self.view.steps = list(state["steps"])
+        if self.growing is not None:
+            self.growing.load_state_dict(state["growing"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
         self.view.pinned, self.view.pinned_values = self.on_device(state["pinned"]), state["pinned_values"]
         self.view.load_shadow_weights(state["shadow_weights"])
+
+    def _refresh(self) -> None:
+        """Put quantized weights into the parameters, on steps that have grown with them, and determine ξ."""
+        growing = None if self.is_last_phase else self.growing
+        counts = self._counts()
+        while growing is not None and (steps := growing.grown(self.view.steps, counts)) != self.view.steps:
+            self.view.put_latent()
+            self.view.steps = steps
+            if self.learned is not None:
+                self.learned.adopt_steps()
+            counts = self._counts()
+        self.objective.refresh(self.view, counts)
+        if growing is not None:
+            self.objective.release(growing.free(self.training_step))
+        self.has_refreshed = True
+
+    def _counts(self) -> Tensor:
+        """Put quantized weights into the parameters; how often whole tensors have each symbol, (T, 2 * radius + 1)."""
+        counts = self.view.put_quantized(count=True)
+        assert counts is not None
+        return self.ranks.sum(counts)
+
+    def _greatest_magnitudes(self) -> list[float]:
+        tensors = self.parameters.values()
+        found = [tensor.detach().abs().max() if tensor.numel() else tensor.new_zeros(()) for tensor in tensors]
+        return self.ranks.max(torch.stack(found)).tolist()
 
     def _shrink(self, measure: Callable[[], int]) -> None:
         """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
@@ -253,9 +290,8 @@ class BoundMETaQ(RegularizedTraining):
 
     def _count(self) -> None:
         self.restore_weights()
-        counts = self.view.put_quantized(count=True)
+        counts = self._counts()
         self.view.put_latent()
-        assert counts is not None
         self.lengths = code_lengths(counts)
 
     def _target_steps(self) -> float:
