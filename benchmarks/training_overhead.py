@@ -75,6 +75,7 @@ class Loop:
         self.floats_per_weight = (resident_kilobytes(resets_peak=False) - resident) * 1024 / 4 / self.weights
 
     def gradients(self) -> None:
+        """Forward and backward."""
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.model(self.tokens), self.labels).backward()
 
