@@ -48,13 +48,13 @@ class Module(LightningModule):
         hidden = torch.relu(linear(features, self.body.weight, self.body.bias))
         return cross_entropy(linear(hidden, self.head.weight, self.head.bias), labels)
 
-    def training_step(self, batch, _):
+    def training_step(self, batch, batch_idx):
         return self.loss(batch, "train")
 
-    def validation_step(self, batch, _):
+    def validation_step(self, batch, batch_idx):
         self.log("val_loss", self.loss(batch, "validate"))
 
-    def test_step(self, batch, _):
+    def test_step(self, batch, batch_idx):
         self.log("test_loss", self.loss(batch, "test"))
 
     def configure_optimizers(self):
@@ -64,14 +64,19 @@ class Module(LightningModule):
 
 
 class ManualModule(Module):
-    """One optimizer for each layer, in a step of its own each."""
+    """One optimizer for each layer, in a step of its own each, by gradients of its own or by those of one pass."""
 
     automatic_optimization = False
 
-    def training_step(self, batch, _):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch, "train"))
+    def __init__(self, share_gradients=False):
+        super().__init__()
+        self.share_gradients = share_gradients
+
+    def training_step(self, batch, batch_idx):
+        for place, optimizer in enumerate(self.optimizers()):
+            if place == 0 or not self.share_gradients:
+                self.zero_grad()
+                self.manual_backward(self.loss(batch, "train"))
             optimizer.step()
 
     def configure_optimizers(self):
@@ -172,13 +177,27 @@ def test_optimizers_with_closures(tmp_path, optimizer):
     assert_same(weights_of(model), metaq.load_file(tmp_path / "deep/er/file.mtq"))
 
 
-def test_manual_optimization_with_several_optimizers(tmp_path):
-    model, callback = module(ManualModule), MetaqCallback(METHOD)
-    lengths = []
-    watch = Watcher(lambda: lengths.append((callback.compressor.training_steps, callback.compressor.training_step)))
-    trainer(tmp_path, callback, watch, max_epochs=-1, max_steps=48).fit(model, loader())
-    assert {steps for steps, _ in lengths} == {48}
-    assert lengths[-1][1] == 48
+@pytest.mark.parametrize("share_gradients", [False, True])
+def test_manual_optimization_with_several_optimizers(tmp_path, share_gradients):
+    steps = 2 * len(loader()) * (1 if share_gradients else 2)
+    model, callback = module(ManualModule, share_gradients=share_gradients), MetaqCallback(METHOD, training_steps=steps)
+    trainer(tmp_path, callback).fit(model, loader())
+
+    other = module(ManualModule, share_gradients=share_gradients)
+    optimizers = other.configure_optimizers()
+    compressor = metaq.Compressor(other, METHOD, optimizers, training_steps=steps)
+    for _ in range(2):
+        for batch in loader():
+            for place, optimizer in enumerate(optimizers):
+                if place == 0 or not share_gradients:
+                    other.zero_grad()
+                    other.loss(batch, "train").backward()
+                    compressor.regularize()
+                optimizer.step()
+        compressor.end_epoch(lambda: 0.0)
+    assert compressor.training_step == steps
+    compressor.detach()
+    assert_same(weights_of(model), weights_of(other))
     assert_same(weights_of(model), metaq.load_file(tmp_path / "model.mtq"))
 
 
@@ -267,7 +286,7 @@ def test_methods_that_prune_by_a_validation_loss(tmp_path):
         calls.append(model.training)
         return float(model.loss(next(iter(loader())), "held out"))
 
-    trainer(tmp_path, MetaqCallback(method, validation_loss=loss)).fit(module(), loader())
+    trainer(tmp_path, MetaqCallback(method, validation_loss=loss), max_epochs=5).fit(module(), loader())
     assert len(calls) >= 2
     assert not any(calls)
     with pytest.raises(InputError, match=r"method: .*found LOBSTER.*validation_loss="):

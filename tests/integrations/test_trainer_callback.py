@@ -234,7 +234,9 @@ def test_methods_that_prune_by_a_validation_loss(tmp_path, method, given):
         calls.append(model.training)
         return float(model(**torch.utils.data.default_collate(samples(32)))["loss"])
 
-    run = trainer(tmp_path, classifier(), MetaqCallback(method, validation_loss=loss if given else None))
+    run = trainer(
+        tmp_path, classifier(), MetaqCallback(method, validation_loss=loss if given else None), num_train_epochs=5
+    )
     if given:
         run.train()
         assert len(calls) >= 2
@@ -269,6 +271,16 @@ class Watcher(transformers.TrainerCallback):
         self.call()
 
 
+class Beginning(Watcher):
+    """Calls a function when training begins, after the method is bound."""
+
+    def on_step_end(self, *_, **__):
+        pass
+
+    def on_train_begin(self, *_, **__):
+        self.call()
+
+
 def test_trains_again_after_its_end_and_after_an_interruption(tmp_path):
     def interrupt():
         if callback.compressor.training_step == 5 and interrupting:
@@ -300,14 +312,14 @@ def test_what_is_not_supported_is_refused_in_one_line(tmp_path):
 
     sharded = nn.Sequential(FullyShardedDataParallel.__new__(FullyShardedDataParallel))
     model, arguments = nn.Linear(2, 2), {"deepspeed_plugin": None, "deepspeed": None, "n_gpu": 1}
-    for model, changes, found in (
+    for network, changes, found in (
         (model, {"deepspeed": "ds.json"}, "found DeepSpeed"),
         (model, {"deepspeed_plugin": object()}, "found DeepSpeed"),
         (model, {"n_gpu": 2}, "found 2; start it with torchrun"),
         (sharded, {}, "found FSDP1"),
     ):
         with pytest.raises(InputError, match=rf"^Trainer: expected [^\n]*{found}"):
-            MetaqCallback(METHOD).on_train_begin(SimpleNamespace(**(arguments | changes)), None, None, model=model)
+            MetaqCallback(METHOD).on_train_begin(SimpleNamespace(**(arguments | changes)), None, None, model=network)
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.05])
@@ -325,14 +337,16 @@ def test_gradients_are_unscaled_under_float16(tmp_path, max_grad_norm):
 
 
 def test_a_step_that_the_scaler_leaves_out_changes_nothing(tmp_path):
-    model, callback, seen = classifier(), MetaqCallback(METHOD), []
+    model, callback, before, seen = classifier(), MetaqCallback(METHOD), {}, []
     run = trainer(tmp_path, model, callback, optim="sgd", max_grad_norm=0.0, save_strategy="no")
-    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)  # its gradients are infinite
+    # Its first gradients are infinite, the others not.
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-110)
+    run.add_callback(Beginning(lambda: before.update(weights_of(model))))
     run.add_callback(Watcher(lambda: seen.append(weights_of(model))))
     run.train()
-    assert run.optimizer.scaler.get_scale() < 2.0**127
-    assert_same(seen[1], seen[0])
-    assert any(not torch.equal(seen[-1][name], weights) for name, weights in seen[0].items())
+    assert run.optimizer.scaler.get_scale() == 2.0**17
+    assert_same(seen[0], before)
+    assert any(not torch.equal(seen[-1][name], weights) for name, weights in before.items())
 
 
 def test_transformers_is_loaded_by_the_callback_alone():

@@ -1,33 +1,32 @@
 """A callback for Lightning's Trainer.
 
-Lightning calls, around a step of an optimizer: ``on_train_batch_start``, the optimizer's step hooks, and inside of the step
-forward, backward, ``on_before_optimizer_step`` and gradient clipping. So the method's gradients, which are not to be
-clipped, are added at the end of the closure that the optimizer is given, and not in ``on_before_optimizer_step``.
+Lightning calls, around a step of an optimizer: ``on_train_batch_start``, the optimizer's step hooks, and in the step
+its closure with forward, backward, ``on_before_optimizer_step`` and gradient clipping. The method's gradients are not
+to be clipped. So they are added at the end of that closure, and not in ``on_before_optimizer_step``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from metaq.coding import DEFAULT_CODER
+from metaq.binding.selection import Methods
 from metaq.compressed_model import CompressedModel, encode
 from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.files import write_atomically
 from metaq.integrations import FILE
 from metaq.integrations.session import TrainingSession
-from metaq.methods.base import Method
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +41,21 @@ class MetaqCallback(Callback):
         trainer.fit(module)
 
     Every checkpoint holds the weights of the file in its ``state_dict``, the file itself, which `extract` writes, and
-    what the method needs to go on. At the end the file is at ``path``, and the module keeps its weights. Loggers and the
-    progress bar get ``size_bytes``, ``bits_per_weight`` and ``entropy`` (bits).
+    what the method needs to go on. At the end the file is at ``path``, and the module keeps its weights. Loggers and
+    the progress bar get ``size_bytes``, ``bits_per_weight`` and ``entropy`` (bits).
 
-    Optimization may be automatic or manual, with one optimizer or several. The training's length comes from the
-    Trainer; in manual optimization only ``Trainer(max_steps=...)`` gives it.
+    Optimization may be automatic, or manual with one optimizer or several. Several may make their steps by gradients of
+    their own, as those of adversarial networks do, or after one backward pass for all of them.
 
     Args:
         method: a method, or a mapping from patterns of parameter names to methods, as of `metaq.Compressor`.
         path: of the file at the end; by default ``model.mtq`` in the Trainer's ``default_root_dir``.
-        coder: of the files.
         measure_every: steps of the optimizer between two measurements for the logs; by default a twentieth of the
             training, and 500 where its length is not known.
         validation_loss: for methods that prune by it, such as `metaq.LOBSTER`: the loss of the module that it is given,
             in evaluation mode, on held-out data; the same on all ranks.
+        training_steps: the training's length, which the Trainer does not know in manual optimization: in gradients that
+            steps are made by, so that one backward pass for several optimizers counts once.
 
     Raises:
         InputError: when training begins, with DeepSpeed's strategy or FSDP1's, and what `metaq.Compressor` refuses.
@@ -63,15 +63,17 @@ class MetaqCallback(Callback):
 
     def __init__(
         self,
-        method: Method | Mapping[str, Method | None],
+        method: Methods,
         path: str | os.PathLike[str] | None = None,
-        coder: str = DEFAULT_CODER,
         measure_every: int | None = None,
         validation_loss: Callable[[nn.Module], float] | None = None,
+        training_steps: int | None = None,
     ) -> None:
-        self._session = TrainingSession(method, coder, measure_every, validation_loss)
-        self._path = path
+        self._session = TrainingSession(method, measure_every, validation_loss)
+        self._path, self._training_steps = path, training_steps
         self._handles: list[RemovableHandle] = []
+        self._optimizers: list[Optimizer] = []
+        self._regularized: dict[Optimizer, tuple[Tensor, int]] = {}  # a gradient with the method's in it, its version
         self._loaded: dict[str, Any] = {}  # from a checkpoint, until training begins
         self._ended: dict[str, Any] = {}  # for checkpoints that are made when training has ended
         self._compressed: CompressedModel | None = None  # for those too
@@ -105,7 +107,7 @@ class MetaqCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log size, bits per weight and entropy."""
-        self.log_dict(self._session.measures(), on_step=True, on_epoch=False, prog_bar=True)
+        pl_module.log_dict(self._session.measures(), on_step=True, on_epoch=False, prog_bar=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation measures the weights of the file."""
@@ -152,8 +154,10 @@ class MetaqCallback(Callback):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._remove_hooks()
         # Before those of the compressor, which look whether these have been called.
+        self._optimizers, self._regularized = trainer.optimizers, {}
         self._handles = [optimizer.register_step_pre_hook(self._regularize_within) for optimizer in trainer.optimizers]
-        self._session.begin(pl_module, trainer.optimizers, _length(trainer, pl_module))
+        steps = self._training_steps or _length(trainer, pl_module)
+        self._session.begin(pl_module, trainer.optimizers, steps)
         if self._loaded:
             self._session.load_state_dict(self._loaded)
         self._loaded, self._ended, self._compressed = {}, {}, None
@@ -168,15 +172,24 @@ class MetaqCallback(Callback):
             raise InputError("optimizer: expected unscaled gradients, found a fused one under float16; use fused=False")
         closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
         if closure is None:  # it has been called before, as with the scaler of float16
-            self.compressor.regularize()
+            self._regularize(optimizer)
             return None
 
         def closure_and_method() -> Any:
             loss = closure()
-            self.compressor.regularize()
+            self._regularize(optimizer)
             return loss
 
         return arguments[:1], {**named, "closure": closure_and_method}
+
+    def _regularize(self, optimizer: Optimizer) -> None:
+        """Add the method's gradients, unless they have been in this optimizer's since the step of another one."""
+        gradient, version = self._regularized.pop(optimizer, (None, 0))
+        if gradient is not None and gradient is _gradient(optimizer) and gradient._version == version:
+            return
+        self.compressor.regularize()
+        gradients = {other: _gradient(other) for other in self._optimizers if other is not optimizer}
+        self._regularized = {other: (g, g._version) for other, g in gradients.items() if g is not None}
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:
@@ -198,9 +211,15 @@ def extract(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     return len(data)
 
 
+def _gradient(optimizer: Optimizer) -> Tensor | None:
+    """The first of an optimizer's gradients, None if it has none."""
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return next((parameter.grad for parameter in parameters if parameter.grad is not None), None)
+
+
 def _length(trainer: Trainer, pl_module: LightningModule) -> int | None:
-    """The training's length in steps of optimizers, None where it is not known."""
+    """The training's length in steps of the optimizer, None where it is not known."""
     if not pl_module.automatic_optimization:
-        return trainer.max_steps if trainer.max_steps > 0 else None
+        return None
     steps = trainer.estimated_stepping_batches
     return int(steps) if 0 < steps < float("inf") else None

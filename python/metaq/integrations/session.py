@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from metaq.api import save
-from metaq.coding import DEFAULT_CODER
+from metaq.binding.selection import Methods
+from metaq.coding import suitable
 from metaq.compressed_model import CompressedModel, encode
 from metaq.compressor import Compressor
 from metaq.errors import InputError
-from metaq.methods.base import Method
 
 MEASUREMENTS = 20
-"""How often a training is measured that says nothing else: often enough for a curve, and rarely enough to cost little."""
+"""How often a training is measured unless it says: often enough for a curve, and rarely enough to cost little."""
 
 STEPS_BETWEEN_MEASUREMENTS = 500
 """The same for one whose length is not known."""
@@ -29,7 +29,6 @@ class TrainingSession:
 
     Args:
         method: as of `Compressor`.
-        coder: of the files, and of the sizes that are measured.
         measure_every: steps of the optimizer between two measurements; by default a twentieth of the training, and 500
             steps where its length is not known.
         validation_loss: of the model that it is given, which is in evaluation mode. Methods that prune call it at the
@@ -38,15 +37,14 @@ class TrainingSession:
 
     def __init__(
         self,
-        method: Method | Mapping[str, Method | None],
-        coder: str = DEFAULT_CODER,
+        method: Methods,
         measure_every: int | None = None,
         validation_loss: Callable[[nn.Module], float] | None = None,
     ) -> None:
         if measure_every is not None and measure_every < 1:
             raise InputError(f"measure_every: expected at least 1 step, found {measure_every}")
         self.method = method
-        self.coder = coder
+        self.coder = ""  # that suits the model's size
         self.ended_epochs = 0
         self._measure_every = measure_every
         self._validation_loss = validation_loss
@@ -77,6 +75,7 @@ class TrainingSession:
             InputError: what `Compressor` refuses, or a method that prunes by a validation loss that it was not given.
         """
         self.abandon()
+        self.coder = suitable(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
         compressor = Compressor(model, self.method, optimizer, training_steps, encode=partial(encode, coder=self.coder))
         if compressor.bound.needs_validation_loss and self._validation_loss is None:
             compressor.detach()

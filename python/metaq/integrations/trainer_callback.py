@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
-from metaq.coding import DEFAULT_CODER
+from metaq.binding.selection import Methods
 from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.integrations import FILE
 from metaq.integrations.session import TrainingSession
-from metaq.methods.base import Method
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +39,26 @@ class MetaqCallback(TrainerCallback):
 
     Every checkpoint folder gets a ``model.mtq``, and ``metaq_state.pt`` to go on from. At the end ``model.mtq`` is in
     ``output_dir`` too, of the best weights with ``load_best_model_at_end``, and the model keeps the file's weights.
-    The Trainer's logs, and whatever it reports them to, have ``size_bytes``, ``bits_per_weight`` and ``entropy`` (bits).
+    The Trainer's logs, and what it reports them to, have ``size_bytes``, ``bits_per_weight`` and ``entropy`` (bits).
 
     Args:
         method: a method, or a mapping from patterns of parameter names to methods, as of `metaq.Compressor`.
-        coder: of the files.
         measure_every: steps of the optimizer between two measurements for the logs; by default a twentieth of the
             training.
         validation_loss: for methods that prune by it, such as `metaq.LOBSTER`: the loss of the model that it is given,
             in evaluation mode, on held-out data; the same on all ranks.
 
     Raises:
-        InputError: when training begins, under DeepSpeed, FSDP1 or `nn.DataParallel`, and what `metaq.Compressor` refuses.
+        InputError: when training begins: under DeepSpeed, FSDP1 or `nn.DataParallel`, and what `Compressor` refuses.
     """
 
     def __init__(
         self,
-        method: Method | Mapping[str, Method | None],
-        coder: str = DEFAULT_CODER,
+        method: Methods,
         measure_every: int | None = None,
         validation_loss: Callable[[nn.Module], float] | None = None,
     ) -> None:
-        self._session = TrainingSession(method, coder, measure_every, validation_loss)
+        self._session = TrainingSession(method, measure_every, validation_loss)
 
     @property
     def compressor(self) -> Compressor:
@@ -85,8 +82,7 @@ class MetaqCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Add the method's gradients to those of the loss, which are clipped."""
-        _unscale(args, kwargs["optimizer"])
+        """Add the method's gradients to those of the loss, which are unscaled and clipped by now."""
         self.compressor.regularize()
 
     def on_optimizer_step(
@@ -142,7 +138,7 @@ class MetaqCallback(TrainerCallback):
         compressed = self.compressor.compress()
         self._session.finish()
         if args.should_save:
-            path = Path(args.output_dir) / FILE
+            path = _output(args) / FILE
             logger.info("%s: %d bytes", path, self._session.write(path, compressed))
 
     def _load(self, folder: Path, digest: int | None) -> None:
@@ -157,8 +153,8 @@ class MetaqCallback(TrainerCallback):
         path = folder / STATE_FILE
         if not path.is_file():
             raise InputError(
-                f"{path}: expected the state of MetaqCallback, found no file; resume from a checkpoint made with it, and"
-                " where that is not in output_dir, give TrainingArguments(resume_from_checkpoint=FOLDER) too"
+                f"{path}: expected the state of MetaqCallback, found no file; resume from a checkpoint made with it,"
+                " and where that is not in output_dir, give TrainingArguments(resume_from_checkpoint=FOLDER) too"
             )
         states = torch.load(path, map_location="cpu", weights_only=True)
         if digest is not None and states["digest"] != digest:
@@ -198,7 +194,7 @@ def _move_before_reporters(callback: TrainerCallback) -> None:
 def _checkpoint_folder(args: TrainingArguments, state: TrainerState) -> Path:
     """The folder of the checkpoint that the Trainer has just made."""
     name = f"checkpoint-{state.global_step}"
-    folders = [Path(args.output_dir) / name, *Path(args.output_dir).glob(f"run-*/{name}")]  # of a search: run-TRIAL
+    folders = [_output(args) / name, *_output(args).glob(f"run-*/{name}")]  # in run-TRIAL in a search
     return max((folder for folder in folders if folder.is_dir()), key=lambda folder: folder.stat().st_mtime)
 
 
@@ -206,14 +202,11 @@ def _checkpoint_to_resume(args: TrainingArguments, state: TrainerState) -> Path:
     """The folder that the Trainer resumes from, of which it tells a callback only the step."""
     if isinstance(args.resume_from_checkpoint, str) and Path(args.resume_from_checkpoint).is_dir():
         return Path(args.resume_from_checkpoint)
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    return _output(args) / f"checkpoint-{state.global_step}"
 
 
-def _unscale(args: TrainingArguments, optimizer: Any) -> None:
-    """Take float16's scale off the gradients, which the Trainer does itself where it clips them."""
-    scaler = getattr(optimizer, "scaler", None)
-    if scaler is not None and not args.max_grad_norm > 0:
-        scaler.unscale_(optimizer.optimizer)
+def _output(args: TrainingArguments) -> Path:
+    return Path(args.output_dir or "")
 
 
 def _digest(model: nn.Module) -> int:
@@ -221,5 +214,5 @@ def _digest(model: nn.Module) -> int:
     digest = 0
     for parameter in model.parameters():
         words = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest = zlib.crc32(words.numpy(), digest)
+        digest = zlib.crc32(words.numpy().data, digest)
     return digest
