@@ -14,7 +14,7 @@ from metaq.experiments.data import by_name
 from metaq.experiments.models import LeNet5
 
 path = sys.argv[1] if len(sys.argv) > 1 else "classifier.mtq"
-epochs = 3 if "METAQ_DATA" in os.environ else 10
+epochs = 3 if "METAQ_DATA" in os.environ else 5
 set_seed(0)
 data = by_name("mnist")(5000) if "METAQ_DATA" in os.environ else by_name("digits")(200)
 accelerator = Accelerator(gradient_accumulation_steps=2)
