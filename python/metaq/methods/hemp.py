@@ -24,6 +24,7 @@ from metaq.compressed_model import CompressedModel
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.schedule import Schedule, factor_at, is_schedule
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 from metaq.metrics import coded_weights
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient, tuples, value
@@ -155,16 +156,16 @@ class HEMP(Method):
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
         )
 
-    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundHEMP:
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundHEMP:
         """HEMP at work on these parameters, its first levels fitted to their present values."""
-        return BoundHEMP(self, parameters)
+        return BoundHEMP(self, parameters, training)
 
 
 class BoundHEMP(BoundMethod):
     """HEMP's state for one model: the levels of its parameters."""
 
-    def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(parameters)
+    def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
+        super().__init__(parameters, training)
         self.config = config
         self.is_straight_through = config.straight_through
         self.training_step = 0

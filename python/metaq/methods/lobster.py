@@ -24,6 +24,7 @@ from torch import Tensor
 from metaq.assign import nearest
 from metaq.codebook import UniformCodebook
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,20 @@ class LOBSTER(Method):
             ("radius", 1 <= self.radius <= 1 << 20, "1 to 2^20"),
         )
 
-    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundLOBSTER:
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundLOBSTER:
         """LOBSTER at work on these parameters."""
-        return BoundLOBSTER(self, parameters)
+        return BoundLOBSTER(self, parameters, training)
 
 
 class BoundLOBSTER(BoundMethod):
     """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, how old the best loss is."""
 
-    def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(parameters)
+    def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
+        super().__init__(parameters, training)
         self.config = config
         self.kept: list[Tensor] | None = None  # False where a weight is pruned
         self.factors: list[Tensor] | None = None  # what the weights are to be multiplied by, once, after a step
+        self.needs_validation_loss = True
         self.best_loss = math.inf
         self.epochs_since_best = 0
         self.is_last_phase = False

@@ -23,6 +23,7 @@ from metaq.methods.metaq.objectives import (
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.schedule import factor_at
+from metaq.methods.training import Training
 from metaq.solvers import knapsack
 
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
@@ -44,8 +45,10 @@ class RegularizedTraining(BoundMethod):
 
     view: View
 
-    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(parameters)
+    def __init__(
+        self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter], training: Training
+    ) -> None:
+        super().__init__(parameters, training)
         self.config = config
         self.training_step = 0
         self.strength = config.strength
@@ -84,8 +87,10 @@ class BoundMETaQ(RegularizedTraining):
 
     view: QuantizedView
 
-    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(config, parameters)
+    def __init__(
+        self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter], training: Training
+    ) -> None:
+        super().__init__(config, parameters, training)
         self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
         self.first_bytes = 0  # size of the file when it was measured first, 0 before
         self.has_refreshed = False  # whether ξ is already that of the present training step
@@ -139,6 +144,11 @@ class BoundMETaQ(RegularizedTraining):
         if self.holds_file_weights:
             self.check_unchanged()
         self.view.put_latent()
+
+    def adopt_weights(self) -> None:
+        """Take what the parameters hold now for the latent weights."""
+        self.view.shadow_weights = None
+        self.has_refreshed = False
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """Steer the strength: up where the file is larger than it should be by now, down where it is smaller.
