@@ -14,10 +14,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from metaq.binding import forward_hooks
 from metaq.binding.bound import bind, bind_frozen
+from metaq.binding.gathering import gather
 from metaq.binding.optimizers import OptimizerHooks, check_held, length_of
 from metaq.binding.report import Report
 from metaq.binding.selection import Choice, Fate, Methods, plain_name, select, unwrapped
-from metaq.binding.working_parameters import WorkingParameter
+from metaq.binding.sharded_parameter import working_parameter
+from metaq.binding.shards import gathered, reshard
+from metaq.binding.team import Team, active_team, team_of
 from metaq.codebook import Codebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel, keep
 from metaq.compressed_model import encode as encode_model
@@ -83,10 +86,12 @@ class Compressor:
         self._hooks = OptimizerHooks(optimizer)
         if self._hooks.optimizers:
             check_held(self._choices, self._hooks.optimizers)
+        self.team = team_of(model, (choice.parameter for choice in self._choices))
+        self._has_equal_replicas = False
         trained = [c for c in self._choices if c.fate in (Fate.COMPRESSED, Fate.ROUNDED)]
         self._handles = forward_hooks.install(self.model, [c.parameter for c in trained], self._before_forward)
         try:
-            self._working = [WorkingParameter(c.name, c.path, c.parameter) for c in trained]
+            self._working = [working_parameter(c.name, c.path, c.parameter) for c in trained]
             for working in self._working:
                 _check_finite(working.name, working.working)
             training = Training(self.training_steps)
@@ -146,6 +151,7 @@ class Compressor:
         if is_training and self.last_phase_step is not None and self.training_step >= self.last_phase_step:
             self.begin_last_phase()
         must_copy = self._shown is None or (self._shown != is_training and not self.bound.is_straight_through)
+        self._find_shards()
         self.bound.on_forward(is_training)
         if must_copy:
             for working in self._working:
@@ -161,12 +167,13 @@ class Compressor:
         """Tell the method that an epoch is over, for those that make decisions then.
 
         Args:
-            validation_loss: measures the model on held-out data; called as often as the method needs it.
+            validation_loss: measures the model on held-out data; called as often as the method needs it. Of several
+                processes' losses the mean counts.
         """
         with self._deciding():
             if self.bound.measure_every:
                 self.bound.on_size(self._measure)
-            self.bound.on_epoch(validation_loss)
+            self.bound.on_epoch(lambda: self.team.mean(validation_loss()))
 
     def begin_last_phase(self) -> None:
         """Tell the method that the last phase of training begins, in which the rest settles; once is enough.
@@ -184,7 +191,8 @@ class Compressor:
     def compress(self, averaged: nn.Module | None = None) -> CompressedModel:
         """The model as it stands, quantized: exactly the weights that it has in evaluation mode.
 
-        Training goes on afterwards as if there had been no call.
+        Training goes on afterwards as if there had been no call. Of a model in shards, all processes must call it, and
+        the first one gets all tensors; the model that the others get has none, and cannot be saved.
 
         Args:
             averaged: another network of the same parameters, such as their moving average: its weights are quantized
@@ -200,6 +208,9 @@ class Compressor:
             if choice.fate is not Fate.KEPT:
                 _check_finite(choice.name, self._latent(choice.name))
         with self._showing_file():
+            if self.team.has_shards:
+                state = _plain_state(self.model)
+                return gather(state, self._choices, self._quantized_now, self.team.is_first)
             tensors = keep(_plain_state(self.model))
             for choice in self._choices:
                 if choice.fate is not Fate.KEPT:
@@ -213,17 +224,29 @@ class Compressor:
         """What to log: ``size_bytes`` of the whole file, and ``bits_per_weight`` and ``entropy`` of its coded weights.
 
         Both are in bits; the first is of the whole file over the number of weights, the second of zero order, tensor by
-        tensor, without what names, shapes and kept tensors take.
+        tensor, without what names, shapes and kept tensors take. Of a model in shards, all processes must call it, and
+        all get the same.
         """
         compressed = self.compress()
-        size_bytes = len(self._encode(compressed))
+        size_bytes, bits = self._of_first(
+            lambda: len(self._encode(compressed)),
+            lambda: entropy_of_order(compressed, 1) if coded_weights(compressed) else 0.0,
+        )
         weights = sum(choice.parameter.numel() for choice in self._choices)
-        bits = entropy_of_order(compressed, 1) if coded_weights(compressed) else 0.0
-        return {"size_bytes": size_bytes, "bits_per_weight": 8 * size_bytes / weights, "entropy": bits}
+        return {"size_bytes": int(size_bytes), "bits_per_weight": 8 * size_bytes / weights, "entropy": bits}
 
     def report(self) -> Report:
-        """What becomes of each parameter, in the model's order; as a string it is a table."""
-        return Report.of(self._choices, lambda name: self._quantized(name, self._latent(name)))
+        """What becomes of each parameter, in the model's order; as a string it is a table.
+
+        Of a model in shards, all processes must call it.
+        """
+        parameters = {choice.name: choice.parameter for choice in self._choices}
+
+        def quantized(name: str) -> tuple[Codebook, Tensor] | None:
+            found = self._quantized_now(name)
+            return found and (found[0], gathered(found[1], parameters[name]))
+
+        return Report.of(self._choices, quantized)
 
     def detach(self) -> None:
         """Leave the model with the weights of the file, and model and optimizer with no hook of the compressor."""
@@ -317,6 +340,7 @@ class Compressor:
             working.show()
 
     def _before_forward(self, module: nn.Module) -> None:
+        self._check_replicas()
         is_training = self.model.training
         is_stale = self._shown is None or (self._shown != is_training and not self.bound.is_straight_through)
         if is_stale or module is self.model:
@@ -330,7 +354,25 @@ class Compressor:
 
     # Helpers.
 
+    def _find_shards(self) -> None:
+        if self.team.has_shards:
+            reshard(self.model)
+        for working in self._working:
+            working.find()
+
+    def _check_replicas(self) -> None:
+        """In the first forward pass: replicas must have been equal before the compressor was made, and be so now."""
+        if self._has_equal_replicas or self.team.has_shards:
+            return
+        if not self.team.groups:
+            self.team = active_team()
+        if self.team.groups:
+            self._has_equal_replicas = True
+            latent = [self.bound.latent_weights(name) for name in self.bound.parameters]
+            self.team.check_equal([*latent, *self.bound.file_weights().values()])
+
     def _restore(self) -> None:
+        self._find_shards()
         self.bound.restore_weights()
         for working in self._working:
             working.lend()
@@ -341,6 +383,7 @@ class Compressor:
         """In this context the parameters hold the weights of the file."""
         before = self._shown
         try:
+            self._find_shards()
             self.bound.on_forward(False)
             for working in self._working:
                 working.show()
@@ -367,6 +410,8 @@ class Compressor:
                 self.show(before)
 
     def _check_parameters(self) -> None:
+        if self.team.has_shards:
+            reshard(self.model)
         for working in self._working:
             working.check(self.model)
 
@@ -424,8 +469,18 @@ class Compressor:
         bound = self._method_of(name)
         return None if bound is None else bound.quantize_parameter(name, weights)
 
+    def _quantized_now(self, name: str) -> tuple[Codebook, Tensor] | None:
+        return self._quantized(name, self._latent(name)) if self._method_of(name) is not None else None
+
     def _measure(self) -> int:
-        return len(self._encode(self.compress()))
+        compressed = self.compress()
+        return int(self._of_first(lambda: len(self._encode(compressed)))[0])
+
+    def _of_first(self, *measures: Callable[[], float]) -> list[float]:
+        """What the first process measures of a model in shards; of any other what the calling one does."""
+        if not self.team.has_shards:
+            return [measure() for measure in measures]
+        return self.team.first([measure() if self.team.is_first else 0.0 for measure in measures])
 
     def _remove_hooks(self) -> None:
         self._hooks.remove()

@@ -51,4 +51,5 @@ def install(
     for module in modules:
         if any(isinstance(hook, ForwardHook) and hook.call for hook in module._forward_pre_hooks.values()):
             raise InputError("model: expected none that has a Compressor, found one; call detach() of that one before")
-    return [module.register_forward_pre_hook(ForwardHook(call)) for module in modules]
+    # Before the hooks of FSDP2, which put whole parameters together from the shards.
+    return [module.register_forward_pre_hook(ForwardHook(call), prepend=True) for module in modules]

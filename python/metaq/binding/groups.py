@@ -15,6 +15,8 @@ from metaq.methods.training import Training
 class BoundGroups(BoundMethod):
     """The bound methods of a model as one: every hook is that of each, in turn."""
 
+    works_on_shards = True
+
     def __init__(self, members: Sequence[BoundMethod], training: Training) -> None:
         super().__init__({name: p for member in members for name, p in member.parameters.items()}, training)
         self.members = list(members)

@@ -39,6 +39,8 @@ class Pruned(Method):
 class BoundPruned(BoundMethod):
     """The two methods' states for one model, whose hooks are called in turn."""
 
+    works_on_shards = True
+
     def __init__(self, method: BoundMethod, pruning: BoundMethod) -> None:
         super().__init__(method.parameters, Training(method.training_steps, method.ranks))
         self.method, self.pruning = method, pruning
