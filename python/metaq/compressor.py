@@ -132,6 +132,7 @@ class Compressor:
             working.end_regularizing()
         self._hooks.learning_rate_limit = self.bound.learning_rate_limit
         self._shown, self._may_step = None, set(map(id, self._hooks.optimizers))
+        self.bound.await_step(bool(self._may_step))
         gradient = next((p.grad for w in self._working if (p := w.parameter).grad is not None), None)
         self._regularized = None if gradient is None else (gradient, gradient._version)
 
@@ -223,7 +224,9 @@ class Compressor:
 
     def report(self) -> Report:
         """What becomes of each parameter, in the model's order; as a string it is a table."""
-        return Report.of(self._choices, lambda name: self._quantized(name, self._latent(name)))
+        return Report.of(
+            [(choice, self._quantized(choice.name, self._latent(choice.name))) for choice in self._choices]
+        )
 
     def detach(self) -> None:
         """Leave the model with the weights of the file, and model and optimizer with no hook of the compressor."""
@@ -302,6 +305,7 @@ class Compressor:
             self._refuse_step()
         self._may_step.discard(id(optimizer))
         self._regularized = None
+        self.bound.await_step(False)
         for working in self._working:
             working.spend_gradient()
         self.show(self.model.training)
@@ -416,8 +420,8 @@ class Compressor:
 
     def _latent(self, name: str) -> Tensor:
         bound = self._method_of(name)
-        if bound is None:  # the method leaves it in float
-            return next(w.working for w in self._working if w.name == name).detach()
+        if bound is None:  # it is kept, or its method leaves it in float
+            return next(choice.parameter for choice in self._choices if choice.name == name).detach()
         return bound.latent_weights(name)
 
     def _quantized(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
