@@ -224,9 +224,8 @@ class Compressor:
 
     def report(self) -> Report:
         """What becomes of each parameter, in the model's order; as a string it is a table."""
-        return Report.of(
-            [(choice, self._quantized(choice.name, self._latent(choice.name))) for choice in self._choices]
-        )
+        latents = ((choice, self._latent(choice.name)) for choice in self._choices)
+        return Report.of((choice, self._quantized(choice.name, weights)) for choice, weights in latents)
 
     def detach(self) -> None:
         """Leave the model with the weights of the file, and model and optimizer with no hook of the compressor."""
