@@ -20,7 +20,7 @@ from metaq.binding.report import Report
 from metaq.binding.selection import Choice, Fate, Methods, plain_name, select, unwrapped
 from metaq.binding.sharded_parameter import working_parameter
 from metaq.binding.shards import gathered, reshard
-from metaq.binding.team import Team, active_team, team_of
+from metaq.binding.team import active_team, team_of
 from metaq.codebook import Codebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel, keep
 from metaq.compressed_model import encode as encode_model
@@ -137,6 +137,7 @@ class Compressor:
             working.end_regularizing()
         self._hooks.learning_rate_limit = self.bound.learning_rate_limit
         self._shown, self._may_step = None, set(map(id, self._hooks.optimizers))
+        self.bound.await_step(bool(self._may_step))
         gradient = next((p.grad for w in self._working if (p := w.parameter).grad is not None), None)
         self._regularized = None if gradient is None else (gradient, gradient._version)
 
@@ -240,13 +241,7 @@ class Compressor:
 
         Of a model in shards, all processes must call it.
         """
-        parameters = {choice.name: choice.parameter for choice in self._choices}
-
-        def quantized(name: str) -> tuple[Codebook, Tensor] | None:
-            found = self._quantized_now(name)
-            return found and (found[0], gathered(found[1], parameters[name]))
-
-        return Report.of(self._choices, quantized)
+        return Report.of((choice, self._quantized_whole(choice)) for choice in self._choices)
 
     def detach(self) -> None:
         """Leave the model with the weights of the file, and model and optimizer with no hook of the compressor."""
@@ -325,6 +320,7 @@ class Compressor:
             self._refuse_step()
         self._may_step.discard(id(optimizer))
         self._regularized = None
+        self.bound.await_step(False)
         for working in self._working:
             working.spend_gradient()
         self.show(self.model.training)
@@ -461,8 +457,8 @@ class Compressor:
 
     def _latent(self, name: str) -> Tensor:
         bound = self._method_of(name)
-        if bound is None:  # the method leaves it in float
-            return next(w.working for w in self._working if w.name == name).detach()
+        if bound is None:  # it is kept, or its method leaves it in float
+            return next(choice.parameter for choice in self._choices if choice.name == name).detach()
         return bound.latent_weights(name)
 
     def _quantized(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
@@ -471,6 +467,10 @@ class Compressor:
 
     def _quantized_now(self, name: str) -> tuple[Codebook, Tensor] | None:
         return self._quantized(name, self._latent(name)) if self._method_of(name) is not None else None
+
+    def _quantized_whole(self, choice: Choice) -> tuple[Codebook, Tensor] | None:
+        found = self._quantized_now(choice.name)
+        return found and (found[0], gathered(found[1], choice.parameter))
 
     def _measure(self) -> int:
         compressed = self.compress()

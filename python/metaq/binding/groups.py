@@ -38,6 +38,11 @@ class BoundGroups(BoundMethod):
         for member in self.members:
             member.on_forward(is_training)
 
+    def await_step(self, awaits_step: bool) -> None:
+        """All wait for the step, or no longer."""
+        for member in self.members:
+            member.await_step(awaits_step)
+
     def on_gradients(self) -> None:
         """Each adds its gradients to its parameters'."""
         for member in self.members:

@@ -138,7 +138,7 @@ class ShardRanks(Ranks):
         return [spread(tensor, like) for tensor, like in zip(local, self.parameters, strict=True)]
 
     def local(self, spread: Iterable[Tensor]) -> list[Tensor]:
-        """This process's parts of such DTensors."""
+        """The calling process's parts of such DTensors."""
         return [local_part(tensor) for tensor in spread]
 
     def _reduced(self, rows: Tensor, operation: Any) -> Tensor:

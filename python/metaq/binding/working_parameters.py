@@ -121,4 +121,4 @@ class WorkingParameter:
 def _with_all_rows(gradient: Tensor) -> Tensor:
     """A dense gradient in the sparse layout, which some optimizers insist on."""
     rows = torch.arange(len(gradient), device=gradient.device)[None]
-    return torch.sparse_coo_tensor(rows, gradient, gradient.shape, is_coalesced=True)
+    return torch.sparse_coo_tensor(rows, gradient, gradient.shape, check_invariants=False, is_coalesced=True)

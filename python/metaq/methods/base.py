@@ -59,6 +59,7 @@ class BoundMethod(ABC):
         self.last_phase_share = 0.2
         self.needs_validation_loss = False
         self.quantizes_any_weights = True
+        self._awaits_step = False
         self._versions: list[int] | None = None
 
     # What a method decides.
@@ -122,9 +123,17 @@ class BoundMethod(ABC):
             self.check_unchanged()
             return
         self.restore_weights()
-        self.update_weights()
+        if not self._awaits_step:
+            self.update_weights()
         if sees_file:
             self.replace_weights(self.file_weights())
+
+    def await_step(self, awaits_step: bool) -> None:
+        """Whether the optimizer is about to make a step on gradients that `on_gradients` has adjusted.
+
+        What `update_weights` does after a step must then wait, even if somebody evaluates the model before it.
+        """
+        self._awaits_step = awaits_step
 
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: gives the optimizer the latent weights and its gradients."""

@@ -61,7 +61,9 @@ class LayersInShards:
 
     def _greatest(self, gradients: Sequence[Tensor]) -> list[float]:
         zero = gradients[0].new_zeros(1)
-        found: list[float] = self.ranks.max(torch.stack([torch.cat([g.abs().reshape(-1), zero]).max() for g in gradients])).tolist()
+        found: list[float] = self.ranks.max(
+            torch.stack([torch.cat([g.abs().reshape(-1), zero]).max() for g in gradients])
+        ).tolist()
         return found
 
 

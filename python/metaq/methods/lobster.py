@@ -26,7 +26,6 @@ from metaq.codebook import UniformCodebook
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.methods.training import UNKNOWN_TRAINING, Training
 
-
 _NUMBERS = ("best_loss", "epochs_since_best", "is_last_phase")  # of the state
 
 

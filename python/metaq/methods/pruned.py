@@ -77,6 +77,11 @@ class BoundPruned(BoundMethod):
         """Put the latent weights, pruned, back into the parameters."""
         self.method.restore_weights()
 
+    def await_step(self, awaits_step: bool) -> None:
+        """Both wait for the step, or no longer."""
+        self.method.await_step(awaits_step)
+        self.pruning.await_step(awaits_step)
+
     def adopt_weights(self) -> None:
         """Take what the parameters hold now for the latent weights."""
         self.method.adopt_weights()

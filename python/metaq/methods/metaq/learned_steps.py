@@ -17,7 +17,6 @@ from torch import Tensor
 from metaq.methods.base import gradient_of
 from metaq.methods.metaq.quantized_view import QuantizedView
 
-
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam's state
 
 
@@ -65,7 +64,9 @@ class LearnedSteps:
         """Inverse of `state_dict`."""
         self.logarithms.copy_(torch.tensor(state["logarithms"], dtype=torch.float64))
         moments = {name: torch.tensor(entry, dtype=torch.float64) for name, entry in state["moments"].items()}
-        self.optimizer.state[self.logarithms] = moments | ({"step": torch.tensor(float(state["steps"]))} if moments else {})
+        self.optimizer.state[self.logarithms] = moments | (
+            {"step": torch.tensor(float(state["steps"]))} if moments else {}
+        )
 
     def _pull(self) -> Tensor:
         columns = zip(self.view.parameters, self.view.latent_weights(), strict=True)

@@ -225,7 +225,9 @@ class BoundMETaQ(RegularizedTraining):
             self.learned.load_state_dict(state["learned"])
         self.view.pinned_values = list(state["pinned_values"])
         self.view.pinned = self.on_device(self.ranks.local(state["pinned"])) if self.view.pinned_values else None
-        self.view.load_shadow_weights(self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None)
+        self.view.load_shadow_weights(
+            self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None
+        )
 
     def _shrink(self, measure: Callable[[], int]) -> None:
         """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
