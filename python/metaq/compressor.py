@@ -89,17 +89,13 @@ class Compressor:
         self.team = team_of(model, (choice.parameter for choice in self._choices))
         self._has_equal_replicas = False
         trained = [c for c in self._choices if c.fate in (Fate.COMPRESSED, Fate.ROUNDED)]
-        self._handles = forward_hooks.install(self.model, [c.parameter for c in trained], self._before_forward)
-        try:
-            self._working = [working_parameter(c.name, c.path, c.parameter) for c in trained]
-            for working in self._working:
-                _check_finite(working.name, working.working)
-            training = Training(self.training_steps)
-            self.bound = bind(trained, {w.name: w.working for w in self._working}, training)
-            self._choices, self.frozen = bind_frozen(self._choices, training)
-        except BaseException:
-            self._remove_hooks()
-            raise
+        forward_hooks.check_unhooked(self.model, [choice.parameter for choice in trained])
+        self._working = [working_parameter(c.name, c.path, c.parameter) for c in trained]
+        for working in self._working:
+            _check_finite(working.name, working.working)
+        training = Training(self.training_steps)
+        self.bound = bind(trained, {w.name: w.working for w in self._working}, training)
+        self._choices, self.frozen = bind_frozen(self._choices, training)
         share = 1 - self.bound.last_phase_share
         self.last_phase_step = round(share * self.training_steps) if self.training_steps else None
         self.is_last_phase = False
@@ -108,6 +104,10 @@ class Compressor:
         self._is_lent = False  # whether the latent weights are in the parameters because somebody asked for them
         self._may_step: set[int] = set()  # ids of the optimizers that have not made a step since `regularize`
         self._regularized: tuple[Tensor, int] | None = None  # a gradient, and its version after that
+        # With these the parameters hold the weights of the file whenever a compiled model may look at them.
+        is_shown = self.bound.is_straight_through and bool(self._hooks.optimizers)
+        parameters = [choice.parameter for choice in trained]
+        self._handles = forward_hooks.install(self.model, parameters, self._before_forward, not is_shown)
         self._hooks.watch(self)
         if self._hooks.optimizers:
             self.show(self.model.training)
