@@ -90,6 +90,34 @@ def test_without_an_optimizer_a_lost_step_is_refused_at_the_next_forward_pass():
         loss(model)
 
 
+def test_loops_that_call_no_module():
+    """They compute with parameters: nothing tells the compressor but the optimizer."""
+
+    class Weights(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(12, 4))
+
+    model = Weights()
+    compressor = metaq.Compressor(model, METAQ)
+    model.weight.square().sum().backward()
+    with pytest.raises(InputError, match=r"regularize\(\): expected a forward pass.*give the Compressor the optimizer"):
+        compressor.regularize()
+    compressor.show(True)
+    model.weight.square().sum().backward()
+    compressor.regularize()
+    compressor.detach()
+    optimizer = adam(model)
+    compressor = metaq.Compressor(model, METAQ, optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.weight.square().sum().backward()
+        compressor.regularize()
+        optimizer.step()
+        assert_shows_the_file(model, compressor)
+
+
 def test_regularize_for_every_part_of_a_gradient_is_refused():
     model, compressor, optimizer = trained(METAQ)
     optimizer.zero_grad()

@@ -125,6 +125,7 @@ class Compressor:
         """
         self._check_parameters()
         self._check_gradients_are_new()
+        self._check_forward_pass()
         self.training_step += 1
         if self.training_step == self.training_steps + 1 > 1:
             _log.warning("the training was to take %d steps, and goes on; schedules have ended", self.training_steps)
@@ -410,6 +411,18 @@ class Compressor:
             reshard(self.model)
         for working in self._working:
             working.check(self.model)
+
+    def _check_forward_pass(self) -> None:
+        """Refuse gradients of latent weights, where the method is to have those of the file's.
+
+        A step that a GradScaler has left out is one of the optimizer's that the compressor has, which show them.
+        """
+        saw_others = self._shown is None and self.bound.is_straight_through and not self._hooks.optimizers
+        if saw_others and any(working.parameter.grad is not None for working in self._working):
+            raise InputError(
+                "regularize(): expected a forward pass of the model or its modules since the last step, found none;"
+                " give the Compressor the optimizer, or call show(True) before you compute with parameters alone"
+            )
 
     def _check_gradients_are_new(self) -> None:
         """Refuse a call for every part of an accumulated gradient: the method's would be added as often.
