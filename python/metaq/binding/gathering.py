@@ -15,14 +15,14 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel, keep
 def gather(
     state: Mapping[str, Tensor],
     choices: Sequence[Choice],
-    quantized: Callable[[str], tuple[Codebook, Tensor] | None],
+    quantized: Callable[[Choice], tuple[Codebook, Tensor] | None],
     is_first: bool,
 ) -> CompressedModel:
     """The compressed model on the first process; elsewhere one without tensors, which cannot be saved.
 
     Args:
         state: of the model, by the names of the file.
-        quantized: codebook and the symbols of this process's shard by a parameter's name, or None if it is kept.
+        quantized: gives a parameter's codebook and the symbols of this process's shard, or None if it is kept.
         is_first: whether the calling process is the first. All must call this together.
     """
     parameters = {choice.name: choice for choice in choices}
@@ -32,8 +32,7 @@ def gather(
         entry: CodedTensor | Tensor | Alias
         if name in aliases:
             entry = Alias(aliases[name])
-        elif name in parameters and (found := quantized(name)) is not None:
-            choice = parameters[name]
+        elif name in parameters and (found := quantized(choice := parameters[name])) is not None:
             entry = CodedTensor(gathered(found[1], choice.parameter).cpu(), found[0], choice.dtype)
         else:
             entry = keep({name: whole(tensor).cpu().clone()})[name]
