@@ -32,9 +32,9 @@ def main(path: str, folder: Path | None) -> None:
     steps = EPOCHS * (len(train) // BATCH)
     compressor = metaq.Compressor(model, metaq.METaQ(), optimizer, training_steps=steps)  # after fully_shard
     first = 0
-    if folder is not None and folder.exists():
+    if folder is not None and (saved := sorted(folder.glob("*"))):
         state = parts(model, optimizer, compressor)
-        checkpoint.load(state, checkpoint_id=folder)
+        checkpoint.load(state, checkpoint_id=saved[-1])
         model.load_state_dict(state["model"])
         set_optimizer_state_dict(model, optimizer, state["optimizer"])
         first = compressor.training_step * EPOCHS // steps
@@ -50,7 +50,7 @@ def main(path: str, folder: Path | None) -> None:
         if rank == 0:
             print(f"epoch {epoch}: {size_bytes:,} bytes", flush=True)
         if folder is not None:
-            checkpoint.save(parts(model, optimizer, compressor), checkpoint_id=folder)
+            checkpoint.save(parts(model, optimizer, compressor), checkpoint_id=folder / str(epoch))
     compressed = compressor.compress()  # all take part; only the first gets it
     if rank == 0:
         print(f"{path}: {metaq.save(compressed, path):,} bytes")
