@@ -16,8 +16,11 @@ NEEDED = {"train_accelerate": "accelerate", "train_lightning": "lightning", "tra
 def run(example, path, environment):
     if not find_spec(NEEDED.get(example.stem, "torch")):
         pytest.skip(f"{NEEDED[example.stem]} is not installed")
+    launcher = [sys.executable]
+    if "torchrun" in example.read_text():
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     finished = subprocess.run(
-        [sys.executable, str(example), str(path)],
+        [*launcher, str(example), str(path)],
         capture_output=True,
         text=True,
         check=False,

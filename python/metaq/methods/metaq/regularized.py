@@ -85,6 +85,8 @@ class RegularizedTraining(BoundMethod):
 class BoundMETaQ(RegularizedTraining):
     """METaQ's state for one model whose forward passes see the levels."""
 
+    works_on_shards = True
+
     view: QuantizedView
 
     def __init__(
@@ -96,9 +98,12 @@ class BoundMETaQ(RegularizedTraining):
         self.has_refreshed = False  # whether ξ is already that of the present training step
         self.rate_weight = 0.0  # squared steps per bit in a final quantization that is being tried, 0 otherwise
         self.lengths = torch.empty(0)  # the code lengths in bits that it uses, (T, 2 * radius + 1)
+        if config.objective is not Objective.CODELENGTH:
+            self.ranks.refuse_shards("METaQ objective", "Objective.CODELENGTH, or whole parameters")
         tensors = list(self.parameters.values())
-        steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
-        self.view = QuantizedView(tensors, steps, config.radius)
+        greatest = self.ranks.max(torch.stack([_greatest(tensor) for tensor in tensors])).tolist()
+        steps = [short_step(config.step * most) for most in greatest]
+        self.view = QuantizedView(tensors, steps, config.radius, self.ranks)
         self.is_straight_through = True
         is_learned = config.levels is LevelPlacement.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
@@ -205,22 +210,24 @@ class BoundMETaQ(RegularizedTraining):
         return super().state_dict() | {
             "first_bytes": self.first_bytes,
             "has_refreshed": self.has_refreshed,
-            "shadow_weights": self.view.shadow_weights,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
-            "pinned": self.view.pinned,
+            "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
             "pinned_values": self.view.pinned_values,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        super().load_state_dict({**state, "shadow_weights": None})
+        super().load_state_dict({**state, "holds_file_weights": False})
         self.first_bytes, self.has_refreshed = state["first_bytes"], state["has_refreshed"]
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
-        self.view.pinned, self.view.pinned_values = self.on_device(state["pinned"]), state["pinned_values"]
-        self.view.load_shadow_weights(state["shadow_weights"])
+        self.view.pinned_values = list(state["pinned_values"])
+        self.view.pinned = self.on_device(self.ranks.local(state["pinned"])) if self.view.pinned_values else None
+        self.view.load_shadow_weights(
+            self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None
+        )
 
     def _shrink(self, measure: Callable[[], int]) -> None:
         """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
@@ -266,6 +273,14 @@ class BoundMETaQ(RegularizedTraining):
 
     def _index(self, name: str) -> int:
         return list(self.parameters).index(name)
+
+
+def _greatest(tensor: Tensor) -> Tensor:
+    return tensor.detach().abs().max() if tensor.numel() else tensor.new_zeros(())
+
+
+def _nowhere(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, dtype=torch.bool, requires_grad=False)
 
 
 def _objective(config: METaQConfiguration) -> BoundObjective:
