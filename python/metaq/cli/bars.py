@@ -64,7 +64,7 @@ def step_bars(quiet: bool = False) -> Iterator[Advance]:
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
+            bars.update(tasks[what], completed=done, total=total)
 
         yield advance
 
