@@ -27,7 +27,7 @@ _DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE)  # the file's b
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """How a worker shows that it lives: by a sign every ``interval_seconds``; ``grace_seconds`` without one are death."""
+    """A worker gives a sign of life every ``interval_seconds``, and is dead after ``grace_seconds`` without one."""
 
     interval_seconds: int = 10
     grace_seconds: int = 60
