@@ -1,4 +1,4 @@
-"""The command that sweeps over a recipe's entries. What it needs is imported when it runs, so that help need not wait."""
+"""The command that sweeps over a recipe's entries; it imports what it needs when it runs, as all commands do."""
 
 from __future__ import annotations
 

@@ -27,15 +27,18 @@ WORKER = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from conftest import short_plan, short_store
-from metaq.experiments.sweeps.trials import sweep
+from conftest import MadeUpRun, short_plan, short_store
+from metaq.experiments.sweeps import trials
 folder = Path({folder!r})
-sweep(short_plan(folder), short_store(folder), {total}, lambda *_: None)
+trials.Run = MadeUpRun
+MadeUpRun.pause_seconds = {pause_seconds}
+trials.sweep(short_plan(folder), short_store(folder), {total}, lambda *_: None)
 """
 
 
-def start_worker(folder, total):
-    code = WORKER.format(tests=str(Path(__file__).parent), folder=str(folder), total=total)
+def start_worker(folder, total, pause_seconds):
+    """A process of its own, in which runs are made up."""
+    code = WORKER.format(tests=str(Path(__file__).parent), folder=str(folder), total=total, pause_seconds=pause_seconds)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -124,27 +127,28 @@ def test_ctrl_c_and_the_same_call_again(tmp_path, plan, store):
     assert study.trials[0].params == study.trials[1].params
 
 
-def test_a_killed_worker_s_trial_is_gone_on_with_by_another(tmp_path, plan, store):
-    worker = start_worker(tmp_path, 3)
+def test_a_killed_worker_s_trial_is_gone_on_with_by_another(tmp_path, plan, store, made_up_runs):
+    metrics = tmp_path / "trial-0" / run.METRICS
+    worker = start_worker(tmp_path, 3, pause_seconds=1000)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "trial-0" / run.METRICS).exists() and time.monotonic() < deadline:
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    worker.send_signal(signal.SIGSTOP)  # so that it cannot finish before it is killed
     worker.send_signal(signal.SIGKILL)
     worker.communicate()
-    begun = (tmp_path / "trial-0" / run.METRICS).read_text()
+    begun = metrics.read_text()
+    assert begun.count("\n") == 1
     study = sweep(plan(tmp_path), store(tmp_path), 3, QUIET)
-    assert (tmp_path / "trial-0" / run.METRICS).read_text().startswith(begun)
-    assert numbers(study)[0] == 0
+    assert metrics.read_text().startswith(begun)
+    assert metrics.read_text().count("\n") == 2
     assert len(numbers(study)) == 3
     dead, *retried = [trial for trial in study.trials if storage.original_number(trial) == 0]
     assert dead.state == TrialState.FAIL
-    assert [trial.params for trial in retried if trial.state == TrialState.COMPLETE] == [dead.params]
+    assert [trial.params for trial in retried] == [dead.params]
     assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
 
 
 def test_two_workers_on_one_new_file_of_sqlite(tmp_path, store):
-    workers = [start_worker(tmp_path, 4) for _ in range(2)]
+    workers = [start_worker(tmp_path, 4, pause_seconds=0.2) for _ in range(2)]
     for worker in workers:
         assert worker.communicate(timeout=120) == ("", "")
         assert worker.returncode == 0
