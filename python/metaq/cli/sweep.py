@@ -30,7 +30,7 @@ def sweep(
         typer.Option(
             "--range",
             metavar="SECTION.KEY=VALUES",
-            help="Vary an entry of the recipe: LOW:HIGH, LOW:HIGH:log or A|B|C; may be repeated. "
+            help="Vary an entry of the recipe: LOW:HIGH, LOW:HIGH:log or 'A|B|C'; may be repeated. "
             "Without any, the method's strength, and the step between its levels.",
         ),
     ] = None,

@@ -40,8 +40,8 @@ def test_a_range_as_it_is_written(text, expected):
     [
         ("method.strenght=1:2", "found 'method.strenght'; did you mean 'method.strength'?"),
         ("nonsense", "expected KEY=LOW:HIGH"),
-        ("method.strength", "expected LOW:HIGH, LOW:HIGH:log or A|B|C, found ''"),
-        ("method.strength=1e-5", "expected LOW:HIGH, LOW:HIGH:log or A|B|C, found '1e-5'"),
+        ("method.strength", "expected LOW:HIGH, LOW:HIGH:log or 'A|B|C', found ''"),
+        ("method.strength=1e-5", "expected LOW:HIGH, LOW:HIGH:log or 'A|B|C', found '1e-5'"),
         ("method.strength=1:2:linear", "found '1:2:linear'"),
         ("method.strength=1:2:3", "found '1:2:3'"),
         ("method.strength=2:1", "expected a lower and a higher number, found '2:1'"),
@@ -49,9 +49,9 @@ def test_a_range_as_it_is_written(text, expected):
         ("method.strength=nan:1", "expected a lower and a higher number"),
         ("method.strength=0:inf", "expected a lower and a higher number"),
         ("method.strength=0:1:log", "expected numbers above 0 on a logarithmic scale"),
-        ("method.radius=1.5:2.5", "expected whole numbers LOW:HIGH"),
-        ("training.flip=0:1", "expected A|B|C, since it is False in the recipe"),
-        ("training.optimizer=adam", "expected A|B|C, since it is 'adam' in the recipe"),
+        ("method.radius=1.5:2.5", "expected whole numbers LOW:HIGH, LOW:HIGH:log or 'A|B|C'"),
+        ("training.flip=0:1", "expected 'A|B|C', since it is False in the recipe"),
+        ("training.optimizer=adam", "expected 'A|B|C', since it is 'adam' in the recipe"),
         ("method.radius=7|7", "expected different choices"),
     ],
 )

@@ -56,7 +56,7 @@ def test_every_trial_has_a_folder_and_two_objectives(finished, study):
     for trial in study.trials:
         folder = finished / f"trial-{trial.number}"
         last = json.loads((folder / run.METRICS).read_text().splitlines()[-1])
-        assert trial.values == [last["file_bytes"], 1 - last["validation_accuracy"]]
+        assert trial.values == [last["file_bytes"], pytest.approx(1 - last["validation_accuracy"])]
         assert (folder / run.FILE).stat().st_size == last["file_bytes"]
         assert not (folder / run.RESULT).exists()
 
@@ -209,6 +209,10 @@ def test_a_study_about_something_else(finished, plan, store):
 def test_a_folder_with_another_study_s_trials(finished, plan, store):
     with pytest.raises(InputError, match="expected no trials of another study, found trial-0"):
         sweep(plan(finished), store(finished, "another"), 1, QUIET)
+
+
+def test_an_error_is_what_people_write_for_it():
+    assert [trials.error_of(accuracy) for accuracy in (0.97, 0.99, 0.9, 1.0, 0.0)] == [0.03, 0.01, 0.1, 0.0, 1.0]
 
 
 def test_optuna_is_as_loud_as_before(finished, plan, store, capfd):

@@ -141,8 +141,9 @@ def _numbers(key: str, values: str, current: Any) -> Numbers:
     except ValueError:
         numbers = []
     if not _is_number(current) or not numbers or scale not in ("", "log"):
-        kind = ("whole numbers LOW:HIGH" if is_whole else "LOW:HIGH") if _is_number(current) else ""
-        forms = f"{kind}, {kind}:log or A|B|C" if kind else f"A|B|C, since it is {current!r} in the recipe"
+        forms = f"'A|B|C', since it is {current!r} in the recipe"
+        if _is_number(current):
+            forms = f"{'whole numbers ' if is_whole else ''}LOW:HIGH, LOW:HIGH:log or 'A|B|C'"
         raise InputError(f"range {key}: expected {forms}, found {values!r}")
     if not (math.isfinite(numbers[0]) and math.isfinite(numbers[1]) and numbers[0] < numbers[1]):
         raise InputError(f"range {key}: expected a lower and a higher number, found {values!r}")
