@@ -102,8 +102,6 @@ def test_state_round_trip_in_mid_training(options):
 def test_refuses_models_it_cannot_compress():
     with pytest.raises(InputError, match="found none"):
         metaq.Compressor(nn.ReLU(), metaq.METaQ())
-    with pytest.raises(InputError, match="expected float32"):
-        metaq.Compressor(nn.Linear(2, 2).half(), metaq.METaQ())
     model = nn.Linear(2, 2)
     model.weight.data[0, 0] = float("nan")
     with pytest.raises(InputError, match="NaN"):

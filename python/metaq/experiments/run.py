@@ -116,7 +116,7 @@ class Run:
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        self._run_stage(model, Compressor(model, self.recipe.compression, self._encode))
+        self._run_stage(model, Compressor(model, self.recipe.compression, encode=self._encode))
         write_atomically(self.folder / FILE, self.progress.best_file)
 
     def _new_network(self) -> nn.Module:

@@ -19,29 +19,47 @@ from torch import Tensor, nn
 from metaq.assign import reconstruct
 from metaq.codebook import Codebook
 from metaq.errors import InputError
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 
 
 class BoundMethod(ABC):
     """A method's state for one model.
 
     Args:
-        parameters: the parameters to compress, by name; they are trained in place by somebody else's optimizer.
+        parameters: the parameters to compress, by name: dense float32 tensors, which somebody else's optimizer trains
+            in place. For parameters of other kinds the compressor makes such ones (`metaq.binding`).
+        training: how long it is, and which processes share the parameters.
 
     Attributes:
+        training_steps: the training's length in steps of the optimizer, 0 where it is not known.
         shadow_weights: the latent weights, by name, while the parameters hold those of the file; None while the
             parameters hold the latent weights themselves.
         is_straight_through: whether forward passes in training see the weights of the file too. Their gradients are
             then taken for those of the latent weights.
         measure_every: training steps between two calls of `on_size`; 0 for none.
         learning_rate_limit: the optimizer's learning rate should not be above it.
+        last_phase_share: of the training's length, if that is known, which the last phase takes.
+        needs_validation_loss: whether the method does nothing unless `on_epoch` is called.
+        works_on_shards: of the class: whether it takes shards for parameters, and its statistics by `ranks`.
+        quantizes_any_weights: whether `quantize_parameter` takes weights that the method has not trained itself, such
+            as their moving average.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    works_on_shards = False
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training = UNKNOWN_TRAINING) -> None:
         self.parameters = dict(parameters)
+        self.training_steps, self.ranks = training.steps, training.ranks
+        if not self.works_on_shards:
+            self.ranks.refuse_shards(type(self).__name__.removeprefix("Bound"))
         self.shadow_weights: dict[str, Tensor] | None = None
         self.is_straight_through = False
         self.measure_every = 0
         self.learning_rate_limit = math.inf
+        self.last_phase_share = 0.2
+        self.needs_validation_loss = False
+        self.quantizes_any_weights = True
+        self._awaits_step = False
         self._versions: list[int] | None = None
 
     # What a method decides.
@@ -105,9 +123,17 @@ class BoundMethod(ABC):
             self.check_unchanged()
             return
         self.restore_weights()
-        self.update_weights()
+        if not self._awaits_step:
+            self.update_weights()
         if sees_file:
             self.replace_weights(self.file_weights())
+
+    def await_step(self, awaits_step: bool) -> None:
+        """Whether the optimizer is about to make a step on gradients that `on_gradients` has adjusted.
+
+        What `update_weights` does after a step must then wait, even if somebody evaluates the model before it.
+        """
+        self._awaits_step = awaits_step
 
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: gives the optimizer the latent weights and its gradients."""
@@ -154,22 +180,38 @@ class BoundMethod(ABC):
         versions = self._present_versions()
         if self._versions is None or self._versions == versions:
             return
-        rows = zip(self.parameters, self._versions, versions, strict=True)
-        name = next(name for name, before, now in rows if now != before)
-        raise InputError(
-            f"parameter {name!r}: expected the weights of the file, as the last forward pass saw them, found others;"
-            " call regularize() between backward() and optimizer.step(), and load weights before making the Compressor"
-        )
+        expected = self.file_weights()  # somebody may have written the same values, as a broadcast does
+        for (name, parameter), before, now in zip(self.parameters.items(), self._versions, versions, strict=True):
+            if now != before and not torch.equal(parameter.detach(), expected[name]):
+                raise InputError(
+                    f"parameter {name!r}: expected the weights of the file, as the last forward pass saw them, found"
+                    " others; call regularize() between backward() and optimizer.step(), and adopt_weights() after"
+                    " loading weights"
+                )
+        self._versions = versions
+
+    def adopt_weights(self) -> None:
+        """Take what the parameters hold now, such as weights that somebody has loaded, for the latent weights."""
+        self.shadow_weights = None
 
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on exactly as before, besides parameters and optimizer."""
-        return {"shadow_weights": self.shadow_weights}
+        """What a checkpoint needs to go on exactly as before, besides parameters and optimizer.
+
+        It has the same entries at all times, tensors of the same shapes among them, so that
+        `torch.distributed.checkpoint` can load one into another; what a shard has its part of is `Ranks.spread`. What
+        may change its shape is in lists of numbers.
+        """
+        latent = [self.latent_weights(name) for name in self.parameters]
+        if not self.holds_file_weights:  # the parameters' own memory, into which others may load what they hold
+            latent = [weights.clone() for weights in latent]
+        return {"holds_file_weights": self.holds_file_weights, "latent_weights": self.ranks.spread(latent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the tensors in ``state`` may be on any device."""
-        self.shadow_weights = self.on_device(state["shadow_weights"])
+        latent = self.on_device(self.ranks.local(state["latent_weights"]))
+        self.shadow_weights = dict(zip(self.parameters, latent, strict=True)) if state["holds_file_weights"] else None
         self._versions = None  # the parameters may be loaded before or after
 
     def on_device(self, value: Any) -> Any:
@@ -189,8 +231,19 @@ class Method(ABC):
     """A method's configuration: a frozen dataclass, checked when it is made."""
 
     @abstractmethod
-    def bind(self, parameters: Mapping[str, nn.Parameter]) -> BoundMethod:
-        """The method at work on these parameters."""
+    def bind(self, parameters: Mapping[str, nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundMethod:
+        """The method at work on these parameters.
+
+        Raises:
+            InputError: the method needs to know more of the training, or cannot compress one of the parameters.
+        """
+
+    def bind_frozen(self, parameters: Mapping[str, nn.Parameter], training: Training) -> BoundMethod | None:
+        """The method for parameters that nobody trains, which it will be asked to quantize once.
+
+        None where quantizing without training would do harm: they are then kept.
+        """
+        return None
 
 
 def gradient_of(parameter: nn.Parameter) -> Tensor:

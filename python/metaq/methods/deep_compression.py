@@ -26,6 +26,7 @@ from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 from metaq.solvers.kmeans1d import lloyd
 
 _MOST_LEVELS = 1 << 12
@@ -71,15 +72,19 @@ class DeepCompression(Method):
             ("round_steps", self.round_steps >= 1, "at least 1"),
         )
 
-    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundDeepCompression:
+    def bind(
+        self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING
+    ) -> BoundDeepCompression:
         """Deep Compression at work on these parameters, pruned for the first time."""
-        return BoundDeepCompression(self, parameters)
+        return BoundDeepCompression(self, parameters, training)
 
 
 class BoundDeepCompression(BoundMethod):
     """Deep Compression's state for one model: masks, and in the last phase the cluster of every weight."""
 
-    def __init__(self, config: DeepCompression, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    def __init__(
+        self, config: DeepCompression, parameters: Mapping[str, torch.nn.Parameter], training: Training
+    ) -> None:
         self.shares = {name: share for name in parameters if (share := _first_fit(config.keep, name)) is not None}
         counts = {name: _first_fit(config.levels, name) for name in self.shares}
         for name, count in counts.items():
@@ -88,7 +93,8 @@ class BoundDeepCompression(BoundMethod):
         if not counts:
             raise InputError(f"DeepCompression keep: expected a pattern that fits a parameter, found {config.keep}")
         self.counts = {name: int(count or 0) for name, count in counts.items()}
-        super().__init__({name: parameters[name] for name in self.shares})
+        super().__init__({name: parameters[name] for name in self.shares}, training)
+        self.quantizes_any_weights = False
         self.config = config
         self.training_step = self.rounds_done = 0
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}

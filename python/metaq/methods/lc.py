@@ -28,6 +28,7 @@ from metaq.codebook import Codebook, TableCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.methods.lc_schemes import Scheme, parse
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 
 _SHARED = "shared "  # before the name of a scheme: one codebook for all parameters of the pattern
 _FLOAT = "float"  # in place of a scheme: the pattern's parameters stay as they are
@@ -84,9 +85,9 @@ class LC(Method):
             if scheme != _FLOAT:
                 parse(scheme.removeprefix(_SHARED))
 
-    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundLC:
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundLC:
         """LC at work on these parameters, which it has compressed directly."""
-        return BoundLC(self, parameters)
+        return BoundLC(self, parameters, training)
 
 
 @dataclass
@@ -108,9 +109,10 @@ class BoundLC(BoundMethod):
         is_finished: the weights are Δ(Θ), and stay.
     """
 
-    def __init__(self, config: LC, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    def __init__(self, config: LC, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
         self.groups = _grouped(config.schemes, list(parameters))
-        super().__init__({name: parameters[name] for group in self.groups for name in group.names})
+        super().__init__({name: parameters[name] for group in self.groups for name in group.names}, training)
+        self.quantizes_any_weights = False
         self.config = config
         self.compressed = {name: torch.empty_like(p, requires_grad=False) for name, p in self.parameters.items()}
         self.multipliers = {name: torch.zeros_like(value) for name, value in self.compressed.items()}

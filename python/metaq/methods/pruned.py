@@ -16,6 +16,7 @@ from torch import Tensor
 from metaq.codebook import Codebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,22 @@ class Pruned(Method):
     method: Method
     pruning: Method
 
-    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundPruned:
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundPruned:
         """Both at work on these parameters."""
-        return BoundPruned(self.method.bind(parameters), self.pruning.bind(parameters))
+        return BoundPruned(self.method.bind(parameters, training), self.pruning.bind(parameters, training))
 
 
 class BoundPruned(BoundMethod):
     """The two methods' states for one model, whose hooks are called in turn."""
 
+    works_on_shards = True
+
     def __init__(self, method: BoundMethod, pruning: BoundMethod) -> None:
-        super().__init__(method.parameters)
+        super().__init__(method.parameters, Training(method.training_steps, method.ranks))
         self.method, self.pruning = method, pruning
         self.measure_every, self.is_straight_through = method.measure_every, method.is_straight_through
+        self.needs_validation_loss = method.needs_validation_loss or pruning.needs_validation_loss
+        self.quantizes_any_weights = method.quantizes_any_weights
         self._limit_rate()
 
     @property
@@ -71,6 +76,15 @@ class BoundPruned(BoundMethod):
     def restore_weights(self) -> None:
         """Put the latent weights, pruned, back into the parameters."""
         self.method.restore_weights()
+
+    def await_step(self, awaits_step: bool) -> None:
+        """Both wait for the step, or no longer."""
+        self.method.await_step(awaits_step)
+        self.pruning.await_step(awaits_step)
+
+    def adopt_weights(self) -> None:
+        """Take what the parameters hold now for the latent weights."""
+        self.method.adopt_weights()
 
     def on_gradients(self) -> None:
         """The pruning sees the gradient of the loss alone; then the method adds its own."""

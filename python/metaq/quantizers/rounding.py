@@ -23,9 +23,9 @@ def round_as_float16(tensor: Tensor) -> Tensor:
         tensor: float32 or float64, any shape.
 
     Returns:
-        The same shape and dtype, on the CPU.
+        The same shape, dtype and device.
     """
-    values = tensor.detach().cpu()
+    values = tensor.detach()
     mantissa, exponent = torch.frexp(values)
     rounded = torch.ldexp(torch.round(mantissa * 2.0**_SIGNIFICANT_BITS), exponent - _SIGNIFICANT_BITS)
     return torch.where(torch.isfinite(rounded) & (values != 0), rounded, values)

@@ -121,7 +121,7 @@ def curve(
         InputError: nothing to quantize, NaN or infinite weights, or a tensor that a file cannot hold.
     """
     state = {
-        name: round_as_float16(tensor) if tensor.ndim < 2 and is_roundable(tensor) else tensor.detach().cpu()
+        name: round_as_float16(tensor.cpu()) if tensor.ndim < 2 and is_roundable(tensor) else tensor.detach().cpu()
         for name, tensor in state.items()
     }
     weights = [name for name, tensor in state.items() if is_quantizable(tensor)]

@@ -13,6 +13,7 @@ from metaq.codebook import TableCodebook
 from metaq.methods.metaq.config import METaQConfiguration
 from metaq.methods.metaq.float_view import FloatView
 from metaq.methods.metaq.regularized import RegularizedTraining
+from metaq.methods.training import Training
 
 # C_Q that the search tries, each about a tenth above the last.
 _CANDIDATES = sorted({round(4 * 1.1**power) for power in range(60)})
@@ -23,8 +24,10 @@ class BoundAroundMean(RegularizedTraining):
 
     view: FloatView
 
-    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(config, parameters)
+    def __init__(
+        self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter], training: Training
+    ) -> None:
+        super().__init__(config, parameters, training)
         options, tensors = config.around_mean, list(self.parameters.values())
         centre, reach = options.centre, options.reach
         if not reach:

@@ -26,6 +26,7 @@ from metaq.methods.base import BoundMethod, Method
 from metaq.methods.metaq.around_mean import BoundAroundMean
 from metaq.methods.metaq.config import LevelPlacement, METaQConfiguration
 from metaq.methods.metaq.regularized import BoundMETaQ
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ class METaQ(METaQConfiguration, Method):
             0 for as many as it takes to halve the size every 100.
     """
 
-    def bind(self, parameters: Mapping[str, torch.nn.Parameter]) -> BoundMethod:
+    def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundMethod:
         """METaQ at work on these parameters, its levels placed by their present values."""
         bound = BoundAroundMean if self.levels is LevelPlacement.AROUND_MEAN else BoundMETaQ
-        return bound(self, parameters)
+        return bound(self, parameters, training)
+
+    def bind_frozen(self, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> BoundMethod | None:
+        """The same levels as for those that are trained."""
+        return self.bind(parameters, training)

@@ -23,6 +23,7 @@ from metaq.methods.metaq.objectives import (
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.schedule import factor_at
+from metaq.methods.training import Training
 from metaq.solvers import knapsack
 
 _MEASURE_EVERY = 50  # training steps between two measurements of the file
@@ -44,8 +45,10 @@ class RegularizedTraining(BoundMethod):
 
     view: View
 
-    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(parameters)
+    def __init__(
+        self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter], training: Training
+    ) -> None:
+        super().__init__(parameters, training)
         self.config = config
         self.training_step = 0
         self.strength = config.strength
@@ -82,18 +85,25 @@ class RegularizedTraining(BoundMethod):
 class BoundMETaQ(RegularizedTraining):
     """METaQ's state for one model whose forward passes see the levels."""
 
+    works_on_shards = True
+
     view: QuantizedView
 
-    def __init__(self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-        super().__init__(config, parameters)
+    def __init__(
+        self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter], training: Training
+    ) -> None:
+        super().__init__(config, parameters, training)
         self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
         self.first_bytes = 0  # size of the file when it was measured first, 0 before
         self.has_refreshed = False  # whether ξ is already that of the present training step
         self.rate_weight = 0.0  # squared steps per bit in a final quantization that is being tried, 0 otherwise
         self.lengths = torch.empty(0)  # the code lengths in bits that it uses, (T, 2 * radius + 1)
+        if config.objective is not Objective.CODELENGTH:
+            self.ranks.refuse_shards("METaQ objective", "Objective.CODELENGTH, or whole parameters")
         tensors = list(self.parameters.values())
-        steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
-        self.view = QuantizedView(tensors, steps, config.radius)
+        greatest = self.ranks.max(torch.stack([_greatest(tensor) for tensor in tensors])).tolist()
+        steps = [short_step(config.step * most) for most in greatest]
+        self.view = QuantizedView(tensors, steps, config.radius, self.ranks)
         self.is_straight_through = True
         is_learned = config.levels is LevelPlacement.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
@@ -139,6 +149,11 @@ class BoundMETaQ(RegularizedTraining):
         if self.holds_file_weights:
             self.check_unchanged()
         self.view.put_latent()
+
+    def adopt_weights(self) -> None:
+        """Take what the parameters hold now for the latent weights."""
+        self.view.shadow_weights = None
+        self.has_refreshed = False
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """Steer the strength: up where the file is larger than it should be by now, down where it is smaller.
@@ -195,22 +210,24 @@ class BoundMETaQ(RegularizedTraining):
         return super().state_dict() | {
             "first_bytes": self.first_bytes,
             "has_refreshed": self.has_refreshed,
-            "shadow_weights": self.view.shadow_weights,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
-            "pinned": self.view.pinned,
+            "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
             "pinned_values": self.view.pinned_values,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        super().load_state_dict({**state, "shadow_weights": None})
+        super().load_state_dict({**state, "holds_file_weights": False})
         self.first_bytes, self.has_refreshed = state["first_bytes"], state["has_refreshed"]
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
-        self.view.pinned, self.view.pinned_values = self.on_device(state["pinned"]), state["pinned_values"]
-        self.view.load_shadow_weights(state["shadow_weights"])
+        self.view.pinned_values = list(state["pinned_values"])
+        self.view.pinned = self.on_device(self.ranks.local(state["pinned"])) if self.view.pinned_values else None
+        self.view.load_shadow_weights(
+            self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None
+        )
 
     def _shrink(self, measure: Callable[[], int]) -> None:
         """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
@@ -256,6 +273,14 @@ class BoundMETaQ(RegularizedTraining):
 
     def _index(self, name: str) -> int:
         return list(self.parameters).index(name)
+
+
+def _greatest(tensor: Tensor) -> Tensor:
+    return tensor.detach().abs().max() if tensor.numel() else tensor.new_zeros(())
+
+
+def _nowhere(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, dtype=torch.bool, requires_grad=False)
 
 
 def _objective(config: METaQConfiguration) -> BoundObjective:
