@@ -97,12 +97,12 @@ class Plant:
 
 def test_the_strength_leads_the_size_along_the_path():
     plant = Plant(1000)
-    plant.control._fit = lambda *_: None
+    plant.begin_moves, plant.move_weights = int, int  # as if nothing were to be moved
     for step in range(790):
         plant.step()
-        if step > 400:
-            assert plant.size == pytest.approx(plant.control._path(step / 1000), rel=0.2)
-    assert plant.size == pytest.approx(1030, rel=0.05)
+        if 400 < step < 700:
+            assert plant.size == pytest.approx(plant.control._path(step / 1000), rel=0.1)
+    assert plant.size == pytest.approx(1030, rel=0.2)
 
 
 @pytest.mark.parametrize("target", [300, 2_000])
@@ -134,8 +134,6 @@ def test_an_unknown_length_is_refused(method):
 def test_methods_without_a_size_are_refused():
     with pytest.raises(InputError, match="expected METaQ, HEMP or LC, found BoundLOBSTER"):
         metaq.Compressor(nn.Linear(20, 10), metaq.Sized(metaq.LOBSTER(), 100), training_steps=10)
-    with pytest.raises(InputError, match=r"HEMP levels.*which the target asks for"):
-        metaq.Compressor(nn.Linear(20, 10), metaq.Sized(metaq.HEMP(levels=2), 100), training_steps=10)
 
 
 def trained(method, epochs, seed=0):
@@ -165,6 +163,7 @@ def trained(method, epochs, seed=0):
         (metaq.METaQ(target_ratio=17.7704), 10_000, 0.92),
         (metaq.Sized(metaq.LC(), target_bytes=1000), 1000, 0.85),
         (metaq.Sized(metaq.LC(), target_bytes=3000), 3000, 0.9),
+        (metaq.Sized(metaq.HEMP(), target_bytes=3000), 3000, 0.85),
         (metaq.Sized(metaq.HEMP(), target_bytes=10_000), 10_000, 0.92),
     ],
 )

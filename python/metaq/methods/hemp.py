@@ -21,7 +21,6 @@ from torch import Tensor
 from metaq.assign import nearest, reconstruct
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.compressed_model import CompressedModel
-from metaq.errors import InputError
 from metaq.methods.base import Method, check_fields, gradient_of
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.schedule import Schedule, factor_at, in_steps, is_schedule
@@ -242,13 +241,13 @@ class BoundHEMP(Steered):
 
     # What a control of the size needs.
 
+    def aim_at(self, target_bytes: int) -> None:
+        """End at a file of so many bytes; training sees the quantized weights, since they are moved between levels."""
+        super().aim_at(target_bytes)
+        self.is_straight_through = True
+
     def refine_levels(self, bits_per_weight: float) -> None:
-        """Their number is the configuration's."""
-        if bits_per_weight - 1 > math.log2(self.config.levels):
-            raise InputError(
-                f"HEMP levels: expected enough for {bits_per_weight - 1:.3g} bits a weight, which the target asks for,"
-                f" found {self.config.levels}"
-            )
+        """Their number is the configuration's; a target that needs more is not reached, which is logged."""
 
     def level_distances(self) -> list[float]:
         """The mean distances of levels."""

@@ -162,8 +162,9 @@ class BoundLC(Sizable):
         """With a size as the aim, measure every C step, and at the end project until the size is right."""
         if self.grid is None or self.is_finished:
             return
+        self.restore_weights()
+        self.update_weights()
         if self.is_ending:
-            self.restore_weights()
             for _ in range(_FITS):
                 self._project()
                 if self.grid.is_met_by(measure()):

@@ -33,7 +33,7 @@ _AIM_ABOVE = 1.03
 _FIRST_SHARE, _LARGEST_SHARE = 0.01, 0.5  # of the strength at which both gradients are equally large
 _PROPORTIONAL, _INTEGRAL = 6.0, 80.0  # K_p, K_i
 _LARGEST_CHANGE = math.log(4.0)  # bound of K_p e, and of the integral's growth from one steering to the next
-_LARGEST_ERROR = 0.05  # e above which weights are moved to where the path is
+_LARGEST_ERROR = 0.1  # e above which weights are moved to where the path is
 _HOLDING_POWER = 50.0  # of B / B_target, which multiplies λ in the last phase while the file is too small
 _STEERINGS = 200  # in a training, at equal distances
 _MEASUREMENTS = 25  # of the whole file in a training; between them its size follows the symbols' entropy
@@ -42,7 +42,7 @@ _REPORTED = 0.02  # difference from the size at the end, relatively, that is log
 _LEAST_RATE_WEIGHT, _LARGEST_RATE_WEIGHT = 2.0**-16, 2.0**10  # that a fit tries, in squared steps per bit
 _PSEUDO_COUNT = 0.1  # what an empty level counts as: its code is long, not infinite
 _SAMPLE = 1 << 15  # weights of a tensor whose symbols are tried
-_LARGEST_PRICE = math.log(10.0)
+_LARGEST_PRICE = math.log(100.0)
 _BISECTIONS = 12
 _FITS = 6  # measurements of the file in a fit
 
@@ -202,7 +202,8 @@ class SizeControl:
             self.lasting_strength = self.lasting_strength or _FIRST_SHARE * balanced
 
     def _steer(self, method: Steered, measure: Callable[[], int], elapsed: float) -> None:
-        self.must_balance |= self._is_measurement_due(method)
+        is_measured = self._is_measurement_due(method)
+        self.must_balance |= is_measured
         size_bytes = self._size(method, measure)
         self.first_bytes = self.first_bytes or size_bytes
         path = self._path(method.training_step / self.length)
@@ -211,7 +212,7 @@ class SizeControl:
         self.lasting_strength = min(self.lasting_strength * change, self.largest_strength)
         passing = math.exp(min(max(_PROPORTIONAL * error, -_LARGEST_CHANGE), _LARGEST_CHANGE))
         self.strength = min(self.lasting_strength * passing, self.largest_strength)
-        if error > _LARGEST_ERROR:
+        if is_measured and error > _LARGEST_ERROR:
             method.begin_moves()
             method.move_weights(self._rate_weight_for(method, path))
 
@@ -304,15 +305,14 @@ def relative_prices(method: Steered) -> list[float]:
     """What a bit is worth in each parameter, in squared distances of levels, so that it costs about the same loss.
 
     An error of one distance d costs F d², with F the mean squared gradient, the tensor's mean of the empirical Fisher
-    information. The prices are 1 / (√F d), half of the way there since F is a guess, divided by their geometric mean
-    and within bounds of it.
+    information. The prices are 1 / (F d²), divided by their geometric mean and within bounds of it.
     """
     squares = torch.stack([_square(gradient_of(parameter)) for parameter in method.parameters.values()])
     sizes = torch.tensor([parameter.numel() for parameter in method.parameters.values()]).to(squares)
     means = method.ranks.sum(squares) / method.ranks.sum(sizes).clamp(min=1)
     distances = torch.tensor(method.level_distances(), dtype=torch.float64)
     costs = (means.cpu() * distances.square()).clamp(min=torch.finfo(torch.float32).tiny).log()
-    logs = ((costs.mean() - costs) / 2).clamp(-_LARGEST_PRICE, _LARGEST_PRICE)
+    logs = (costs.mean() - costs).clamp(-_LARGEST_PRICE, _LARGEST_PRICE)
     return [float(price) for price in logs.exp()]
 
 
