@@ -68,6 +68,10 @@ class GrowingSteps:
         doublings = (means / self.mean_squares).clamp(min=1).log2().div(2).floor()
         return [math.ldexp(step, int(times)) for step, times in zip(steps, doublings.tolist(), strict=True)]
 
+    def halve(self) -> None:
+        """Say that somebody has halved all steps."""
+        self.mean_squares = 4 * self.mean_squares
+
     def free(self, training_step: int) -> list[int]:
         """The tensors that the regulariser is to leave alone in this training step."""
         return [index for index, is_new in enumerate(self.is_new) if is_new and training_step < self.free_steps]

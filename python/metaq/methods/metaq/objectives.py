@@ -18,11 +18,11 @@ from metaq.errors import InfeasibleError
 from metaq.methods.metaq.config import Counts, Perspective, Slopes, Solver
 from metaq.methods.metaq.float_view import FloatView
 from metaq.methods.metaq.quantized_view import QuantizedView
+from metaq.methods.size_control import code_lengths
 from metaq.solvers import dual, knapsack, perspective
 
 _FAR_SHARE = 2.0**-13  # of a set's weights may lie beyond the levels whose code lengths make the hull
 _STEEP_BITS = 64.0  # more than two neighbouring levels' code lengths can differ by
-_PSEUDO_COUNT = 0.1  # what an empty level counts as: its code is long, not infinite
 
 View = QuantizedView | FloatView
 
@@ -82,15 +82,15 @@ class CodeLengthObjective(BoundObjective):
 
     def add_gradients(self, view: View, strength: float) -> None:
         """β is read off the table."""
-        view.add_slopes(self.slopes, strength)
+        view.add_slopes(self.slopes.to(view.parameters[0].device), strength)
 
     def state_dict(self) -> dict[str, Any]:
         """The table of slopes."""
-        return {"slopes": self.slopes}
+        return {"slopes": self.slopes.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.slopes = state["slopes"]
+        self.slopes = torch.tensor(state["slopes"], dtype=torch.float32)
 
 
 class CountsObjective(CodeLengthObjective):
@@ -116,7 +116,7 @@ class CountsObjective(CodeLengthObjective):
 
     def add_gradients(self, view: View, strength: float) -> None:
         """β is read off the table; the gradient of ‖w‖² comes on top."""
-        view.add_slopes(self.slopes, strength * (1 - self.options.alpha))
+        view.add_slopes(self.slopes.to(view.parameters[0].device), strength * (1 - self.options.alpha))
         for parameter in view.parameters if self.options.alpha else ():
             assert parameter.grad is not None
             parameter.grad.add_(parameter.detach(), alpha=2 * strength * self.options.alpha)
@@ -170,12 +170,6 @@ class PerspectiveObjective(BoundObjective):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.prices = state["prices"]
-
-
-def code_lengths(counts: Tensor) -> Tensor:
-    """``-log2(c_b / n)`` of every set's histogram (S, C), in bits."""
-    weighted = counts + _PSEUDO_COUNT
-    return -(weighted / weighted.sum(dim=1, keepdim=True)).log2()
 
 
 def slope_table(kind: Slopes, xi: Tensor, levels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metaq import _native
 from metaq.methods.base import gradient_of
+from metaq.methods.training import Ranks
 
 MOST_REACH = 1 << 22  # steps from zero beyond which float32 has no multiples of a step
 
@@ -27,16 +28,23 @@ class QuantizedView:
         parameters: float32, all on one device.
         steps: distance between levels, one for each parameter.
         radius: levels on either side of zero that have counts and slopes.
+        ranks: who have the parameters' other shards.
         is_open: whether the levels go on beyond, as far as the weights reach; they count as the last, and have no
             slopes. Otherwise weights beyond are clipped to the last.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], steps: Sequence[float], radius: int, is_open: bool = False
+        self,
+        parameters: Sequence[nn.Parameter],
+        steps: Sequence[float],
+        radius: int,
+        ranks: Ranks | None = None,
+        is_open: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         self.steps = list(steps)
         self.radius = radius
+        self.ranks = ranks or Ranks()
         self.is_open = is_open
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.shadow_weights: list[Tensor] | None = None  # the latent ones, while the parameters hold the quantized
@@ -84,8 +92,8 @@ class QuantizedView:
         """Put the quantized weights into the parameters.
 
         Returns:
-            with ``count``, how often each parameter has each symbol: int64 (T, 2 * radius + 1); those beyond the
-            radius count as the last.
+            with ``count``, how often each parameter has each symbol, in all its shards: int64 (T, 2 * radius + 1);
+            those beyond the radius count as the last.
         """
         self.put_latent()
         if self.pinned is not None:
@@ -100,7 +108,7 @@ class QuantizedView:
             self._native_parameters().write_quantized(
                 self.steps, self.reach, self.radius, array, torch.get_num_threads()
             )
-            return counts
+            return None if counts is None else self.ranks.sum(counts)
         for index, (parameter, latent, step) in enumerate(
             zip(self.parameters, self.shadow_weights, self.steps, strict=True)
         ):
@@ -110,7 +118,7 @@ class QuantizedView:
                 positions = symbols.clamp(-self.radius, self.radius).to(torch.int64).add_(self.radius).reshape(-1)
                 counts[index].scatter_add_(0, positions, torch.ones_like(positions))
             torch.mul(symbols, step, out=parameter)
-        return counts
+        return None if counts is None else self.ranks.sum(counts)
 
     @torch.no_grad()
     def put_latent(self) -> None:
