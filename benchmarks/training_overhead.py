@@ -2,11 +2,10 @@
 
     python benchmarks/training_overhead.py [--output training_overhead.json] [--threads 2] [--quick]
 
-A step is zero_grad, forward and backward of BERT's architecture in MiniLM's size on 32 x 64 tokens, and AdamW. In every
-other one a compressor takes part: its `regularize`, and its hooks around the optimizer's step, among them that which
-shows the quantized weights. Steps alternate, so that other load falls on both; figures are medians, and the share is
-that of METaQ's own calls in the plain steps. The floor is the time in which as many bytes are copied as METaQ's kernels
-must move: a weight is 4 bytes read and 8 written when it is shown, 8 read and 8 written when it is given back.
+A step is zero_grad, forward and backward of BERT's architecture in MiniLM's size on 32 x 64 tokens, and AdamW. A
+compressor takes part by its `regularize` and by its hooks, which show the quantized weights; the time in these is what
+METaQ adds, the rest is the plain step. The floor is the time in which as many bytes are copied as METaQ's kernels must
+move: a weight is 4 bytes read and 8 written when it is shown, 8 read and 8 written when it is given back.
 """
 
 import argparse
@@ -66,12 +65,15 @@ class Loop:
         self.model = Encoder(layers)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.tokens, self.labels = torch.randint(VOCABULARY, (32, 64)), torch.randint(2, (32,))
-        self.step()  # allocates the optimizer's state
+        self.gradients()
+        self.optimizer.step()  # allocates the optimizer's state
         start, resident = time.perf_counter(), resident_kilobytes(resets_peak=True)
-        self.compressor = metaq.Compressor(self.model, metaq.METaQ(), training_steps=1000)
+        self.compressor = metaq.Compressor(self.model, metaq.METaQ(), self.optimizer, training_steps=1000)
         self.binding_seconds = time.perf_counter() - start
-        self.weights = sum(self.compressor.bound.view.sizes)
-        self.added()
+        self.weights = sum(p.numel() for p in self.compressor.bound.parameters.values())
+        self.shown = 0.0  # seconds that showing took in the present step
+        self._show, self.compressor.bound.on_forward = self.compressor.bound.on_forward, self._timed_show
+        self.compressor.show(is_training=True)
         self.floats_per_weight = (resident_kilobytes(resets_peak=False) - resident) * 1024 / 4 / self.weights
 
     def gradients(self) -> None:
@@ -79,32 +81,26 @@ class Loop:
         self.optimizer.zero_grad()
         nn.functional.cross_entropy(self.model(self.tokens), self.labels).backward()
 
-    def step(self) -> float:
-        """Seconds of a plain step."""
-        start = time.perf_counter()
+    def step(self) -> tuple[float, float, float]:
+        """Seconds of a step's plain part, of giving back the latent weights, and of showing the quantized ones."""
+        start, self.shown = time.perf_counter(), 0.0
         self.gradients()
-        self.optimizer.step()
-        return time.perf_counter() - start
-
-    def added(self) -> tuple[float, float]:
-        """Seconds that giving back the latent weights takes, and showing the quantized ones."""
-        start = time.perf_counter()
+        before, shown = time.perf_counter(), self.shown
         self.compressor.regularize()
-        middle = time.perf_counter()
-        self.compressor.show(is_training=True)
-        return middle - start, time.perf_counter() - middle
+        regularizing, self.shown = time.perf_counter() - before, shown
+        self.optimizer.step()
+        return time.perf_counter() - start - regularizing - self.shown, regularizing, self.shown
+
+    def _timed_show(self, is_training: bool) -> None:
+        start = time.perf_counter()
+        self._show(is_training)
+        self.shown += time.perf_counter() - start
 
 
 def measure(layers: int, steps: int) -> dict[str, Any]:
     loop = Loop(layers)
-    plain, regularizing, showing = [], [], []
-    for _ in range(steps):
-        loop.compressor.bound.restore_weights()
-        plain.append(loop.step())
-        loop.compressor.show(is_training=True)
-        parts = loop.added()
-        regularizing.append(parts[0])
-        showing.append(parts[1])
+    loop.step()
+    plain, regularizing, showing = zip(*(loop.step() for _ in range(steps)), strict=True)
     found = {"plain": plain, "regularize": regularizing, "show": showing}
     row: dict[str, Any] = {f"{name}_milliseconds": 1e3 * statistics.median(times) for name, times in found.items()}
     added = statistics.mean(regularizing) + statistics.mean(showing)  # some of which determine code lengths

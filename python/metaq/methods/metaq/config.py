@@ -177,7 +177,7 @@ class METaQConfiguration:
     refresh_every: int = 10
     slopes: Slopes = Slopes.HULL
     levels: LevelPlacement = LevelPlacement.FIXED
-    start_error: float = 1e-3
+    start_error: float = 5e-4
     step: float = 0.0
     step_learning_rate: float = 1e-3
     radius: int = 0
