@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from metaq.compressed_model import CompressedModel, encode
-from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.experiments import checkpoint, data, models
 from metaq.experiments.checkpoint import COMPRESS, FLOAT, RunProgress
@@ -25,6 +24,7 @@ from metaq.experiments.recipe import Recipe, as_tree
 from metaq.files import write_atomically
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
+from metaq.methods import Method
 from metaq.metrics import digest, entropy_of_order
 from metaq.tensors import load_tensors
 
@@ -116,7 +116,7 @@ class Run:
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        self._run_stage(model, Compressor(model, self.recipe.compression, encode=self._encode))
+        self._run_stage(model, self.recipe.compression)
         write_atomically(self.folder / FILE, self.progress.best_file)
 
     def _new_network(self) -> nn.Module:
@@ -130,15 +130,15 @@ class Run:
         model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         return model
 
-    def _run_stage(self, model: nn.Module, compressor: Compressor | None) -> None:
-        name = FLOAT if compressor is None else COMPRESS
-        section = self.recipe.float_training if compressor is None else self.recipe.training
-        seed = self.recipe.seed + (compressor is not None)
-        teacher = self._float_network() if compressor is not None and section.distillation else None
-        stage = Stage(model, section, self.dataset.train, seed, compressor, teacher)
+    def _run_stage(self, model: nn.Module, method: Method | None) -> None:
+        name = FLOAT if method is None else COMPRESS
+        section = self.recipe.float_training if method is None else self.recipe.training
+        seed = self.recipe.seed + (method is not None)
+        teacher = self._float_network() if method is not None and section.distillation else None
+        stage = Stage(model, section, self.dataset.train, seed, method, self._encode, teacher)
         if self.state is not None:
             checkpoint.restore(self.state, stage)
-        total = section.epochs * stage.steps_per_epoch
+        total = stage.training_steps
         done = self.progress.epochs_done * stage.steps_per_epoch
         for epoch in range(self.progress.epochs_done, section.epochs):
             started = time.perf_counter()
