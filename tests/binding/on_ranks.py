@@ -18,6 +18,7 @@ import metaq
 from metaq.binding.shards import whole
 from metaq.methods.lobster import LOBSTER
 from metaq.methods.metaq.config import LevelPlacement
+from metaq.methods.sized import Sized
 
 STEPS, FEW_STEPS, BATCH = 200, 20, 32
 METHODS = {
@@ -25,8 +26,12 @@ METHODS = {
     "learned": metaq.METaQ(strength=1e-3, levels=LevelPlacement.LEARNED),
     "hemp": metaq.HEMP(order=1, levels=8, strength=0.05, refresh_every=30),
     "target": metaq.METaQ(target_bytes=120),
+    "sized": Sized(metaq.HEMP(order=1, levels=8), target_ratio=4),
     "pruned": metaq.Pruned(metaq.METaQ(strength=1e-3), LOBSTER(strength=1e-3, plateau_epochs=1)),
 }
+
+
+RESUMED = "metaq", "pruned", "target"
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -161,7 +166,8 @@ def saved(method, folder):
     model = sharded() if distributed.is_initialized() else network()
     whose = ours() if distributed.is_initialized() else ([0, 1], 2)
     optimizer, compressor = train(model, method, *whose, steps=STEPS // 2)
-    dcp.save(parts_of(model, optimizer, compressor), checkpoint_id=folder / f"checkpoint-{method}")
+    state, place = parts_of(model, optimizer, compressor), folder / f"checkpoint-{method}"
+    dcp.save(state, checkpoint_id=place, no_dist=not distributed.is_initialized())
     return outcome(model, compressor)
 
 
@@ -173,7 +179,8 @@ def resumed(method, folder, model=None, whose=None):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     compressor = metaq.Compressor(model, METHODS[method], optimizer, training_steps=STEPS)
     state = parts_of(model, optimizer, compressor)
-    dcp.load(state, checkpoint_id=folder / f"checkpoint-{method}")
+    place = folder / f"checkpoint-{method}"
+    dcp.load(state, checkpoint_id=place, no_dist=not distributed.is_initialized())
     model.load_state_dict(state["model"])
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
     train(model, method, *(whose or ours()), STEPS // 2, STEPS // 2, optimizer, compressor)
@@ -197,8 +204,8 @@ SCENARIOS = {
     "lc": (unshardable, metaq.LC(), {}),
     "deep-compression": (unshardable, metaq.DeepCompression(), {}),
     "hemp-2": (unshardable, metaq.HEMP(order=2), {}),
-    **{f"saved-{method}": (saved, method, {}) for method in ("metaq", "pruned")},
-    **{f"resumed-{method}": (resumed, method, {}) for method in ("metaq", "pruned")},
+    **{f"saved-{method}": (saved, method, {}) for method in RESUMED},
+    **{f"resumed-{method}": (resumed, method, {}) for method in RESUMED},
 }
 
 

@@ -104,7 +104,7 @@ def test_refused_on_all_ranks(everything, scenario):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["metaq", "pruned"])
+@pytest.mark.parametrize("method", on_ranks.RESUMED)
 @pytest.mark.parametrize(("first", "second"), [(2, 4), (4, 2), (2, 1), (1, 2)])
 def test_checkpoints_survive_another_number_of_ranks(tmp_path, method, first, second):
     """The batches have two parts all the way, but for rounding it is one training."""

@@ -130,10 +130,9 @@ class Steered(Sizable):
     def aim_at(self, target_bytes: int) -> None:
         """End at a file of so many bytes, by steering the strength; the levels become as fine as that needs."""
         length = known_length(self.training_steps, "a size as the target")
-        weights = sum(parameter.numel() for parameter in self.parameters.values())
         self.control = SizeControl(target_bytes, length)
         self.measure_every = 1
-        self.refine_levels(8 * target_bytes / weights + 1)
+        self.refine_levels(8 * target_bytes / self.weight_count + 1)
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """Steer, where there is a target."""
@@ -291,7 +290,7 @@ def aimed(bound: BoundMethod, target: SizeTarget) -> BoundMethod:
     """
     if not isinstance(bound, Sizable):
         raise InputError(f"Sized method: expected METaQ, HEMP or LC, found {type(bound).__name__}")
-    bound.aim_at(target.bytes_for(sum(parameter.numel() for parameter in bound.parameters.values())))
+    bound.aim_at(target.bytes_for(bound.weight_count))
     return bound
 
 

@@ -186,22 +186,27 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        return super().state_dict() | {
-            "counts": self.counts,
-            "settled": self.settled,
-            "has_refreshed": self.has_refreshed,
-            "steps": self.view.steps,
-            "learned": self.learned and self.learned.state_dict(),
-            "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
-            "pinned_values": self.view.pinned_values,
-        }
+        settled = {} if self.settled is None else {"settled": self.ranks.spread(self.settled)}
+        return (
+            super().state_dict()
+            | settled
+            | {
+                "counts": self.counts.tolist(),
+                "has_refreshed": self.has_refreshed,
+                "radius": self.view.radius,
+                "steps": self.view.steps,
+                "learned": self.learned and self.learned.state_dict(),
+                "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
+                "pinned_values": self.view.pinned_values,
+            }
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict({**state, "holds_file_weights": False})
-        self.settled = self.on_device(state["settled"])
-        self.counts, self.has_refreshed = self.on_device(state["counts"]), state["has_refreshed"]
-        self.view.steps = list(state["steps"])
+        self.settled = self.on_device(self.ranks.local(state["settled"])) if "settled" in state else None
+        self.counts, self.has_refreshed = self.on_device(torch.tensor(state["counts"])), state["has_refreshed"]
+        self.view.steps, self.view.radius = list(state["steps"]), state["radius"]
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
         self.view.pinned_values = list(state["pinned_values"])
@@ -214,7 +219,7 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     def refine_levels(self, bits_per_weight: float) -> None:
         """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
-        weights = sum(self.view.sizes)
+        weights = self.weight_count
         while 8 * entropy_bytes(self._counts_now()) / weights < bits_per_weight and self.view.radius < _LARGEST_RADIUS:
             self.view.steps = [short_step(step / 2) for step in self.view.steps]
             self.view.radius *= 2
