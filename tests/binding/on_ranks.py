@@ -22,7 +22,7 @@ from metaq.methods.sized import Sized
 
 STEPS, FEW_STEPS, BATCH = 200, 20, 32
 METHODS = {
-    "metaq": metaq.METaQ(strength=1e-3, schedule=((0, 0.0), (50, 1.0))),
+    "metaq": metaq.METaQ(strength=1e-3, schedule=((0.0, 0.0), (0.25, 1.0))),
     "learned": metaq.METaQ(strength=1e-3, levels=LevelPlacement.LEARNED),
     "hemp": metaq.HEMP(order=1, levels=8, strength=0.05, refresh_every=30),
     "target": metaq.METaQ(target_bytes=120),
