@@ -75,7 +75,8 @@ def everything(request, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["shards", "replicas"])
 def test_methods(everything, kind, method):
     processes, found = everything
-    check_equal(found[f"{kind}-{method}"], alone(method, processes))
+    # HEMP has float histograms, and a control that steers by them widens what their sums' order changes.
+    check_equal(found[f"{kind}-{method}"], alone(method, processes), 1e-2 if method == "sized" else 1e-6)
 
 
 @pytest.mark.slow
