@@ -166,8 +166,7 @@ def saved(method, folder):
     model = sharded() if distributed.is_initialized() else network()
     whose = ours() if distributed.is_initialized() else ([0, 1], 2)
     optimizer, compressor = train(model, method, *whose, steps=STEPS // 2)
-    state, place = parts_of(model, optimizer, compressor), folder / f"checkpoint-{method}"
-    dcp.save(state, checkpoint_id=place, no_dist=not distributed.is_initialized())
+    dcp.save(parts_of(model, optimizer, compressor), checkpoint_id=folder / f"checkpoint-{method}")
     return outcome(model, compressor)
 
 
@@ -179,8 +178,7 @@ def resumed(method, folder, model=None, whose=None):
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     compressor = metaq.Compressor(model, METHODS[method], optimizer, training_steps=STEPS)
     state = parts_of(model, optimizer, compressor)
-    place = folder / f"checkpoint-{method}"
-    dcp.load(state, checkpoint_id=place, no_dist=not distributed.is_initialized())
+    dcp.load(state, checkpoint_id=folder / f"checkpoint-{method}")
     model.load_state_dict(state["model"])
     set_optimizer_state_dict(model, optimizer, state["optimizer"])
     train(model, method, *(whose or ours()), STEPS // 2, STEPS // 2, optimizer, compressor)

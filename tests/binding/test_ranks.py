@@ -105,6 +105,7 @@ def test_refused_on_all_ranks(everything, scenario):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # in one process
 @pytest.mark.parametrize("method", on_ranks.RESUMED)
 @pytest.mark.parametrize(("first", "second"), [(2, 4), (4, 2), (2, 1), (1, 2)])
 def test_checkpoints_survive_another_number_of_ranks(tmp_path, method, first, second):
