@@ -76,25 +76,22 @@ def load(options: argparse.Namespace) -> Dataset:
 
 
 def trained(
-    model: nn.Module,
-    dataset: Dataset,
-    epochs: int,
-    compressor: metaq.Compressor | None = None,
-    method: metaq.HEMP | metaq.Pruned = PAPER,
-) -> list[Any]:
-    """Train in place; of every epoch, what the figures show."""
+    model: nn.Module, dataset: Dataset, epochs: int, method: metaq.HEMP | metaq.Pruned | None = None
+) -> tuple[list[Any], metaq.Compressor | None]:
+    """Train in place; what the figures show, before training and of every epoch, and what has compressed."""
     section = StageSection(
         epochs, BATCH, RATE, Optimizer.SGD, LearningRateSchedule.CONSTANT, recalibration_batches=RECALIBRATION_BATCHES
     )
-    stage = Stage(model, section, dataset.train, 1, compressor)
-    rows = []
+    stage = Stage(model, section, dataset.train, 1, method)
+    compressor = stage.compressor
+    rows = [] if compressor is None else [measured(model, dataset, compressor, method)]
     for epoch in range(epochs):
         stage.run_epoch(epoch, lambda: None)
         quantized = stage.end_epoch(dataset.validation)
         if compressor is not None:
             rows.append(measured(model, dataset, compressor, method) | {"quantized_loss": quantized.loss})
             rows[-1]["quantized_accuracy"] = quantized.accuracy
-    return rows
+    return rows, compressor
 
 
 def measured(
@@ -135,10 +132,8 @@ def run_all(options: argparse.Namespace, path: Path, report: dict[str, Any]) -> 
         config = RUNS[name]
         model = new_network(options)
         model.load_state_dict(start.state_dict())
-        compressor = metaq.Compressor(model, config)
         run: dict[str, Any] = {"configuration": {k: str(v) for k, v in asdict(config).items()}}
-        run["before"] = measured(model, dataset, compressor, config)
-        run["epochs"] = trained(model, dataset, options.epochs, compressor, config)
+        (run["before"], *run["epochs"]), compressor = trained(model, dataset, options.epochs, config)
         if name == "three levels":
             run["histogram"] = histogram(model, compressor)
         report["runs"][name] = run

@@ -96,11 +96,11 @@ def way_of(scheme: str, settings: Settings) -> Way:
     return ways.get(scheme, COARSE)
 
 
-def configuration(scheme: str, algorithm: Algorithm, settings: Settings, steps_per_epoch: int) -> LC:
+def configuration(scheme: str, algorithm: Algorithm, settings: Settings) -> LC:
     way = way_of(scheme, settings)
     l_steps = way.l_steps * (settings.epochs - settings.last_epochs)
     growth = (way.last_mu / way.mu) ** (1 / l_steps)
-    return LC({"*.weight": scheme}, algorithm, way.mu, growth, max(1, steps_per_epoch // way.l_steps))
+    return LC({"*.weight": scheme}, algorithm, way.mu, growth, way.l_steps * settings.epochs, start=0.0)
 
 
 def stage_section(settings: Settings, epochs: int, learning_rate: float, last_epochs: int = 0) -> StageSection:
@@ -159,14 +159,15 @@ def run(
     model = copy.deepcopy(reference)
     if scheme in RESCALED:
         rescale(model, RESCALED[scheme])
-    steps = len(dataset.train) // settings.batch_size
-    method = configuration(scheme, algorithm or Algorithm.ITERATED, settings, steps)
-    compressor = Compressor(model, method)
+    method = configuration(scheme, algorithm or Algorithm.ITERATED, settings)
     started = time.perf_counter()
-    if algorithm is not None:
+    if algorithm is None:
+        compressor = Compressor(model, method, training_steps=settings.epochs)
+    else:
         learning_rate = way_of(scheme, settings).learning_rate or settings.learning_rate
         section = stage_section(settings, settings.epochs, learning_rate, settings.last_epochs)
-        stage = Stage(model, section, dataset.train, 2 * seed + 1, compressor)
+        stage = Stage(model, section, dataset.train, 2 * seed + 1, method)
+        compressor = stage.compressor
         for epoch in range(section.epochs):
             stage.run_epoch(epoch, lambda: None)
     file = compressed_model.encode(compressor.compress())

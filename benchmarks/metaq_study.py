@@ -22,7 +22,7 @@ from typing import Any
 from metaq.experiments.recipe import load_recipe
 from metaq.experiments.run import CHECKPOINT, RESULT, Run
 
-SHORT = ["training.epochs=19", "training.last_phase_epochs=4", "method.schedule=[[0, 0.0], [2500, 1.0]]"]
+SHORT = ["training.epochs=19", "training.last_phase_epochs=4", "method.schedule=[[0, 0.0], [0.076588, 1.0]]"]
 STANDARD = [*SHORT, "method.strength=3.3e-5"]
 GROUPS: dict[str, dict[str, list[str]]] = {
     "curve": {
@@ -49,10 +49,7 @@ GROUPS: dict[str, dict[str, list[str]]] = {
         ],
         "as published, 12 epochs": ["training.epochs=12"],
     },
-    "targets": {
-        f"{target} bytes": [*SHORT, f"method.target_bytes={target}", "method.target_steps=20000", "method.schedule=[]"]
-        for target in (900, 1500)
-    },
+    "targets": {f"{target} bytes": [*SHORT, f"method.target_bytes={target}"] for target in (900, 1500)},
 }
 
 

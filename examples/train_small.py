@@ -14,7 +14,7 @@ torch.manual_seed(0)
 train = by_name("digits")(200).train
 model = LeNet5()
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-compressor = metaq.Compressor(model, metaq.METaQ(strength=3e-5, schedule=((0, 0.0), (200, 1.0))))
+compressor = metaq.Compressor(model, metaq.METaQ(strength=3e-5), optimizer, training_steps=390)
 for _epoch in range(10):
     for batch in torch.randperm(len(train)).split(32):
         optimizer.zero_grad()

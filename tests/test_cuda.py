@@ -35,7 +35,7 @@ METHODS = {
     "learned steps": metaq.METaQ(strength=1.0, levels=LevelPlacement.LEARNED),
     "around the mean": metaq.METaQ(strength=1.0, levels=LevelPlacement.AROUND_MEAN, around_mean=WIDE),
     "rate": metaq.METaQ(strength=1.0, final=Final.RATE, tolerance=1e9),
-    "target size": metaq.METaQ(strength=1.0, target_bytes=1500, target_steps=4),
+    "target size": metaq.METaQ(target_bytes=1500),
     **{
         f"counts, {solver.value}": metaq.METaQ(Objective.COUNTS, strength=1.0, counts=Counts(0.25, solver))
         for solver in Solver
@@ -51,13 +51,13 @@ METHODS = {
         for zero in (False, True)
     },
     **{
-        f"LC, {scheme}": metaq.LC({"*weight": scheme}, mu=0.5, l_step=2)
+        f"LC, {scheme}": metaq.LC({"*weight": scheme}, mu=0.5, l_steps=4, start=0.0)
         for scheme in ("kmeans:4", "shared lloyd:3", "entropy:4:1e-4", "ternary", "scaled-powers:3", "prune:0.1")
     },
-    "LC, corrected": metaq.LC({"*": "correct:0.01+lloyd:2"}, Algorithm.PENALTY, mu=0.5, l_step=2),
-    "LC, iterated": metaq.LC({"*": "scaled-ternary"}, Algorithm.ITERATED, l_step=2),
+    "LC, corrected": metaq.LC({"*": "correct:0.01+lloyd:2"}, Algorithm.PENALTY, mu=0.5, l_steps=4, start=0.0),
+    "LC, iterated": metaq.LC({"*": "scaled-ternary"}, Algorithm.ITERATED, l_steps=4, start=0.0),
     "LOBSTER": LOBSTER,
-    "Deep Compression": metaq.DeepCompression({"*weight": 0.3}, {"*": 5}, rounds=2, round_steps=2),
+    "Deep Compression": metaq.DeepCompression({"*weight": 0.3}, {"*": 5}, rounds=2, start=0.0, round_share=0.25),
     "METaQ, pruned": metaq.Pruned(metaq.METaQ(strength=1.0), LOBSTER),
     "HEMP, pruned": metaq.Pruned(metaq.HEMP(levels=5, zero_level=True), LOBSTER),
 }
@@ -79,7 +79,11 @@ LABELS = network().eval()(IMAGES).argmax(1)  # which network() knows something o
 
 def start(name, device=DEVICE, seed=0):
     model = network(seed).to(device)
-    return model, metaq.Compressor(model, METHODS[name]), torch.optim.Adam(model.parameters(), lr=1e-3)
+    return (
+        model,
+        metaq.Compressor(model, METHODS[name], training_steps=8),
+        torch.optim.Adam(model.parameters(), lr=1e-3),
+    )
 
 
 def loss_of(model):
@@ -184,14 +188,15 @@ def test_the_training_loop(tmp_path):
     split = Split(IMAGES.to(DEVICE), LABELS.to(DEVICE))
     options = {"last_phase_epochs": 1, "shift_pixels": 1, "flip": True, "recalibration_batches": 2}
     section = StageSection(epochs=2, batch_size=8, learning_rate=1e-3, distillation=0.5, **options)
-    model, compressor, _ = start("code lengths")
-    stage = Stage(model, section, split, 0, compressor, network(1).to(DEVICE))
+    model, method = network(0).to(DEVICE), METHODS["code lengths"]
+    stage = Stage(model, section, split, 0, method, teacher=network(1).to(DEVICE))
+    compressor = stage.compressor
     for epoch in range(section.epochs):
         stage.run_epoch(epoch, lambda: None)
         result = stage.end_epoch(split)
     checkpoint.save(tmp_path / "checkpoint.pt", checkpoint.RunProgress(), stage, {})
-    other, resumed, _ = start("code lengths", seed=1)
-    checkpoint.restore(checkpoint.load(tmp_path / "checkpoint.pt"), Stage(other, section, split, 0, resumed))
+    other = network(1).to(DEVICE)
+    checkpoint.restore(checkpoint.load(tmp_path / "checkpoint.pt"), Stage(other, section, split, 0, method))
     assert evaluate(other, split).loss == pytest.approx(result.loss, rel=1e-5)
     loaded = network(1).to(DEVICE)
     loaded.load_state_dict(compressor.compress().decompress())

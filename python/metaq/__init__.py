@@ -27,6 +27,7 @@ _MODULES = {
     "MetaqError": "metaq.errors",
     "Pruned": "metaq.methods",
     "RecipeError": "metaq.errors",
+    "Sized": "metaq.methods",
     "calibrate": "metaq.quantizers",
     "compress": "metaq.quantizers",
     "compress_losslessly": "metaq.quantizers",

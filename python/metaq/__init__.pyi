@@ -4,7 +4,7 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
 from metaq.integrations.transformers import from_pretrained, save_pretrained
-from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned
+from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
 
@@ -28,6 +28,7 @@ __all__ = [
     "MetaqError",
     "Pruned",
     "RecipeError",
+    "Sized",
     "calibrate",
     "compress",
     "compress_losslessly",

@@ -9,7 +9,7 @@ SHORT = ["threads=1", "float_training.epochs=1", "training.epochs=1", "training.
 
 def test_ctrl_c_and_resume(tmp_path, names_in, start, interrupted):
     folder = tmp_path / "run"
-    options = [f"--set={entry}" for entry in [*SHORT, "method.schedule=[[0, 0.0], [10, 1.0]]"]]
+    options = [f"--set={entry}" for entry in [*SHORT, "method.schedule=[[0, 0.0], [0.1, 1.0]]"]]
     arguments = ["train", "lenet5-digits", "--folder", folder, *options]
     code, output, errors = interrupted(start(*arguments), folder / "checkpoint.pt")
     assert (code, output) == (130, ""), errors
@@ -77,7 +77,7 @@ def test_a_run_does_not_write_over_files(fails, tmp_path):
 
 def test_force_begins_a_run_anew(succeeds, tmp_path):
     (tmp_path / "config.json").write_text("mine")
-    options = [f"--set={entry}" for entry in [*SHORT, "method.schedule=[[0, 0.0], [10, 1.0]]"]]
+    options = [f"--set={entry}" for entry in [*SHORT, "method.schedule=[[0, 0.0], [0.1, 1.0]]"]]
     assert succeeds("train", "lenet5-digits", "--folder", tmp_path, *options, "--force", "--quiet") == ""
     assert json.loads((tmp_path / "config.json").read_text())["recipe"] == "lenet5-digits"
 

@@ -20,10 +20,10 @@ COMMON += [
 ]
 OPTIONS = {
     # An L step and a round of pruning each end within an epoch of 49 training steps.
-    "lenet300-lc-mnist": ["method.l_step=33", "method.growth=3", "training.learning_rate=0.02"],
+    "lenet300-lc-mnist": ["method.l_steps=3", "method.growth=3", "training.learning_rate=0.02"],
     "lenet300-deep-compression": [
         "method.rounds=2",
-        "method.round_steps=70",
+        "method.round_share=0.6",
         'method.keep={"fc*.weight"=0.2, "*.weight"=0.7}',
         "float_training.shift_pixels=0",
         "training.shift_pixels=0",

@@ -22,7 +22,7 @@ SHORT = [
     "float_training.epochs=2",
     "training.epochs=4",
     "training.last_phase_epochs=2",
-    "method.schedule=[[0, 0.0], [10, 1.0]]",
+    "method.schedule=[[0, 0.0], [0.1, 1.0]]",
     "method.strength=1e-3",
 ]
 
@@ -166,7 +166,7 @@ def test_two_epochs_on_mnist_shrink_the_file_and_keep_the_accuracy(tmp_path):
         "training.epochs=2",
         "training.last_phase_epochs=1",
         "training.batch_size=64",
-        "method.schedule=[[0, 0.0], [200, 1.0]]",
+        "method.schedule=[[0, 0.0], [0.1, 1.0]]",
     ]
     result = run.Run(load_recipe("lenet5-mnist", overrides), tmp_path, False, lambda *_: None).train()
     sizes = [json.loads(line).get("file_bytes") for line in (tmp_path / run.METRICS).read_text().splitlines()]

@@ -22,7 +22,8 @@ class Training:
 
     def __init__(self, method, seed=0):
         self.model = self.network(seed)
-        self.compressor = metaq.Compressor(self.model, method)
+        self.compressor = metaq.Compressor(self.model, method, training_steps=STEPS)
+        self.compressor.last_phase_step = None
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-2)
         self.steps_done = 0
 

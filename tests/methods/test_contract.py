@@ -18,13 +18,15 @@ CONFIGURATIONS = {
     "metaq, counts": metaq.METaQ(Objective.COUNTS, strength=1e-3, counts=Counts(alpha=0.25)),
     "metaq, perspective": metaq.METaQ(Objective.PERSPECTIVE, 1e-3, radius=4, perspective=Perspective(iterations=2)),
     "metaq, rate": metaq.METaQ(strength=1e-3, final=Final.RATE, tolerance=0.05),
-    "metaq, target": metaq.METaQ(strength=1e-3, target_bytes=400),
+    "metaq, target": metaq.METaQ(target_bytes=400),
     "hemp": metaq.HEMP(levels=5, refresh_every=2),
     "hemp, straight through": metaq.HEMP(levels=5, refresh_every=3, straight_through=True),
     "lobster": LOBSTER,
-    "lc": metaq.LC(mu=0.1, l_step=2),
-    "lc, pruning, iterated": metaq.LC({"*weight": "prune:0.5"}, Algorithm.ITERATED, l_step=3),
-    "deep-compression": metaq.DeepCompression({"*weight": 0.5}, {"*": 4}, rounds=2, round_steps=3),
+    "lc": metaq.LC(mu=0.1, l_steps=6, start=0.0),
+    "lc, pruning, iterated": metaq.LC({"*weight": "prune:0.5"}, Algorithm.ITERATED, l_steps=4, start=0.0),
+    "deep-compression": metaq.DeepCompression({"*weight": 0.5}, {"*": 4}, rounds=2, start=0.0, round_share=0.25),
+    "hemp, sized": metaq.Sized(metaq.HEMP(levels=5), target_bytes=450),
+    "lc, sized": metaq.Sized(metaq.LC(l_steps=6, start=0.3), target_ratio=4.0),
     "hemp, pruned": metaq.Pruned(metaq.HEMP(levels=5, zero_level=True), LOBSTER),
     "hemp, straight through, pruned": metaq.Pruned(
         metaq.HEMP(levels=5, zero_level=True, straight_through=True), LOBSTER
@@ -32,13 +34,17 @@ CONFIGURATIONS = {
     "metaq, pruned": metaq.Pruned(metaq.METaQ(strength=1e-3), LOBSTER),
 }
 # HEMP and METaQ alone do not prune; METaQ keeps the weights at each tensor's commonest level, zero or not.
-PRUNE = [name for name in CONFIGURATIONS if "pruned" in name or not name.startswith(("hemp", "metaq"))]
-SEE_THE_FILE = [name for name in CONFIGURATIONS if "straight" in name or ("metaq" in name and "mean" not in name)]
+PRUNE = [name for name in CONFIGURATIONS if "pruned" in name or not name.startswith(("hemp", "metaq", "lc, sized"))]
+SEE_THE_FILE = [
+    name
+    for name in CONFIGURATIONS
+    if "straight" in name or name == "hemp, sized" or ("metaq" in name and "mean" not in name)
+]
 
 
 def test_every_method_is_tried():
     tried = {type(configuration) for configuration in CONFIGURATIONS.values()}
-    assert set(methods.values()) | {metaq.Pruned} == tried
+    assert set(methods.values()) | {metaq.Pruned, metaq.Sized} == tried
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)

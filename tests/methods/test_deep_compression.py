@@ -29,13 +29,15 @@ def non_zeros(model):
     return [int((weights != 0).sum()) for weights in (model[0].weight, model[2].weight)]
 
 
-METHOD = DeepCompression({"0.weight": 0.25, "*.weight": 0.49}, {"0.*": 4, "*": 3}, rounds=2, round_steps=5)
+METHOD = DeepCompression(
+    {"0.weight": 0.25, "*.weight": 0.49}, {"0.*": 4, "*": 3}, rounds=2, start=0.0, round_share=0.05
+)
 
 
 def test_rounds_prune_to_the_share_and_what_is_pruned_stays_zero():
     model = network()
     largest = model[0].weight.detach().abs().flatten().topk(300).indices
-    compressor = metaq.Compressor(model, METHOD)
+    compressor = metaq.Compressor(model, METHOD, training_steps=100)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     assert non_zeros(model) == [300, 70]  # half and 0.7 of them
     assert bool((model[0].weight.detach().flatten()[largest] != 0).all())
@@ -51,7 +53,7 @@ def test_rounds_prune_to_the_share_and_what_is_pruned_stays_zero():
 
 def test_a_level_s_gradient_is_the_sum_of_its_members_by_finite_differences():
     model = network().double().float()
-    compressor = metaq.Compressor(model, METHOD)
+    compressor = metaq.Compressor(model, METHOD, training_steps=100)
     compressor.begin_last_phase()
     inputs, labels = torch.randn(16, 30), torch.arange(16) % 5
     nn.functional.cross_entropy(model(inputs), labels).backward()
@@ -72,7 +74,7 @@ def test_a_level_s_gradient_is_the_sum_of_its_members_by_finite_differences():
 
 def test_shared_values_stay_shared_under_momentum_and_the_file_holds_them(tmp_path):
     model = network()
-    compressor = metaq.Compressor(model, METHOD)
+    compressor = metaq.Compressor(model, METHOD, training_steps=100)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     train(model, compressor, optimizer, 0, 12)
     compressor.begin_last_phase()
@@ -93,7 +95,7 @@ def test_shared_values_stay_shared_under_momentum_and_the_file_holds_them(tmp_pa
 
 def test_evaluation_before_the_last_phase_already_shares_values():
     model = network()
-    compressor = metaq.Compressor(model, METHOD)
+    compressor = metaq.Compressor(model, METHOD, training_steps=100)
     held = model[0].weight.detach().clone()
     model.eval()(torch.zeros(1, 30))
     assert len(torch.unique(model[0].weight.detach())) == 5
@@ -108,7 +110,7 @@ def test_resuming_changes_nothing(phase):
     runs = []
     for _ in range(2):
         model = network()
-        compressor = metaq.Compressor(model, METHOD)
+        compressor = metaq.Compressor(model, METHOD, training_steps=100)
         runs.append((model, compressor, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)))
     train(*runs[0], 0, 7)
     if phase:
@@ -141,11 +143,12 @@ def test_initial_levels():
         {"keep": {"*": 0.0}},
         {"levels": {"*": 0}},
         {"rounds": 0},
-        {"round_steps": 0},
+        {"start": 1.0},
+        {"round_share": 0.0},
         {"keep": {"conv*": 0.5}},
         {"levels": {"conv*": 2}},
     ],
 )
 def test_what_cannot_be_done_is_refused(options):
     with pytest.raises(InputError, match="DeepCompression"):
-        metaq.Compressor(network(), DeepCompression(**options))
+        metaq.Compressor(network(), DeepCompression(**options), training_steps=100)

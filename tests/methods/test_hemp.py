@@ -117,8 +117,8 @@ def test_the_last_phase_has_an_error_strength_of_its_own():
 
 def test_the_strength_follows_its_schedule():
     model, added = small(), []
-    config = metaq.HEMP(levels=3, error_strength=0.0, insensitivity=False, schedule=((0, 1.0), (2, 0.5), (3, 0.0)))
-    compressor = metaq.Compressor(model, config)
+    config = metaq.HEMP(levels=3, error_strength=0.0, insensitivity=False, schedule=((0, 1.0), (0.2, 0.5), (0.3, 0.0)))
+    compressor = metaq.Compressor(model, config, training_steps=10)
     for _ in range(4):
         before = one_step(model, compressor, *BATCH)
         added.append(model[0].weight.grad - before[0])
@@ -211,7 +211,7 @@ def test_state_round_trip_in_mid_training(gradient, straight_through):
         {"order": 0},
         {"levels": 1},
         {"strength": -1.0},
-        {"schedule": ((2, 1.0), (1, 1.0))},
+        {"schedule": ((0.2, 1.0), (0.1, 1.0))},
         {"error_strength": float("inf")},
         {"refresh_every": 0},
         {"reach": 0.0},

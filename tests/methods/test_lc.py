@@ -29,8 +29,8 @@ class Quadratic(nn.Module):
 def solve(algorithm, matrix, centre, scheme, mu, growth=1.0, iterations=60, tolerance=0.0):
     """LC with exact L steps, by elimination; returns the model, the compressor and the distances."""
     model = Quadratic(matrix, centre)
-    method = LC({"weight": scheme}, algorithm, mu=mu, growth=growth, l_step=1, tolerance=tolerance)
-    compressor = metaq.Compressor(model, method)
+    method = LC({"weight": scheme}, algorithm, mu=mu, growth=growth, l_steps=1000, start=0.0, tolerance=tolerance)
+    compressor = metaq.Compressor(model, method, training_steps=1000)
     bound, distances = compressor.bound, []
     for _ in range(iterations):
         compressor.regularize()
@@ -142,7 +142,7 @@ def train_steps(model, compressor, optimizer, first, last):
 def small(schemes, algorithm=Algorithm.AUGMENTED, kind=Small):
     torch.manual_seed(0)
     model = kind()
-    compressor = metaq.Compressor(model, LC(schemes, algorithm, mu=0.5, growth=2.0, l_step=4))
+    compressor = metaq.Compressor(model, LC(schemes, algorithm, 0.5, 2.0, l_steps=10, start=0.0), training_steps=40)
     return model, compressor, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
 
@@ -214,7 +214,7 @@ def test_a_binarized_lenet_takes_a_bit_a_weight_and_less_where_signs_are_not_uni
     model = LeNet300()
     with torch.no_grad():
         model.fc1.weight.add_(0.6 * model.fc1.weight.std())
-    skewed = metaq.Compressor(model, LC({"*.weight": "binary"}))
+    skewed = metaq.Compressor(model, LC({"*.weight": "binary"}), training_steps=1)
     assert len(metaq.compressed_model.encode(skewed.compress())) < 266_200 * 0.93 / 8 + biases
 
 
@@ -228,12 +228,20 @@ def test_a_binarized_lenet_takes_a_bit_a_weight_and_less_where_signs_are_not_uni
 )
 def test_patterns_that_fit_nothing_are_refused(schemes, message):
     with pytest.raises(InputError, match=message):
-        metaq.Compressor(LeNet300(), LC(schemes))
+        metaq.Compressor(LeNet300(), LC(schemes), training_steps=1)
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"schemes": {}}, {"schemes": {"*": "x"}}, {"mu": 0.0}, {"growth": 0.9}, {"l_step": 0}, {"tolerance": 1.0}],
+    [
+        {"schemes": {}},
+        {"schemes": {"*": "x"}},
+        {"mu": -1.0},
+        {"growth": 0.9},
+        {"l_steps": 0},
+        {"start": 1.0},
+        {"tolerance": 1.0},
+    ],
 )
 def test_values_out_of_range_are_refused(options):
     with pytest.raises(InputError):

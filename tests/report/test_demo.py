@@ -12,7 +12,7 @@ SHORT = [
     "float_training.epochs=2",
     "training.epochs=2",
     "training.last_phase_epochs=1",
-    "method.schedule=[[0, 0.0], [10, 1.0]]",
+    "method.schedule=[[0, 0.0], [0.1, 1.0]]",
 ]
 
 

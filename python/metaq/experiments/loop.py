@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from metaq.compressed_model import CompressedModel
+from metaq.compressed_model import encode as encode_model
 from metaq.compressor import Compressor
 from metaq.experiments.augmentation import flipped, shifted
 from metaq.experiments.data import Split
 from metaq.experiments.recalibration import recalibrate
 from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
+from metaq.methods import Method
 
 _EVALUATION_BATCH = 1000
 _MOMENTUM = 0.9
@@ -55,7 +58,8 @@ class Stage:
     """One stage of training at work: a model, its optimizer, a generator that shuffles, a compressor and a teacher.
 
     Args:
-        compressor: None where the network is trained without a method.
+        method: None where the network is trained without one.
+        encode: how its file will be written.
         teacher: the float network, for distillation; None unless the section asks for it.
     """
 
@@ -65,17 +69,22 @@ class Stage:
         section: StageSection,
         split: Split,
         seed: int,
-        compressor: Compressor | None = None,
+        method: Method | None = None,
+        encode: Callable[[CompressedModel], bytes] = encode_model,
         teacher: nn.Module | None = None,
     ) -> None:
         self.model = model
         self.section = section
         self.split = split
-        self.compressor = compressor
         self.teacher = teacher.eval() if teacher is not None else None
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(section, model)
         self.steps_per_epoch = max(1, len(split) // section.batch_size)
+        self.training_steps = section.epochs * self.steps_per_epoch
+        self.compressor: Compressor | None = None
+        if method is not None:
+            self.compressor = Compressor(model, method, self.optimizer, self.training_steps, encode)
+            self.compressor.last_phase_step = None  # the section says when
 
     def run_epoch(self, epoch: int, advance: Callable[[], None]) -> float:
         """Train for epoch number ``epoch`` (from 0); returns the mean training loss, the regulariser not counted."""

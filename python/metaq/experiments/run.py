@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from metaq.compressed_model import CompressedModel, encode
-from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.experiments import checkpoint, data, models
 from metaq.experiments.checkpoint import COMPRESS, FLOAT, RunProgress
@@ -25,6 +24,7 @@ from metaq.experiments.recipe import Recipe, as_tree
 from metaq.files import write_atomically
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
+from metaq.methods import Method
 from metaq.metrics import digest, entropy_of_order
 from metaq.tensors import load_tensors
 
@@ -57,6 +57,7 @@ class Run:
         self.recipe = recipe
         self.folder = folder
         self.advance = advance
+        self._after_epoch: Callable[[], None] = lambda: None
         self.tree = as_tree(recipe)
         torch.set_num_threads(recipe.threads)
         self.state = self._resumed_state() if resume else None
@@ -94,6 +95,17 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Both stages, then the file and its one evaluation on the test set; returns the content of ``result.json``."""
+        self.train_file()
+        return self._finish()
+
+    def train_file(self, after_epoch: Callable[[], None] = lambda: None) -> None:
+        """Both stages, then the file; the test set stays unused.
+
+        Args:
+            after_epoch: is called when the metrics and the checkpoint of an epoch are written; what it raises ends the
+                run, which can be resumed from there.
+        """
+        self._after_epoch = after_epoch
         model = self._new_network()
         if self.recipe.network.weights:
             models.load_weights(model, self.recipe.network.weights)
@@ -104,9 +116,8 @@ class Run:
             self.state = None
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
-        self._run_stage(model, Compressor(model, self.recipe.compression, encode=self._encode))
+        self._run_stage(model, self.recipe.compression)
         write_atomically(self.folder / FILE, self.progress.best_file)
-        return self._finish()
 
     def _new_network(self) -> nn.Module:
         # Layers draw their initial weights from the global generator, so fork it, and leave the caller's as it was.
@@ -119,15 +130,15 @@ class Run:
         model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         return model
 
-    def _run_stage(self, model: nn.Module, compressor: Compressor | None) -> None:
-        name = FLOAT if compressor is None else COMPRESS
-        section = self.recipe.float_training if compressor is None else self.recipe.training
-        seed = self.recipe.seed + (compressor is not None)
-        teacher = self._float_network() if compressor is not None and section.distillation else None
-        stage = Stage(model, section, self.dataset.train, seed, compressor, teacher)
+    def _run_stage(self, model: nn.Module, method: Method | None) -> None:
+        name = FLOAT if method is None else COMPRESS
+        section = self.recipe.float_training if method is None else self.recipe.training
+        seed = self.recipe.seed + (method is not None)
+        teacher = self._float_network() if method is not None and section.distillation else None
+        stage = Stage(model, section, self.dataset.train, seed, method, self._encode, teacher)
         if self.state is not None:
             checkpoint.restore(self.state, stage)
-        total = section.epochs * stage.steps_per_epoch
+        total = stage.training_steps
         done = self.progress.epochs_done * stage.steps_per_epoch
         for epoch in range(self.progress.epochs_done, section.epochs):
             started = time.perf_counter()
@@ -159,6 +170,7 @@ class Run:
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(line) + "\n")
         checkpoint.save(self.folder / CHECKPOINT, self.progress, stage, self.tree)
+        self._after_epoch()
 
     def _encode(self, compressed: CompressedModel) -> bytes:
         metadata = {"recipe": self.recipe.name}

@@ -10,6 +10,7 @@ from metaq.methods.lc import LC
 from metaq.methods.lobster import LOBSTER
 from metaq.methods.metaq.method import METaQ
 from metaq.methods.pruned import Pruned
+from metaq.methods.sized import Sized
 
 methods: dict[str, type[Method]] = {
     "metaq": METaQ,
@@ -38,6 +39,7 @@ __all__ = [
     "METaQ",
     "Method",
     "Pruned",
+    "Sized",
     "by_name",
     "methods",
 ]

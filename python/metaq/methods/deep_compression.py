@@ -26,6 +26,7 @@ from metaq.assign import nearest
 from metaq.codebook import TableCodebook
 from metaq.errors import InputError
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
+from metaq.methods.schedule import known_length, steps_at
 from metaq.methods.training import UNKNOWN_TRAINING, Training
 from metaq.solvers.kmeans1d import lloyd
 
@@ -50,16 +51,19 @@ class DeepCompression(Method):
         keep: patterns of parameter names (``*`` and ``?``) to the share of weights that are not pruned; the first
             pattern that fits decides. Parameters that no pattern fits stay in floating point.
         levels: patterns to the number of shared values, zero not counted; one has to fit each parameter of ``keep``.
-        rounds: how often weights are pruned: round r of R keeps the share ``keep^(r/R)``; the first comes at once.
-        round_steps: training steps from one round to the next.
+        rounds: how often weights are pruned: round r of R keeps the share ``keep^(r/R)``.
+        start: when the first round comes, as a share of the training: a network that starts at random has to learn
+            first; 0 for one that is trained.
+        round_share: from one round to the next, as a share of the training.
         initialization: the first levels of k-means.
         seed: of the random initialization.
     """
 
     keep: dict[str, float] = field(default_factory=lambda: {"*weight": 0.1})
     levels: dict[str, int] = field(default_factory=lambda: {"*": 32})
-    rounds: int = 1
-    round_steps: int = 1000
+    rounds: int = 4
+    start: float = 0.25
+    round_share: float = 0.1
     initialization: Initialization = Initialization.LINEAR
     seed: int = 0
 
@@ -69,13 +73,18 @@ class DeepCompression(Method):
             ("keep", all(0 < share <= 1 for share in self.keep.values()), "shares above 0 and at most 1"),
             ("levels", all(1 <= k <= _MOST_LEVELS for k in self.levels.values()), f"1 to {_MOST_LEVELS}"),
             ("rounds", self.rounds >= 1, "at least 1"),
-            ("round_steps", self.round_steps >= 1, "at least 1"),
+            ("start", 0 <= self.start < 1, "at least 0 and less than 1"),
+            ("round_share", 0 < self.round_share <= 1, "more than 0 and at most 1"),
         )
 
     def bind(
         self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING
     ) -> BoundDeepCompression:
-        """Deep Compression at work on these parameters, pruned for the first time."""
+        """Deep Compression at work on these parameters.
+
+        Raises:
+            InputError: a pattern fits nothing, or the training's length is unknown.
+        """
         return BoundDeepCompression(self, parameters, training)
 
 
@@ -96,6 +105,9 @@ class BoundDeepCompression(BoundMethod):
         super().__init__({name: parameters[name] for name in self.shares}, training)
         self.quantizes_any_weights = False
         self.config = config
+        length = known_length(self.training_steps, "DeepCompression start and round_share")
+        self.first_step = steps_at(config.start, length)
+        self.round_steps = max(1, steps_at(config.round_share, length))
         self.training_step = self.rounds_done = 0
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
         self.clusters: dict[str, Tensor] | None = None  # int64, numbered from 1; 0 for what is pruned
@@ -105,7 +117,7 @@ class BoundDeepCompression(BoundMethod):
     @torch.no_grad()
     def update_weights(self) -> None:
         """Prune where it is due. Pruned weights become 0 and, in the last phase, those of a cluster their mean."""
-        due = min(self.config.rounds, 1 + self.training_step // self.config.round_steps)
+        due = min(self.config.rounds, 1 + (self.training_step - self.first_step) // self.round_steps)
         if self.rounds_done < due and self.clusters is None:
             self.rounds_done = due
             self._prune()
@@ -128,7 +140,7 @@ class BoundDeepCompression(BoundMethod):
 
     def on_last_phase(self) -> None:
         """Prune what is still to be pruned, then share values."""
-        self.training_step = max(self.training_step, self.config.rounds * self.config.round_steps)
+        self.training_step = max(self.training_step, self.first_step + self.config.rounds * self.round_steps)
         self.on_forward(True)
         self.clusters = self._cluster()
 

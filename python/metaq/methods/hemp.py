@@ -21,10 +21,11 @@ from torch import Tensor
 from metaq.assign import nearest, reconstruct
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.compressed_model import CompressedModel
-from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
+from metaq.methods.base import Method, check_fields, gradient_of
 from metaq.methods.hemp_shards import LayersInShards
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
-from metaq.methods.schedule import Schedule, factor_at, is_schedule
+from metaq.methods.schedule import Schedule, factor_at, in_steps, is_schedule
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
 from metaq.methods.training import UNKNOWN_TRAINING, Ranks, Training
 from metaq.metrics import coded_weights
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
@@ -115,7 +116,7 @@ class HEMP(Method):
         order: n, of the entropy that is minimised.
         levels: N, the number of every layer's levels.
         strength: λ_H.
-        schedule: (training step, factor of λ_H) in order; linear in between, constant before and after.
+        schedule: (share of the training, factor of λ_H) in order; linear in between, constant before and after.
         error_strength: λ_E.
         last_error_strength: λ_E in the last phase, in which weights are to settle at their levels; the paper has no
             such phase.
@@ -150,7 +151,7 @@ class HEMP(Method):
             ("order", self.order >= 1, "at least 1"),
             ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
-            ("schedule", is_schedule(self.schedule), "rising steps with finite factors"),
+            ("schedule", is_schedule(self.schedule), "rising shares of the training, 0 to 1, with finite factors"),
             ("error_strength", 0 <= self.error_strength < math.inf, "a finite number of at least 0"),
             ("last_error_strength", 0 <= self.last_error_strength < math.inf, "a finite number of at least 0"),
             ("reach", 0 < self.reach < math.inf, "a finite number of more than 0"),
@@ -162,7 +163,7 @@ class HEMP(Method):
         return BoundHEMP(self, parameters, training)
 
 
-class BoundHEMP(BoundMethod):
+class BoundHEMP(Steered):
     """HEMP's state for one model: the levels of its parameters."""
 
     works_on_shards = True
@@ -175,10 +176,19 @@ class BoundHEMP(BoundMethod):
         self.is_straight_through = config.straight_through
         self.training_step = 0
         self.error_strength = config.error_strength
+        self.schedule = in_steps(config.schedule, self.training_steps, "HEMP schedule")
         self.zero = config.levels // 2 if config.zero_level else None
         self.has_step = config.zero_level and config.quantizer in (Quantizer.UNIFORM, Quantizer.FIXED)
         self.levels = [self._fitted(tensor) for tensor in self._whole()]
         self.layers = self._layers()
+        self.settled: list[Tensor] | None = None  # latent weights that the last step of training is not to change
+        self.lengths = torch.empty(0)  # code lengths in bits by which a rate-aware quantization chooses, (T, levels)
+
+    def present_strength(self) -> float:
+        """λ_H in this training step."""
+        if self.control is not None:
+            return self.control.strength
+        return self.config.strength * factor_at(self.schedule, self.training_step)
 
     def file_weights(self) -> dict[str, Tensor]:
         """The nearest levels, without symbols: straight-through training needs them in every step."""
@@ -189,22 +199,24 @@ class BoundHEMP(BoundMethod):
         """Add the gradient of R, re-weighted by the loss's; fit the levels anew where it is due."""
         if self.training_step and self.training_step % self.config.refresh_every == 0:
             self._refresh()
+        if self.control is not None:
+            self.control.on_gradients(self)
         gradients = [gradient_of(tensor) for tensor in self.parameters.values()]
         config = self.config
-        strength = config.strength * factor_at(config.schedule, self.training_step)
-        weighting = Weighting(strength, self.error_strength, config.gradient, config.insensitivity)
+        weighting = Weighting(self.present_strength(), self.error_strength, config.gradient, config.insensitivity)
         self.layers.add_gradient(gradients, weighting)
         self.training_step += 1
 
     def on_last_phase(self) -> None:
         """Weights settle: λ_E is that of the last phase."""
+        super().on_last_phase()
         self.error_strength = self.config.last_error_strength
 
     def quantize_parameter(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor]:
         """The nearest of the parameter's levels; symbols are positions, counted alike in all parameters."""
         index = list(self.parameters).index(name)
         levels = self.levels[index]
-        quantized = nearest_level(weights, self._written(levels)).cpu()
+        quantized = self._written(levels)[self._positions(index, weights, self.rate_weight)].cpu()
         origin = min(self.config.levels // 2, len(levels) - 1)
         if self.has_step:
             step = UniformCodebook(-float(levels[origin - 1]))
@@ -225,14 +237,82 @@ class BoundHEMP(BoundMethod):
         """What cannot be had from parameters and optimizer."""
         levels = [table.tolist() for table in self.levels]
         steps = {"training_step": self.training_step, "error_strength": self.error_strength}
-        return super().state_dict() | steps | {"levels": levels}
+        return super().state_dict() | steps | {"levels": levels, "settled": self.settled}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
         self.training_step, self.error_strength = state["training_step"], state["error_strength"]
         self.levels = self.on_device([torch.tensor(levels, dtype=torch.float32) for levels in state["levels"]])
+        self.settled = self.on_device(state["settled"])
         self.layers = self._layers()
+
+    # What a control of the size needs.
+
+    def aim_at(self, target_bytes: int) -> None:
+        """End at a file of so many bytes; training sees the quantized weights, since they are moved between levels."""
+        super().aim_at(target_bytes)
+        self.is_straight_through = True
+
+    def refine_levels(self, bits_per_weight: float) -> None:
+        """Their number is the configuration's; a target that needs more is not reached, which is logged."""
+
+    def level_distances(self) -> list[float]:
+        """The mean distances of levels."""
+        return [float(levels[-1] - levels[0]) / (len(levels) - 1) for levels in self.levels]
+
+    def add_regularizer(self, strength: float) -> None:
+        """Add the gradient of strength · H_n, re-weighted by the loss's."""
+        gradients = [gradient_of(tensor) for tensor in self.parameters.values()]
+        self.layers.add_gradient(gradients, Weighting(strength, 0.0, self.config.gradient, self.config.insensitivity))
+
+    def coded_bytes(self) -> float:
+        """The entropy of the symbols as the nearest levels, or as `rate_weight` chooses them."""
+        return entropy_bytes(self._counts(self.rate_weight))
+
+    def begin_moves(self) -> None:
+        """Count the symbols, which give the code lengths."""
+        self.lengths = code_lengths(self._counts(0.0))
+
+    @torch.no_grad()
+    def move_weights(self, rate_weight: float) -> None:
+        """Put latent weights on the levels that ``rate_weight`` chooses, where these are not their nearest."""
+        self.restore_weights()
+        for index, (latent, levels) in enumerate(zip(self.parameters.values(), self.levels, strict=True)):
+            chosen = self._positions(index, latent, rate_weight)
+            is_moved = chosen != self._positions(index, latent, 0.0)
+            latent.copy_(torch.where(is_moved, self._written(levels)[chosen], latent))
+
+    def settle(self) -> None:
+        """The weights that training ends with, which the last step of the optimizer is not to change."""
+        self.settled = [self.latent_weights(name).clone() for name in self.parameters]
+
+    @torch.no_grad()
+    def update_weights(self) -> None:
+        """After the last step of training, undo it."""
+        if self.settled is not None and self.training_step == self.training_steps:
+            torch._foreach_copy_([parameter.detach() for parameter in self.parameters.values()], self.settled)
+            self.settled = None
+
+    def _positions(self, index: int, weights: Tensor, rate_weight: float) -> Tensor:
+        """Each weight's level: the nearest, or what a rate weight, in squared mean distances of levels, chooses."""
+        levels = self._written(self.levels[index])
+        if not rate_weight:
+            return torch.searchsorted(levels, nearest_level(weights.detach(), levels))
+        price = self.control.prices[index] if self.control and self.control.prices else 1.0
+        distance = self.level_distances()[index]
+        lengths = self.lengths[index, : len(levels)]
+        return cheapest(weights, levels, lengths, price * rate_weight * distance**2)
+
+    def _counts(self, rate_weight: float) -> Tensor:
+        """Every parameter's symbols, counted, or as many as a sample lets expect: (T, levels)."""
+        rows = []
+        for index, name in enumerate(self.parameters):
+            weights = self.latent_weights(name)
+            sample = sampled(weights)
+            counts = self._positions(index, sample, rate_weight).bincount(minlength=self.config.levels)
+            rows.append(counts * (weights.numel() / max(1, sample.numel())))
+        return self.ranks.sum(torch.stack(rows))
 
     def _refresh(self) -> None:
         if self.config.quantizer is not Quantizer.FIXED:

@@ -73,7 +73,7 @@ class Scheme(ABC):
         Args:
             weights: float64 (n,), finite, at least one, on the CPU.
             start: the levels of the previous projection, None for the first.
-            mu: the penalty's weight μ, for schemes that pay with the loss.
+            mu: the penalty's weight μ, for schemes that pay with the loss; 0 while there is no penalty, nor a rate.
         """
 
 
@@ -134,7 +134,7 @@ class EntropyCoded(LevelScheme):
         starts = [kmeans(weights, self.levels).levels]
         if start is not None:
             starts.append(torch.unique(start))
-        found = [entropy_kmeans(weights, levels, 2 * self.strength / mu) for levels in starts]
+        found = [entropy_kmeans(weights, levels, 2 * self.strength / mu if mu else 0.0) for levels in starts]
         best = min(found, key=lambda cells: cells.objective)
         return Cells(_as_float32(best.levels).to(torch.float64), best.boundaries)
 

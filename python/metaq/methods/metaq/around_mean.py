@@ -29,6 +29,7 @@ class BoundAroundMean(RegularizedTraining):
     ) -> None:
         super().__init__(config, parameters, training)
         options, tensors = config.around_mean, list(self.parameters.values())
+        self.needs_validation_loss = not options.buckets
         centre, reach = options.centre, options.reach
         if not reach:
             weights = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])

@@ -9,7 +9,8 @@ from typing import Any
 
 from metaq.errors import InputError
 from metaq.methods.base import check_fields
-from metaq.methods.schedule import Schedule, is_schedule
+from metaq.methods.schedule import RAMP, Schedule, is_schedule
+from metaq.methods.size_control import SizeTarget
 from metaq.solvers import dual, perspective
 
 
@@ -172,7 +173,7 @@ class METaQConfiguration:
 
     objective: Objective = Objective.CODELENGTH
     strength: float = 3e-5
-    schedule: Schedule = ()
+    schedule: Schedule = RAMP
     refresh_every: int = 10
     slopes: Slopes = Slopes.HULL
     levels: LevelPlacement = LevelPlacement.FIXED
@@ -185,7 +186,12 @@ class METaQConfiguration:
     final: Final = Final.NEAREST
     tolerance: float = 0.01
     target_bytes: int = 0
-    target_steps: int = 0
+    target_ratio: float = 0.0
+
+    @property
+    def size_target(self) -> SizeTarget:
+        """The size to end at, if any."""
+        return SizeTarget(self.target_bytes, self.target_ratio)
 
     def __post_init__(self) -> None:
         is_fixed, is_around = self.levels is LevelPlacement.FIXED, self.levels is LevelPlacement.AROUND_MEAN
@@ -193,15 +199,13 @@ class METaQConfiguration:
         check_fields(
             self,
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
-            ("schedule", is_schedule(self.schedule), "rising steps with finite factors"),
+            ("schedule", is_schedule(self.schedule), "rising shares of the training, 0 to 1, with finite factors"),
             ("step", 0 < self.step <= 1, "more than 0 and at most 1"),
             ("step_learning_rate", 0 < self.step_learning_rate <= 1, "more than 0 and at most 1"),
             ("radius", 1 <= self.radius <= 2048, "1 to 2048"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
             ("tolerance", self.tolerance >= 0 and math.isfinite(self.tolerance), "a finite number of at least 0"),
-            ("target_bytes", self.target_bytes >= 0, "at least 1, or 0 for no target"),
-            ("target_bytes", not (self.target_bytes and is_around), "0 where levels are around w̄"),
-            ("target_steps", self.target_steps >= 0, "at least 1, or 0 for as many as it takes"),
+            ("levels", not (self.size_target and is_around), "levels at zero where there is a target"),
             ("slopes", self.slopes is Slopes.HULL or not is_perspective, "Slopes.HULL for the perspective"),
             ("levels", not (is_around and is_perspective), "levels at zero for the perspective"),
             ("levels", is_fixed or is_around or not self.counts.alpha, "fixed ones where counts.alpha is not 0"),

@@ -26,6 +26,7 @@ from metaq.methods.base import BoundMethod, Method
 from metaq.methods.metaq.around_mean import BoundAroundMean
 from metaq.methods.metaq.config import LevelPlacement, METaQConfiguration
 from metaq.methods.metaq.regularized import BoundMETaQ
+from metaq.methods.size_control import aimed
 from metaq.methods.training import UNKNOWN_TRAINING, Training
 
 
@@ -36,7 +37,9 @@ class METaQ(METaQConfiguration, Method):
     Attributes:
         objective: what φ minimises; `counts` and `perspective` hold the options of two of them.
         strength: λ, the weight of φ in the training loss; for code lengths, per bit.
-        schedule: (training step, factor of the strength) in order; linear in between, constant before and after.
+        schedule: (share of the training, factor of the strength) in order; linear in between, constant before and
+            after. The default lets the strength grow over the first tenth, or leaves it constant where the training's
+            length is unknown.
         refresh_every: training steps between two determinations of ξ.
         slopes: how β is read off ξ; the perspective allows only the hull.
         levels: where they are.
@@ -46,18 +49,21 @@ class METaQ(METaQConfiguration, Method):
         around_mean: the levels, where they are around w̄.
         final: how weights become symbols at the end.
         tolerance: by how much, relatively, the validation loss may rise for a cheaper final quantization.
-        target_bytes: size of the whole file to end at; 0 for none. The strength, which then is only the first one, is
-            steered there, and in the last phase of training cheaper levels make up for the rest. A target that is
-            larger than the file without any strength is not reached; a smaller step makes larger files.
-        target_steps: training steps in which the size comes down to the target, by equal ratios; then it is held there.
-            0 for as many as it takes to halve the size every 100.
+        target_bytes: size of the whole file to end at; 0 for none. The strength is found and steered there
+            (`metaq.methods.size_control`) over a training whose length is known; `strength` and `schedule` are then
+            not used, and levels become as fine as the target needs.
+        target_ratio: the same as the ratio of the float32 bytes of the parameters to those of the file; 0 for none.
     """
 
     def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundMethod:
         """METaQ at work on these parameters, its levels placed by their present values."""
-        bound = BoundAroundMean if self.levels is LevelPlacement.AROUND_MEAN else BoundMETaQ
-        return bound(self, parameters, training)
+        method = self._bound(parameters, training)
+        return aimed(method, self.size_target) if self.size_target else method
 
     def bind_frozen(self, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> BoundMethod | None:
         """The same levels as for those that are trained."""
-        return self.bind(parameters, training)
+        return self._bound(parameters, training)
+
+    def _bound(self, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> BoundMethod:
+        bound = BoundAroundMean if self.levels is LevelPlacement.AROUND_MEAN else BoundMETaQ
+        return bound(self, parameters, training)

@@ -18,9 +18,8 @@ from metaq.errors import InfeasibleError
 from metaq.methods.metaq.config import Counts, Perspective, Slopes, Solver
 from metaq.methods.metaq.float_view import FloatView
 from metaq.methods.metaq.quantized_view import QuantizedView
+from metaq.methods.size_control import code_lengths
 from metaq.solvers import dual, knapsack, perspective
-
-_PSEUDO_COUNT = 0.1  # what an empty level counts as: its code is long, not infinite
 
 View = QuantizedView | FloatView
 
@@ -158,12 +157,6 @@ class PerspectiveObjective(BoundObjective):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.prices = state["prices"]
-
-
-def code_lengths(counts: Tensor) -> Tensor:
-    """``-log2(c_b / n)`` of every set's histogram (S, C), in bits."""
-    weighted = counts + _PSEUDO_COUNT
-    return -(weighted / weighted.sum(dim=1, keepdim=True)).log2()
 
 
 def slope_table(kind: Slopes, xi: Tensor, levels: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,25 +18,14 @@ from metaq.methods.metaq.objectives import (
     CountsObjective,
     PerspectiveObjective,
     View,
-    code_lengths,
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
-from metaq.methods.schedule import factor_at
+from metaq.methods.schedule import factor_at, in_steps
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
 from metaq.methods.training import Training
-from metaq.solvers import knapsack
 
-_MEASURE_EVERY = 50  # training steps between two measurements of the file
-_LEFT_IN_HUNDRED = 0.5  # share of the size that 100 training steps leave on the way to a target without target_steps
-# Steering multiplies the strength by two powers of the ratio of the file's size to what it should be by now. The first
-# factor is for good; the second lasts until the next measurement, acts at once, and damps what the first alone would
-# overshoot.
-_LASTING_GAIN, _PASSING_GAIN = 0.2, 2.0
-_LAST_PASSING_GAIN = 50.0  # the second power in the last phase, where only a weaker pull keeps a file from shrinking
-_LARGEST_PASSING = 4.0
-_AIM_ABOVE = 1.03  # times the target is the aim before the last phase, in which files easily shrink and hardly grow
+_LARGEST_RADIUS = 1024  # that levels which are made finer may need
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
-_FIRST_RATE_WEIGHT, _LAST_RATE_WEIGHT = 2.0**-10, 2.0**10
-_BISECTIONS = 8
 
 
 class RegularizedTraining(BoundMethod):
@@ -51,14 +39,14 @@ class RegularizedTraining(BoundMethod):
         super().__init__(parameters, training)
         self.config = config
         self.training_step = 0
-        self.strength = config.strength
-        self.passing_factor = 1.0  # of the strength, until the file is measured again
+        target_is_set = bool(config.size_target)
+        self.schedule = () if target_is_set else in_steps(config.schedule, self.training_steps, "METaQ schedule")
         self.is_last_phase = False
         self.objective = _objective(config)
 
     def present_strength(self) -> float:
         """λ in this training step."""
-        return self.strength * self.passing_factor * factor_at(self.config.schedule, self.training_step)
+        return self.config.strength * factor_at(self.schedule, self.training_step)
 
     def is_due(self) -> bool:
         """Whether ξ are to be determined anew in this training step."""
@@ -68,8 +56,6 @@ class RegularizedTraining(BoundMethod):
         """What cannot be had from parameters and optimizer."""
         return super().state_dict() | {
             "training_step": self.training_step,
-            "strength": self.strength,
-            "passing_factor": self.passing_factor,
             "is_last_phase": self.is_last_phase,
             "objective": self.objective.state_dict(),
         }
@@ -77,12 +63,11 @@ class RegularizedTraining(BoundMethod):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
-        self.training_step, self.strength = state["training_step"], state["strength"]
-        self.passing_factor, self.is_last_phase = state["passing_factor"], state["is_last_phase"]
+        self.training_step, self.is_last_phase = state["training_step"], state["is_last_phase"]
         self.objective.load_state_dict(self.on_device(state["objective"]))
 
 
-class BoundMETaQ(RegularizedTraining):
+class BoundMETaQ(RegularizedTraining, Steered):
     """METaQ's state for one model whose forward passes see the levels."""
 
     works_on_shards = True
@@ -93,11 +78,10 @@ class BoundMETaQ(RegularizedTraining):
         self, config: METaQConfiguration, parameters: Mapping[str, torch.nn.Parameter], training: Training
     ) -> None:
         super().__init__(config, parameters, training)
-        self.measure_every = _MEASURE_EVERY if config.target_bytes else 0
-        self.first_bytes = 0  # size of the file when it was measured first, 0 before
         self.has_refreshed = False  # whether ξ is already that of the present training step
-        self.rate_weight = 0.0  # squared steps per bit in a final quantization that is being tried, 0 otherwise
-        self.lengths = torch.empty(0)  # the code lengths in bits that it uses, (T, 2 * radius + 1)
+        self.counts = torch.empty(0)  # of every parameter's symbols when they were counted last, (T, 2 * radius + 1)
+        self.settled: list[Tensor] | None = None  # latent weights that the last step of training is not to change
+        self.lengths = torch.empty(0)  # in bits, by which a rate-aware quantization chooses, in the same shape
         if config.objective is not Objective.CODELENGTH:
             self.ranks.refuse_shards("METaQ objective", "Objective.CODELENGTH, or whole parameters")
         tensors = list(self.parameters.values())
@@ -105,8 +89,13 @@ class BoundMETaQ(RegularizedTraining):
         steps = [short_step(config.step * most) for most in greatest]
         self.view = QuantizedView(tensors, steps, config.radius, self.ranks)
         self.is_straight_through = True
+        self.needs_validation_loss = config.final is Final.RATE
         is_learned = config.levels is LevelPlacement.LEARNED
         self.learned = LearnedSteps(self.view, config.step_learning_rate) if is_learned else None
+
+    def present_strength(self) -> float:
+        """λ in this training step."""
+        return super().present_strength() if self.control is None else self.control.strength
 
     @property
     def holds_file_weights(self) -> bool:
@@ -121,16 +110,22 @@ class BoundMETaQ(RegularizedTraining):
         must_refresh = is_training and self.is_due() and not self.has_refreshed
         if self.holds_file_weights:
             self.check_unchanged()
+        elif self.settled is not None and self.training_step == self.training_steps:
+            torch._foreach_copy_(self.view.latent_weights(), self.settled)
+            self.settled = None
         if not self.holds_file_weights or must_refresh:
             counts = self.view.put_quantized(count=must_refresh)
             self._versions = self._present_versions()
             if counts is not None:
+                self.counts = counts
                 self.objective.refresh(self.view, counts)
                 self.has_refreshed = True
 
     def on_gradients(self) -> None:
         """Give the optimizer the latent weights, both gradients, and the steps' own where they are learned."""
         self.on_forward(True)
+        if self.control is not None:
+            self.control.on_gradients(self)
         learned = None if self.is_last_phase else self.learned
         if learned is not None:
             learned.on_loss_gradients()
@@ -155,30 +150,13 @@ class BoundMETaQ(RegularizedTraining):
         self.view.shadow_weights = None
         self.has_refreshed = False
 
-    def on_size(self, measure: Callable[[], int]) -> None:
-        """Steer the strength: up where the file is larger than it should be by now, down where it is smaller.
-
-        In the last phase, where it is too large, weights move to cheaper levels at once.
-        """
-        size_bytes, target = measure(), self.config.target_bytes * (1.0 if self.is_last_phase else _AIM_ABOVE)
-        self.first_bytes = self.first_bytes or size_bytes
-        way = min(1.0, self.training_step / self._target_steps())
-        ratio = size_bytes / (self.first_bytes * (target / self.first_bytes) ** way)
-        self.strength *= ratio**_LASTING_GAIN
-        if self.is_last_phase:
-            self.passing_factor = min(ratio**_LAST_PASSING_GAIN, 1.0)
-        else:
-            self.passing_factor = min(max(ratio**_PASSING_GAIN, 1 / _LARGEST_PASSING), _LARGEST_PASSING)
-        if self.is_last_phase and size_bytes > target:
-            self._shrink(measure)
-
     def on_epoch(self, validation_loss: Callable[[], float]) -> None:
         """In the last phase, where asked for: take the boldest rate-aware quantization that validation allows."""
         if not self.is_last_phase or self.config.final is not Final.RATE:
             return
         self.restore_weights()
         allowed = validation_loss() * (1 + self.config.tolerance)
-        self._count()
+        self.begin_moves()
         before = [latent.clone() for latent in self.view.latent_weights()]
         for rate_weight in _RATE_WEIGHTS:
             self._move(rate_weight)
@@ -191,6 +169,7 @@ class BoundMETaQ(RegularizedTraining):
 
     def on_last_phase(self) -> None:
         """Weights at their tensor's commonest level, nearly always zero, stay there; the others train on."""
+        super().on_last_phase()
         self.is_last_phase = True
         self.restore_weights()
         if self.learned is not None:
@@ -202,13 +181,14 @@ class BoundMETaQ(RegularizedTraining):
         index = self._index(name)
         codebook = UniformCodebook(self.view.steps[index])
         if self.rate_weight:
-            return codebook, cheapest(weights / codebook.step, self.lengths[index], self.rate_weight).cpu()
+            return codebook, self._cheapest(index, weights, self.rate_weight, self._pinned(index)).cpu()
         return codebook, self.view.symbols(index, weights).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         return super().state_dict() | {
-            "first_bytes": self.first_bytes,
+            "counts": self.counts,
+            "settled": self.settled,
             "has_refreshed": self.has_refreshed,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
@@ -219,7 +199,8 @@ class BoundMETaQ(RegularizedTraining):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict({**state, "holds_file_weights": False})
-        self.first_bytes, self.has_refreshed = state["first_bytes"], state["has_refreshed"]
+        self.settled = self.on_device(state["settled"])
+        self.counts, self.has_refreshed = self.on_device(state["counts"]), state["has_refreshed"]
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
@@ -229,47 +210,83 @@ class BoundMETaQ(RegularizedTraining):
             self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None
         )
 
-    def _shrink(self, measure: Callable[[], int]) -> None:
-        """Move weights to cheaper levels, as few bits as possible beyond those that the target asks for."""
-        self._count()
-        low, high = 0.0, _FIRST_RATE_WEIGHT
-        while self._size_at(high, measure) > self.config.target_bytes and high < _LAST_RATE_WEIGHT:
-            low, high = high, 4 * high
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self._size_at(middle, measure) <= self.config.target_bytes else (middle, high)
-        self._move(high)
-        self._pin_commonest()
+    # What a control of the size needs.
 
-    def _size_at(self, rate_weight: float, measure: Callable[[], int]) -> int:
-        self.rate_weight = rate_weight
-        size_bytes = measure()
-        self.rate_weight = 0.0
-        return size_bytes
+    def refine_levels(self, bits_per_weight: float) -> None:
+        """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
+        weights = sum(self.view.sizes)
+        while 8 * entropy_bytes(self._counts_now()) / weights < bits_per_weight and self.view.radius < _LARGEST_RADIUS:
+            self.view.steps = [short_step(step / 2) for step in self.view.steps]
+            self.view.radius *= 2
+        if self.learned is not None:
+            self.learned = LearnedSteps(self.view, self.config.step_learning_rate)
+
+    def level_distances(self) -> list[float]:
+        """The steps."""
+        return self.view.steps
+
+    def add_regularizer(self, strength: float) -> None:
+        """Add λβ, at the present code lengths."""
+        self.objective.add_gradients(self.view, strength)
+
+    def coded_bytes(self) -> float:
+        """The entropy of the symbols as they were counted last, or as `rate_weight` chooses them now."""
+        if not self.rate_weight:
+            return entropy_bytes(self.counts)
+        rows = []
+        for index, weights in enumerate(self.view.latent_weights()):
+            pinned = None if self.view.pinned is None else sampled(self.view.pinned[index])
+            sample = sampled(weights)
+            places = self._cheapest(index, sample, self.rate_weight, pinned).add_(self.view.radius)
+            counts = places.bincount(minlength=2 * self.view.radius + 1)
+            rows.append(counts * (weights.numel() / max(1, sample.numel())))
+        return entropy_bytes(self.ranks.sum(torch.stack(rows)))
+
+    def begin_moves(self) -> None:
+        """Count the symbols, which give the code lengths."""
+        self.restore_weights()
+        self.counts = self._counts_now()
+        self.lengths = code_lengths(self.counts)
+
+    def move_weights(self, rate_weight: float) -> None:
+        """Put the latent weights on the levels that ``rate_weight`` chooses; the commonest level keeps its own."""
+        self._move(rate_weight)
+        if self.is_last_phase:
+            self._pin_commonest()
+
+    def settle(self) -> None:
+        """The weights that training ends with, which the last step of the optimizer is not to change."""
+        self.settled = [latent.clone() for latent in self.view.latent_weights()]
 
     def _move(self, rate_weight: float) -> None:
-        """Put the latent weights on the levels of a rate-aware quantization, at the code lengths of the last count."""
         self.restore_weights()
-        for index, (latent, step) in enumerate(zip(self.view.latent_weights(), self.view.steps, strict=True)):
-            self.view.move(index, cheapest(latent / step, self.lengths[index], rate_weight))
+        for index, latent in enumerate(self.view.latent_weights()):
+            self.view.move(index, self._cheapest(index, latent, rate_weight, self._pinned(index)))
         self.has_refreshed = False
 
-    def _pin_commonest(self) -> None:
-        self.view.pin_commonest()
-        self.has_refreshed = False
+    def _pinned(self, index: int) -> Tensor | None:
+        return None if self.view.pinned is None else self.view.pinned[index]
 
-    def _count(self) -> None:
+    def _cheapest(self, index: int, weights: Tensor, rate_weight: float, pinned: Tensor | None) -> Tensor:
+        """Rate-aware symbols of a parameter's weights, int32; the pinned ones of them stay where they are."""
+        radius, step = self.view.radius, self.view.steps[index]
+        places = torch.arange(-radius, radius + 1, device=weights.device)
+        price = self.control.prices[index] if self.control and self.control.prices else 1.0
+        chosen = cheapest(weights / step, places, self.lengths[index], price * rate_weight).sub_(radius)
+        if pinned is None:
+            return chosen
+        return torch.where(pinned, self.view.symbols(index, weights), chosen)
+
+    def _counts_now(self) -> Tensor:
         self.restore_weights()
         counts = self.view.put_quantized(count=True)
         self.view.put_latent()
         assert counts is not None
-        self.lengths = code_lengths(counts)
+        return counts
 
-    def _target_steps(self) -> float:
-        """Training steps in which the size comes down to the target."""
-        if self.config.target_steps:
-            return self.config.target_steps
-        return max(1.0, 100 * math.log(self.config.target_bytes / self.first_bytes, _LEFT_IN_HUNDRED))
+    def _pin_commonest(self) -> None:
+        self.view.pin_commonest()
+        self.has_refreshed = False
 
     def _index(self, name: str) -> int:
         return list(self.parameters).index(name)
@@ -289,24 +306,3 @@ def _objective(config: METaQConfiguration) -> BoundObjective:
     if config.objective is Objective.PERSPECTIVE:
         return PerspectiveObjective(config.perspective)
     return CodeLengthObjective(config.slopes)
-
-
-def cheapest(weights: Tensor, lengths: Tensor, rate_weight: float) -> Tensor:
-    """Rate-aware symbols: ``argmin_b (w - b)² + rate_weight · ξ_b`` for each weight, entropy-constrained quantization.
-
-    Since (w - b)² is w² and a line in w, the least of them over b is w² less twice the lower hull's conjugate: with the
-    hull of the points (b, b² + rate_weight · ξ_b), the level for w is where the hull's slope passes 2w. O(C + n).
-
-    Args:
-        weights: any shape, in units of the step.
-        lengths: (2R + 1,) code lengths ξ of the levels -R ... R, in bits.
-        rate_weight: squared steps that a bit is worth.
-
-    Returns:
-        int32 symbols in the weights' shape, at most R either way.
-    """
-    radius = len(lengths) // 2
-    places = torch.arange(-radius, radius + 1, dtype=torch.float64, device=weights.device)
-    edges = knapsack.hull((places.square() + rate_weight * lengths.to(torch.float64))[None], places)
-    passed = torch.searchsorted(edges.slope[0], 2 * weights.detach().to(torch.float64))
-    return (passed - radius).to(torch.int32)
