@@ -48,11 +48,14 @@ class CompressedModel:
 
     Attributes:
         coder: name of the coder that the symbols were chosen for, which `metaq.save` takes; None if for none.
+        is_elsewhere: True, without any tensors, where a model in shards was put together in another process. It cannot
+            be saved.
     """
 
     tensors: dict[str, CodedTensor | Tensor | Alias]
     metadata: dict[str, str] = field(default_factory=dict)
     coder: str | None = None
+    is_elsewhere: bool = False
 
     def decompress(self) -> dict[str, Tensor]:
         """Every tensor under its name, in order; an alias is the same object as its target."""
@@ -113,6 +116,8 @@ def check_state(state: Mapping[str, Tensor]) -> None:
 
 def check_model(model: CompressedModel) -> None:
     """Raise an InputError, naming the tensor or the text, for whatever a file cannot hold."""
+    if model.is_elsewhere:
+        raise InputError("model: expected the one of the first rank, which has all tensors, found that of another rank")
     check_texts([*model.metadata.keys(), *model.metadata.values(), *model.tensors])
     earlier: set[str] = set()
     for name, entry in model.tensors.items():

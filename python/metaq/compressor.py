@@ -8,24 +8,25 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metaq.binding import forward_hooks
 from metaq.binding.bound import bind, bind_frozen
+from metaq.binding.call_order import CallOrder
+from metaq.binding.contents import Contents, check_finite
 from metaq.binding.optimizers import OptimizerHooks, check_held, length_of
 from metaq.binding.report import Report
-from metaq.binding.selection import Choice, Fate, Methods, plain_name, select, unwrapped
-from metaq.binding.working_parameters import WorkingParameter
-from metaq.codebook import Codebook
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, keep
+from metaq.binding.selection import Fate, Methods, select, unwrapped
+from metaq.binding.sharded_parameter import working_parameter
+from metaq.binding.shards import reshard
+from metaq.binding.team import active_team, team_of
+from metaq.compressed_model import CompressedModel
 from metaq.compressed_model import encode as encode_model
 from metaq.errors import InputError
-from metaq.methods.base import BoundMethod
 from metaq.methods.training import Training
 from metaq.metrics import coded_weights, entropy_of_order
-from metaq.quantizers.rounding import round_as_float16
 
 _log = logging.getLogger(__name__)
 
@@ -79,30 +80,32 @@ class Compressor:
     ) -> None:
         self.model = unwrapped(model)
         self.training_steps, self.training_step = length_of(training_steps), 0
-        self._choices = select(self.model, method)
+        choices = select(self.model, method)
         self._hooks = OptimizerHooks(optimizer)
         if self._hooks.optimizers:
-            check_held(self._choices, self._hooks.optimizers)
-        trained = [c for c in self._choices if c.fate in (Fate.COMPRESSED, Fate.ROUNDED)]
-        self._handles = forward_hooks.install(self.model, [c.parameter for c in trained], self._before_forward)
-        try:
-            self._working = [WorkingParameter(c.name, c.path, c.parameter) for c in trained]
-            for working in self._working:
-                _check_finite(working.name, working.working)
-            training = Training(self.training_steps)
-            self.bound = bind(trained, {w.name: w.working for w in self._working}, training)
-            self._choices, self.frozen = bind_frozen(self._choices, training)
-        except BaseException:
-            self._remove_hooks()
-            raise
+            check_held(choices, self._hooks.optimizers)
+        self.team = team_of(model, (choice.parameter for choice in choices))
+        self._has_equal_replicas = False
+        trained = [c for c in choices if c.fate in (Fate.COMPRESSED, Fate.ROUNDED)]
+        forward_hooks.check_unhooked(self.model, [choice.parameter for choice in trained])
+        self._working = [working_parameter(c.name, c.path, c.parameter) for c in trained]
+        for working in self._working:
+            check_finite(working.name, working.working)
+        training = Training(self.training_steps)
+        self.bound = bind(trained, {w.name: w.working for w in self._working}, training)
+        choices, self.frozen = bind_frozen(choices, training)
+        self._contents = Contents(choices, [self.bound, *([self.frozen] if self.frozen else [])], self.team)
         share = 1 - self.bound.last_phase_share
         self.last_phase_step = round(share * self.training_steps) if self.training_steps else None
         self.is_last_phase = False
         self._encode = encode
         self._shown: bool | None = None  # the mode whose weights the parameters hold, None for the latent ones
         self._is_lent = False  # whether the latent weights are in the parameters because somebody asked for them
-        self._may_step: set[int] = set()  # ids of the optimizers that have not made a step since `regularize`
-        self._regularized: tuple[Tensor, int] | None = None  # a gradient, and its version after that
+        self._order = CallOrder(self._hooks.optimizers)
+        # With these the parameters hold the weights of the file whenever a compiled model may look at them.
+        is_shown = self.bound.is_straight_through and bool(self._hooks.optimizers)
+        parameters = [choice.parameter for choice in trained]
+        self._handles = forward_hooks.install(self.model, parameters, self._before_forward, not is_shown)
         self._hooks.watch(self)
         if self._hooks.optimizers:
             self.show(self.model.training)
@@ -119,7 +122,8 @@ class Compressor:
                 have changed since the last forward pass.
         """
         self._check_parameters()
-        self._check_gradients_are_new()
+        self._order.check_gradients_are_new(self._working)
+        self._check_forward_pass()
         self.training_step += 1
         if self.training_step == self.training_steps + 1 > 1:
             _log.warning("the training was to take %d steps, and goes on; schedules have ended", self.training_steps)
@@ -131,9 +135,9 @@ class Compressor:
         for working in self._working:
             working.end_regularizing()
         self._hooks.learning_rate_limit = self.bound.learning_rate_limit
-        self._shown, self._may_step = None, set(map(id, self._hooks.optimizers))
-        gradient = next((p.grad for w in self._working if (p := w.parameter).grad is not None), None)
-        self._regularized = None if gradient is None else (gradient, gradient._version)
+        self._order.allow_step(self._working)
+        self.bound.await_step(self._order.awaits_step)
+        self._shown = None
 
     def show(self, is_training: bool) -> None:
         """Put into the parameters what forward passes in training or in evaluation are to see.
@@ -146,6 +150,7 @@ class Compressor:
         if is_training and self.last_phase_step is not None and self.training_step >= self.last_phase_step:
             self.begin_last_phase()
         must_copy = self._shown is None or (self._shown != is_training and not self.bound.is_straight_through)
+        self._find_shards()
         self.bound.on_forward(is_training)
         if must_copy:
             for working in self._working:
@@ -161,12 +166,13 @@ class Compressor:
         """Tell the method that an epoch is over, for those that make decisions then.
 
         Args:
-            validation_loss: measures the model on held-out data; called as often as the method needs it.
+            validation_loss: measures the model on held-out data; called as often as the method needs it. Of several
+                processes' losses the mean counts.
         """
         with self._deciding():
             if self.bound.measure_every:
                 self.bound.on_size(self._measure)
-            self.bound.on_epoch(validation_loss)
+            self.bound.on_epoch(lambda: self.team.mean(validation_loss()))
 
     def begin_last_phase(self) -> None:
         """Tell the method that the last phase of training begins, in which the rest settles; once is enough.
@@ -184,7 +190,8 @@ class Compressor:
     def compress(self, averaged: nn.Module | None = None) -> CompressedModel:
         """The model as it stands, quantized: exactly the weights that it has in evaluation mode.
 
-        Training goes on afterwards as if there had been no call.
+        Training goes on afterwards as if there had been no call. Of a model in shards, all processes must call it, and
+        the first one gets all tensors; the model that the others get has none, and cannot be saved.
 
         Args:
             averaged: another network of the same parameters, such as their moving average: its weights are quantized
@@ -195,35 +202,32 @@ class Compressor:
                 weights that the method assigns to levels itself, as `LC` and `DeepCompression` do.
         """
         if averaged is not None:
-            return self._compress_average(unwrapped(averaged))
-        for choice in self._choices:
-            if choice.fate is not Fate.KEPT:
-                _check_finite(choice.name, self._latent(choice.name))
+            return self._contents.of_average(unwrapped(averaged))
+        self._contents.check_finite()
         with self._showing_file():
-            tensors = keep(_plain_state(self.model))
-            for choice in self._choices:
-                if choice.fate is not Fate.KEPT:
-                    self._code(tensors, choice, self._latent(choice.name))
-            for name, tensor in tensors.items():
-                if isinstance(tensor, Tensor):
-                    tensors[name] = tensor.clone()  # training changes the model's own
-        return CompressedModel(tensors)
+            return self._contents.of_model(self.model)
 
     def measure(self) -> dict[str, float]:
         """What to log: ``size_bytes`` of the whole file, and ``bits_per_weight`` and ``entropy`` of its coded weights.
 
         Both are in bits; the first is of the whole file over the number of weights, the second of zero order, tensor by
-        tensor, without what names, shapes and kept tensors take.
+        tensor, without what names, shapes and kept tensors take. Of a model in shards, all processes must call it, and
+        all get the same.
         """
         compressed = self.compress()
-        size_bytes = len(self._encode(compressed))
-        weights = sum(choice.parameter.numel() for choice in self._choices)
-        bits = entropy_of_order(compressed, 1) if coded_weights(compressed) else 0.0
-        return {"size_bytes": size_bytes, "bits_per_weight": 8 * size_bytes / weights, "entropy": bits}
+        size_bytes, bits = self._of_first(
+            lambda: len(self._encode(compressed)),
+            lambda: entropy_of_order(compressed, 1) if coded_weights(compressed) else 0.0,
+        )
+        bits_per_weight = 8 * size_bytes / self._contents.weights
+        return {"size_bytes": int(size_bytes), "bits_per_weight": bits_per_weight, "entropy": bits}
 
     def report(self) -> Report:
-        """What becomes of each parameter, in the model's order; as a string it is a table."""
-        return Report.of(self._choices, lambda name: self._quantized(name, self._latent(name)))
+        """What becomes of each parameter, in the model's order; as a string it is a table.
+
+        Of a model in shards, all processes must call it.
+        """
+        return self._contents.report()
 
     def detach(self) -> None:
         """Leave the model with the weights of the file, and model and optimizer with no hook of the compressor."""
@@ -290,18 +294,17 @@ class Compressor:
 
     def before_step(self, optimizer: Optimizer, has_closure: bool) -> None:
         """Refuse a step that would be lost; a closure may still call `regularize`."""
-        if id(optimizer) in self._may_step:
-            if self._shown is not None:  # somebody has evaluated the model in between
-                self._restore()
-        elif not has_closure:
-            self._refuse_step()
+        if has_closure and not self._order.may_step(optimizer):
+            return
+        self._order.check_step(optimizer)
+        if self._shown is not None:  # somebody has evaluated the model in between
+            self._restore()
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The parameters have made their step: they hold the weights of the file again."""
-        if id(optimizer) not in self._may_step:
-            self._refuse_step()
-        self._may_step.discard(id(optimizer))
-        self._regularized = None
+        self._order.check_step(optimizer)
+        self._order.end_step(optimizer)
+        self.bound.await_step(self._order.awaits_step)
         for working in self._working:
             working.spend_gradient()
         self.show(self.model.training)
@@ -317,20 +320,33 @@ class Compressor:
             working.show()
 
     def _before_forward(self, module: nn.Module) -> None:
+        self._check_replicas()
         is_training = self.model.training
         is_stale = self._shown is None or (self._shown != is_training and not self.bound.is_straight_through)
         if is_stale or module is self.model:
             self.show(is_training)
 
-    def _refuse_step(self) -> NoReturn:
-        raise InputError(
-            "optimizer.step(): expected regularize() between the last backward() and this step, found none; without it"
-            " the step would be lost"
-        )
-
     # Helpers.
 
+    def _find_shards(self) -> None:
+        if self.team.has_shards:
+            reshard(self.model)
+        for working in self._working:
+            working.find()
+
+    def _check_replicas(self) -> None:
+        """In the first forward pass: replicas must have been equal before the compressor was made, and be so now."""
+        if self._has_equal_replicas or self.team.has_shards:
+            return
+        if not self.team.groups:
+            self.team = active_team()
+        if self.team.groups:
+            self._has_equal_replicas = True
+            latent = [self.bound.latent_weights(name) for name in self.bound.parameters]
+            self.team.check_equal([*latent, *self.bound.file_weights().values()])
+
     def _restore(self) -> None:
+        self._find_shards()
         self.bound.restore_weights()
         for working in self._working:
             working.lend()
@@ -341,6 +357,7 @@ class Compressor:
         """In this context the parameters hold the weights of the file."""
         before = self._shown
         try:
+            self._find_shards()
             self.bound.on_forward(False)
             for working in self._working:
                 working.show()
@@ -351,7 +368,7 @@ class Compressor:
                 self.show(before)
             else:
                 self.bound.restore_weights()
-                if self._may_step or self._is_lent:
+                if self._order.awaits_step or self._is_lent:
                     for working in self._working:
                         working.lend()
 
@@ -367,77 +384,34 @@ class Compressor:
                 self.show(before)
 
     def _check_parameters(self) -> None:
+        if self.team.has_shards:
+            reshard(self.model)
         for working in self._working:
             working.check(self.model)
 
-    def _check_gradients_are_new(self) -> None:
-        """Refuse a call for every part of an accumulated gradient: the method's would be added as often.
+    def _check_forward_pass(self) -> None:
+        """Refuse gradients of latent weights, where the method is to have those of the file's.
 
-        After a step that a GradScaler has left out, the gradients are other tensors, or were set to zero in between.
+        A step that a GradScaler has left out is one of the optimizer's that the compressor has, which show them.
         """
-        if self._regularized is None or len(self._may_step) < len(self._hooks.optimizers) or not self._may_step:
-            return
-        before, version = self._regularized
-        is_same = any(working.parameter.grad is before for working in self._working)
-        if is_same and before._version <= version + 1:
+        saw_others = self._shown is None and self.bound.is_straight_through and not self._hooks.optimizers
+        if saw_others and any(working.parameter.grad is not None for working in self._working):
             raise InputError(
-                "regularize(): expected a step of the optimizer since the last call, found none; call it once, after"
-                " the last backward() of an accumulated gradient"
+                "regularize(): expected a forward pass of the model or its modules since the last step, found none;"
+                " give the Compressor the optimizer, or call show(True) before you compute with parameters alone"
             )
 
-    def _compress_average(self, averaged: nn.Module) -> CompressedModel:
-        if not self.bound.quantizes_any_weights:
-            raise InputError("compress(): expected a method that quantizes any weights, found one that has its own")
-        given = {plain_name(name): parameter for name, parameter in averaged.named_parameters()}
-        tensors = keep(_plain_state(averaged))
-        for choice in self._choices:
-            name, weights = choice.name, given.get(choice.name)
-            if weights is None or weights.shape != choice.parameter.shape:
-                found = "none" if weights is None else f"shape {tuple(weights.shape)}"
-                raise InputError(f"parameter {name!r}: expected shape {tuple(choice.parameter.shape)}, found {found}")
-            _check_finite(name, weights)
-            if choice.fate is Fate.ROUNDED:
-                tensors[name] = round_as_float16(weights).cpu()
-            elif choice.fate is not Fate.KEPT:
-                self._code(tensors, choice, weights.detach().to(self._latent(name)))
-        return CompressedModel(tensors)
-
-    def _code(self, tensors: dict[str, CodedTensor | Tensor | Alias], choice: Choice, weights: Tensor) -> None:
-        quantized = self._quantized(choice.name, weights)
-        if choice.name not in tensors:
-            raise InputError(f"model: expected {choice.name!r} in its state_dict(), found no such tensor")
-        if quantized is not None:
-            codebook, symbols = quantized
-            tensors[choice.name] = CodedTensor(symbols.cpu(), codebook, choice.dtype)
-
-    def _method_of(self, name: str) -> BoundMethod | None:
-        bounds = [self.bound] if self.frozen is None else [self.bound, self.frozen]
-        return next((bound for bound in bounds if name in bound.parameters), None)
-
-    def _latent(self, name: str) -> Tensor:
-        bound = self._method_of(name)
-        if bound is None:  # the method leaves it in float
-            return next(w.working for w in self._working if w.name == name).detach()
-        return bound.latent_weights(name)
-
-    def _quantized(self, name: str, weights: Tensor) -> tuple[Codebook, Tensor] | None:
-        bound = self._method_of(name)
-        return None if bound is None else bound.quantize_parameter(name, weights)
-
     def _measure(self) -> int:
-        return len(self._encode(self.compress()))
+        compressed = self.compress()
+        return int(self._of_first(lambda: len(self._encode(compressed)))[0])
+
+    def _of_first(self, *measures: Callable[[], float]) -> list[float]:
+        """What the first process measures of a model in shards; of any other what the calling one does."""
+        if not self.team.has_shards:
+            return [measure() for measure in measures]
+        return self.team.first([measure() if self.team.is_first else 0.0 for measure in measures])
 
     def _remove_hooks(self) -> None:
         self._hooks.remove()
         for handle in self._handles:
             handle.remove()
-
-
-def _plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state dict, with the names of the network inside of wrappers."""
-    return {plain_name(name): tensor for name, tensor in model.state_dict().items()}
-
-
-def _check_finite(name: str, weights: Tensor) -> None:
-    if not bool(torch.isfinite(weights).all()):
-        raise InputError(f"parameter {name!r}: expected finite weights, found NaN or infinity")

@@ -57,9 +57,9 @@ def stream(
         pool.shutdown(cancel_futures=True)
 
 
-def thread_counts(parts: int) -> tuple[int, int]:
-    """On how many threads to work on files at a time, and on each of them."""
-    threads = min(os.cpu_count() or 1, MOST_THREADS)
+def thread_counts(parts: int, cores: int | None = None) -> tuple[int, int]:
+    """On how many threads to work on files at a time, and on each of them; by default on all cores."""
+    threads = min(cores or os.cpu_count() or 1, MOST_THREADS)
     outer = max(1, min(threads, parts))
     return outer, threads // outer
 

@@ -10,7 +10,8 @@ from torch import nn
 from metaq.binding.groups import BoundGroups
 from metaq.binding.rounded import BoundRounding
 from metaq.binding.selection import Choice, Fate
-from metaq.binding.working_parameters import WorkingParameter
+from metaq.binding.sharded_parameter import working_parameter
+from metaq.binding.shards import ShardRanks, is_distributed
 from metaq.methods.base import BoundMethod, Method
 from metaq.methods.training import Training
 
@@ -23,12 +24,12 @@ def bind(choices: Sequence[Choice], parameters: Mapping[str, nn.Parameter], trai
         parameters: working parameters, by name.
     """
     members = [
-        method.bind({choice.name: parameters[choice.name] for choice in of_method}, training)
+        method.bind({choice.name: parameters[choice.name] for choice in of_method}, _spread(training, of_method))
         for method, of_method in _by_method(choices)
     ]
     rounded = {choice.name: parameters[choice.name] for choice in choices if choice.fate is Fate.ROUNDED}
     if rounded:
-        members.append(BoundRounding(rounded, training))
+        members.append(BoundRounding(rounded, _spread(training, [c for c in choices if c.fate is Fate.ROUNDED])))
     return members[0] if len(members) == 1 else BoundGroups(members, training)
 
 
@@ -40,8 +41,8 @@ def bind_frozen(choices: Sequence[Choice], training: Training) -> tuple[list[Cho
     """
     members, kept = [], set()
     for method, of_method in _by_method([choice for choice in choices if choice.fate is Fate.FROZEN]):
-        working = [WorkingParameter(choice.name, choice.path, choice.parameter) for choice in of_method]
-        bound = method.bind_frozen({w.name: w.working for w in working}, training)
+        working = [working_parameter(choice.name, choice.path, choice.parameter) for choice in of_method]
+        bound = method.bind_frozen({w.name: w.working for w in working}, _spread(training, of_method))
         if bound is None:
             kept |= {choice.name for choice in of_method}
             continue
@@ -52,6 +53,12 @@ def bind_frozen(choices: Sequence[Choice], training: Training) -> tuple[list[Cho
         members.append(bound)
     result = [replace(choice, fate=Fate.KEPT, method=None) if choice.name in kept else choice for choice in choices]
     return result, BoundGroups(members, training) if members else None
+
+
+def _spread(training: Training, choices: Sequence[Choice]) -> Training:
+    """What a method on these parameters is told: also which processes have the shards of them."""
+    parameters = [choice.parameter for choice in choices]
+    return replace(training, ranks=ShardRanks(parameters)) if any(map(is_distributed, parameters)) else training
 
 
 def _by_method(choices: Sequence[Choice]) -> list[tuple[Method, list[Choice]]]:

@@ -15,6 +15,8 @@ from metaq.methods.training import Training
 class BoundGroups(BoundMethod):
     """The bound methods of a model as one: every hook is that of each, in turn."""
 
+    works_on_shards = True
+
     def __init__(self, members: Sequence[BoundMethod], training: Training) -> None:
         super().__init__({name: p for member in members for name, p in member.parameters.items()}, training)
         self.members = list(members)
@@ -35,6 +37,11 @@ class BoundGroups(BoundMethod):
         """Each puts into its parameters what a forward pass is to see."""
         for member in self.members:
             member.on_forward(is_training)
+
+    def await_step(self, awaits_step: bool) -> None:
+        """All wait for the step, or no longer."""
+        for member in self.members:
+            member.await_step(awaits_step)
 
     def on_gradients(self) -> None:
         """Each adds its gradients to its parameters'."""

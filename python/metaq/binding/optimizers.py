@@ -45,16 +45,23 @@ class OptimizerHooks:
         self.optimizers = [_inner(optimizer) for optimizer in found]
         self.learning_rate_limit = math.inf
         self._rates: list[Any] = []
+        self._making_state: set[int] = set()  # ids of optimizers in a step that changes no parameter
         self._handles: list[RemovableHandle] = []
 
     def watch(self, observer: Observer) -> None:
         """Tell the observer of every step from here on."""
 
         def before(optimizer: Optimizer, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            if _makes_only_state(optimizer):
+                self._making_state.add(id(optimizer))
+                return
             observer.before_step(optimizer, any(map(callable, (*arguments[1:], *named.values()))))
             self._limit_rates(optimizer)
 
         def after(optimizer: Optimizer, *_: Any) -> None:
+            if id(optimizer) in self._making_state:
+                self._making_state.discard(id(optimizer))
+                return
             self._restore_rates(optimizer)
             observer.after_step(optimizer)
 
@@ -85,6 +92,14 @@ class OptimizerHooks:
             for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate
         self._rates = []
+
+
+def _makes_only_state(optimizer: Optimizer) -> bool:
+    """Whether a step is that of `torch.distributed.checkpoint.state_dict`, by which an optimizer makes its state.
+
+    Its learning rate is 0.
+    """
+    return not optimizer.state and all(float(group.get("lr", 1.0)) == 0 for group in optimizer.param_groups)
 
 
 def check_held(choices: Sequence[Choice], optimizers: Sequence[Optimizer]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -38,13 +38,9 @@ class Report:
     rows: tuple[ParameterReport, ...]
 
     @classmethod
-    def of(cls, choices: Sequence[Choice], quantized: Callable[[str], tuple[Codebook, Tensor] | None]) -> Report:
-        """The report on a model.
-
-        Args:
-            quantized: codebook and symbols of a parameter as it is now, or None, by its name.
-        """
-        return cls(tuple(_row(choice, quantized(choice.name)) for choice in choices))
+    def of(cls, parameters: Iterable[tuple[Choice, tuple[Codebook, Tensor] | None]]) -> Report:
+        """The report on a model's parameters, each with its codebook and symbols as it is now, or None."""
+        return cls(tuple(_row(choice, quantized) for choice, quantized in parameters))
 
     def __str__(self) -> str:
         """A table."""

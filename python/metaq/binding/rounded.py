@@ -15,6 +15,8 @@ from metaq.quantizers.rounding import round_as_float16
 class BoundRounding(BoundMethod):
     """Rounds norms and biases to eleven significant bits; forward passes see them so, the optimizer trains them."""
 
+    works_on_shards = True
+
     def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training) -> None:
         super().__init__(parameters, training)
         self.is_straight_through = True

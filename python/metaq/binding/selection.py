@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from metaq.binding.shards import check_no_flat_parameters
 from metaq.errors import InputError
 from metaq.methods.base import Method
 from metaq.quantizers.rounding import is_roundable
@@ -89,6 +90,7 @@ def select(model: nn.Module, methods: Methods) -> list[Choice]:
     Raises:
         InputError: a parameter that cannot be compressed is to be; nothing is; or a pattern fits no parameter.
     """
+    check_no_flat_parameters(model)
     parameters = list(model.named_parameters())
     names = _all_names(model)
     if not parameters:
@@ -157,11 +159,6 @@ def _check_parameter(name: str, parameter: nn.Parameter) -> None:
     if parameter.dtype not in CODED_FLOATS:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in CODED_FLOATS)
         raise InputError(f"parameter {name!r}: expected one of {known}, found {parameter.dtype}{keep}")
-    if type(parameter).__name__ == "FlatParameter":
-        raise InputError(
-            f"parameter {name!r}: expected a parameter of the network, found one that FullyShardedDataParallel has"
-            " flattened; shard it with torch.distributed.fsdp.fully_shard instead"
-        )
 
 
 def _check_choices(choices: list[Choice]) -> None:

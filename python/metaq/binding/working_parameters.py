@@ -34,6 +34,9 @@ class WorkingParameter:
         """Whether methods work on the model's parameter itself."""
         return self.working is self.parameter
 
+    def find(self) -> None:
+        """Look whether somebody has moved or changed the parameter, before its working form is used."""
+
     @torch.no_grad()
     def begin_regularizing(self) -> None:
         """Before a method adjusts the gradient: give it one of its own kind."""
@@ -83,8 +86,19 @@ class WorkingParameter:
 
     def check(self, model: nn.Module) -> None:
         """Raise an InputError unless the model still has the parameter, as it was."""
+        now = self.check_place(model)
+        if not self.is_same and now.data_ptr() == self._narrow.data_ptr() and now._version != self._version:
+            if not torch.equal(now, self.working.to(now.dtype)):
+                raise InputError(
+                    f"parameter {self.name!r}: expected the weights that the last forward pass saw, found others; call"
+                    " adopt_weights() after loading weights"
+                )
+            self._version = now._version
+
+    def check_place(self, model: nn.Module) -> nn.Parameter:
+        """The model's parameter; an InputError unless it is still the one that was bound."""
         now = self._present(model)
-        if now is not self.parameter:
+        if now is None or now is not self.parameter:
             found = "none" if now is None else f"another, a {type(now).__name__} of shape {tuple(now.shape)}"
             remedy = "make the Compressor after whatever replaces parameters, such as fully_shard or a resizing"
             raise InputError(f"parameter {self.name!r}: expected the one that was bound, found {found}; {remedy}")
@@ -93,13 +107,7 @@ class WorkingParameter:
                 f"parameter {self.name!r}: expected shape {tuple(self.shape)}, found {tuple(now.shape)}; make a new"
                 " Compressor after resizing"
             )
-        if not self.is_same and now.data_ptr() == self._narrow.data_ptr() and now._version != self._version:
-            if not torch.equal(now, self.working.to(now.dtype)):
-                raise InputError(
-                    f"parameter {self.name!r}: expected the weights that the last forward pass saw, found others; call"
-                    " adopt_weights() after loading weights"
-                )
-            self._version = now._version
+        return now
 
     def _present(self, model: nn.Module) -> nn.Parameter | None:
         """What the model has where the parameter was."""
@@ -113,4 +121,4 @@ class WorkingParameter:
 def _with_all_rows(gradient: Tensor) -> Tensor:
     """A dense gradient in the sparse layout, which some optimizers insist on."""
     rows = torch.arange(len(gradient), device=gradient.device)[None]
-    return torch.sparse_coo_tensor(rows, gradient, gradient.shape, is_coalesced=True)
+    return torch.sparse_coo_tensor(rows, gradient, gradient.shape, check_invariants=False, is_coalesced=True)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property
+from functools import partial
+from typing import Protocol, TypeVar
 
 from metaq import coding
-from metaq.checkpoints.chunk_encoder import ChunkEncoder, Totals
+from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig
+from metaq.checkpoints.parts import Parts
 from metaq.checkpoints.resumable import WorkFolder
 from metaq.checkpoints.sample import draw_sample, is_sampled
 from metaq.checkpoints.search import Quantity, Target, Weights, search_step, target_of
-from metaq.checkpoints.tensor_plan import Storage, TensorPlan, plan_tensor
+from metaq.checkpoints.tensor_plan import Storage, TensorPlan
 from metaq.checkpoints.weight_quantizer import WeightQuantizer
 from metaq.codebook import UniformCodebook
 from metaq.errors import InputError
@@ -23,7 +25,38 @@ from metaq.io.source import TensorSource, size_bytes
 from metaq.progress import Progress
 from metaq.quantizers.calibration import Calibration
 from metaq.quantizers.second_order import Sensitivity, sensitivity
-from metaq.threads import in_parallel, stream, thread_counts
+
+Result = TypeVar("Result")
+Task = Callable[[Parts], dict[str, Result]]
+"""Work on parts, as a function of this module's or a partial of one, so that it can be sent to other processes."""
+
+_log = logging.getLogger(__name__)
+
+
+class Workers(Protocol):
+    """Those who share the parts of a checkpoint; `metaq.checkpoints.ranks` are other processes."""
+
+    def parts(self, sources: Mapping[str, TensorSource], progress: Progress) -> Parts:
+        """The parts, of all these, that are left to the calling process."""
+
+    def run(self, task: Task[Result], own: Parts) -> dict[str, Result]:
+        """Do a task on all parts, wherever they are, those of the calling process being ``own``; all results.
+
+        Raises:
+            Exception: what went wrong, wherever it did.
+        """
+
+
+class OneProcess:
+    """No others: all parts are the calling process's own."""
+
+    def parts(self, sources: Mapping[str, TensorSource], progress: Progress) -> Parts:
+        """All of them."""
+        return Parts(sources, progress)
+
+    def run(self, task: Task[Result], own: Parts) -> dict[str, Result]:
+        """Do a task on them."""
+        return task(own)
 
 
 class Checkpoint:
@@ -38,6 +71,7 @@ class Checkpoint:
         sources: for each part's name, which is the name of its `.mtq` file.
         folder: where files go; None for symbols in memory, as `symbols` gives them.
         calibration: of the model whose tensors these are.
+        workers: who share the work; what comes of it does not depend on them, bit for bit.
 
     Raises:
         InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, a pattern
@@ -51,23 +85,23 @@ class Checkpoint:
         progress: Progress,
         folder: WorkFolder | None = None,
         calibration: Calibration | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        self.sources, self.config, self.progress, self.folder = sources, config, progress, folder
+        self.sources, self.config, self.folder = sources, config, folder
         self.owner = _owners(sources)
         config.check_names(self.owner)
         self.size_bytes = sum(size_bytes(source) for source in sources.values())
-        self.stop = threading.Event()
-        self.outer, self.inner = thread_counts(len(sources))
+        self.workers = workers or OneProcess()
+        self.parts = self.workers.parts(sources, progress)
         self.plans = self._plans()
         self.quantized = [name for name, plan in self.plans.items() if plan.storage is Storage.QUANTIZED]
         self.count = self._count(self.quantized)
         self.energy = sum(self.plans[name].energy for name in self.quantized)
         self.remembers = folder is None or not is_sampled(self.count)
-        if self.remembers:
-            self.inner = max(self.inner, (os.cpu_count() or 1) // self.outer)
         self.coder = config.coder or coding.suitable(self.size_bytes, config.lossless)
         sensitivities = self._sensitivities(calibration)
         self.quantizer = WeightQuantizer(self.coder, config.step is not None, sensitivities)
+        self._run(partial(Parts.prepare, quantizer=self.quantizer, remembers=self.remembers))
         self.fixed: dict[str, UniformCodebook] = {}
 
     def find_step(self) -> float:
@@ -93,25 +127,17 @@ class Checkpoint:
         """Write all files."""
         return self._write(step, is_trial=False)
 
-    def encoders(self) -> Mapping[str, ChunkEncoder]:
-        """What writes each part's file, by the part's name."""
-        return self._encoders
-
     def codebooks(self, step: float) -> dict[str, UniformCodebook]:
         """The levels of each quantized tensor, where the common step is ``step``."""
         return {name: self.fixed.get(name) or self.quantizer.codebook(name, step) for name in self.quantized}
 
     def _plans(self) -> dict[str, TensorPlan]:
-        self.progress.begin("reading", self.size_bytes)
-
-        def plan(name: str) -> TensorPlan:
-            source = self.sources[self.owner[name]]
-            found = plan_tensor(source, name, self.config)
-            self.progress.advance(source.layouts[name].size_bytes, 0)
-            return found
-
+        found = self._run(partial(Parts.plan, config=self.config))
         names = [name for name, part in self.owner.items() if name not in self.sources[part].aliases]
-        return dict(zip(names, stream(plan, names, self.outer * self.inner), strict=True))
+        for name in names:
+            if not found[name].is_finite:
+                _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
+        return {name: found[name] for name in names}
 
     def _sensitivities(self, calibration: Calibration | None) -> dict[str, Sensitivity]:
         """Of the tensors that were calibrated."""
@@ -124,13 +150,6 @@ class Checkpoint:
                 expected = f"one of shape {layout.shape}"
                 raise InputError(f"calibration of {name!r}: expected {expected}, found another model's")
         return found
-
-    @cached_property
-    def _encoders(self) -> dict[str, ChunkEncoder]:
-        return {
-            part: ChunkEncoder(source, self.plans, self.quantizer, self.stop, self.remembers)
-            for part, source in self.sources.items()
-        }
 
     def _fix(self, pattern: str, bits: float) -> None:
         """The levels of tensors that have bits of their own; they are measured by themselves."""
@@ -153,44 +172,38 @@ class Checkpoint:
 
     def _measure(self, step: float, is_coded: bool) -> Totals:
         """What all files would come to."""
-        self.progress.begin("measuring", self.size_bytes)
-        codebooks = self.codebooks(step)
-
-        def measure(part: str) -> Totals:
-            return self._encoders[part].measure(codebooks, self.inner, self.progress, is_coded)
-
-        return self._sum(measure)
+        return self._sum(partial(Parts.measure, codebooks=self.codebooks(step), is_coded=is_coded))
 
     def _measure_some(self, names: list[str], step: float) -> Totals:
         """What some quantized tensors by themselves would come to."""
         codebooks = {name: self.quantizer.codebook(name, step) for name in names}
-        self.progress.begin("measuring", sum(self.sources[self.owner[name]].layouts[name].size_bytes for name in names))
-
-        def measure(part: str) -> Totals:
-            of_part = [name for name in names if self.owner[name] == part]
-            return self._encoders[part].measure_some(of_part, codebooks, self.inner, self.progress)
-
-        return self._sum(measure)
+        return self._sum(partial(Parts.measure_some, codebooks=codebooks))
 
     def _write(self, step: float, is_trial: bool) -> Totals:
         """Files on this step, but for those that are there already or, in a trial, of a known outcome."""
         assert self.folder is not None
-        folder, key, codebooks = self.folder, repr(step), self.codebooks(step)
-        self.progress.begin("compressing", self.size_bytes)
-
-        def write(part: str) -> Totals:
+        folder, key = self.folder, repr(step)
+        done = {}
+        for part in self.sources:
             known = folder.result(part, key)
             if known is not None and (is_trial or folder.is_written(part, key)):
-                self.progress.advance(size_bytes(self.sources[part]), int(known["size_bytes"]))
-                return Totals(known["squared_error"], known["bits"], int(known["size_bytes"]))
-            totals = self._encoders[part].write(folder.path / part, codebooks, self.inner, self.progress)
-            folder.record(part, key, asdict(totals))
-            return totals
+                done[part] = Totals(known["squared_error"], known["bits"], int(known["size_bytes"]))
+        self.parts.on_written = lambda part, totals: folder.record(part, key, asdict(totals))
+        found = self._run(partial(Parts.write, folder=folder.path, codebooks=self.codebooks(step), done=done))
+        for part, totals in found.items():
+            if part not in done and not folder.is_written(part, key):
+                folder.record(part, key, asdict(totals))  # by another process
+        return self._total(found)
 
-        return self._sum(write)
+    def _run(self, task: Task[Result]) -> dict[str, Result]:
+        return self.workers.run(task, self.parts)
 
-    def _sum(self, work: Callable[[str], Totals]) -> Totals:
-        return sum(in_parallel(work, list(self.sources), self.outer, self.stop), Totals())
+    def _sum(self, task: Task[Totals]) -> Totals:
+        return self._total(self._run(task))
+
+    def _total(self, found: Mapping[str, Totals]) -> Totals:
+        """In the parts' order, so that floating point does not depend on who did the work."""
+        return sum((found[part] for part in self.sources), Totals())
 
 
 def _owners(sources: Mapping[str, TensorSource]) -> dict[str, str]:

@@ -13,7 +13,9 @@ from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.checkpoints.ranks import Ranks, sizes_bytes
 from metaq.checkpoints.resumable import WorkFolder
+from metaq.errors import InputError
 from metaq.io import open_source
 from metaq.io.huggingface import MTQ, read_checkpoint_folder
 from metaq.io.source import TensorSource
@@ -30,6 +32,7 @@ def compress_path(
     force: bool = False,
     key: str | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> CompressionReport:
     """Compress a file, or a folder of shards to such a folder; "-" is standard input or output.
 
@@ -38,6 +41,7 @@ def compress_path(
         resume: go on with what a stopped run left.
         force: replace an output that exists, which is refused otherwise. The source is never replaced.
         key: under which the state dict is, in files of torch.save that hold more than one.
+        ranks: other processes, among which the shards of a folder are shared.
 
     Raises:
         InputError: the source is unreadable or of an unknown kind, no step meets what is asked for, or the output
@@ -53,10 +57,15 @@ def compress_path(
             found.check(lambda shard: sources[shard].layouts)
             parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
             with working(output, "compress", found.paths(), described, resume) as folder:
-                checkpoint, totals = _compress(parts, config, folder, progress)
+                if ranks is not None:
+                    paths = {found.renamed(shard, MTQ): path.absolute() for shard, path in found.paths().items()}
+                    ranks.share(paths, sizes_bytes(parts), key)
+                checkpoint, totals = _compress(parts, config, folder, progress, ranks)
         found.finish(folder.path, MTQ)
         folder.publish_all(output)
         return _report(checkpoint, totals, str(output), len(parts), start)
+    if ranks is not None:
+        raise InputError(f"{source}: expected a folder of shards to share among {ranks.count} ranks, found a file")
     check_file(source, output, force)
     with readable(source) as path, writable(output, MTQ) as target:
         place = Path(os.path.realpath(target))  # a link stays, what it points to is written
@@ -70,9 +79,13 @@ def compress_path(
 
 
 def _compress(
-    parts: Mapping[str, TensorSource], config: CompressionConfig, folder: WorkFolder, progress: Progress
+    parts: Mapping[str, TensorSource],
+    config: CompressionConfig,
+    folder: WorkFolder,
+    progress: Progress,
+    ranks: Ranks | None = None,
 ) -> tuple[Checkpoint, Totals]:
-    checkpoint = Checkpoint(parts, config, progress, folder)
+    checkpoint = Checkpoint(parts, config, progress, folder, workers=ranks)
     return checkpoint, checkpoint.write(checkpoint.find_step())
 
 

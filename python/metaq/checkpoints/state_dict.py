@@ -54,7 +54,7 @@ def compress_state_dict(
     progress, source = Progress(), StateSource(state, metadata)
     checkpoint = Checkpoint({"": source}, config or CompressionConfig(), progress, calibration=calibration)
     codebooks = checkpoint.codebooks(checkpoint.find_step())
-    coded = checkpoint.encoders()[""].symbols(codebooks, checkpoint.inner, progress)
+    coded = checkpoint.parts.encoders[""].symbols(codebooks, checkpoint.parts.inner, progress)
     tensors: dict[str, CodedTensor | Tensor | Alias] = {}
     for name, (dtype, shape) in source.layouts.items():
         if name in source.aliases:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaq.checkpoints.tensor_plan import sum_of_squares
+
 Guess = Callable[[float], float]
 
 _PICKED = 1 << 15
@@ -17,7 +19,7 @@ _FINEST = 2.0**-10  # of the largest weight: below, a step's entropy is that of 
 def guessed_error(weights: Mapping[str, Tensor]) -> Guess:
     """From a step s to about ``Σ(w - s round(w/s))² / Σw²`` of all weights."""
     picked = _picked(weights)
-    energy = sum(float(tensor.double().square().sum()) for tensor in weights.values())
+    energy = sum(sum_of_squares(tensor) for tensor in weights.values())
     count = sum(tensor.numel() for tensor in weights.values())
 
     def guess(step: float) -> float:

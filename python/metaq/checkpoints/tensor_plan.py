@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +22,6 @@ from metaq.tensors import DTYPES, words_of
 
 PIECE_ELEMENTS = 1 << 20  # read at a time
 
-_log = logging.getLogger(__name__)
-
 
 class Storage(Enum):
     """How a tensor is held in a `.mtq` file."""
@@ -37,12 +35,22 @@ class Storage(Enum):
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor's storage; of a quantized one ``Σw²`` and the largest ``|w|``, of one of few values the table."""
+    """A tensor's storage; of a quantized one ``Σw²`` and the largest ``|w|``, of one of few values the table.
+
+    Attributes:
+        is_finite: False if the tensor would be quantized, but has NaN or infinite weights.
+    """
 
     storage: Storage
     energy: float = 0.0
     peak: float = 0.0
     levels: Levels | None = None
+    is_finite: bool = True
+
+
+def sum_of_squares(weights: Tensor) -> float:
+    """``Σw²`` in float64, added up in the same order on any number of threads, unlike torch's sums."""
+    return float(np.square(weights.detach().double().numpy()).sum())
 
 
 def pieces(source: TensorSource, name: str) -> Iterator[Tensor]:
@@ -53,7 +61,7 @@ def pieces(source: TensorSource, name: str) -> Iterator[Tensor]:
 
 
 def plan_tensor(source: TensorSource, name: str, config: CompressionConfig) -> TensorPlan:
-    """How a tensor will be held. One with NaN or infinite weights is never quantized: it is kept, and a warning logged.
+    """How a tensor will be held. One with NaN or infinite weights is never quantized: it is kept.
 
     Raises:
         InputError: a `.mtq` file cannot hold the tensor, or it cannot be read.
@@ -80,9 +88,8 @@ def _measured(source: TensorSource, name: str) -> TensorPlan:
     energy = peak = 0.0
     for piece in pieces(source, name):
         if not bool(torch.isfinite(piece).all()):
-            _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
-            return TensorPlan(Storage.KEPT)
-        energy += float(torch.linalg.vector_norm(piece, dtype=torch.float64)) ** 2
+            return TensorPlan(Storage.KEPT, is_finite=False)
+        energy += sum_of_squares(piece)
         peak = max(peak, float(piece.abs().max()))
     return TensorPlan(Storage.QUANTIZED, energy, peak)
 

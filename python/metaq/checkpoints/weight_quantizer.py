@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metaq import coding
 from metaq.assign import nearest, reconstruct
-from metaq.checkpoints.tensor_plan import PIECE_ELEMENTS
+from metaq.checkpoints.tensor_plan import PIECE_ELEMENTS, sum_of_squares
 from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
@@ -80,7 +80,7 @@ def squared_error(weights: Mapping[str, Tensor], symbols: Mapping[str, Tensor], 
         for first in range(0, exact.numel(), PIECE_ELEMENTS):
             part = slice(first, first + PIECE_ELEMENTS)
             missed = exact[part].double() - reconstruct(found[part], codebooks[name], tensor.dtype).double()
-            error += float(missed.square().sum())
+            error += sum_of_squares(missed)
     return error
 
 

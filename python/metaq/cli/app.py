@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import time
 import traceback
 from typing import Annotated
 
@@ -16,6 +17,7 @@ import metaq
 from metaq.cli import checkpoints, experiments
 from metaq.cli.bars import StoppedByUserError
 from metaq.errors import MetaqError
+from metaq.torchrun import launch
 
 # The extra of the distribution that has each module.
 _EXTRAS = {
@@ -23,6 +25,9 @@ _EXTRAS = {
     **dict.fromkeys(("jinja2", "matplotlib", "PIL", "sklearn"), "train"),
     "onnx": "onnx",
 }
+
+# The first of torchrun's processes has so long to say what is wrong there too, before another one says it.
+_GRACE_SECONDS = 10
 
 app = typer.Typer(
     help="Make neural networks small on disk: compress checkpoints, look into .mtq files, train towards small ones.",
@@ -75,13 +80,16 @@ def main() -> None:
         if code == 130:
             raise StoppedByUserError("stopped")
     except (StoppedByUserError, KeyboardInterrupt) as stop:
-        print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr, flush=True)
+        if launch().is_first:
+            print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr, flush=True)
         # Python would end itself by the signal if that once hit code run from a string, as in imports, caught or not.
         os._exit(130)
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads on; Python's own flush would complain
         sys.exit(1)
     except Exception as error:
+        if not launch().is_first:
+            time.sleep(_GRACE_SECONDS)
         if is_debug:
             traceback.print_exc()
         message = _message(error, next((argument for argument in arguments if not argument.startswith("-")), ""))

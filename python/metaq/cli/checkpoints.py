@@ -58,26 +58,33 @@ def compress(
 
     Matrices and filters are quantized. Biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless everything stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
-    A folder of shards becomes a folder of .mtq shards. The place - is standard input or output.
+    A folder of shards becomes a folder of .mtq shards. The place - is standard input or output. Started by
+    "torchrun -m metaq compress", the processes share the shards of a folder.
     """
     from metaq.checkpoints import CompressionConfig, compress_path
+    from metaq.checkpoints.ranks import joined
     from metaq.report.tables import print_result
 
-    config = CompressionConfig(
-        max_error=max_error,
-        size_bytes=None if size is None else parse_size(size),
-        bits=bits,
-        quality=quality,
-        keep=tuple(keep or ()),
-        tensor_bits=parse_bits(override or []),
-        step=step,
-        lossless=lossless,
-        coder=coder,
-    )
-    with resumable(output, quiet) as progress:
-        report = compress_path(source, output, config, resume=resume, force=force, key=key, progress=progress)
-    if str(output) != "-":
-        print_result(report.as_dict(), as_json, quiet)
+    with joined() as ranks:
+        if ranks is not None and not ranks.is_first:
+            raise typer.Exit(0 if ranks.serve() else 2)
+        config = CompressionConfig(
+            max_error=max_error,
+            size_bytes=None if size is None else parse_size(size),
+            bits=bits,
+            quality=quality,
+            keep=tuple(keep or ()),
+            tensor_bits=parse_bits(override or []),
+            step=step,
+            lossless=lossless,
+            coder=coder,
+        )
+        with resumable(output, quiet) as progress:
+            report = compress_path(
+                source, output, config, resume=resume, force=force, key=key, progress=progress, ranks=ranks
+            )
+        if str(output) != "-":
+            print_result(report.as_dict(), as_json, quiet)
 
 
 def decompress(

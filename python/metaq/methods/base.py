@@ -40,13 +40,18 @@ class BoundMethod(ABC):
         learning_rate_limit: the optimizer's learning rate should not be above it.
         last_phase_share: of the training's length, if that is known, which the last phase takes.
         needs_validation_loss: whether the method does nothing unless `on_epoch` is called.
+        works_on_shards: of the class: whether it takes shards for parameters, and its statistics by `ranks`.
         quantizes_any_weights: whether `quantize_parameter` takes weights that the method has not trained itself, such
             as their moving average.
     """
 
+    works_on_shards = False
+
     def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training = UNKNOWN_TRAINING) -> None:
         self.parameters = dict(parameters)
         self.training_steps, self.ranks = training.steps, training.ranks
+        if not self.works_on_shards:
+            self.ranks.refuse_shards(type(self).__name__.removeprefix("Bound"))
         self.shadow_weights: dict[str, Tensor] | None = None
         self.is_straight_through = False
         self.measure_every = 0
@@ -54,6 +59,7 @@ class BoundMethod(ABC):
         self.last_phase_share = 0.2
         self.needs_validation_loss = False
         self.quantizes_any_weights = True
+        self._awaits_step = False
         self._versions: list[int] | None = None
 
     # What a method decides.
@@ -117,9 +123,17 @@ class BoundMethod(ABC):
             self.check_unchanged()
             return
         self.restore_weights()
-        self.update_weights()
+        if not self._awaits_step:
+            self.update_weights()
         if sees_file:
             self.replace_weights(self.file_weights())
+
+    def await_step(self, awaits_step: bool) -> None:
+        """Whether the optimizer is about to make a step on gradients that `on_gradients` has adjusted.
+
+        What `update_weights` does after a step must then wait, even if somebody evaluates the model before it.
+        """
+        self._awaits_step = awaits_step
 
     def on_gradients(self) -> None:
         """Between ``backward()`` and ``optimizer.step()``: gives the optimizer the latent weights and its gradients."""
@@ -183,12 +197,21 @@ class BoundMethod(ABC):
     # Checkpoints.
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on exactly as before, besides parameters and optimizer."""
-        return {"shadow_weights": self.shadow_weights}
+        """What a checkpoint needs to go on exactly as before, besides parameters and optimizer.
+
+        It has the same entries at all times, tensors of the same shapes among them, so that
+        `torch.distributed.checkpoint` can load one into another; what a shard has its part of is `Ranks.spread`. What
+        may change its shape is in lists of numbers.
+        """
+        latent = [self.latent_weights(name) for name in self.parameters]
+        if not self.holds_file_weights:  # the parameters' own memory, into which others may load what they hold
+            latent = [weights.clone() for weights in latent]
+        return {"holds_file_weights": self.holds_file_weights, "latent_weights": self.ranks.spread(latent)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the tensors in ``state`` may be on any device."""
-        self.shadow_weights = self.on_device(state["shadow_weights"])
+        latent = self.on_device(self.ranks.local(state["latent_weights"]))
+        self.shadow_weights = dict(zip(self.parameters, latent, strict=True)) if state["holds_file_weights"] else None
         self._versions = None  # the parameters may be loaded before or after
 
     def on_device(self, value: Any) -> Any:

@@ -10,7 +10,7 @@ network trains in floating point: its weights gather at the levels, which are fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -22,10 +22,11 @@ from metaq.assign import nearest, reconstruct
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.compressed_model import CompressedModel
 from metaq.methods.base import Method, check_fields, gradient_of
+from metaq.methods.hemp_shards import LayersInShards
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.schedule import Schedule, factor_at, in_steps, is_schedule
 from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
-from metaq.methods.training import UNKNOWN_TRAINING, Training
+from metaq.methods.training import UNKNOWN_TRAINING, Ranks, Training
 from metaq.metrics import coded_weights
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient, tuples, value
@@ -165,8 +166,12 @@ class HEMP(Method):
 class BoundHEMP(Steered):
     """HEMP's state for one model: the levels of its parameters."""
 
+    works_on_shards = True
+
     def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
         super().__init__(parameters, training)
+        if config.order > 1:
+            self.ranks.refuse_shards("HEMP order", "1, or whole parameters")
         self.config = config
         self.is_straight_through = config.straight_through
         self.training_step = 0
@@ -174,7 +179,7 @@ class BoundHEMP(Steered):
         self.schedule = in_steps(config.schedule, self.training_steps, "HEMP schedule")
         self.zero = config.levels // 2 if config.zero_level else None
         self.has_step = config.zero_level and config.quantizer in (Quantizer.UNIFORM, Quantizer.FIXED)
-        self.levels = [self._fitted(tensor) for tensor in self.parameters.values()]
+        self.levels = [self._fitted(tensor) for tensor in self._whole()]
         self.layers = self._layers()
         self.settled: list[Tensor] | None = None  # latent weights that the last step of training is not to change
         self.lengths = torch.empty(0)  # code lengths in bits by which a rate-aware quantization chooses, (T, levels)
@@ -217,7 +222,8 @@ class BoundHEMP(Steered):
             step = UniformCodebook(-float(levels[origin - 1]))
             return step, nearest(quantized, step).clamp_(-origin, len(levels) - 1 - origin)
         table = TableCodebook(tuple(self._written(levels).tolist()), origin)
-        return trimmed(table, nearest(quantized, table))
+        symbols = nearest(quantized, table)
+        return trimmed(table, *symbol_range(symbols, self.ranks.one(index))), symbols
 
     def measures(self) -> dict[str, float]:
         """H_n / n, in bits per weight, and E."""
@@ -229,14 +235,20 @@ class BoundHEMP(Steered):
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        names = ("training_step", "error_strength", "levels", "settled")
-        return super().state_dict() | {name: getattr(self, name) for name in names}
+        levels = [table.tolist() for table in self.levels]
+        steps = {"training_step": self.training_step, "error_strength": self.error_strength}
+        return (
+            super().state_dict()
+            | steps
+            | {"levels": levels, "settled": self.settled and self.ranks.spread(self.settled)}
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
         self.training_step, self.error_strength = state["training_step"], state["error_strength"]
-        self.levels, self.settled = self.on_device(state["levels"]), self.on_device(state["settled"])
+        self.levels = self.on_device([torch.tensor(levels, dtype=torch.float32) for levels in state["levels"]])
+        self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
         self.layers = self._layers()
 
     # What a control of the size needs.
@@ -308,7 +320,7 @@ class BoundHEMP(Steered):
 
     def _refresh(self) -> None:
         if self.config.quantizer is not Quantizer.FIXED:
-            columns = zip(self.parameters.values(), self.levels, strict=True)
+            columns = zip(self._whole(), self.levels, strict=True)
             self.levels = [self._fitted(tensor, levels) for tensor, levels in columns]
             self.layers = self._layers()
 
@@ -317,7 +329,14 @@ class BoundHEMP(Steered):
         is_fitted = self.config.quantizer in (Quantizer.LLOYD_MAX, Quantizer.KMEANS)
         return shortened(levels) if is_fitted else levels
 
-    def _layers(self) -> Layers:
+    def _whole(self) -> Iterator[Tensor]:
+        """The parameters' weights, from all shards; one tensor is there at a time."""
+        for index, tensor in enumerate(self.parameters.values()):
+            yield self.ranks.whole(index, tensor.detach())
+
+    def _layers(self) -> Layers | LayersInShards:
+        if self.ranks.are_several:
+            return LayersInShards(list(self.parameters.values()), self.levels, self.ranks)
         return Layers(list(self.parameters.values()), self.levels, self.config.order)
 
     def _fitted(self, tensor: Tensor, last: Tensor | None = None) -> Tensor:
@@ -339,11 +358,17 @@ def shortened(levels: Tensor) -> Tensor:
     return short if bool((short.diff() > 0).all()) else levels.to(torch.float32)
 
 
-def trimmed(table: TableCodebook, symbols: Tensor) -> tuple[TableCodebook, Tensor]:
-    """The table without the levels beyond those in use and its origin; symbols stay as they are."""
-    first, last = (int(symbol) + table.origin for symbol in symbols.aminmax())
-    first, last = min(first, table.origin), max(last, table.origin)
-    return TableCodebook(table.levels[first : last + 1], table.origin - first), symbols
+def symbol_range(symbols: Tensor, ranks: Ranks) -> tuple[int, int]:
+    """The least symbol of a parameter and the greatest, 0 being among them, over all its shards."""
+    ends = (symbols.new_zeros(1) if not symbols.numel() else symbols).aminmax()
+    least, greatest = ranks.max(torch.stack([-ends.min, ends.max])[None].clamp(min=0))[0].tolist()
+    return -least, greatest
+
+
+def trimmed(table: TableCodebook, least: int, greatest: int) -> TableCodebook:
+    """The table without the levels beyond those of these symbols, among which is 0; symbols stay as they are."""
+    first, last = least + table.origin, greatest + table.origin
+    return TableCodebook(table.levels[first : last + 1], table.origin - first)
 
 
 def multiples(weights: Tensor, count: int, reach: float = 1.0) -> Tensor:

@@ -26,6 +26,8 @@ from metaq.codebook import UniformCodebook
 from metaq.methods.base import BoundMethod, Method, check_fields, gradient_of
 from metaq.methods.training import UNKNOWN_TRAINING, Training
 
+_NUMBERS = ("best_loss", "epochs_since_best", "is_last_phase")  # of the state
+
 
 @dataclass(frozen=True)
 class LOBSTER(Method):
@@ -60,6 +62,8 @@ class LOBSTER(Method):
 
 class BoundLOBSTER(BoundMethod):
     """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, how old the best loss is."""
+
+    works_on_shards = True
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
         super().__init__(parameters, training)
@@ -128,7 +132,8 @@ class BoundLOBSTER(BoundMethod):
                 torch.mul(weights, weights.abs() >= threshold, out=tensor)
             return validation_loss()
 
-        magnitudes = torch.cat([weights.abs().reshape(-1) for weights in unpruned]).unique()
+        whole = (self.ranks.whole(index, weights.abs()) for index, weights in enumerate(unpruned))
+        magnitudes = torch.cat([weights.unique() for weights in whole]).unique()
         try:
             threshold = largest_threshold(magnitudes, loss_below, limit)
             loss = loss_below(threshold)
@@ -142,26 +147,34 @@ class BoundLOBSTER(BoundMethod):
 
     def quantize_parameter(self, name: str, weights: Tensor) -> tuple[UniformCodebook, Tensor]:
         """Nearest multiple of a step that puts the parameter's largest magnitude at the radius."""
-        greatest = float(weights.abs().max())
+        own = weights.abs().max() if weights.numel() else weights.new_zeros(())
+        greatest = float(self.ranks.one(list(self.parameters).index(name)).max(own[None])[0])
         codebook = UniformCodebook(max(greatest / self.config.radius, torch.finfo(torch.float32).tiny))
         return codebook, nearest(weights.cpu(), codebook).clamp_(-self.config.radius, self.config.radius)
 
     def measures(self) -> dict[str, float]:
         """The share of weights that are zero."""
         self.restore_weights()
-        zeros = sum(int((tensor.detach() == 0).sum()) for tensor in self.parameters.values())
-        return {"zero_share": zeros / sum(tensor.numel() for tensor in self.parameters.values())}
+        tensors = [tensor.detach() for tensor in self.parameters.values()]
+        own = torch.tensor([[int((tensor == 0).sum()), tensor.numel()] for tensor in tensors])
+        zeros, count = self.ranks.sum(own).sum(dim=0).tolist()
+        return {"zero_share": zeros / count}
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        names = ("kept", "factors", "best_loss", "epochs_since_best", "is_last_phase")
-        return super().state_dict() | {name: getattr(self, name) for name in names}
+        everything = [torch.ones_like(tensor, dtype=torch.bool) for tensor in self.parameters.values()]
+        tensors = {"is_pruned": self.kept is not None, "kept": self.ranks.spread(self.kept or everything)}
+        if self.factors is not None:  # only between a step of the optimizer and what follows it
+            tensors["factors"] = self.ranks.spread(self.factors)
+        return super().state_dict() | tensors | {name: getattr(self, name) for name in _NUMBERS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
-        for name, value in state.items():
-            setattr(self, name, self.on_device(value))
+        self.kept = self.on_device(self.ranks.local(state["kept"])) if state["is_pruned"] else None
+        self.factors = self.on_device(self.ranks.local(state["factors"])) if "factors" in state else None
+        for name in _NUMBERS:
+            setattr(self, name, state[name])
 
 
 def largest_threshold(magnitudes: Tensor, loss_below: Callable[[float], float], limit: float) -> float:

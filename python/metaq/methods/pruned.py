@@ -39,6 +39,8 @@ class Pruned(Method):
 class BoundPruned(BoundMethod):
     """The two methods' states for one model, whose hooks are called in turn."""
 
+    works_on_shards = True
+
     def __init__(self, method: BoundMethod, pruning: BoundMethod) -> None:
         super().__init__(method.parameters, Training(method.training_steps, method.ranks))
         self.method, self.pruning = method, pruning
@@ -74,6 +76,11 @@ class BoundPruned(BoundMethod):
     def restore_weights(self) -> None:
         """Put the latent weights, pruned, back into the parameters."""
         self.method.restore_weights()
+
+    def await_step(self, awaits_step: bool) -> None:
+        """Both wait for the step, or no longer."""
+        self.method.await_step(awaits_step)
+        self.pruning.await_step(awaits_step)
 
     def adopt_weights(self) -> None:
         """Take what the parameters hold now for the latent weights."""

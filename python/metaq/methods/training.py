@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from metaq.errors import InputError
 
 
 class Ranks:
@@ -13,6 +16,20 @@ class Ranks:
     Where parameters are shards, a method's statistics of them must be those of the whole tensors. Replicas, as
     `DistributedDataParallel` keeps them, are whole on every rank and need nothing.
     """
+
+    @property
+    def are_several(self) -> bool:
+        """Whether one of the method's parameters is in shards."""
+        return False
+
+    def refuse_shards(self, where: str, expected: str = "whole parameters") -> None:
+        """Raise an InputError, for a method or an option that needs whole parameters, if some are in shards."""
+        if self.are_several:
+            raise InputError(f"{where}: expected {expected}, found parameters in shards, as fully_shard makes them")
+
+    def one(self, index: int) -> Ranks:
+        """The processes that share one of the method's parameters, the only one of their rows."""
+        return self
 
     def sum(self, rows: Tensor) -> Tensor:
         """Sums over the shards of each parameter.
@@ -28,6 +45,26 @@ class Ranks:
     def max(self, rows: Tensor) -> Tensor:
         """The largest over the shards of each parameter; ``rows`` and the result as for `sum`."""
         return rows
+
+    def whole(self, index: int, local: Tensor) -> Tensor:
+        """The whole of a parameter's values, on all ranks.
+
+        Args:
+            local: those of this process's shard, in its shape.
+        """
+        return local
+
+    def spread(self, local: Iterable[Tensor]) -> list[Tensor]:
+        """Values of the shards as what checkpoints take: DTensors, in the same memory.
+
+        Args:
+            local: for each of the method's parameters those of its shard, in its shape.
+        """
+        return list(local)
+
+    def local(self, spread: Iterable[Tensor]) -> list[Tensor]:
+        """Inverse of `spread`."""
+        return list(spread)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def test_learned_steps_fit_what_fixed_ones_cannot():
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for _ in range(200):
             optimizer.zero_grad()
-            compressor.bound.on_forward(True)
+            compressor.show(True)
             (model.weight[0] - targets).square().sum().backward()
             compressor.regularize()
             optimizer.step()

@@ -53,6 +53,7 @@ def test_gradient_is_the_derivative_of_the_hull_of_the_code_lengths():
     bound = compressor.bound
     model.weight.grad, model.bias.grad = torch.zeros_like(model.weight), torch.zeros_like(model.bias)
     weights = model.weight.detach().clone()
+    compressor.show(True)
     compressor.regularize()
     step = float(bound.view.steps[0])
     levels = torch.arange(-12, 13, dtype=torch.float64) * step

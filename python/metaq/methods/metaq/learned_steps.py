@@ -17,6 +17,8 @@ from torch import Tensor
 from metaq.methods.base import gradient_of
 from metaq.methods.metaq.quantized_view import QuantizedView
 
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam's state
+
 
 class LearnedSteps:
     """The steps of a view's parameters, updated once in every training step.
@@ -47,18 +49,24 @@ class LearnedSteps:
     @torch.no_grad()
     def on_all_gradients(self) -> None:
         """Add the regulariser's part and update the steps; call after `QuantizedView.add_slopes`, which adds λβ."""
-        self.logarithms.grad = self._loss_part - (self._pull() - self._before)
+        gradient = self._loss_part - (self._pull() - self._before)
+        self.logarithms.grad = self.view.ranks.sum(gradient)
         self.optimizer.step()
         self.view.steps = self.logarithms.exp().tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly as before."""
-        return {"logarithms": self.logarithms, "optimizer": self.optimizer.state_dict()}
+        adam = self.optimizer.state[self.logarithms]
+        moments = {name: adam[name].tolist() for name in _MOMENTS if adam}
+        return {"logarithms": self.logarithms.tolist(), "moments": moments, "steps": int(adam.get("step", 0))}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.logarithms.copy_(state["logarithms"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.logarithms.copy_(torch.tensor(state["logarithms"], dtype=torch.float64))
+        moments = {name: torch.tensor(entry, dtype=torch.float64) for name, entry in state["moments"].items()}
+        self.optimizer.state[self.logarithms] = moments | (
+            {"step": torch.tensor(float(state["steps"]))} if moments else {}
+        )
 
     def _pull(self) -> Tensor:
         columns = zip(self.view.parameters, self.view.latent_weights(), strict=True)

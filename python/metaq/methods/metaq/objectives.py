@@ -69,15 +69,15 @@ class CodeLengthObjective(BoundObjective):
 
     def add_gradients(self, view: View, strength: float) -> None:
         """β is read off the table."""
-        view.add_slopes(self.slopes, strength)
+        view.add_slopes(self.slopes.to(view.parameters[0].device), strength)
 
     def state_dict(self) -> dict[str, Any]:
         """The table of slopes."""
-        return {"slopes": self.slopes}
+        return {"slopes": self.slopes.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.slopes = state["slopes"]
+        self.slopes = torch.tensor(state["slopes"], dtype=torch.float32)
 
 
 class CountsObjective(CodeLengthObjective):
@@ -103,7 +103,7 @@ class CountsObjective(CodeLengthObjective):
 
     def add_gradients(self, view: View, strength: float) -> None:
         """β is read off the table; the gradient of ‖w‖² comes on top."""
-        view.add_slopes(self.slopes, strength * (1 - self.options.alpha))
+        view.add_slopes(self.slopes.to(view.parameters[0].device), strength * (1 - self.options.alpha))
         for parameter in view.parameters if self.options.alpha else ():
             assert parameter.grad is not None
             parameter.grad.add_(parameter.detach(), alpha=2 * strength * self.options.alpha)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metaq import _native
 from metaq.methods.base import gradient_of
+from metaq.methods.training import Ranks
 
 
 class QuantizedView:
@@ -24,12 +25,16 @@ class QuantizedView:
         parameters: float32, all on one device.
         steps: distance between levels, one for each parameter.
         radius: levels on either side of zero; weights beyond are clipped to the last.
+        ranks: who have the parameters' other shards.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], steps: Sequence[float], radius: int) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], steps: Sequence[float], radius: int, ranks: Ranks | None = None
+    ) -> None:
         self.parameters = list(parameters)
         self.steps = list(steps)
         self.radius = radius
+        self.ranks = ranks or Ranks()
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.shadow_weights: list[Tensor] | None = None  # the latent ones, while the parameters hold the quantized
         self.pinned: list[Tensor] | None = None  # True where a weight stays at `pinned_values` of its parameter
@@ -71,7 +76,7 @@ class QuantizedView:
         """Put the quantized weights into the parameters.
 
         Returns:
-            with ``count``, how often each parameter has each symbol: int64 (T, 2 * radius + 1).
+            with ``count``, how often each parameter has each symbol, in all its shards: int64 (T, 2 * radius + 1).
         """
         self.put_latent()
         if self.pinned is not None:
@@ -84,7 +89,7 @@ class QuantizedView:
         if self._is_native():
             array = None if counts is None else counts.numpy()
             self._native_parameters().write_quantized(self.steps, self.radius, array)
-            return counts
+            return None if counts is None else self.ranks.sum(counts)
         for index, (parameter, latent, step) in enumerate(
             zip(self.parameters, self.shadow_weights, self.steps, strict=True)
         ):
@@ -94,7 +99,7 @@ class QuantizedView:
                 positions = symbols.to(torch.int64).add_(self.radius).reshape(-1)
                 counts[index].scatter_add_(0, positions, torch.ones_like(positions))
             torch.mul(symbols, step, out=parameter)
-        return counts
+        return None if counts is None else self.ranks.sum(counts)
 
     @torch.no_grad()
     def put_latent(self) -> None:

@@ -21,7 +21,7 @@ from metaq.methods.metaq.objectives import (
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.schedule import factor_at, in_steps
-from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled, weights_of
 from metaq.methods.training import Training
 
 _LARGEST_RADIUS = 1024  # that levels which are made finer may need
@@ -70,6 +70,8 @@ class RegularizedTraining(BoundMethod):
 class BoundMETaQ(RegularizedTraining, Steered):
     """METaQ's state for one model whose forward passes see the levels."""
 
+    works_on_shards = True
+
     view: QuantizedView
 
     def __init__(
@@ -80,9 +82,12 @@ class BoundMETaQ(RegularizedTraining, Steered):
         self.counts = torch.empty(0)  # of every parameter's symbols when they were counted last, (T, 2 * radius + 1)
         self.settled: list[Tensor] | None = None  # latent weights that the last step of training is not to change
         self.lengths = torch.empty(0)  # in bits, by which a rate-aware quantization chooses, in the same shape
+        if config.objective is not Objective.CODELENGTH:
+            self.ranks.refuse_shards("METaQ objective", "Objective.CODELENGTH, or whole parameters")
         tensors = list(self.parameters.values())
-        steps = [short_step(config.step * float(tensor.detach().abs().max())) for tensor in tensors]
-        self.view = QuantizedView(tensors, steps, config.radius)
+        greatest = self.ranks.max(torch.stack([_greatest(tensor) for tensor in tensors])).tolist()
+        steps = [short_step(config.step * most) for most in greatest]
+        self.view = QuantizedView(tensors, steps, config.radius, self.ranks)
         self.is_straight_through = True
         self.needs_validation_loss = config.final is Final.RATE
         is_learned = config.levels is LevelPlacement.LEARNED
@@ -182,32 +187,34 @@ class BoundMETaQ(RegularizedTraining, Steered):
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         return super().state_dict() | {
-            "counts": self.counts,
-            "settled": self.settled,
+            "counts": self.counts.tolist(),
+            "settled": self.settled and self.ranks.spread(self.settled),
             "has_refreshed": self.has_refreshed,
-            "shadow_weights": self.view.shadow_weights,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
-            "pinned": self.view.pinned,
+            "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
             "pinned_values": self.view.pinned_values,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        super().load_state_dict({**state, "shadow_weights": None})
-        self.settled = self.on_device(state["settled"])
-        self.counts, self.has_refreshed = self.on_device(state["counts"]), state["has_refreshed"]
+        super().load_state_dict({**state, "holds_file_weights": False})
+        self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
+        self.counts, self.has_refreshed = torch.tensor(state["counts"]), state["has_refreshed"]
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
-        self.view.pinned, self.view.pinned_values = self.on_device(state["pinned"]), state["pinned_values"]
-        self.view.load_shadow_weights(state["shadow_weights"])
+        self.view.pinned_values = list(state["pinned_values"])
+        self.view.pinned = self.on_device(self.ranks.local(state["pinned"])) if self.view.pinned_values else None
+        self.view.load_shadow_weights(
+            self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None
+        )
 
     # What a control of the size needs.
 
     def refine_levels(self, bits_per_weight: float) -> None:
         """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
-        weights = sum(self.view.sizes)
+        weights = weights_of(self)
         while 8 * entropy_bytes(self._counts_now()) / weights < bits_per_weight and self.view.radius < _LARGEST_RADIUS:
             self.view.steps = [short_step(step / 2) for step in self.view.steps]
             self.view.radius *= 2
@@ -283,6 +290,14 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     def _index(self, name: str) -> int:
         return list(self.parameters).index(name)
+
+
+def _greatest(tensor: Tensor) -> Tensor:
+    return tensor.detach().abs().max() if tensor.numel() else tensor.new_zeros(())
+
+
+def _nowhere(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor, dtype=torch.bool, requires_grad=False)
 
 
 def _objective(config: METaQConfiguration) -> BoundObjective:

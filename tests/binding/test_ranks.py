@@ -1,0 +1,122 @@
+"""Training on several processes, in replicas and in shards: all as one process does it."""
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import on_ranks
+import pytest
+import torch
+from torch.distributed import checkpoint as dcp
+
+import metaq
+
+PROGRAM = Path(__file__).parent / "on_ranks.py"
+REFUSALS = {
+    "bound-before-other-replicas": "make the Compressor after DistributedDataParallel",
+    "bound-before-shards": "make the Compressor after",
+    "flattened": "fully_shard instead",
+    "lc": "LC: expected whole parameters",
+    "deep-compression": "DeepCompression: expected whole parameters",
+    "hemp-2": "HEMP order: expected 1",
+}
+
+
+def run(folder, processes, *scenarios):
+    """Scenarios on so many processes; for each, what every rank came to."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(PROGRAM), str(folder), *scenarios]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(processes)] for name in scenarios}
+
+
+@cache
+def alone(method, processes):
+    """What one process comes to with the batches' same parts."""
+    model = on_ranks.network()
+    _, compressor = on_ranks.train(model, method, list(range(processes)), processes)
+    return on_ranks.outcome(model, compressor)
+
+
+def check_equal(ranks, expected, tolerance=1e-6):
+    """All ranks the same, bit for bit, and as one process up to rounding; the file is the first one's alone."""
+    for rank in ranks:
+        for kind in ("latent", "shown"):
+            assert rank[kind].keys() == expected[kind].keys()
+            for name, tensor in rank[kind].items():
+                assert torch.equal(tensor, ranks[0][kind][name]), name
+                torch.testing.assert_close(tensor, expected[kind][name], rtol=0, atol=tolerance)
+        assert rank["measured"] == ranks[0]["measured"]
+    assert ranks[0]["measured"]["size_bytes"] == expected["measured"]["size_bytes"]
+    for name, tensor in ranks[0]["file"].items():
+        assert torch.equal(tensor, ranks[0]["shown"][name]), name
+
+
+def test_two_processes(tmp_path):
+    """In replicas and in shards, uneven ones; METaQ."""
+    found = run(tmp_path, 2, "replicas-metaq", "shards-metaq", "bound-before-shards")
+    for name in ("replicas-metaq", "shards-metaq"):
+        check_equal(found[name], alone("metaq", 2))
+    assert found["shards-metaq"][1]["file"] == {}
+    assert all(REFUSALS["bound-before-shards"] in refusal for refusal in found["bound-before-shards"])
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def everything(request, tmp_path_factory):
+    """All scenarios, on two processes and on four, where some shards are empty."""
+    names = [name for name in on_ranks.SCENARIOS if not name.startswith(("saved", "resumed"))]
+    return request.param, run(tmp_path_factory.mktemp("ranks"), request.param, *names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", on_ranks.METHODS)
+@pytest.mark.parametrize("kind", ["shards", "replicas"])
+def test_methods(everything, kind, method):
+    processes, found = everything
+    check_equal(found[f"{kind}-{method}"], alone(method, processes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["shards-kept-whole", "shards-offloaded", "bound-before-replicas"])
+def test_ways_to_train(everything, scenario):
+    processes, found = everything
+    check_equal(found[scenario], alone("metaq", processes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["shards-bfloat16", "shards-seeded"])
+def test_ways_that_one_process_has_not(everything, scenario):
+    """Computed with in bfloat16; the shards of networks of different seeds."""
+    _, found = everything
+    check_equal(found[scenario], found[scenario][0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", REFUSALS)
+def test_refused_on_all_ranks(everything, scenario):
+    for found in everything[1][scenario]:
+        assert REFUSALS[scenario] in found
+        assert "\n" not in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["metaq", "pruned"])
+@pytest.mark.parametrize(("first", "second"), [(2, 4), (4, 2), (2, 1), (1, 2)])
+def test_checkpoints_survive_another_number_of_ranks(tmp_path, method, first, second):
+    """The batches have two parts all the way, but for rounding it is one training."""
+    if first == 1:
+        on_ranks.saved(method, tmp_path)
+    else:
+        run(tmp_path, first, f"saved-{method}")
+    if second == 1:
+        found = [on_ranks.resumed(method, tmp_path, on_ranks.network(7), ([0, 1], 2))]
+    else:
+        found = run(tmp_path, second, f"resumed-{method}")[f"resumed-{method}"]
+    check_equal(found, alone(method, 2))
+
+
+def test_a_compressor_is_stateful():
+    model = on_ranks.network()
+    assert isinstance(metaq.Compressor(model, metaq.METaQ()), dcp.stateful.Stateful)
