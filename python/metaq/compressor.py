@@ -276,7 +276,9 @@ class Compressor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`; the model's own state may be loaded before or after."""
+        """Inverse of `state_dict`; the model's own state may be loaded before or after, or before binding."""
+        if self._is_unchanged():
+            self._restore()  # what this compressor shows comes from other levels
         self.training_step, self.is_last_phase = state["training_step"], state["is_last_phase"]
         with torch.no_grad():
             for working in self._working:
@@ -327,6 +329,14 @@ class Compressor:
             self.show(is_training)
 
     # Helpers.
+
+    def _is_unchanged(self) -> bool:
+        """Whether nobody has loaded other weights into the model since it was bound."""
+        try:
+            self.bound.check_unchanged()
+        except InputError:
+            return False
+        return True
 
     def _find_shards(self) -> None:
         if self.team.has_shards:

@@ -19,11 +19,12 @@ from metaq.binding.shards import whole
 from metaq.methods.lobster import LOBSTER
 from metaq.methods.metaq.config import LevelPlacement
 
-STEPS, BATCH = 200, 32
+STEPS, FEW_STEPS, BATCH = 200, 20, 32
 METHODS = {
     "metaq": metaq.METaQ(strength=1e-3, schedule=((0, 0.0), (50, 1.0))),
     "learned": metaq.METaQ(strength=1e-3, levels=LevelPlacement.LEARNED),
     "hemp": metaq.HEMP(order=1, levels=8, strength=0.05, refresh_every=30),
+    "target": metaq.METaQ(target_bytes=120),
     "pruned": metaq.Pruned(metaq.METaQ(strength=1e-3), LOBSTER(strength=1e-3, plateau_epochs=1)),
 }
 
@@ -86,11 +87,12 @@ def outcome(model: nn.Module, compressor) -> dict:
     return {"latent": latent, "shown": shown, "file": file, "measured": compressor.measure()}
 
 
-def sharded(seed: int = 0, is_offloaded: bool = False, precision=None, reshard_after_forward=True):
-    """The network in shards over all processes."""
+def sharded(seed: int = 0, is_offloaded: bool = False, precision=None, reshard_after_forward=True, has_replicas=False):
+    """The network in shards over all processes, or over two, and replicas of those over the others."""
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    mesh = distributed.init_device_mesh("cpu", (distributed.get_world_size(),))
+    count = distributed.get_world_size()
+    mesh = distributed.init_device_mesh("cpu", (count // 2, 2) if has_replicas else (count,))
     options = {
         "mesh": mesh,
         "reshard_after_forward": reshard_after_forward,
@@ -107,15 +109,15 @@ def ours() -> tuple[list[int], int]:
     return [distributed.get_rank()], distributed.get_world_size()
 
 
-def in_shards(method, folder, **options):
+def in_shards(method, folder, steps=STEPS, **options):
     model = sharded(**options)
-    return outcome(model, train(model, method, *ours())[1])
+    return outcome(model, train(model, method, *ours(), steps)[1])
 
 
-def in_replicas(method, folder):
+def in_replicas(method, folder, steps=STEPS):
     """Differently seeded: the wrapper makes them equal, and the compressor comes after it."""
     model = nn.parallel.DistributedDataParallel(network(distributed.get_rank()))
-    return outcome(model, train(model, method, *ours())[1])
+    return outcome(model, train(model, method, *ours(), steps)[1])
 
 
 def bound_before_replicas(method, folder, is_seeded_alike=True):
@@ -180,6 +182,9 @@ def resumed(method, folder, model=None, whose=None):
 SCENARIOS = {
     **{f"shards-{method}": (in_shards, method, {}) for method in METHODS},
     **{f"replicas-{method}": (in_replicas, method, {}) for method in METHODS},
+    "brief-shards": (in_shards, "metaq", {"steps": FEW_STEPS}),
+    "brief-replicas": (in_replicas, "metaq", {"steps": FEW_STEPS}),
+    "shards-with-replicas": (in_shards, "metaq", {"has_replicas": True}),
     "shards-kept-whole": (in_shards, "metaq", {"reshard_after_forward": False}),
     "shards-offloaded": (in_shards, "metaq", {"is_offloaded": True}),
     "shards-bfloat16": (in_shards, "metaq", {"precision": torch.bfloat16}),

@@ -33,10 +33,10 @@ def run(folder, processes, *scenarios):
 
 
 @cache
-def alone(method, processes):
+def alone(method, processes, steps=on_ranks.STEPS):
     """What one process comes to with the batches' same parts."""
     model = on_ranks.network()
-    _, compressor = on_ranks.train(model, method, list(range(processes)), processes)
+    _, compressor = on_ranks.train(model, method, list(range(processes)), processes, steps)
     return on_ranks.outcome(model, compressor)
 
 
@@ -56,17 +56,17 @@ def check_equal(ranks, expected, tolerance=1e-6):
 
 def test_two_processes(tmp_path):
     """In replicas and in shards, uneven ones; METaQ."""
-    found = run(tmp_path, 2, "replicas-metaq", "shards-metaq", "bound-before-shards")
-    for name in ("replicas-metaq", "shards-metaq"):
-        check_equal(found[name], alone("metaq", 2))
-    assert found["shards-metaq"][1]["file"] == {}
+    found = run(tmp_path, 2, "brief-replicas", "brief-shards", "bound-before-shards")
+    for name in ("brief-replicas", "brief-shards"):
+        check_equal(found[name], alone("metaq", 2, on_ranks.FEW_STEPS))
+    assert found["brief-shards"][1]["file"] == {}
     assert all(REFUSALS["bound-before-shards"] in refusal for refusal in found["bound-before-shards"])
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def everything(request, tmp_path_factory):
     """All scenarios, on two processes and on four, where some shards are empty."""
-    names = [name for name in on_ranks.SCENARIOS if not name.startswith(("saved", "resumed"))]
+    names = [name for name in on_ranks.SCENARIOS if not name.startswith(("brief", "saved", "resumed"))]
     return request.param, run(tmp_path_factory.mktemp("ranks"), request.param, *names)
 
 
@@ -79,7 +79,9 @@ def test_methods(everything, kind, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["shards-kept-whole", "shards-offloaded", "bound-before-replicas"])
+@pytest.mark.parametrize(
+    "scenario", ["shards-with-replicas", "shards-kept-whole", "shards-offloaded", "bound-before-replicas"]
+)
 def test_ways_to_train(everything, scenario):
     processes, found = everything
     check_equal(found[scenario], alone("metaq", processes))

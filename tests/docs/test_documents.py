@@ -37,6 +37,9 @@ NOT_RUN = {  # page, first line of the block
     ("README.md", f"{INSTALL}   # a minute or two; no data to download"),
     ("docs/install.md", INSTALL),
     ("docs/install.md", "$ pip install metaq-nn"),
+    ("docs/trainers.md", "from lightning.pytorch import Trainer"),
+    ("docs/trainers.md", "with accelerator.accumulate(model):"),
+    ("docs/trainers.md", "$ python program.py fit --trainer.callbacks+=metaq.integrations.lightning.MetaqCallback \\"),
 }
 
 

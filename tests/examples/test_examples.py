@@ -1,20 +1,52 @@
 """Every example runs as it stands."""
 
+import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+NEEDED = {"train_accelerate": "accelerate", "train_lightning": "lightning", "train_trainer": "transformers"}
+"""The library that an example is for, where it is not one that metaq needs itself."""
+
+
+def run(example, path, environment):
+    if not find_spec(NEEDED.get(example.stem, "torch")):
+        pytest.skip(f"{NEEDED[example.stem]} is not installed")
+    launcher = [sys.executable]
+    if "torchrun" in example.read_text():
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    finished = subprocess.run(
+        [*launcher, str(example), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=path.parent,
+        env=environment,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert path.stat().st_size > 0
+    return finished.stdout
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_runs(example, tmp_path):
-    launcher = [sys.executable]
-    if "torchrun" in example.read_text():
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, str(example), str(tmp_path / "out.mtq")]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert (tmp_path / "out.mtq").stat().st_size > 0
+    run(example, tmp_path / "out.mtq", {name: value for name, value in os.environ.items() if name != "METAQ_DATA"})
+
+
+# File bytes and accuracy that an example reaches at least on real data.
+REACHED = {"train_accelerate": (4000, 0.97), "train_lightning": (4000, 0.97), "train_trainer": (200_000, 0.74)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("METAQ_DATA" not in os.environ, reason="needs METAQ_DATA")
+@pytest.mark.parametrize("name", REACHED)
+def test_reaches_on_real_data(name, tmp_path):
+    example = next(path for path in EXAMPLES if path.stem == name)
+    output = run(example, tmp_path / "out.mtq", dict(os.environ))
+    most_bytes, least_accuracy = REACHED[name]
+    assert (tmp_path / "out.mtq").stat().st_size <= most_bytes
+    assert float(output.split()[-1]) >= least_accuracy

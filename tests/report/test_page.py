@@ -195,6 +195,7 @@ def test_missing_extra_says_what_to_install(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "metaq.report.plots")
     monkeypatch.delitem(sys.modules, "metaq.report.page")
+    monkeypatch.delitem(sys.modules, "metaq.report.html")
     monkeypatch.delattr("metaq.report.plots", raising=False)
     with pytest.raises(InputError, match=rf"'{module}', found none; pip install 'metaq-nn\[train\]'"):
         importlib.import_module("metaq.report.page")

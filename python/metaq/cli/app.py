@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 import metaq
-from metaq.cli import checkpoints, experiments
+from metaq.cli import checkpoints, experiments, sweep
 from metaq.cli.bars import StoppedByUserError
 from metaq.errors import MetaqError
 from metaq.torchrun import launch
@@ -24,6 +24,7 @@ _EXTRAS = {
     **dict.fromkeys(("torch", "safetensors", "zstandard"), "torch"),
     **dict.fromkeys(("jinja2", "matplotlib", "PIL", "sklearn"), "train"),
     "onnx": "onnx",
+    "optuna": "sweep",
 }
 
 # The first of torchrun's processes has so long to say what is wrong there too, before another one says it.
@@ -38,7 +39,8 @@ app = typer.Typer(
 for command in (
     *(checkpoints.compress, checkpoints.decompress, checkpoints.inspect),
     *(checkpoints.verify, checkpoints.compare, checkpoints.curve),
-    *(experiments.recipes, experiments.train, experiments.evaluate, experiments.demo, experiments.complexity),
+    *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),
+    *(experiments.demo, experiments.complexity),
 ):
     app.command()(command)
 

@@ -64,7 +64,9 @@ def step_bars(quiet: bool = False) -> Iterator[Advance]:
         def advance(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
+            elif done < bars.tasks[tasks[what]].completed:
+                bars.reset(tasks[what])  # the same again, such as the next trial
+            bars.update(tasks[what], completed=done, total=total)
 
         yield advance
 

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metaq.cli.bars import StoppedByUserError, spinner, step_bars
-from metaq.cli.options import AsJson, Force, MtqFile, Quiet, check_outputs
+from metaq.cli.options import (
+    AsJson,
+    Device,
+    Force,
+    MtqFile,
+    Overrides,
+    Quiet,
+    RecipeName,
+    check_outputs,
+    complete_recipe,
+)
 from metaq.errors import InputError
 
 if TYPE_CHECKING:
     from metaq.experiments.recipe import Recipe
-
-
-def _complete_recipe(incomplete: str) -> list[str]:
-    from metaq.report.recipes import recipe_rows
-
-    return [row["recipe"] for row in recipe_rows() if row["recipe"].startswith(incomplete)]
 
 
 def recipes(as_json: AsJson = False) -> None:
@@ -35,28 +39,17 @@ def recipes(as_json: AsJson = False) -> None:
 
 
 def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            help="The name of a recipe (see `metaq recipes`), or the path of a .toml file.",
-            show_default=False,
-            autocompletion=_complete_recipe,
-        ),
-    ],
+    recipe: RecipeName,
     folder: Annotated[
         Path | None, typer.Option(help="The folder of the run; runs/RECIPE if not given.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Override an entry of the recipe; may be repeated. "
-            "Overrides are applied in the order given: of two of the same entry, the later wins.",
-        ),
+    override: Overrides = None,
+    device: Device = "cpu",
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Run with so many seeds: mean and deviation of what comes out.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="The device to train on: cpu, cuda, or another that torch has.")] = "cpu",
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Remove the files of an earlier run in the folder, and begin anew.")
     ] = False,
@@ -65,21 +58,45 @@ def train(
 ) -> None:
     """Train a network by a recipe: float first, then towards a small file; write the file and a report."""
     from metaq.experiments.recipe import load_recipe
-    from metaq.report.demo import earlier_files, forget_run
+    from metaq.experiments.seeds import run_seeds, seed_folder, seed_recipes
     from metaq.report.tables import print_result, result_entries
 
     if resume and force:
         raise InputError("train: expected --resume or --force, found both")
     loaded = load_recipe(recipe, override or [])
     folder = folder or Path("runs") / loaded.name
+    again = "the same command with --resume"
+    if seeds is None:
+        _claim(folder, resume, force)
+        result = run_recipe(loaded, folder, resume, again, device, quiet)
+        print_result(result if as_json else result_entries(result), as_json, quiet)
+        return
+    for seeded in seed_recipes(loaded, seeds):
+        _claim(seed_folder(folder, seeded), resume, force)
+    summary = run_seeds(loaded, folder, seeds, lambda one, place: run_recipe(one, place, True, again, device, quiet))
+    print_seeds(summary, as_json, quiet)
+
+
+def _claim(folder: Path, resume: bool, force: bool) -> None:
+    """Refuse, or remove, the files of an earlier run, unless it is to be resumed."""
+    from metaq.report.demo import earlier_files, forget_run
+
     if force:
         forget_run(folder)
     found = [] if resume else earlier_files(folder)
     if found:
         hint = "add --resume to go on with an earlier run, --force to remove its files, or name another folder"
         raise InputError(f"{folder}: expected no file of a run, found {', '.join(found)}; {hint}")
-    result = _run(loaded, folder, resume, "the same command with --resume", device, quiet)
-    print_result(result if as_json else result_entries(result), as_json, quiet)
+
+
+def print_seeds(summary: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """The figures of several seeds: a row for each, and their mean and deviation."""
+    from metaq.report.tables import show
+
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    elif not quiet:
+        show([*summary["runs"], *({"seed": name, **summary[name]} for name in ("mean", "deviation"))])
 
 
 def evaluate(
@@ -89,7 +106,7 @@ def evaluate(
         typer.Option(
             help="The recipe to measure by, if the file names none.",
             show_default=False,
-            autocompletion=_complete_recipe,
+            autocompletion=complete_recipe,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -121,7 +138,7 @@ def demo(
 
     forget_run(folder)
     again = f"metaq train lenet5-digits --folder {folder} --resume"
-    result = _run(load_recipe("lenet5-digits"), folder, False, again, "cpu", quiet)
+    result = run_recipe(load_recipe("lenet5-digits"), folder, False, again, "cpu", quiet)
     with spinner("reading the file back in a new process", quiet):
         check_in_new_process(folder, result)
         entries = demo_entries(folder, result)
@@ -155,7 +172,7 @@ def complexity(
     print_result(result if as_json else entries, as_json, quiet)
 
 
-def _run(recipe: Recipe, folder: Path, resume: bool, again: str, device: str, quiet: bool) -> dict[str, Any]:
+def run_recipe(recipe: Recipe, folder: Path, resume: bool, again: str, device: str, quiet: bool) -> dict[str, Any]:
     """A run under a progress bar for each of its stages, and its report; ``again`` is how to go on after Ctrl-C."""
     from metaq.experiments.run import Run
     from metaq.report.page import write_report

@@ -12,12 +12,38 @@ import typer
 
 from metaq.errors import InputError
 
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """The names of recipes that begin so, for shells."""
+    from metaq.report.recipes import recipe_rows
+
+    return [row["recipe"] for row in recipe_rows() if row["recipe"].startswith(incomplete)]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an output that exists; the source never is.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress and no table; errors are still shown.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        help="The name of a recipe (see `metaq recipes`), or the path of a .toml file.",
+        show_default=False,
+        autocompletion=complete_recipe,
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what a stopped run left.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="The place to write to.", show_default=False)]
 MtqFile = Annotated[Path, typer.Argument(help="A .mtq file.", show_default=False)]
+Device = Annotated[str, typer.Option(help="The device to train on: cpu, cuda, or another that torch has.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override an entry of the recipe; may be repeated. "
+        "Overrides are applied in the order given: of two of the same entry, the later wins.",
+    ),
+]
 MtqPath = Annotated[Path, typer.Argument(help="A .mtq file, or a folder of such files.", show_default=False)]
 
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

@@ -43,9 +43,17 @@ def save(path: Path, progress: RunProgress, stage: Stage, recipe: dict[str, Any]
         "generator": stage.generator.get_state(),
         "compressor": stage.compressor.state_dict() if stage.compressor is not None else {},
     }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    _write(path, state)
+
+
+def copy_for(recipe: dict[str, Any], source: Path, target: Path) -> None:
+    """Write a copy of a checkpoint from which another recipe, equal to its own up to that epoch, goes on.
+
+    Raises:
+        InputError: there is no such file.
+        FormatError: it is not a checkpoint of metaq.
+    """
+    _write(target, _read(source) | {"recipe": recipe})
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -55,14 +63,32 @@ def load(path: Path) -> dict[str, Any]:
         InputError: there is no such file.
         FormatError: it is not a checkpoint of metaq.
     """
+    state = _read(path)
     try:
-        state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
         state["progress"]["best_file"] = state["progress"]["best_file"].numpy().tobytes()
         state["progress"] = RunProgress(**state["progress"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FormatError(f"{path}: expected a checkpoint of metaq, found another file ({reason})") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _foreign(path, error) from None
     return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise _foreign(path, error) from None
+    return state
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _foreign(path: Path, error: Exception) -> FormatError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return FormatError(f"{path}: expected a checkpoint of metaq, found another file ({reason})")
 
 
 def restore(state: dict[str, Any], stage: Stage) -> None:

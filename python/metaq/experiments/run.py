@@ -57,6 +57,7 @@ class Run:
         self.recipe = recipe
         self.folder = folder
         self.advance = advance
+        self._after_epoch: Callable[[], None] = lambda: None
         self.tree = as_tree(recipe)
         torch.set_num_threads(recipe.threads)
         self.state = self._resumed_state() if resume else None
@@ -94,6 +95,17 @@ class Run:
 
     def train(self) -> dict[str, Any]:
         """Both stages, then the file and its one evaluation on the test set; returns the content of ``result.json``."""
+        self.train_file()
+        return self._finish()
+
+    def train_file(self, after_epoch: Callable[[], None] = lambda: None) -> None:
+        """Both stages, then the file; the test set stays unused.
+
+        Args:
+            after_epoch: is called when the metrics and the checkpoint of an epoch are written; what it raises ends the
+                run, which can be resumed from there.
+        """
+        self._after_epoch = after_epoch
         model = self._new_network()
         if self.recipe.network.weights:
             models.load_weights(model, self.recipe.network.weights)
@@ -106,7 +118,6 @@ class Run:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         self._run_stage(model, self.recipe.compression)
         write_atomically(self.folder / FILE, self.progress.best_file)
-        return self._finish()
 
     def _new_network(self) -> nn.Module:
         # Layers draw their initial weights from the global generator, so fork it, and leave the caller's as it was.
@@ -159,6 +170,7 @@ class Run:
         with (self.folder / METRICS).open("a", encoding="utf-8") as metrics:
             metrics.write(json.dumps(line) + "\n")
         checkpoint.save(self.folder / CHECKPOINT, self.progress, stage, self.tree)
+        self._after_epoch()
 
     def _encode(self, compressed: CompressedModel) -> bytes:
         metadata = {"recipe": self.recipe.name}

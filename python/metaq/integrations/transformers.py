@@ -1,20 +1,36 @@
-"""Models to a folder and back, as the `transformers` library has made known."""
+"""Models to a folder and back, as the `transformers` library has made known, and a callback for its Trainer."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
 from metaq.api import load_into, save
 from metaq.checkpoints import CompressionConfig, compress_state_dict
 from metaq.errors import InputError
+from metaq.integrations import FILE
 
-FILE = "model.mtq"
+if TYPE_CHECKING:
+    from metaq.integrations.trainer_callback import MetaqCallback as MetaqCallback
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def __getattr__(name: str) -> Any:
+    """`MetaqCallback` on first use: it alone needs `transformers`."""
+    if name != "MetaqCallback":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from metaq.integrations.trainer_callback import MetaqCallback
+    except ModuleNotFoundError as error:
+        if error.name not in ("transformers", "accelerate"):
+            raise
+        needed = f"MetaqCallback needs {error.name}: pip install 'metaq-nn[transformers]'"
+        raise ModuleNotFoundError(needed, name=error.name) from None
+    return MetaqCallback
 
 
 def save_pretrained(model: nn.Module, folder: str | os.PathLike[str], config: CompressionConfig | None = None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors
 from metaq.report.coder_sizes import coder_rows
 from metaq.report.contents import inspect
-from metaq.report.tables import Row, text
+from metaq.report.tables import Row
 
 try:  # here and not in write_report, so that a run lacks them before its training and not after
-    import jinja2
-
     from metaq.report import plots
+    from metaq.report.html import html
 except ModuleNotFoundError as error:
     raise InputError(f"report: expected module {error.name!r}, found none; pip install 'metaq-nn[train]'") from None
 
@@ -61,10 +59,8 @@ def write_report(folder: Path) -> Path:
     content = _read(folder)
     model = read_model(content.reader)
     quantized = _quantized(content, model)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["text"] = text
-    template = environment.from_string((resources.files("metaq.report") / "page.html.j2").read_text(encoding="utf-8"))
-    page = template.render(
+    page = html(
+        "page.html.j2",
         result=content.result,
         config=_flat(content.config),
         file_coder=content.config["file"]["coder"],

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from torch import Tensor
@@ -41,7 +42,7 @@ _STYLE: Any = {
     "ytick.color": _MUTED,
     "legend.frameon": False,
 }
-_CURVE_INCHES, _HISTOGRAM_INCHES = (4.2, 2.8), (3.4, 2.1)
+_CURVE_INCHES, _HISTOGRAM_INCHES, _TRADE_INCHES = (4.2, 2.8), (3.4, 2.1), (8.4, 4.2)
 _BINS = 61  # odd, so that one bin lies around the middle
 _MOST_STEMS = 64  # levels up to which each is drawn on its own
 _FLOOR = 0.5  # lower end of the counts' logarithmic axis: a single weight still shows
@@ -56,7 +57,7 @@ def loss_curves(epochs: Sequence[Epoch]) -> str:
         for key, color, label in (("loss", _AFTER, "training"), ("validation_loss", _SECOND, "validation")):
             losses = np.array([epoch[key] for epoch in epochs], np.float64)
             _plot(axes, np.where(losses > 0, losses, np.nan), color, label)  # what has no logarithm leaves a gap
-        _label_powers(axes, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:.3g}")
+        _label_powers(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:.3g}")
         axes.set_ylabel("cross-entropy (nats, log scale)")
         axes.legend()
         _mark_stages(axes, epochs)
@@ -89,12 +90,49 @@ def size_curve(epochs: Sequence[Epoch], chosen: int, float_bytes: int) -> str:
         where = axes.get_yaxis_transform()  # from the left edge to the right, and bytes
         axes.text(1, float_bytes / 1.1, f"float32: {float_bytes:,}", ha="right", va="top", transform=where)
         _plot(axes, sizes, _AFTER)
-        _label_powers(axes, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
+        _label_powers(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
         axes.set_ylabel("file size (bytes, log scale)")
         _mark_chosen(axes, chosen, sizes[chosen], f"{sizes[chosen]:,}")
         _mark_stages(axes, epochs)
 
     return _render(draw, _CURVE_INCHES, f"File size over the epochs: {sizes[chosen]:,} bytes in the file's.")
+
+
+def pareto_front(trials: Sequence[Mapping[str, Any]], chosen: int | None) -> str:
+    """File size in bytes, on a logarithmic axis, against held-out error: a sweep's trials, and their front as a line.
+
+    Args:
+        trials: rows of ``sweep.json``; those without bytes are left out.
+        chosen: the number of the trial to draw a ring around.
+    """
+    drawn = [trial for trial in trials if trial["file_bytes"] is not None]
+    front = sorted((t for t in drawn if t["is_on_front"]), key=lambda t: t["file_bytes"])
+
+    def points(state: str) -> tuple[list[int], list[float]]:
+        of_state = [t for t in drawn if t["state"] == state]
+        return [t["file_bytes"] for t in of_state], [t["held_out_error"] for t in of_state]
+
+    def draw(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.plot(*points("pruned"), "x", color=_BEFORE, markersize=5, label="pruned, at its last epoch")
+        axes.plot(*points("finished"), "o", color=_BEFORE, markersize=5, label="finished")
+        sizes, errors = [t["file_bytes"] for t in front], [t["held_out_error"] for t in front]
+        axes.plot(sizes, errors, "o-", color=_AFTER, markersize=5, linewidth=1.5, drawstyle="steps-post", label="front")
+        for trial in front:
+            where = trial["file_bytes"], trial["held_out_error"]
+            axes.annotate(str(trial["trial"]), where, (4, 4), textcoords="offset points")
+            if trial["trial"] == chosen:
+                axes.plot(*where, "o", markersize=11, markerfacecolor="none", markeredgecolor=_INK, label="chosen")
+        _label_powers(axes.xaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.margins(0.08)
+        axes.set_xlabel("file size (bytes, log scale)")
+        axes.set_ylabel("held-out error (%)")
+        axes.legend()
+
+    return _render(
+        draw, _TRADE_INCHES, f"File size against held-out error of {len(drawn)} trials, {len(front)} on the front."
+    )
 
 
 def weight_histogram(name: str, before: Tensor, after: Tensor) -> str:
@@ -121,7 +159,7 @@ def weight_histogram(name: str, before: Tensor, after: Tensor) -> str:
             heights = np.maximum(np.histogram(quantized, edges)[0], _FLOOR)
             axes.stairs(heights, edges, baseline=None, color=_AFTER, linewidth=1.5)
         axes.set_ylim(_FLOOR, max(10, 2 * binned.max(), 2 * counts.max()))
-        _label_powers(axes, LogLocator(numticks=5), lambda value: f"{value:,.0f}")
+        _label_powers(axes.yaxis, LogLocator(numticks=5), lambda value: f"{value:,.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("weight")
         axes.set_ylabel("count (log scale)")
@@ -156,11 +194,11 @@ def _mark_stages(axes: Axes, epochs: Sequence[Epoch]) -> None:
     axes.set_xlabel("epoch, both stages counted")
 
 
-def _label_powers(axes: Axes, locator: LogLocator, text: Callable[[float], str]) -> None:
+def _label_powers(axis: Axis, locator: LogLocator, text: Callable[[float], str]) -> None:
     """Ticks on a logarithmic axis, their values written out."""
-    axes.yaxis.set_major_locator(locator)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_locator(NullLocator())
 
 
 def _render(draw: Callable[[Axes], None], inches: tuple[float, float], label: str) -> str:

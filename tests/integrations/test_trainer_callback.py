@@ -1,0 +1,355 @@
+"""`MetaqCallback` under `transformers.Trainer`, as it comes from the package index."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import metaq
+from metaq.errors import InputError
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from transformers import Trainer, TrainingArguments  # noqa: E402
+
+from metaq.integrations.transformers import MetaqCallback  # noqa: E402
+
+pytestmark = [
+    # `fused` optimizers and pinned memory, on machines without an accelerator
+    pytest.mark.filterwarnings("ignore:.*pin_memory.*argument is set as true but no accelerator:UserWarning"),
+]
+SAMPLES, FEATURES, CLASSES = 96, 12, 3
+METHOD = metaq.METaQ(strength=1e-3)
+
+
+class Classifier(nn.Module):
+    """What the Trainer asks of a model: a loss in its output, where there are labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(FEATURES, 24)
+        self.head = nn.Linear(24, CLASSES)
+
+    def forward(self, features, labels):
+        logits = self.head(torch.relu(self.body(features)))
+        return {"loss": cross_entropy(logits, labels), "logits": logits}
+
+
+class InOrder(Trainer):
+    """Takes the samples in their order, as the loop beside it does."""
+
+    def _get_train_sampler(self, *_):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def classifier(seed=0):
+    torch.manual_seed(seed)
+    return Classifier()
+
+
+def samples(count=SAMPLES):
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(count, FEATURES, generator=generator)
+    labels = (features @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1)
+    return [{"features": row, "labels": label} for row, label in zip(features, labels, strict=True)]
+
+
+def trainer(folder, model, callback, kind=Trainer, **options):
+    defaults = {
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "save_strategy": "epoch",
+        "logging_steps": 4,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "label_names": ["labels"],
+    }
+    arguments = TrainingArguments(str(folder), **(defaults | options))
+    return kind(model, arguments, train_dataset=samples(), eval_dataset=samples(32), callbacks=[callback])
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(found, expected):
+    assert list(found) == list(expected)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (METHOD, {"max_grad_norm": 0.05}),
+        (METHOD, {"max_grad_norm": 0.0, "gradient_accumulation_steps": 3}),
+        (metaq.HEMP(strength=1e-3), {"max_grad_norm": 0.05, "gradient_accumulation_steps": 2}),
+    ],
+    ids=["clipped", "accumulated", "hemp"],
+)
+def test_is_the_plain_loop_bit_for_bit(tmp_path, method, options):
+    model = classifier()
+    run = trainer(tmp_path, model, MetaqCallback(method), InOrder, lr_scheduler_type="constant", optim="sgd", **options)
+    run.train()
+
+    other = classifier()
+    parts = options.get("gradient_accumulation_steps", 1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=1e-2)
+    steps = 2 * SAMPLES // 8 // parts
+    compressor = metaq.Compressor(other, method, optimizer, training_steps=steps)
+    rows = 2 * samples()
+    for step in range(steps):
+        optimizer.zero_grad()
+        for part in range(parts):
+            start = 8 * (step * parts + part)
+            batch = torch.utils.data.default_collate(rows[start : start + 8])
+            (other(**batch)["loss"] / parts).backward()
+        if options["max_grad_norm"]:
+            nn.utils.clip_grad_norm_(other.parameters(), options["max_grad_norm"])
+        compressor.regularize()
+        optimizer.step()
+        if (step + 1) % (steps // 2) == 0:
+            compressor.end_epoch(lambda: 0.0)
+    compressor.detach()
+    assert_same(weights_of(model), weights_of(other))
+
+
+def test_every_checkpoint_has_a_file_and_the_model_keeps_the_last(tmp_path):
+    model = classifier()
+    trainer(tmp_path, model, MetaqCallback(METHOD), save_total_limit=2, num_train_epochs=3).train()
+    folders = sorted(tmp_path.glob("checkpoint-*"))
+    assert [folder.name for folder in folders] == ["checkpoint-24", "checkpoint-36"]
+    for folder in folders:
+        stored = classifier(1)
+        metaq.load_into(stored, folder / "model.mtq")
+        expected = classifier(2)
+        expected.load_state_dict(load_safetensors(folder / "model.safetensors"))
+        assert_same(weights_of(stored), weights_of(expected))
+        torch.load(folder / "metaq_state.pt", weights_only=True)
+    assert_same(weights_of(model), metaq.load_file(tmp_path / "model.mtq"))
+
+
+def load_safetensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+@pytest.mark.parametrize("method", [METHOD, metaq.HEMP(strength=1e-3)], ids=["metaq", "hemp"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"save_strategy": "epoch"},
+        {"save_strategy": "steps", "save_steps": 6},  # at the end of an epoch, before `on_epoch_end`
+        {"save_strategy": "steps", "save_steps": 4, "bf16": True, "gradient_accumulation_steps": 2},
+    ],
+    ids=["epoch", "steps", "bf16"],
+)
+def test_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, method, options):
+    whole = classifier()
+    trainer(tmp_path / "whole", whole, MetaqCallback(method), eval_strategy="epoch", **options).train()
+    first = sorted((tmp_path / "whole").glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]))[0]
+    resumed = classifier(5)
+    run = trainer(
+        tmp_path / "resumed",
+        resumed,
+        MetaqCallback(method),
+        eval_strategy="epoch",
+        resume_from_checkpoint=str(first),
+        **options,
+    )
+    run.train(resume_from_checkpoint=str(first))
+    assert_same(weights_of(resumed), weights_of(whole))
+    assert (tmp_path / "resumed/model.mtq").read_bytes() == (tmp_path / "whole/model.mtq").read_bytes()
+
+
+def test_ends_with_the_best_weights(tmp_path):
+    model = classifier()
+    run = trainer(
+        tmp_path,
+        model,
+        MetaqCallback(METHOD),
+        num_train_epochs=4,
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        learning_rate=0.3,  # so that the last epoch is not the best
+    )
+    run.train()
+    best = run.state.best_model_checkpoint
+    assert best is not None
+    assert not best.endswith("-48"), "the last checkpoint is the best: the test tells nothing"
+    assert (tmp_path / "model.mtq").read_bytes() == (tmp_path / best / "model.mtq").read_bytes()
+    assert_same(weights_of(model), metaq.load_file(tmp_path / "model.mtq"))
+
+
+def test_the_size_is_in_the_logs_and_measuring_changes_nothing(tmp_path):
+    seldom, often = classifier(), classifier()
+    run = trainer(tmp_path / "often", often, MetaqCallback(METHOD, measure_every=1), InOrder)
+    run.train()
+    trainer(tmp_path / "seldom", seldom, MetaqCallback(METHOD, measure_every=10**6), InOrder).train()
+    assert_same(weights_of(often), weights_of(seldom))
+    rows = [row for row in run.state.log_history if "loss" in row]
+    assert len(rows) == 6
+    for row in rows:
+        assert row["size_bytes"] > 100
+        assert 0 < row["entropy"] < row["bits_per_weight"] < 32
+    written = json.loads((tmp_path / "often/checkpoint-24/trainer_state.json").read_text())
+    assert written["log_history"][-1]["size_bytes"] == (tmp_path / "often/model.mtq").stat().st_size
+
+
+def test_the_progress_bar_shows_the_size(tmp_path, capfd):
+    trainer(tmp_path, classifier(), MetaqCallback(METHOD), disable_tqdm=False).train()
+    output = capfd.readouterr()
+    assert "'size_bytes'" in output.out + output.err
+
+
+@pytest.mark.filterwarnings("ignore:.*_upb.*PyType_Spec:DeprecationWarning")
+def test_tensorboard_shows_the_size(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    trainer(tmp_path, classifier(), MetaqCallback(METHOD), report_to="tensorboard").train()
+    events = accumulator.EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    for name in ("size_bytes", "bits_per_weight", "entropy"):
+        assert [event.step for event in events.Scalars(f"train/{name}")][:2] == [4, 8]
+    assert events.Scalars("train/size_bytes")[-1].value == (tmp_path / "model.mtq").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [(metaq.LOBSTER(strength=1e-3, plateau_epochs=1), True), (metaq.Pruned(METHOD, metaq.LOBSTER()), False)],
+)
+def test_methods_that_prune_by_a_validation_loss(tmp_path, method, given):
+    calls = []
+
+    def loss(model):
+        calls.append(model.training)
+        return float(model(**torch.utils.data.default_collate(samples(32)))["loss"])
+
+    run = trainer(
+        tmp_path, classifier(), MetaqCallback(method, validation_loss=loss if given else None), num_train_epochs=5
+    )
+    if given:
+        run.train()
+        assert len(calls) >= 2
+        assert not any(calls)
+    else:
+        with pytest.raises(InputError, match=r"method: .*found Pruned.*validation_loss="):
+            run.train()
+
+
+def test_a_stream_of_unknown_length(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(samples())
+
+    callback = MetaqCallback(METHOD)
+    run = trainer(tmp_path, classifier(), callback, max_steps=20, save_strategy="no")
+    run.train_dataset = Stream()
+    seen = []
+    run.add_callback(Watcher(lambda: seen.append(callback.compressor.training_steps)))
+    run.train()
+    assert set(seen) == {20}
+    assert (tmp_path / "model.mtq").exists()
+
+
+class Watcher(transformers.TrainerCallback):
+    """Calls a function at the end of every step."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def on_step_end(self, *_, **__):
+        self.call()
+
+
+class Beginning(Watcher):
+    """Calls a function when training begins, after the method is bound."""
+
+    def on_step_end(self, *_, **__):
+        pass
+
+    def on_train_begin(self, *_, **__):
+        self.call()
+
+
+def test_trains_again_after_its_end_and_after_an_interruption(tmp_path):
+    def interrupt():
+        if callback.compressor.training_step == 5 and interrupting:
+            raise KeyboardInterrupt
+
+    callback, model, interrupting = MetaqCallback(METHOD), classifier(), True
+    run = trainer(tmp_path, model, callback, save_strategy="no")
+    run.add_callback(Watcher(interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    interrupting = False
+    for _ in range(2):
+        run.train()
+        assert_same(weights_of(model), metaq.load_file(tmp_path / "model.mtq"))
+
+
+def test_the_state_must_belong_to_the_weights(tmp_path):
+    trainer(tmp_path / "a", classifier(), MetaqCallback(METHOD), save_steps=4, save_strategy="steps").train()
+    trainer(tmp_path / "b", classifier(3), MetaqCallback(METHOD), save_steps=4, save_strategy="steps").train()
+    elsewhere = str(tmp_path / "a/checkpoint-4")
+    for folder, found in (("b", "found another"), ("c", "found no file")):
+        run = trainer(tmp_path / folder, classifier(), MetaqCallback(METHOD))
+        with pytest.raises(InputError, match=rf"metaq_state.pt: expected the state.*{found}"):
+            run.train(resume_from_checkpoint=elsewhere)
+
+
+def test_what_is_not_supported_is_refused_in_one_line(tmp_path):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    sharded = nn.Sequential(FullyShardedDataParallel.__new__(FullyShardedDataParallel))
+    model, arguments = nn.Linear(2, 2), {"deepspeed_plugin": None, "deepspeed": None, "n_gpu": 1}
+    for network, changes, found in (
+        (model, {"deepspeed": "ds.json"}, "found DeepSpeed"),
+        (model, {"deepspeed_plugin": object()}, "found DeepSpeed"),
+        (model, {"n_gpu": 2}, "found 2; start it with torchrun"),
+        (sharded, {}, "found FSDP1"),
+    ):
+        with pytest.raises(InputError, match=rf"^Trainer: expected [^\n]*{found}"):
+            MetaqCallback(METHOD).on_train_begin(SimpleNamespace(**(arguments | changes)), None, None, model=network)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.05])
+def test_gradients_are_unscaled_under_float16(tmp_path, max_grad_norm):
+    """With a scaler that works on the CPU, for accelerate has none there. A scale of a power of two changes no bit."""
+    plain, scaled = classifier(), classifier()
+    options = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": max_grad_norm, "num_train_epochs": 1}
+    trainer(tmp_path / "plain", plain, MetaqCallback(METHOD), InOrder, **options).train()
+    run = trainer(tmp_path / "scaled", scaled, MetaqCallback(METHOD), InOrder, **options)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    run.accelerator.scaler = scaler
+    run.accelerator.unscale_gradients = lambda *_: scaler.unscale_(run.optimizer.optimizer)
+    run.train()
+    assert_same(weights_of(scaled), weights_of(plain))
+
+
+def test_a_step_that_the_scaler_leaves_out_changes_nothing(tmp_path):
+    model, callback, before, seen = classifier(), MetaqCallback(METHOD), {}, []
+    run = trainer(tmp_path, model, callback, optim="sgd", max_grad_norm=0.0, save_strategy="no")
+    # Its first gradients are infinite, the others not.
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-110)
+    run.add_callback(Beginning(lambda: before.update(weights_of(model))))
+    run.add_callback(Watcher(lambda: seen.append(weights_of(model))))
+    run.train()
+    assert run.optimizer.scaler.get_scale() == 2.0**17
+    assert_same(seen[0], before)
+    assert any(not torch.equal(seen[-1][name], weights) for name, weights in before.items())
+
+
+def test_transformers_is_loaded_by_the_callback_alone():
+    code = "import sys, metaq.integrations.transformers as t; t.save_pretrained; print('transformers' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "False"
