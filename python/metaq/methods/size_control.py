@@ -130,7 +130,7 @@ class Steered(Sizable):
     def aim_at(self, target_bytes: int) -> None:
         """End at a file of so many bytes, by steering the strength; the levels become as fine as that needs."""
         length = known_length(self.training_steps, "a size as the target")
-        weights = sum(parameter.numel() for parameter in self.parameters.values())
+        weights = weights_of(self)
         self.control = SizeControl(target_bytes, length)
         self.measure_every = 1
         self.refine_levels(8 * target_bytes / weights + 1)
@@ -291,8 +291,14 @@ def aimed(bound: BoundMethod, target: SizeTarget) -> BoundMethod:
     """
     if not isinstance(bound, Sizable):
         raise InputError(f"Sized method: expected METaQ, HEMP or LC, found {type(bound).__name__}")
-    bound.aim_at(target.bytes_for(sum(parameter.numel() for parameter in bound.parameters.values())))
+    bound.aim_at(target.bytes_for(weights_of(bound)))
     return bound
+
+
+def weights_of(bound: BoundMethod) -> int:
+    """How many weights a method's parameters have, on all ranks together."""
+    sizes = [parameter.new_tensor(parameter.numel(), dtype=torch.int64) for parameter in bound.parameters.values()]
+    return int(bound.ranks.sum(torch.stack(sizes)).sum())
 
 
 def sampled(weights: Tensor) -> Tensor:

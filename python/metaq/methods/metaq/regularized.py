@@ -21,7 +21,7 @@ from metaq.methods.metaq.objectives import (
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.schedule import factor_at, in_steps
-from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled, weights_of
 from metaq.methods.training import Training
 
 _LARGEST_RADIUS = 1024  # that levels which are made finer may need
@@ -187,8 +187,8 @@ class BoundMETaQ(RegularizedTraining, Steered):
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         return super().state_dict() | {
-            "counts": self.counts,
-            "settled": self.settled,
+            "counts": self.counts.tolist(),
+            "settled": self.settled and self.ranks.spread(self.settled),
             "has_refreshed": self.has_refreshed,
             "steps": self.view.steps,
             "learned": self.learned and self.learned.state_dict(),
@@ -199,8 +199,8 @@ class BoundMETaQ(RegularizedTraining, Steered):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict({**state, "holds_file_weights": False})
-        self.settled = self.on_device(state["settled"])
-        self.counts, self.has_refreshed = self.on_device(state["counts"]), state["has_refreshed"]
+        self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
+        self.counts, self.has_refreshed = torch.tensor(state["counts"]), state["has_refreshed"]
         self.view.steps = list(state["steps"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
@@ -214,7 +214,7 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     def refine_levels(self, bits_per_weight: float) -> None:
         """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
-        weights = sum(self.view.sizes)
+        weights = weights_of(self)
         while 8 * entropy_bytes(self._counts_now()) / weights < bits_per_weight and self.view.radius < _LARGEST_RADIUS:
             self.view.steps = [short_step(step / 2) for step in self.view.steps]
             self.view.radius *= 2
