@@ -92,7 +92,8 @@ def sharded(seed: int = 0, is_offloaded: bool = False, precision=None, reshard_a
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     count = distributed.get_world_size()
-    mesh = distributed.init_device_mesh("cpu", (count // 2, 2) if has_replicas else (count,))
+    shape, names = ((count // 2, 2), ("replicas", "shards")) if has_replicas else ((count,), ("shards",))
+    mesh = distributed.init_device_mesh("cpu", shape, mesh_dim_names=names)
     options = {
         "mesh": mesh,
         "reshard_after_forward": reshard_after_forward,

@@ -212,16 +212,16 @@ class Watcher(lightning.pytorch.Callback):
 
 
 @pytest.mark.parametrize("method", [METHOD, metaq.HEMP(strength=1e-3)], ids=["metaq", "hemp"])
-@pytest.mark.parametrize("every_steps", [None, 12, 8], ids=["epoch", "last-step", "within"])
+@pytest.mark.parametrize("every_steps", [None, 4], ids=["epoch", "step"])
 def test_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, method, every_steps):
     def checkpoints():
         return ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, every_n_train_steps=every_steps)
 
     whole, resumed = module(), module(seed=5)
     # One batch for ever, so that it does not matter that the loader cannot go on within an epoch.
-    trainer(tmp_path, MetaqCallback(method), checkpoints(), overfit_batches=1, max_epochs=24).fit(whole, loader())
-    first = next(path for path in (tmp_path / "checkpoints").glob("*.ckpt") if f"step={every_steps or 6}." in path.name)
-    run = trainer(tmp_path, MetaqCallback(method), checkpoints(), overfit_batches=1, max_epochs=24)
+    trainer(tmp_path, MetaqCallback(method), checkpoints(), overfit_batches=1, max_epochs=8).fit(whole, loader())
+    first = next(path for path in (tmp_path / "checkpoints").glob("*.ckpt") if f"step={every_steps or 3}." in path.name)
+    run = trainer(tmp_path, MetaqCallback(method), checkpoints(), overfit_batches=1, max_epochs=8)
     run.fit(resumed, loader(), ckpt_path=first)
     assert_same(weights_of(resumed), weights_of(whole))
 
