@@ -3,7 +3,7 @@
     python benchmarks/targets.py --output benchmarks/results/targets.json [--minilm FOLDER] [--only lenet5-digits ...]
 
 LeNet-5 on digits and MNIST from a random start; MiniLM (a folder of `transformers`) on SST-2 from its pretrained
-weights, in at most `MINILM_STEPS` steps. Data is where METAQ_DATA says. Rows that the output has already are not run again.
+weights, in `MINILM_STEPS` steps. Data is where METAQ_DATA says. Rows that the output has already are not run again.
 """
 
 import argparse
