@@ -81,7 +81,9 @@ def kmeans(values: NDArray[np.float64], counts: NDArray[np.float64], ends: NDArr
 
 class QuantizedParameters:
     def __init__(self, weights: Sequence[NDArray[np.float32]], latents: Sequence[NDArray[np.float32]]) -> None: ...
-    def write_quantized(self, steps: Sequence[float], radius: int, counts: NDArray[np.int64] | None) -> None: ...
+    def write_quantized(
+        self, steps: Sequence[float], reach: int, radius: int, counts: NDArray[np.int64] | None, threads: int
+    ) -> None: ...
     def restore_latent(
         self,
         gradients: Sequence[NDArray[np.float32]],
@@ -89,6 +91,7 @@ class QuantizedParameters:
         radius: int,
         slopes: NDArray[np.float32],
         strength: float,
+        threads: int,
     ) -> None: ...
 
 class FileError:

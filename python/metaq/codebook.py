@@ -28,6 +28,12 @@ def short_step(step: float) -> float:
     return math.ldexp(round(mantissa * 2**_STEP_BITS) / 2**_STEP_BITS, exponent)
 
 
+def short_step_below(step: float) -> float:
+    """The largest step of few significant bits that is at most ``step``, which is positive."""
+    mantissa, exponent = math.frexp(step)
+    return math.ldexp(math.floor(mantissa * 2**_STEP_BITS) / 2**_STEP_BITS, exponent)
+
+
 @runtime_checkable
 class Listed(Protocol):
     """An array, of NumPy or torch."""

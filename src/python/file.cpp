@@ -17,12 +17,12 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
-#include <thread>
 #include <tuple>
 #include <vector>
 
 #include "metaq/decoder.hpp"
 #include "python/arrays.hpp"
+#include "python/in_threads.hpp"
 
 namespace nb = nanobind;
 
@@ -39,25 +39,6 @@ using TensorRow = std::tuple<std::string_view, unsigned, unsigned, nb::tuple, st
 using CodebookRow = std::tuple<unsigned, float, std::int64_t, nb::bytes>;
 using ChunkRow = std::tuple<unsigned, std::size_t, std::size_t, std::size_t>;
 using RunRow = std::tuple<std::size_t, std::optional<unsigned>, std::uint64_t, Shape>;
-
-// Work on every number below a count: this thread and others take the next that is left.
-struct InThreads {
-    std::size_t threads;
-
-    template <class Work>
-    void operator()(std::size_t count, const Work& work) const {
-        std::atomic<std::size_t> next = 0;
-        const auto take_all = [&] {
-            for (std::size_t i = next++; i < count; i = next++) work(i);
-        };
-        std::vector<std::jthread> others;
-        try {
-            for (std::size_t i = 1; i < std::min(threads, count); ++i) others.emplace_back(take_all);
-        } catch (const std::exception&) {  // there are as many as the system gives
-        }
-        take_all();
-    }
-};
 
 // Coders of the Python side: `decode(chunk, coder, payload, shapes)` returns the blocks. Its first exception is kept.
 class PythonDecoder final : public ForeignDecoder {

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -16,6 +18,7 @@
 #include "metaq/methods/hemp.hpp"
 #include "metaq/methods/quantized_view.hpp"
 #include "python/arrays.hpp"
+#include "python/in_threads.hpp"
 
 namespace nb = nanobind;
 
@@ -27,7 +30,7 @@ using Parameters = std::vector<FlatArray<float>>;
 using Counts = Matrix<std::int64_t>;
 using Slopes = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
-constexpr int kMostRadius = 1 << 22;  // symbols beyond are no float32 integers
+constexpr std::size_t kPieceWeights = 1 << 18;  // a thread takes longer to start than to do less
 
 void check_alike(const char* what, const Parameters& arrays, const Parameters& weights) {
     check_size(what, weights.size(), arrays.size());
@@ -36,7 +39,8 @@ void check_alike(const char* what, const Parameters& arrays, const Parameters& w
 
 void check_levels(const std::vector<float>& steps, int radius, const Parameters& weights) {
     check_size("steps", weights.size(), steps.size());
-    if (radius < 0 || radius > kMostRadius) throw std::invalid_argument("radius: expected 0 to 2^22, found another");
+    if (radius < 0 || radius > quantized_view::kMostRadius)
+        throw std::invalid_argument("radius: expected 0 to 2^12, found another");
 }
 
 // Parameters that are quantized and restored at every step: their arrays are checked once.
@@ -45,27 +49,42 @@ public:
     QuantizedParameters(Parameters weights, Parameters latents)
         : weights_(std::move(weights)), latents_(std::move(latents)) {
         check_alike("latents", latents_, weights_);
+        std::size_t total = 0;
+        for (std::size_t t = 0; t < weights_.size(); ++t) {
+            for (std::size_t begin = 0; begin < weights_[t].size(); begin += kPieceWeights)
+                places_.push_back({t, begin});
+            total += weights_[t].size();
+        }
+        most_threads_ = std::max<std::size_t>(1, total / kPieceWeights);
     }
 
-    // Moves the weights to the latents and puts their quantized values in their place; adds to the counts (T, 2 radius + 1)
-    // how often each symbol occurs.
-    void write_quantized(const std::vector<float>& steps, int radius, const std::optional<Counts>& counts) const {
+    // Moves the weights to the latents and puts their quantized values, at most `reach` steps from zero, in their place; adds
+    // to the counts (T, 2 radius + 1) how often each symbol occurs, those beyond the radius as the last.
+    void write_quantized(const std::vector<float>& steps, int reach, int radius, const std::optional<Counts>& counts,
+                         std::size_t threads) const {
         check_levels(steps, radius, weights_);
+        if (reach < 0 || reach > quantized_view::kMostReach)
+            throw std::invalid_argument("reach: expected 0 to 2^22, found another");
         const std::size_t levels = 2 * static_cast<std::size_t>(radius) + 1;
         if (counts) {
             check_size("rows of counts", weights_.size(), counts->shape(0));
             check_size("columns of counts", levels, counts->shape(1));
         }
         nb::gil_scoped_release release;
-        for (std::size_t t = 0; t < weights_.size(); ++t) {
-            quantized_view::write_quantized(parameter(t, nullptr, steps), radius,
-                                            counts ? counts->data() + t * levels : nullptr);
-        }
+        InThreads{std::min(threads, most_threads_)}(places_.size(), [&](std::size_t place) {
+            std::array<std::int64_t, 2 * quantized_view::kMostRadius + 1> own;
+            const std::span<std::int64_t> found{own.data(), counts ? levels : 0};
+            std::fill(found.begin(), found.end(), 0);
+            quantized_view::write_quantized(piece(place, nullptr, steps), reach, radius, found);
+            for (std::size_t i = 0; i < found.size(); ++i) {
+                std::atomic_ref<std::int64_t>(counts->data()[places_[place].parameter * levels + i]) += found[i];
+            }
+        });
     }
 
     // Puts the latents back and adds to the gradients the strength times the slopes (T, 2 radius + 1, 2).
     void restore_latent(const Parameters& gradients, const std::vector<float>& steps, int radius, const Slopes& slopes,
-                        float strength) const {
+                        float strength, std::size_t threads) const {
         check_alike("gradients", gradients, weights_);
         check_levels(steps, radius, weights_);
         const std::size_t levels = 2 * static_cast<std::size_t>(radius) + 1;
@@ -73,18 +92,27 @@ public:
         check_size("columns of slopes", levels, slopes.shape(1));
         check_size("slopes of a level", 2, slopes.shape(2));
         nb::gil_scoped_release release;
-        for (std::size_t t = 0; t < weights_.size(); ++t) {
-            const float* const of_parameter = slopes.data() + t * 2 * levels;
-            quantized_view::restore_latent(parameter(t, gradients[t].data(), steps), radius, of_parameter, strength);
-        }
+        InThreads{std::min(threads, most_threads_)}(places_.size(), [&](std::size_t place) {
+            const float* const of_parameter = slopes.data() + places_[place].parameter * 2 * levels;
+            quantized_view::restore_latent(piece(place, &gradients, steps), radius, of_parameter, strength);
+        });
     }
 
 private:
-    quantized_view::Parameter parameter(std::size_t t, float* gradient, const std::vector<float>& steps) const {
-        return {weights_[t].data(), latents_[t].data(), gradient, weights_[t].size(), steps[t]};
+    struct Place {
+        std::size_t parameter, begin;
+    };
+
+    quantized_view::Piece piece(std::size_t place, const Parameters* gradients, const std::vector<float>& steps) const {
+        const auto [t, begin] = places_[place];
+        float* const gradient = gradients == nullptr ? nullptr : (*gradients)[t].data() + begin;
+        const std::size_t size = std::min(kPieceWeights, weights_[t].size() - begin);
+        return {weights_[t].data() + begin, latents_[t].data() + begin, gradient, size, steps[t]};
     }
 
     Parameters weights_, latents_;
+    std::vector<Place> places_;
+    std::size_t most_threads_ = 1;  // of which each has a piece to do
 };
 
 // The layers of HEMP: their weights and gradients (none while tuples are counted), and how many levels each has; levels and
@@ -212,10 +240,10 @@ void bind_methods(nb::module_& module) {
     // Without conversion: it would fill copies.
     nb::class_<QuantizedParameters>(module, "QuantizedParameters")
         .def(nb::init<Parameters, Parameters>(), nb::arg("weights").noconvert(), nb::arg("latents").noconvert())
-        .def("write_quantized", &QuantizedParameters::write_quantized, nb::arg("steps"), nb::arg("radius"),
-             nb::arg("counts").noconvert().none())
+        .def("write_quantized", &QuantizedParameters::write_quantized, nb::arg("steps"), nb::arg("reach"),
+             nb::arg("radius"), nb::arg("counts").noconvert().none(), nb::arg("threads"))
         .def("restore_latent", &QuantizedParameters::restore_latent, nb::arg("gradients").noconvert(), nb::arg("steps"),
-             nb::arg("radius"), nb::arg("slopes").noconvert(), nb::arg("strength"));
+             nb::arg("radius"), nb::arg("slopes").noconvert(), nb::arg("strength"), nb::arg("threads"));
     module.def("count_tuples", &count_tuples, nb::arg("weights").noconvert(), nb::arg("table").noconvert(),
                nb::arg("level_counts"), nb::arg("cells").noconvert(), nb::arg("shares").noconvert(), nb::arg("order"),
                nb::arg("histogram").noconvert());

@@ -22,7 +22,7 @@ from metaq.methods.sized import Sized
 
 STEPS, FEW_STEPS, BATCH = 200, 20, 32
 METHODS = {
-    "metaq": metaq.METaQ(strength=1e-3, schedule=((0.0, 0.0), (0.25, 1.0))),
+    "metaq": metaq.METaQ(strength=1e-3, schedule=((0, 0.0), (0.25, 1.0))),
     "learned": metaq.METaQ(strength=1e-3, levels=LevelPlacement.LEARNED),
     "hemp": metaq.HEMP(order=1, levels=8, strength=0.05, refresh_every=30),
     "target": metaq.METaQ(target_bytes=120),
@@ -138,7 +138,7 @@ def bound_before_shards(method, folder):
     from torch.distributed.fsdp import fully_shard
 
     model = network()
-    compressor = metaq.Compressor(model, METHODS[method])
+    compressor = metaq.Compressor(model, METHODS[method], training_steps=STEPS)
     fully_shard(model, mesh=distributed.init_device_mesh("cpu", (distributed.get_world_size(),)))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     return outcome(model, train(model, method, *ours(), steps=1, optimizer=optimizer, compressor=compressor)[1])
@@ -148,11 +148,11 @@ def flattened(method, folder):
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
-    return metaq.Compressor(model, METHODS["metaq"])
+    return metaq.Compressor(model, METHODS["metaq"], training_steps=STEPS)
 
 
 def unshardable(method, folder):
-    return metaq.Compressor(sharded(), method)
+    return metaq.Compressor(sharded(), method, training_steps=STEPS)
 
 
 def parts_of(model, optimizer, compressor):

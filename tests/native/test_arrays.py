@@ -18,11 +18,11 @@ def quantized_parameters(sizes=(3, 2), latent_sizes=(3, 2)):
 def test_quantized_parameters_write_and_restore():
     weights, latents, parameters = quantized_parameters()
     counts = np.zeros((2, 3), np.int64)
-    parameters.write_quantized([1.0, 0.5], 1, counts)
+    parameters.write_quantized([1.0, 0.5], 1, 1, counts, 1)
     assert [each.tolist() for each in weights] == [[1.0] * 3, [0.5] * 2]
     assert counts.tolist() == [[0, 0, 3], [0, 0, 2]]
     gradients = [np.zeros_like(each) for each in weights]
-    parameters.restore_latent(gradients, [1.0, 0.5], 1, np.ones((2, 3, 2), np.float32), 2.0)
+    parameters.restore_latent(gradients, [1.0, 0.5], 1, np.ones((2, 3, 2), np.float32), 2.0, 1)
     assert all(map(np.array_equal, weights, latents))
     assert [each.tolist() for each in gradients] == [[2.0] * 3, [0.0] * 2]
 
@@ -33,14 +33,40 @@ def test_quantized_parameters_write_and_restore():
         ((3, 3), [1.0, 1.0], 1, (2, 3), "latents: expected 2, found 3"),
         ((3,), [1.0, 1.0], 1, (2, 3), "latents: expected 2, found 1"),
         ((3, 2), [1.0], 1, (2, 3), "steps: expected 2, found 1"),
-        ((3, 2), [1.0, 1.0], -1, (2, 3), "radius: expected 0 to 2\\^22, found another"),
+        ((3, 2), [1.0, 1.0], -1, (2, 3), "radius: expected 0 to 2\\^12, found another"),
         ((3, 2), [1.0, 1.0], 2, (2, 3), "columns of counts: expected 5, found 3"),
         ((3, 2), [1.0, 1.0], 1, (1, 3), "rows of counts: expected 2, found 1"),
     ],
 )
 def test_quantized_parameters_refuse_other_sizes(latent_sizes, steps, radius, shape, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        quantized_parameters(latent_sizes=latent_sizes)[2].write_quantized(steps, radius, np.zeros(shape, np.int64))
+        quantized_parameters(latent_sizes=latent_sizes)[2].write_quantized(
+            steps, 4, radius, np.zeros(shape, np.int64), 1
+        )
+
+
+def test_quantized_parameters_refuse_symbols_that_float32_does_not_have():
+    with pytest.raises(ValueError, match=r"^reach: expected 0 to 2\^22, found another$"):
+        quantized_parameters()[2].write_quantized([1.0, 1.0], (1 << 22) + 1, 1, None, 1)
+
+
+def test_any_number_of_threads_gives_the_same():
+    generator = np.random.default_rng(0)
+    exact = [generator.normal(size=size).astype(np.float32) for size in (700_001, 5, 0, 300_000)]
+    slopes = generator.normal(size=(4, 7, 2)).astype(np.float32)
+    found = []
+    for threads in (1, 4):
+        weights, latents = ([each.copy() for each in exact] for _ in range(2))
+        gradients = [np.ones_like(each) for each in exact]
+        counts = np.zeros((4, 7), np.int64)
+        parameters = _native.QuantizedParameters(weights, latents)
+        parameters.write_quantized([0.25, 0.5, 1.0, 0.125], 9, 3, counts, threads)
+        quantized = [each.copy() for each in weights]
+        parameters.restore_latent(gradients, [0.25, 0.5, 1.0, 0.125], 3, slopes, 0.5, threads)
+        assert all(map(np.array_equal, weights, exact))
+        assert counts.sum(axis=1).tolist() == [each.size for each in exact]
+        found.append([*quantized, counts, *gradients])
+    assert all(map(np.array_equal, *found))
 
 
 @pytest.mark.parametrize("wrong", [np.zeros(3), np.zeros((3, 2), np.float32)[:, 0], [0.0, 0.0, 0.0]])

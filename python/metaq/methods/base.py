@@ -112,12 +112,6 @@ class BoundMethod(ABC):
     # What the parameters hold.
 
     @property
-    def weight_count(self) -> int:
-        """Weights of all parameters, those of other shards included."""
-        sizes = torch.tensor([parameter.numel() for parameter in self.parameters.values()])
-        return int(self.ranks.sum(sizes).sum())
-
-    @property
     def holds_file_weights(self) -> bool:
         """Whether the parameters hold the weights of the file now."""
         return self.shadow_weights is not None

@@ -31,7 +31,7 @@ from metaq.solvers import knapsack
 _BEGIN, _ARRIVE = 0.1, 0.7  # u_0 and u_1
 _AIM_ABOVE = 1.03
 _FIRST_SHARE, _LARGEST_SHARE = 0.01, 0.5  # of the strength at which both gradients are equally large
-_PROPORTIONAL, _INTEGRAL = 6.0, 80.0  # K_p, K_i
+_PROPORTIONAL, _INTEGRAL = 4.0, 40.0  # K_p, K_i
 _LARGEST_CHANGE = math.log(4.0)  # bound of K_p e, and of the integral's growth from one steering to the next
 _LARGEST_ERROR = 0.1  # e above which weights are moved to where the path is
 _HOLDING_POWER = 50.0  # of B / B_target, which multiplies λ in the last phase while the file is too small
@@ -130,9 +130,10 @@ class Steered(Sizable):
     def aim_at(self, target_bytes: int) -> None:
         """End at a file of so many bytes, by steering the strength; the levels become as fine as that needs."""
         length = known_length(self.training_steps, "a size as the target")
+        weights = weights_of(self)
         self.control = SizeControl(target_bytes, length)
         self.measure_every = 1
-        self.refine_levels(8 * target_bytes / self.weight_count + 1)
+        self.refine_levels(8 * target_bytes / weights + 1)
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """Steer, where there is a target."""
@@ -290,8 +291,14 @@ def aimed(bound: BoundMethod, target: SizeTarget) -> BoundMethod:
     """
     if not isinstance(bound, Sizable):
         raise InputError(f"Sized method: expected METaQ, HEMP or LC, found {type(bound).__name__}")
-    bound.aim_at(target.bytes_for(bound.weight_count))
+    bound.aim_at(target.bytes_for(weights_of(bound)))
     return bound
+
+
+def weights_of(bound: BoundMethod) -> int:
+    """How many weights a method's parameters have, on all ranks together."""
+    sizes = [parameter.new_tensor(parameter.numel(), dtype=torch.int64) for parameter in bound.parameters.values()]
+    return int(bound.ranks.sum(torch.stack(sizes)).sum())
 
 
 def sampled(weights: Tensor) -> Tensor:

@@ -1,14 +1,28 @@
 // Training kernels: quantized values in place of the weights that an optimizer trains, and those again with their gradients.
 //
-// Both make one pass over a parameter. A symbol is the nearest multiple of the step within the radius, ties to even.
+// Both make one pass over a piece of a parameter, for which they wait on memory: write_quantized reads 4 bytes a weight and
+// writes 8, restore_latent reads 8 and writes 8. Pieces may be worked on at once, on any threads. A symbol is the nearest
+// multiple of the step, ties to even; results do not depend on the processor.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(METAQ_NO_SIMD)
+#define METAQ_QUANTIZED_VIEW_X86
+#endif
 
 namespace metaq::quantized_view {
 
-struct Parameter {
+inline constexpr int kMostReach = 1 << 22;      // symbols beyond are no float32 integers
+inline constexpr int kMostRadius = 1 << 12;     // of a table of counts or slopes
+inline constexpr std::size_t kBlock = 1 << 12;  // weights that are counted while they are in the nearest cache
+
+struct Piece {
     float* weights;   // the network's, quantized or latent ones
     float* latent;    // what the optimizer trains, while the weights are quantized
     float* gradient;  // of the loss with respect to the quantized weights
@@ -16,10 +30,10 @@ struct Parameter {
     float step;
 };
 
-// w / step, clipped to the radius; NaN becomes the radius, so that its symbol is an index like any other.
-inline float clipped(float scaled, float radius) {
-    const float from_above = scaled <= radius ? scaled : radius;
-    return from_above >= -radius ? from_above : -radius;
+// w / step, clipped to the limit; NaN becomes the limit, so that its symbol is an index like any other.
+inline float clipped(float scaled, float limit) {
+    const float from_above = scaled <= limit ? scaled : limit;
+    return from_above >= -limit ? from_above : -limit;
 }
 
 // Adding and taking away 1.5 * 2^23 rounds to nearest even, without a call, and never gives a negative zero.
@@ -28,34 +42,78 @@ inline float nearest(float clipped) {
     return (clipped + kShift) - kShift;
 }
 
-// latent <- weights, weights <- their quantized values; counts (2 * radius + 1 of them, or none) get every symbol added.
-inline void write_quantized(const Parameter& parameter, int radius, std::int64_t* counts) {
+// Adds how often each symbol occurs; those beyond the radius count as the last.
+inline void count(const float* latent, std::size_t size, float step, int radius, std::span<std::int64_t> counts) {
     const float limit = static_cast<float>(radius);
-    for (std::size_t i = 0; i < parameter.size; ++i) {
-        const float weight = parameter.weights[i];
-        parameter.latent[i] = weight;
-        parameter.weights[i] = nearest(clipped(weight / parameter.step, limit)) * parameter.step;
+    std::array<std::int32_t, kBlock> places;
+    for (std::size_t i = 0; i < size; ++i) {
+        places[i] = static_cast<std::int32_t>(nearest(clipped(latent[i] / step, limit))) + radius;
     }
-    if (counts == nullptr) return;
-    for (std::size_t i = 0; i < parameter.size; ++i) {
-        ++counts[static_cast<int>(nearest(clipped(parameter.latent[i] / parameter.step, limit))) + radius];
+    for (std::size_t i = 0; i < size; ++i) ++counts[static_cast<std::size_t>(places[i])];
+}
+
+namespace detail {
+
+inline void write_quantized(const Piece& piece, int reach, int radius, std::span<std::int64_t> counts) {
+    const float limit = static_cast<float>(reach);
+    for (std::size_t begin = 0; begin < piece.size; begin += kBlock) {
+        const std::size_t size = std::min(kBlock, piece.size - begin);
+        float* const weights = piece.weights + begin;
+        float* const latent = piece.latent + begin;
+        for (std::size_t i = 0; i < size; ++i) {
+            const float weight = weights[i];
+            latent[i] = weight;
+            weights[i] = nearest(clipped(weight / piece.step, limit)) * piece.step;
+        }
+        if (!counts.empty()) count(latent, size, piece.step, radius, counts);
     }
 }
 
-// weights <- latent, gradient += strength * slope. Slopes: for every level, that below it and that above it.
-inline void restore_latent(const Parameter& parameter, int radius, const float* slopes, float strength) {
+inline void restore_latent(const Piece& piece, int radius, const float* slopes, float strength) {
     const float limit = static_cast<float>(radius);
-    for (std::size_t i = 0; i < parameter.size; ++i) {
-        const float scaled = parameter.latent[i] / parameter.step;
+    for (std::size_t i = 0; i < piece.size; ++i) {
+        const float weight = piece.latent[i];
+        const float scaled = weight / piece.step;
         const float symbol = nearest(clipped(scaled, limit));
-        const bool is_above = scaled > symbol;
+        const int is_above = scaled > symbol;
         const float slope = slopes[2 * (static_cast<int>(symbol) + radius) + is_above];
-        // Outside the levels the weight is clipped, and the regulariser is flat. A product, since no
-        // processor predicts a branch on that.
+        // Outside the levels the regulariser is flat. A product, since no processor predicts a branch on that.
         const bool is_inside = (scaled >= -limit) & (scaled <= limit);
-        parameter.gradient[i] += strength * (slope * static_cast<float>(is_inside));
-        parameter.weights[i] = parameter.latent[i];
+        piece.gradient[i] += strength * (slope * static_cast<float>(is_inside));
+        piece.weights[i] = weight;
     }
+}
+
+#ifdef METAQ_QUANTIZED_VIEW_X86
+// Without FMA, which would round once where the portable form rounds twice.
+[[gnu::target("avx2"), gnu::flatten]] inline void write_quantized_avx2(const Piece& piece, int reach, int radius,
+                                                                       std::span<std::int64_t> counts) {
+    write_quantized(piece, reach, radius, counts);
+}
+
+[[gnu::target("avx2"), gnu::flatten]] inline void restore_latent_avx2(const Piece& piece, int radius,
+                                                                      const float* slopes, float strength) {
+    restore_latent(piece, radius, slopes, strength);
+}
+#endif
+
+}  // namespace detail
+
+// latent <- weights, weights <- their quantized values, clipped to `reach` steps. `counts` (2 * radius + 1 of them, or none)
+// get every symbol added, those beyond the radius to the last.
+inline void write_quantized(const Piece& piece, int reach, int radius, std::span<std::int64_t> counts) {
+#ifdef METAQ_QUANTIZED_VIEW_X86
+    if (__builtin_cpu_supports("avx2")) return detail::write_quantized_avx2(piece, reach, radius, counts);
+#endif
+    detail::write_quantized(piece, reach, radius, counts);
+}
+
+// weights <- latent, gradient += strength * slope. Slopes: for every level up to the radius, that below it and that above it.
+inline void restore_latent(const Piece& piece, int radius, const float* slopes, float strength) {
+#ifdef METAQ_QUANTIZED_VIEW_X86
+    if (__builtin_cpu_supports("avx2")) return detail::restore_latent_avx2(piece, radius, slopes, strength);
+#endif
+    detail::restore_latent(piece, radius, slopes, strength);
 }
 
 }  // namespace metaq::quantized_view

@@ -155,8 +155,9 @@ def test_steps_are_short_numbers():
     [
         {"strength": -1.0},
         {"strength": float("nan")},
-        {"step": 0.0},
-        {"radius": 0},
+        {"step": -0.1},
+        {"start_error": 0.0},
+        {"radius": -1},
         {"refresh_every": 0},
         {"schedule": ((0.5, 1.0), (0.5, 0.0))},
         {"schedule": ((0.5, 1.0), (5, 0.0))},

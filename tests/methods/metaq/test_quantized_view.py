@@ -7,12 +7,12 @@ from torch import nn
 from metaq.methods.metaq.quantized_view import QuantizedView
 
 
-def parameters_and_view(radius=4, is_native=True):
+def parameters_and_view(radius=4, is_native=True, is_open=False):
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(7, 5, generator=generator), torch.randn(11, generator=generator) * 3, torch.zeros(0, 3)]
     weights[1][:5] = torch.tensor([0.25, -0.25, 0.75, 1e30, -0.0])  # ties, an outlier, a negative zero
     parameters = [nn.Parameter(weight) for weight in weights]
-    view = QuantizedView(parameters, [0.25, 0.5, 1.0], radius)
+    view = QuantizedView(parameters, [0.25, 0.5, 1.0], radius, is_open)
     view._is_native = lambda: is_native
     return parameters, view
 
@@ -31,10 +31,23 @@ def test_shows_nearest_levels_and_counts_them(is_native):
     assert all(map(torch.equal, parameters, latents))
 
 
-def test_both_paths_are_equal_to_the_last_bit():
+@pytest.mark.parametrize("is_native", [True, False])
+def test_open_levels_reach_as_far_as_the_weights(is_native):
+    parameter = nn.Parameter(torch.tensor([0.1, -0.9, 4.2, -87.0]))
+    view = QuantizedView([parameter], [0.5], 2, is_open=True)
+    view._is_native = lambda: is_native
+    counts = view.put_quantized(count=True)
+    assert parameter.tolist() == [0.0, -1.0, 4.0, -87.0]
+    assert counts.tolist() == [[2, 0, 1, 0, 1]]
+    view.add_slopes(torch.ones(1, 5, 2), 1.0)
+    assert parameter.grad.tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_both_paths_are_equal_to_the_last_bit(is_open):
     results = []
     for is_native in (True, False):
-        parameters, view = parameters_and_view(is_native=is_native)
+        parameters, view = parameters_and_view(is_native=is_native, is_open=is_open)
         slopes = torch.randn(3, 9, 2, generator=torch.Generator().manual_seed(1))
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 0.125)

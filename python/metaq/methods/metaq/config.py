@@ -177,9 +177,10 @@ class METaQConfiguration:
     refresh_every: int = 10
     slopes: Slopes = Slopes.HULL
     levels: LevelPlacement = LevelPlacement.FIXED
-    step: float = 0.15
+    start_error: float = 1e-3
+    step: float = 0.0
     step_learning_rate: float = 1e-3
-    radius: int = 15
+    radius: int = 0
     around_mean: AroundMean = field(default_factory=AroundMean)
     counts: Counts = field(default_factory=Counts)
     perspective: Perspective = field(default_factory=Perspective)
@@ -200,9 +201,10 @@ class METaQConfiguration:
             self,
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
             ("schedule", is_schedule(self.schedule), "rising shares of the training, 0 to 1, with finite factors"),
-            ("step", 0 < self.step <= 1, "more than 0 and at most 1"),
+            ("start_error", 0 < self.start_error < 1, "more than 0 and less than 1"),
+            ("step", 0 <= self.step <= 1, "more than 0 and at most 1, or 0 for steps from start_error"),
             ("step_learning_rate", 0 < self.step_learning_rate <= 1, "more than 0 and at most 1"),
-            ("radius", 1 <= self.radius <= 2048, "1 to 2048"),
+            ("radius", 0 <= self.radius <= 2048, "1 to 2048, or 0 for as far as the weights reach"),
             ("refresh_every", self.refresh_every >= 1, "at least 1"),
             ("tolerance", self.tolerance >= 0 and math.isfinite(self.tolerance), "a finite number of at least 0"),
             ("levels", not (self.size_target and is_around), "levels at zero where there is a target"),

@@ -38,11 +38,12 @@ class LearnedSteps:
     @torch.no_grad()
     def on_loss_gradients(self) -> None:
         """Note the loss's part of the gradient; call between ``backward()`` and `QuantizedView.add_slopes`."""
-        reaches = [step * self.view.radius for step in self.view.steps]
-        columns = list(zip(self.view.parameters, self.view.latent_weights(), reaches, strict=True))
-        moves = [quantized.detach() - latent * (latent.abs() <= reach) for quantized, latent, reach in columns]
+        columns = zip(self.view.parameters, self.view.latent_weights(), self.view.steps, strict=True)
         self._loss_part = torch.stack(
-            [_dot(gradient_of(p), m) for p, m in zip(self.view.parameters, moves, strict=True)]
+            [
+                _dot(gradient_of(p), p.detach() - latent * (latent.abs() <= step * self.view.reach))
+                for p, latent, step in columns
+            ]
         )
         self._before = self._pull()
 
@@ -53,6 +54,11 @@ class LearnedSteps:
         self.logarithms.grad = self.view.ranks.sum(gradient)
         self.optimizer.step()
         self.view.steps = self.logarithms.exp().tolist()
+
+    @torch.no_grad()
+    def adopt_steps(self) -> None:
+        """Go on from the view's steps, which somebody has changed."""
+        self.logarithms.copy_(torch.tensor(self.view.steps, dtype=torch.float64).log_())
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly as before."""

@@ -43,9 +43,14 @@ class METaQ(METaQConfiguration, Method):
         refresh_every: training steps between two determinations of ξ.
         slopes: how β is read off ξ; the perspective allows only the hull.
         levels: where they are.
-        step: distance between levels, as a fraction of each tensor's largest magnitude when training begins.
+        start_error: the steps between levels are the largest at which quantizing the weights that training begins with
+            changes them by at most this share of their energy, Σ ‖w - ŵ‖² / Σ ‖w‖², at the same slope for all tensors.
+            They double where a tensor's weights come to double. Tensors that begin at zero, or nearly, take theirs from
+            where their first updates lead.
+        step: instead, distance between levels as a fraction of each tensor's largest magnitude when training begins,
+            for good; 0 for none.
         step_learning_rate: about the largest relative change of a learned step in one training step.
-        radius: levels on either side of zero; weights beyond are clipped to the last.
+        radius: levels on either side of zero; weights beyond are clipped to the last. 0 for as far as weights reach.
         around_mean: the levels, where they are around w̄.
         final: how weights become symbols at the end.
         tolerance: by how much, relatively, the validation loss may rise for a cheaper final quantization.

@@ -7,7 +7,7 @@ levels each.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,9 @@ from metaq.methods.metaq.float_view import FloatView
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.size_control import code_lengths
 from metaq.solvers import dual, knapsack, perspective
+
+_FAR_SHARE = 2.0**-13  # of a set's weights may lie beyond the levels whose code lengths make the hull
+_STEEP_BITS = 64.0  # more than two neighbouring levels' code lengths can differ by
 
 View = QuantizedView | FloatView
 
@@ -47,6 +50,9 @@ class BoundObjective(ABC):
     def add_gradients(self, view: View, strength: float) -> None:
         """Add ``strength·β`` to the gradients; the parameters hold the latent weights afterwards."""
 
+    def release(self, sets: Sequence[int]) -> None:
+        """Let these sets' weights go without a pull until ξ are determined again, where the objective can."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly as before."""
@@ -65,7 +71,14 @@ class CodeLengthObjective(BoundObjective):
 
     def refresh(self, view: View, counts: Tensor) -> None:
         """Shannon's code lengths of one histogram, and their slopes."""
-        self.slopes = slope_table(self.kind, code_lengths(counts), view.levels())
+        if isinstance(view, QuantizedView) and view.is_open:
+            self.slopes = open_slope_table(self.kind, counts, view.levels())
+        else:
+            self.slopes = slope_table(self.kind, code_lengths(counts), view.levels())
+
+    def release(self, sets: Sequence[int]) -> None:
+        """Flat slopes."""
+        self.slopes[list(sets)] = 0.0
 
     def add_gradients(self, view: View, strength: float) -> None:
         """β is read off the table."""
@@ -165,6 +178,31 @@ def slope_table(kind: Slopes, xi: Tensor, levels: Tensor) -> Tensor:
     below = torch.cat([cells[:, :1], cells], dim=1)
     above = torch.cat([cells, cells[:, -1:]], dim=1)
     return torch.stack([below, above], dim=2).to(torch.float32).contiguous()
+
+
+def open_slope_table(kind: Slopes, counts: Tensor, levels: Tensor) -> Tensor:
+    """`slope_table` of code lengths where levels go on without end: flat beyond those that nearly all weights take.
+
+    A few far weights are no reason to pull all others less, as the hull would have it: to the levels between, which are
+    empty, it would give the slope of a line from zero to the farthest weight.
+
+    Args:
+        counts: int64 (S, 2R + 1), of the levels -R ... R.
+        levels: (S, 2R + 1).
+    """
+    device = counts.device  # the work is the CPU's, where a hull takes O(R)
+    counts, levels = counts.cpu(), levels.cpu()
+    radius = counts.shape[1] // 2
+    places = torch.arange(-radius, radius + 1)
+    by_distance = torch.zeros(len(counts), radius + 1, dtype=counts.dtype)
+    by_distance.scatter_add_(1, places.abs().expand_as(counts), counts)
+    beyond = by_distance.sum(dim=1, keepdim=True) - by_distance.cumsum(dim=1)
+    allowed = by_distance.sum(dim=1, keepdim=True) * _FAR_SHARE
+    cores = (beyond > allowed).sum(dim=1, keepdim=True).clamp(min=1, max=radius)
+    steep = _STEEP_BITS * (places.abs() - cores).clamp(min=0)  # so that levels beyond take no part in the hull
+    slopes = slope_table(kind, code_lengths(counts) + steep, levels)
+    inside = torch.stack([(places > -cores) & (places <= cores), (places >= -cores) & (places < cores)], dim=2)
+    return slopes.mul_(inside).to(device)
 
 
 def _without_zero(radius: int) -> Tensor:

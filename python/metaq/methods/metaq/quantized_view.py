@@ -2,7 +2,8 @@
 
 It works in place, without a second network: `put_quantized` puts the quantized weights into the parameters and keeps
 the latent ones aside; `add_slopes` puts those back once the gradients are there. On the CPU each is one pass of a
-native kernel, elsewhere a few tensor operations that never wait for the device.
+native kernel, on as many threads as torch has, elsewhere a few tensor operations that never wait for the device. Beside
+the parameters there is one copy of them.
 """
 
 from __future__ import annotations
@@ -17,24 +18,34 @@ from metaq import _native
 from metaq.methods.base import gradient_of
 from metaq.methods.training import Ranks
 
+MOST_REACH = 1 << 22  # steps from zero beyond which float32 has no multiples of a step
+
 
 class QuantizedView:
-    """Quantized and latent weights of some parameters, each with its own levels ``step * (-radius ... radius)``.
+    """Quantized and latent weights of some parameters, each with its own levels: multiples of its step.
 
     Args:
         parameters: float32, all on one device.
         steps: distance between levels, one for each parameter.
-        radius: levels on either side of zero; weights beyond are clipped to the last.
+        radius: levels on either side of zero that have counts and slopes.
         ranks: who have the parameters' other shards.
+        is_open: whether the levels go on beyond, as far as the weights reach; they count as the last, and have no
+            slopes. Otherwise weights beyond are clipped to the last.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], steps: Sequence[float], radius: int, ranks: Ranks | None = None
+        self,
+        parameters: Sequence[nn.Parameter],
+        steps: Sequence[float],
+        radius: int,
+        ranks: Ranks | None = None,
+        is_open: bool = False,
     ) -> None:
         self.parameters = list(parameters)
         self.steps = list(steps)
         self.radius = radius
         self.ranks = ranks or Ranks()
+        self.is_open = is_open
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.shadow_weights: list[Tensor] | None = None  # the latent ones, while the parameters hold the quantized
         self.pinned: list[Tensor] | None = None  # True where a weight stays at `pinned_values` of its parameter
@@ -48,8 +59,13 @@ class QuantizedView:
         """Whether the parameters hold the quantized weights now."""
         return self.shadow_weights is not None
 
+    @property
+    def reach(self) -> int:
+        """How many steps from zero a quantized weight is at most."""
+        return MOST_REACH if self.is_open else self.radius
+
     def levels(self) -> Tensor:
-        """Every parameter's levels: float64 (T, 2 * radius + 1)."""
+        """Every parameter's levels that have slopes: float64 (T, 2 * radius + 1)."""
         device = self.parameters[0].device
         places = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64, device=device)
         return torch.tensor(self.steps, dtype=torch.float64, device=device)[:, None] * places
@@ -76,7 +92,8 @@ class QuantizedView:
         """Put the quantized weights into the parameters.
 
         Returns:
-            with ``count``, how often each parameter has each symbol, in all its shards: int64 (T, 2 * radius + 1).
+            with ``count``, how often each parameter has each symbol, in all its shards: int64 (T, 2 * radius + 1);
+            those beyond the radius count as the last.
         """
         self.put_latent()
         if self.pinned is not None:
@@ -88,7 +105,9 @@ class QuantizedView:
         counts = torch.zeros(len(self.sizes), levels, dtype=torch.int64, device=device) if count else None
         if self._is_native():
             array = None if counts is None else counts.numpy()
-            self._native_parameters().write_quantized(self.steps, self.radius, array)
+            self._native_parameters().write_quantized(
+                self.steps, self.reach, self.radius, array, torch.get_num_threads()
+            )
             return None if counts is None else self.ranks.sum(counts)
         for index, (parameter, latent, step) in enumerate(
             zip(self.parameters, self.shadow_weights, self.steps, strict=True)
@@ -96,7 +115,7 @@ class QuantizedView:
             latent.copy_(parameter)
             symbols = self._symbols(latent, step)
             if counts is not None:
-                positions = symbols.to(torch.int64).add_(self.radius).reshape(-1)
+                positions = symbols.clamp(-self.radius, self.radius).to(torch.int64).add_(self.radius).reshape(-1)
                 counts[index].scatter_add_(0, positions, torch.ones_like(positions))
             torch.mul(symbols, step, out=parameter)
         return None if counts is None else self.ranks.sum(counts)
@@ -132,11 +151,13 @@ class QuantizedView:
             self.put_latent()
         elif self._is_native() and all(_is_plain(gradient) and not gradient.requires_grad for gradient in gradients):
             arrays = [gradient.numpy() for gradient in gradients]
-            self._native_parameters().restore_latent(arrays, self.steps, self.radius, slopes.numpy(), strength)
+            self._native_parameters().restore_latent(
+                arrays, self.steps, self.radius, slopes.numpy(), strength, torch.get_num_threads()
+            )
         else:
             for index, (latent, gradient) in enumerate(zip(self.shadow_weights, gradients, strict=True)):
                 scaled = latent / self.steps[index]
-                symbols = self._symbols(latent, self.steps[index])
+                symbols = self._symbols(latent, self.steps[index]).clamp_(-self.radius, self.radius)
                 side = symbols.to(torch.int64).add_(self.radius).mul_(2).add_(scaled > symbols)
                 beta = slopes[index].view(-1)[side].mul_(scaled.abs_() <= self.radius)
                 gradient.add_(beta, alpha=strength)
@@ -158,8 +179,8 @@ class QuantizedView:
         self.pinned = [self._symbols(parameter, step) == level for parameter, step, level in columns]
 
     def _symbols(self, weights: Tensor, step: float) -> Tensor:
-        """Float symbols: the nearest multiples within the radius, ties to even, no negative zero."""
-        return (weights / step).clamp_(-self.radius, self.radius).round_().add_(0.0)
+        """Float symbols: the nearest multiples within reach, ties to even, no negative zero."""
+        return (weights / step).clamp_(-self.reach, self.reach).round_().add_(0.0)
 
     def _is_native(self) -> bool:
         return all(map(_is_plain, self.parameters))

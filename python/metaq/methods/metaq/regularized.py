@@ -11,6 +11,7 @@ from torch import Tensor
 from metaq.codebook import UniformCodebook, short_step
 from metaq.methods.base import BoundMethod
 from metaq.methods.metaq.config import Final, LevelPlacement, METaQConfiguration, Objective
+from metaq.methods.metaq.growing_steps import GrowingSteps
 from metaq.methods.metaq.learned_steps import LearnedSteps
 from metaq.methods.metaq.objectives import (
     BoundObjective,
@@ -21,10 +22,12 @@ from metaq.methods.metaq.objectives import (
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.schedule import factor_at, in_steps
-from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled, weights_of
 from metaq.methods.training import Training
 
-_LARGEST_RADIUS = 1024  # that levels which are made finer may need
+_OPEN_RADIUS, _SOLVED_RADIUS = 511, 63  # levels on either side of zero with slopes, where levels go on without end
+_LARGEST_RADIUS = 1024  # that levels which are made finer may need, where they end
+_HALVINGS = 10  # of the steps, at most, that levels which are made finer may take
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
 
 
@@ -85,9 +88,15 @@ class BoundMETaQ(RegularizedTraining, Steered):
         if config.objective is not Objective.CODELENGTH:
             self.ranks.refuse_shards("METaQ objective", "Objective.CODELENGTH, or whole parameters")
         tensors = list(self.parameters.values())
-        greatest = self.ranks.max(torch.stack([_greatest(tensor) for tensor in tensors])).tolist()
-        steps = [short_step(config.step * most) for most in greatest]
-        self.view = QuantizedView(tensors, steps, config.radius, self.ranks)
+        self.growing: GrowingSteps | None = None
+        if config.step:
+            greatest = self.ranks.max(torch.stack([_greatest(tensor) for tensor in tensors])).tolist()
+            steps = [short_step(config.step * most) for most in greatest]
+        else:
+            self.growing = GrowingSteps(tensors, config.start_error, self.training_steps, self.ranks)
+            steps = self.growing.steps
+        open_radius = _OPEN_RADIUS if config.objective is Objective.CODELENGTH else _SOLVED_RADIUS
+        self.view = QuantizedView(tensors, steps, config.radius or open_radius, self.ranks, is_open=not config.radius)
         self.is_straight_through = True
         self.needs_validation_loss = config.final is Final.RATE
         is_learned = config.levels is LevelPlacement.LEARNED
@@ -114,12 +123,11 @@ class BoundMETaQ(RegularizedTraining, Steered):
             torch._foreach_copy_(self.view.latent_weights(), self.settled)
             self.settled = None
         if not self.holds_file_weights or must_refresh:
-            counts = self.view.put_quantized(count=must_refresh)
+            if must_refresh:
+                self._refresh()
+            else:
+                self.view.put_quantized()
             self._versions = self._present_versions()
-            if counts is not None:
-                self.counts = counts
-                self.objective.refresh(self.view, counts)
-                self.has_refreshed = True
 
     def on_gradients(self) -> None:
         """Give the optimizer the latent weights, both gradients, and the steps' own where they are learned."""
@@ -186,27 +194,26 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
-        settled = {} if self.settled is None else {"settled": self.ranks.spread(self.settled)}
-        return (
-            super().state_dict()
-            | settled
-            | {
-                "counts": self.counts.tolist(),
-                "has_refreshed": self.has_refreshed,
-                "radius": self.view.radius,
-                "steps": self.view.steps,
-                "learned": self.learned and self.learned.state_dict(),
-                "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
-                "pinned_values": self.view.pinned_values,
-            }
-        )
+        return super().state_dict() | {
+            "counts": self.counts.tolist(),
+            "settled": self.settled and self.ranks.spread(self.settled),
+            "has_refreshed": self.has_refreshed,
+            "radius": self.view.radius,
+            "steps": self.view.steps,
+            "growing": self.growing and self.growing.state_dict(),
+            "learned": self.learned and self.learned.state_dict(),
+            "pinned": self.ranks.spread(self.view.pinned or [_nowhere(tensor) for tensor in self.view.parameters]),
+            "pinned_values": self.view.pinned_values,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict({**state, "holds_file_weights": False})
-        self.settled = self.on_device(self.ranks.local(state["settled"])) if "settled" in state else None
-        self.counts, self.has_refreshed = self.on_device(torch.tensor(state["counts"])), state["has_refreshed"]
+        self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
+        self.counts, self.has_refreshed = torch.tensor(state["counts"]), state["has_refreshed"]
         self.view.steps, self.view.radius = list(state["steps"]), state["radius"]
+        if self.growing is not None:
+            self.growing.load_state_dict(state["growing"])
         if self.learned is not None:
             self.learned.load_state_dict(state["learned"])
         self.view.pinned_values = list(state["pinned_values"])
@@ -215,14 +222,46 @@ class BoundMETaQ(RegularizedTraining, Steered):
             self.ranks.local(state["latent_weights"]) if state["holds_file_weights"] else None
         )
 
+    def _refresh(self) -> None:
+        """Put quantized weights into the parameters, on steps that have grown with them, and determine ξ."""
+        self.counts = self._put_counted()
+        growing = self._growing_now()
+        while growing is not None and (steps := growing.grown(self.view.steps, self.counts)) != self.view.steps:
+            self.view.put_latent()
+            self.view.steps = steps
+            if self.learned is not None:
+                self.learned.adopt_steps()
+            self.counts = self._put_counted()
+        self.objective.refresh(self.view, self.counts)
+        if self.growing is not None:
+            self.objective.release(self.growing.free(self.training_step))
+        self.has_refreshed = True
+
+    def _growing_now(self) -> GrowingSteps | None:
+        """The growth of the steps, unless they are settled, or are learned and have a scale to learn from."""
+        if self.growing is None or self.is_last_phase:
+            return None
+        return self.growing if self.learned is None or self.training_step < self.growing.free_steps else None
+
+    def _put_counted(self) -> Tensor:
+        counts = self.view.put_quantized(count=True)
+        assert counts is not None
+        return counts
+
     # What a control of the size needs.
 
     def refine_levels(self, bits_per_weight: float) -> None:
         """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
-        weights = self.weight_count
-        while 8 * entropy_bytes(self._counts_now()) / weights < bits_per_weight and self.view.radius < _LARGEST_RADIUS:
+        weights = weights_of(self)
+        for _ in range(_HALVINGS):
+            is_fine = 8 * entropy_bytes(self._counts_now()) / weights >= bits_per_weight
+            if is_fine or (self.view.radius >= _LARGEST_RADIUS and not self.view.is_open):
+                break
             self.view.steps = [short_step(step / 2) for step in self.view.steps]
-            self.view.radius *= 2
+            if self.growing is not None:
+                self.growing.halve()
+            if not self.view.is_open:
+                self.view.radius *= 2
         if self.learned is not None:
             self.learned = LearnedSteps(self.view, self.config.step_learning_rate)
 
@@ -242,8 +281,9 @@ class BoundMETaQ(RegularizedTraining, Steered):
         for index, weights in enumerate(self.view.latent_weights()):
             pinned = None if self.view.pinned is None else sampled(self.view.pinned[index])
             sample = sampled(weights)
-            places = self._cheapest(index, sample, self.rate_weight, pinned).add_(self.view.radius)
-            counts = places.bincount(minlength=2 * self.view.radius + 1)
+            radius = self.view.radius
+            places = self._cheapest(index, sample, self.rate_weight, pinned).clamp_(-radius, radius).add_(radius)
+            counts = places.bincount(minlength=2 * radius + 1)
             rows.append(counts * (weights.numel() / max(1, sample.numel())))
         return entropy_bytes(self.ranks.sum(torch.stack(rows)))
 
@@ -273,20 +313,19 @@ class BoundMETaQ(RegularizedTraining, Steered):
         return None if self.view.pinned is None else self.view.pinned[index]
 
     def _cheapest(self, index: int, weights: Tensor, rate_weight: float, pinned: Tensor | None) -> Tensor:
-        """Rate-aware symbols of a parameter's weights, int32; the pinned ones of them stay where they are."""
+        """Rate-aware symbols of a parameter's weights, int32; pinned ones, and those without a level here, stay."""
         radius, step = self.view.radius, self.view.steps[index]
         places = torch.arange(-radius, radius + 1, device=weights.device)
         price = self.control.prices[index] if self.control and self.control.prices else 1.0
         chosen = cheapest(weights / step, places, self.lengths[index], price * rate_weight).sub_(radius)
-        if pinned is None:
-            return chosen
-        return torch.where(pinned, self.view.symbols(index, weights), chosen)
+        present = self.view.symbols(index, weights)
+        stays = present.abs() > radius  # so far out that it has no code length
+        return torch.where(stays if pinned is None else stays | pinned, present, chosen)
 
     def _counts_now(self) -> Tensor:
         self.restore_weights()
-        counts = self.view.put_quantized(count=True)
+        counts = self._put_counted()
         self.view.put_latent()
-        assert counts is not None
         return counts
 
     def _pin_commonest(self) -> None:
