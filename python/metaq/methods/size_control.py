@@ -31,7 +31,7 @@ from metaq.solvers import knapsack
 _BEGIN, _ARRIVE = 0.1, 0.7  # u_0 and u_1
 _AIM_ABOVE = 1.03
 _FIRST_SHARE, _LARGEST_SHARE = 0.01, 0.5  # of the strength at which both gradients are equally large
-_PROPORTIONAL, _INTEGRAL = 4.0, 40.0  # K_p, K_i
+_PROPORTIONAL, _INTEGRAL = 5.0, 60.0  # K_p, K_i
 _LARGEST_CHANGE = math.log(4.0)  # bound of K_p e, and of the integral's growth from one steering to the next
 _LARGEST_ERROR = 0.1  # e above which weights are moved to where the path is
 _HOLDING_POWER = 50.0  # of B / B_target, which multiplies λ in the last phase while the file is too small
