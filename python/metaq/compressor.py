@@ -261,7 +261,6 @@ class Compressor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the model's own state may be loaded before or after, or before binding."""
-        self._shown.forget()
         self.training_step, self.is_last_phase = state["training_step"], state["is_last_phase"]
         with torch.no_grad():
             for working in self._working:
@@ -270,6 +269,7 @@ class Compressor:
         self.bound.load_state_dict(state["method"])
         if self.frozen is not None:
             self.frozen.load_state_dict(state["frozen"])
+        self._shown.load()
 
     def __reduce__(self) -> NoReturn:
         raise InputError("Compressor: expected no copy, since it belongs to one model; its state_dict() can be saved")

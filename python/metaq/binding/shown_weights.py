@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from metaq.binding.shards import reshard
 from metaq.binding.team import Team
 from metaq.binding.working_parameters import WorkingParameter
-from metaq.errors import InputError
 from metaq.methods.base import BoundMethod
 
 
@@ -53,10 +53,13 @@ class ShownWeights:
             working.lend()
         self.mode = None
 
-    def forget(self) -> None:
-        """The method's state is another now, of which nothing is shown yet."""
-        if self.is_unchanged():
-            self.restore()  # what is shown comes from other levels
+    @torch.no_grad()
+    def load(self) -> None:
+        """Put into the parameters what the method says that they hold, whose state was loaded."""
+        self._find_shards()
+        if self._bound.holds_file_weights:
+            for name, weights in self._bound.file_weights().items():
+                self._bound.parameters[name].copy_(weights)
         for working in self._working:
             working.show()
         self.mode = None
@@ -67,14 +70,6 @@ class ShownWeights:
             working.adopt()
         self._bound.adopt_weights()
         self.mode = None
-
-    def is_unchanged(self) -> bool:
-        """Whether nobody has put other weights into the parameters since something was shown."""
-        try:
-            self._bound.check_unchanged()
-        except InputError:
-            return False
-        return True
 
     def check_parameters(self) -> None:
         """Raise an InputError unless the model still has the parameters that were bound."""
