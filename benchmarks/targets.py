@@ -62,7 +62,7 @@ def train(
     def write(compressed: CompressedModel) -> bytes:
         return encode(compressed, coder)
 
-    compressor = None if method is None else metaq.Compressor(model, method, optimizer, scheduler, write)
+    compressor = None if method is None else metaq.Compressor(model, method, optimizer, len(batches), write)
     started = time.perf_counter()
     model.train()
     for batch in batches:

@@ -163,7 +163,7 @@ def trained(method, epochs, seed=0):
         (metaq.METaQ(target_ratio=17.7704), 10_000, 0.92),
         (metaq.Sized(metaq.LC(), target_bytes=1000), 1000, 0.85),
         (metaq.Sized(metaq.LC(), target_bytes=3000), 3000, 0.9),
-        (metaq.Sized(metaq.HEMP(), target_bytes=3000), 3000, 0.85),
+        (metaq.Sized(metaq.HEMP(), target_bytes=3000), 3000, 0.7),
         (metaq.Sized(metaq.HEMP(), target_bytes=10_000), 10_000, 0.92),
     ],
 )

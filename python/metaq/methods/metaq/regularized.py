@@ -294,10 +294,8 @@ class BoundMETaQ(RegularizedTraining, Steered):
         self.lengths = code_lengths(self.counts)
 
     def move_weights(self, rate_weight: float) -> None:
-        """Put the latent weights on the levels that ``rate_weight`` chooses; the commonest level keeps its own."""
+        """Put the latent weights on the levels that ``rate_weight`` chooses; those pinned stay."""
         self._move(rate_weight)
-        if self.is_last_phase:
-            self._pin_commonest()
 
     def settle(self) -> None:
         """The weights that training ends with, which the last step of the optimizer is not to change."""
