@@ -25,7 +25,7 @@ model, optimizer, loader = accelerator.prepare(
     DataLoader(TensorDataset(data.train.images, data.train.labels), 16, shuffle=True),
 )
 steps = epochs * -(-len(loader) // accelerator.gradient_accumulation_steps)
-compressor = metaq.Compressor(model, metaq.METaQ(strength=3e-5), optimizer, training_steps=steps)  # new
+compressor = metaq.Compressor(model, metaq.METaQ(), optimizer, training_steps=steps)  # new
 
 for epoch in range(epochs):
     for images, labels in loader:

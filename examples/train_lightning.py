@@ -37,7 +37,7 @@ data = by_name("mnist")(5000) if "METAQ_DATA" in os.environ else by_name("digits
 train, held_out = (TensorDataset(part.images, part.labels) for part in (data.train, data.validation))
 trainer = Trainer(
     max_epochs=3 if "METAQ_DATA" in os.environ else 5,
-    callbacks=[MetaqCallback(metaq.METaQ(strength=3e-5), path)],  # new
+    callbacks=[MetaqCallback(metaq.METaQ(), path)],  # new
     enable_checkpointing=False,
     logger=False,
 )

@@ -20,7 +20,7 @@ from metaq.binding.optimizers import OptimizerHooks, check_held, length_of
 from metaq.binding.report import Report
 from metaq.binding.selection import Fate, Methods, select, unwrapped
 from metaq.binding.sharded_parameter import working_parameter
-from metaq.binding.shards import reshard
+from metaq.binding.shown_weights import ShownWeights
 from metaq.binding.team import active_team, team_of
 from metaq.compressed_model import CompressedModel
 from metaq.compressed_model import encode as encode_model
@@ -99,8 +99,7 @@ class Compressor:
         self.last_phase_step = round(share * self.training_steps) if self.training_steps else None
         self.is_last_phase = False
         self._encode = encode
-        self._shown: bool | None = None  # the mode whose weights the parameters hold, None for the latent ones
-        self._is_lent = False  # whether the latent weights are in the parameters because somebody asked for them
+        self._shown = ShownWeights(self.model, self.bound, self._working, self.team)
         self._order = CallOrder(self._hooks.optimizers)
         # With these the parameters hold the weights of the file whenever a compiled model may look at them.
         is_shown = self.bound.is_straight_through and bool(self._hooks.optimizers)
@@ -121,7 +120,7 @@ class Compressor:
             InputError: it was called before, on the same gradients; or the parameters are others than those bound, or
                 have changed since the last forward pass.
         """
-        self._check_parameters()
+        self._shown.check_parameters()
         self._order.check_gradients_are_new(self._working)
         self._check_forward_pass()
         self.training_step += 1
@@ -137,7 +136,7 @@ class Compressor:
         self._hooks.learning_rate_limit = self.bound.learning_rate_limit
         self._order.allow_step(self._working)
         self.bound.await_step(self._order.awaits_step)
-        self._shown = None
+        self._shown.mode = None
 
     def show(self, is_training: bool) -> None:
         """Put into the parameters what forward passes in training or in evaluation are to see.
@@ -145,17 +144,11 @@ class Compressor:
         Forward passes do so themselves, and so do steps of the optimizer. Call it where neither happens before the
         parameters are looked at, such as in a loop that computes with them and with no module.
         """
-        if self._is_lent:
+        if self._shown.is_lent:
             return
         if is_training and self.last_phase_step is not None and self.training_step >= self.last_phase_step:
             self.begin_last_phase()
-        must_copy = self._shown is None or (self._shown != is_training and not self.bound.is_straight_through)
-        self._find_shards()
-        self.bound.on_forward(is_training)
-        if must_copy:
-            for working in self._working:
-                working.show()
-        self._shown = is_training
+        self._shown.show(is_training)
 
     @property
     def learning_rate_limit(self) -> float:
@@ -169,7 +162,7 @@ class Compressor:
             validation_loss: measures the model on held-out data; called as often as the method needs it. Of several
                 processes' losses the mean counts.
         """
-        with self._deciding():
+        with self._shown.changing(bool(self._hooks.optimizers)):
             if self.bound.measure_every:
                 self.bound.on_size(self._measure)
             self.bound.on_epoch(lambda: self.team.mean(validation_loss()))
@@ -182,7 +175,7 @@ class Compressor:
         """
         if not self.is_last_phase:
             self.is_last_phase = True
-            with self._deciding():
+            with self._shown.changing(bool(self._hooks.optimizers)):
                 self.bound.on_last_phase()
 
     # The result.
@@ -204,7 +197,7 @@ class Compressor:
         if averaged is not None:
             return self._contents.of_average(unwrapped(averaged))
         self._contents.check_finite()
-        with self._showing_file():
+        with self._shown.file(self._order.awaits_step):
             return self._contents.of_model(self.model)
 
     def measure(self) -> dict[str, float]:
@@ -243,24 +236,15 @@ class Compressor:
         with compressor.latent_weights():
             average.update_parameters(model)
         """
-        before, self._is_lent = self._shown, True
-        try:
-            self._restore()
+        with self._shown.latent():
             yield
-        finally:
-            self._is_lent = False
-            if before is not None:
-                self.show(before)
 
     def adopt_weights(self) -> None:
         """Take what the parameters hold now for the latent weights: after weights have been loaded from elsewhere.
 
         The method's own state, such as its levels, stays as it is.
         """
-        for working in self._working:
-            working.adopt()
-        self.bound.adopt_weights()
-        self._shown = None
+        self._shown.adopt()
         self.show(self.model.training)
 
     # Checkpoints.
@@ -277,8 +261,6 @@ class Compressor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the model's own state may be loaded before or after, or before binding."""
-        if self._is_unchanged():
-            self._restore()  # what this compressor shows comes from other levels
         self.training_step, self.is_last_phase = state["training_step"], state["is_last_phase"]
         with torch.no_grad():
             for working in self._working:
@@ -287,7 +269,7 @@ class Compressor:
         self.bound.load_state_dict(state["method"])
         if self.frozen is not None:
             self.frozen.load_state_dict(state["frozen"])
-        self._shown = None
+        self._shown.load()
 
     def __reduce__(self) -> NoReturn:
         raise InputError("Compressor: expected no copy, since it belongs to one model; its state_dict() can be saved")
@@ -299,8 +281,8 @@ class Compressor:
         if has_closure and not self._order.may_step(optimizer):
             return
         self._order.check_step(optimizer)
-        if self._shown is not None:  # somebody has evaluated the model in between
-            self._restore()
+        if self._shown.mode is not None:  # somebody has evaluated the model in between
+            self._shown.restore()
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The parameters have made their step: they hold the weights of the file again."""
@@ -324,25 +306,10 @@ class Compressor:
     def _before_forward(self, module: nn.Module) -> None:
         self._check_replicas()
         is_training = self.model.training
-        is_stale = self._shown is None or (self._shown != is_training and not self.bound.is_straight_through)
-        if is_stale or module is self.model:
+        if self._shown.is_stale(is_training) or module is self.model:
             self.show(is_training)
 
     # Helpers.
-
-    def _is_unchanged(self) -> bool:
-        """Whether nobody has loaded other weights into the model since it was bound."""
-        try:
-            self.bound.check_unchanged()
-        except InputError:
-            return False
-        return True
-
-    def _find_shards(self) -> None:
-        if self.team.has_shards:
-            reshard(self.model)
-        for working in self._working:
-            working.find()
 
     def _check_replicas(self) -> None:
         """In the first forward pass: replicas must have been equal before the compressor was made, and be so now."""
@@ -355,56 +322,12 @@ class Compressor:
             latent = [self.bound.latent_weights(name) for name in self.bound.parameters]
             self.team.check_equal([*latent, *self.bound.file_weights().values()])
 
-    def _restore(self) -> None:
-        self._find_shards()
-        self.bound.restore_weights()
-        for working in self._working:
-            working.lend()
-        self._shown = None
-
-    @contextmanager
-    def _showing_file(self) -> Iterator[None]:
-        """In this context the parameters hold the weights of the file."""
-        before = self._shown
-        try:
-            self._find_shards()
-            self.bound.on_forward(False)
-            for working in self._working:
-                working.show()
-            yield
-        finally:
-            if before is not None:
-                self._shown = None
-                self.show(before)
-            else:
-                self.bound.restore_weights()
-                if self._order.awaits_step or self._is_lent:
-                    for working in self._working:
-                        working.lend()
-
-    @contextmanager
-    def _deciding(self) -> Iterator[None]:
-        """In this context the method may change weights in ways of its own."""
-        before = self._shown
-        try:
-            yield
-        finally:
-            self._shown = None
-            if before is not None and self._hooks.optimizers:
-                self.show(before)
-
-    def _check_parameters(self) -> None:
-        if self.team.has_shards:
-            reshard(self.model)
-        for working in self._working:
-            working.check(self.model)
-
     def _check_forward_pass(self) -> None:
         """Refuse gradients of latent weights, where the method is to have those of the file's.
 
         A step that a GradScaler has left out is one of the optimizer's that the compressor has, which show them.
         """
-        saw_others = self._shown is None and self.bound.is_straight_through and not self._hooks.optimizers
+        saw_others = self._shown.mode is None and self.bound.is_straight_through and not self._hooks.optimizers
         if saw_others and any(working.parameter.grad is not None for working in self._working):
             raise InputError(
                 "regularize(): expected a forward pass of the model or its modules since the last step, found none;"

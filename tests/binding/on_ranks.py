@@ -18,15 +18,20 @@ import metaq
 from metaq.binding.shards import whole
 from metaq.methods.lobster import LOBSTER
 from metaq.methods.metaq.config import LevelPlacement
+from metaq.methods.sized import Sized
 
 STEPS, FEW_STEPS, BATCH = 200, 20, 32
 METHODS = {
-    "metaq": metaq.METaQ(strength=1e-3, schedule=((0, 0.0), (50, 1.0))),
+    "metaq": metaq.METaQ(strength=1e-3, schedule=((0, 0.0), (0.25, 1.0))),
     "learned": metaq.METaQ(strength=1e-3, levels=LevelPlacement.LEARNED),
     "hemp": metaq.HEMP(order=1, levels=8, strength=0.05, refresh_every=30),
     "target": metaq.METaQ(target_bytes=120),
+    "sized": Sized(metaq.HEMP(order=1, levels=8), target_ratio=4),
     "pruned": metaq.Pruned(metaq.METaQ(strength=1e-3), LOBSTER(strength=1e-3, plateau_epochs=1)),
 }
+
+
+RESUMED = "metaq", "pruned", "target"
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -92,7 +97,8 @@ def sharded(seed: int = 0, is_offloaded: bool = False, precision=None, reshard_a
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     count = distributed.get_world_size()
-    mesh = distributed.init_device_mesh("cpu", (count // 2, 2) if has_replicas else (count,))
+    shape, names = ((count // 2, 2), ("replicas", "shards")) if has_replicas else ((count,), ("shards",))
+    mesh = distributed.init_device_mesh("cpu", shape, mesh_dim_names=names)
     options = {
         "mesh": mesh,
         "reshard_after_forward": reshard_after_forward,
@@ -132,7 +138,7 @@ def bound_before_shards(method, folder):
     from torch.distributed.fsdp import fully_shard
 
     model = network()
-    compressor = metaq.Compressor(model, METHODS[method])
+    compressor = metaq.Compressor(model, METHODS[method], training_steps=STEPS)
     fully_shard(model, mesh=distributed.init_device_mesh("cpu", (distributed.get_world_size(),)))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     return outcome(model, train(model, method, *ours(), steps=1, optimizer=optimizer, compressor=compressor)[1])
@@ -142,11 +148,11 @@ def flattened(method, folder):
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
-    return metaq.Compressor(model, METHODS["metaq"])
+    return metaq.Compressor(model, METHODS["metaq"], training_steps=STEPS)
 
 
 def unshardable(method, folder):
-    return metaq.Compressor(sharded(), method)
+    return metaq.Compressor(sharded(), method, training_steps=STEPS)
 
 
 def parts_of(model, optimizer, compressor):
@@ -196,8 +202,8 @@ SCENARIOS = {
     "lc": (unshardable, metaq.LC(), {}),
     "deep-compression": (unshardable, metaq.DeepCompression(), {}),
     "hemp-2": (unshardable, metaq.HEMP(order=2), {}),
-    **{f"saved-{method}": (saved, method, {}) for method in ("metaq", "pruned")},
-    **{f"resumed-{method}": (resumed, method, {}) for method in ("metaq", "pruned")},
+    **{f"saved-{method}": (saved, method, {}) for method in RESUMED},
+    **{f"resumed-{method}": (resumed, method, {}) for method in RESUMED},
 }
 
 

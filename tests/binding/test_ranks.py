@@ -75,7 +75,8 @@ def everything(request, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["shards", "replicas"])
 def test_methods(everything, kind, method):
     processes, found = everything
-    check_equal(found[f"{kind}-{method}"], alone(method, processes))
+    # HEMP has float histograms, and a control that steers by them widens what their sums' order changes.
+    check_equal(found[f"{kind}-{method}"], alone(method, processes), 1e-2 if method == "sized" else 1e-6)
 
 
 @pytest.mark.slow
@@ -104,7 +105,8 @@ def test_refused_on_all_ranks(everything, scenario):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["metaq", "pruned"])
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # in one process
+@pytest.mark.parametrize("method", on_ranks.RESUMED)
 @pytest.mark.parametrize(("first", "second"), [(2, 4), (4, 2), (2, 1), (1, 2)])
 def test_checkpoints_survive_another_number_of_ranks(tmp_path, method, first, second):
     """The batches have two parts all the way, but for rounding it is one training."""

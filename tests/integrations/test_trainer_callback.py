@@ -1,8 +1,10 @@
 """`MetaqCallback` under `transformers.Trainer`, as it comes from the package index."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -223,6 +225,44 @@ def test_tensorboard_shows_the_size(tmp_path, monkeypatch):
     assert events.Scalars("train/size_bytes")[-1].value == (tmp_path / "model.mtq").stat().st_size
 
 
+@pytest.mark.slow
+def test_wandb_and_mlflow_get_the_size(tmp_path, monkeypatch):
+    """Without a network: W&B offline, MLflow in a file. Both are large, and no part of what `[dev]` installs."""
+    program = tmp_path / "program.py"
+    program.write_text(REPORTING.format(tests=str(Path(__file__).parent)))
+    settings = {
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(tmp_path),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db",
+    }
+    for reporter in ("wandb", "mlflow"):
+        pytest.importorskip(reporter)
+        command = [sys.executable, str(program), str(tmp_path), reporter]
+        finished = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | settings, cwd=tmp_path, timeout=600
+        )
+        assert finished.returncode == 0, finished.stderr
+        assert f"{(tmp_path / 'model.mtq').stat().st_size} bytes" in finished.stdout
+
+
+REPORTING = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_trainer_callback import METHOD, MetaqCallback, classifier, trainer
+folder, reporter = sys.argv[1:]
+trainer(folder, classifier(), MetaqCallback(METHOD), report_to=reporter, run_name="small").train()
+if reporter == "wandb":
+    import wandb
+    size_bytes = wandb.run.summary["train/size_bytes"]
+    wandb.finish()
+else:
+    import mlflow
+    run = mlflow.active_run() or mlflow.last_active_run()
+    size_bytes = mlflow.MlflowClient().get_metric_history(run.info.run_id, "size_bytes")[-1].value
+print(f"{{size_bytes:.0f}} bytes")
+"""
+
+
 @pytest.mark.parametrize(
     ("method", "given"),
     [(metaq.LOBSTER(strength=1e-3, plateau_epochs=1), True), (metaq.Pruned(METHOD, metaq.LOBSTER()), False)],
@@ -347,6 +387,29 @@ def test_a_step_that_the_scaler_leaves_out_changes_nothing(tmp_path):
     assert run.optimizer.scaler.get_scale() == 2.0**17
     assert_same(seen[0], before)
     assert any(not torch.equal(seen[-1][name], weights) for name, weights in before.items())
+
+
+RANKS = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_trainer_callback import METHOD, MetaqCallback, classifier, torch, trainer
+model = classifier()
+run = trainer(sys.argv[1], model, MetaqCallback(METHOD), eval_strategy="epoch", load_best_model_at_end=True)
+run.train()
+torch.save(model.state_dict(), f"{{sys.argv[1]}}/rank{{run.args.process_index}}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_same_weights(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(RANKS.format(tests=str(Path(__file__).parent)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program, tmp_path]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert finished.returncode == 0, finished.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_same(first, second)
+    assert_same(first, metaq.load_file(tmp_path / "model.mtq"))
 
 
 def test_transformers_is_loaded_by_the_callback_alone():

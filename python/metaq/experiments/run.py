@@ -53,7 +53,7 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, folder: Path, resume: bool, advance: Advance, device: str = "cpu") -> None:
-        self.device = _usable(device)
+        self.device = usable(device)
         self.recipe = recipe
         self.folder = folder
         self.advance = advance
@@ -207,7 +207,12 @@ class Run:
         write_atomically(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _usable(name: str) -> torch.device:
+def usable(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: there is none that torch can use here.
+    """
     try:
         number = torch.zeros((), device=name)
         number.item()  # fails on a meta tensor, which holds no numbers

@@ -53,7 +53,7 @@ class MetaqCallback(Callback):
         measure_every: steps of the optimizer between two measurements for the logs; by default a twentieth of the
             training, and 500 where its length is not known.
         validation_loss: for methods that prune by it, such as `metaq.LOBSTER`: the loss of the module that it is given,
-            in evaluation mode, on held-out data; the same on all ranks.
+            in evaluation mode, on held-out data; of several ranks the mean counts.
         training_steps: the training's length, which the Trainer does not know in manual optimization: in gradients that
             steps are made by, so that one backward pass for several optimizers counts once.
 
@@ -146,7 +146,7 @@ class MetaqCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the file into the checkpoint."""
         compressed = self.compressor.compress() if self._session.is_bound else self._compressed
-        if compressed is None:
+        if compressed is None or compressed.is_elsewhere:
             return
         data = bytearray(encode(compressed, self._session.coder))
         checkpoint[CHECKPOINT_KEY] = torch.frombuffer(data, dtype=torch.uint8)
@@ -203,7 +203,10 @@ def extract(checkpoint: str | os.PathLike[str], path: str | os.PathLike[str]) ->
     Raises:
         InputError: the checkpoint holds none, or the file cannot be written.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    is_folder = Path(checkpoint).is_dir()  # of ModelParallelStrategy
+    content = torch.load(
+        Path(checkpoint) / "meta.pt" if is_folder else checkpoint, map_location="cpu", weights_only=True
+    )
     if CHECKPOINT_KEY not in content:
         raise InputError(f"{checkpoint}: expected {CHECKPOINT_KEY!r} in it, found {', '.join(map(repr, content))}")
     data = content[CHECKPOINT_KEY].numpy().tobytes()

@@ -16,6 +16,7 @@ from metaq.coding import suitable
 from metaq.compressed_model import CompressedModel, encode
 from metaq.compressor import Compressor
 from metaq.errors import InputError
+from metaq.integrations.whole_states import gathered_state, spread_state
 
 MEASUREMENTS = 20
 """How often a training is measured unless it says: often enough for a curve, and rarely enough to cost little."""
@@ -32,7 +33,7 @@ class TrainingSession:
         measure_every: steps of the optimizer between two measurements; by default a twentieth of the training, and 500
             steps where its length is not known.
         validation_loss: of the model that it is given, which is in evaluation mode. Methods that prune call it at the
-            end of an epoch. It must give the same on all ranks.
+            end of an epoch; of several ranks the mean counts.
     """
 
     def __init__(
@@ -106,12 +107,12 @@ class TrainingSession:
         return save(compressed, path, self.coder)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs besides model and optimizer."""
-        return {"compressor": self.compressor.state_dict(), "ended_epochs": self.ended_epochs}
+        """What a checkpoint needs besides model and optimizer, with whole tensors; all ranks call it together."""
+        return {"compressor": gathered_state(self.compressor.state_dict()), "ended_epochs": self.ended_epochs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`, after `begin`."""
-        self.compressor.load_state_dict(state["compressor"])
+        self.compressor.load_state_dict(spread_state(state["compressor"], self.compressor.model))
         self.ended_epochs = state["ended_epochs"]
 
     def finish(self) -> None:

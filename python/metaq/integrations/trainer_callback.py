@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import CallbackHandler
 
 from metaq.binding.selection import Methods
+from metaq.binding.shards import is_distributed
 from metaq.compressor import Compressor
 from metaq.errors import InputError
 from metaq.integrations import FILE
@@ -46,7 +47,7 @@ class MetaqCallback(TrainerCallback):
         measure_every: steps of the optimizer between two measurements for the logs; by default a twentieth of the
             training.
         validation_loss: for methods that prune by it, such as `metaq.LOBSTER`: the loss of the model that it is given,
-            in evaluation mode, on held-out data; the same on all ranks.
+            in evaluation mode, on held-out data; of several ranks the mean counts.
 
     Raises:
         InputError: when training begins: under DeepSpeed, FSDP1 or `nn.DataParallel`, and what `Compressor` refuses.
@@ -210,9 +211,11 @@ def _output(args: TrainingArguments) -> Path:
 
 
 def _digest(model: nn.Module) -> int:
-    """A checksum of a model's parameters."""
+    """A checksum of a model's parameters, those in shards left out."""
     digest = 0
     for parameter in model.parameters():
+        if is_distributed(parameter):
+            continue  # each process has other shards
         words = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest = zlib.crc32(words.numpy().data, digest)
     return digest

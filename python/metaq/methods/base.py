@@ -211,6 +211,9 @@ class BoundMethod(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the tensors in ``state`` may be on any device."""
         latent = self.on_device(self.ranks.local(state["latent_weights"]))
+        with torch.no_grad():
+            for parameter, weights in zip(self.parameters.values(), latent, strict=True):
+                parameter.copy_(weights)
         self.shadow_weights = dict(zip(self.parameters, latent, strict=True)) if state["holds_file_weights"] else None
         self._versions = None  # the parameters may be loaded before or after
 

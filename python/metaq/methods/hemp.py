@@ -237,14 +237,18 @@ class BoundHEMP(Steered):
         """What cannot be had from parameters and optimizer."""
         levels = [table.tolist() for table in self.levels]
         steps = {"training_step": self.training_step, "error_strength": self.error_strength}
-        return super().state_dict() | steps | {"levels": levels, "settled": self.settled}
+        return (
+            super().state_dict()
+            | steps
+            | {"levels": levels, "settled": self.settled and self.ranks.spread(self.settled)}
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
         self.training_step, self.error_strength = state["training_step"], state["error_strength"]
         self.levels = self.on_device([torch.tensor(levels, dtype=torch.float32) for levels in state["levels"]])
-        self.settled = self.on_device(state["settled"])
+        self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
         self.layers = self._layers()
 
     # What a control of the size needs.

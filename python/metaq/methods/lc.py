@@ -167,7 +167,9 @@ class BoundLC(Sizable):
         if self.is_ending:
             for _ in range(_FITS):
                 self._project()
-                if self.grid.is_met_by(measure()):
+                is_met = self.grid.is_met_by(measure())
+                self.restore_weights()  # the measurement may have put the file's in their place
+                if is_met:
                     break
             self._finish()
         elif self.training_step == self.iterations * self.l_step:

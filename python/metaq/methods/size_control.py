@@ -29,9 +29,9 @@ from metaq.methods.schedule import known_length
 from metaq.solvers import knapsack
 
 _BEGIN, _ARRIVE = 0.1, 0.7  # u_0 and u_1
-_AIM_ABOVE = 1.03
+_AIM_ABOVE, _HOLD_ABOVE = 1.03, 1.02  # times the target, before the last phase and in it
 _FIRST_SHARE, _LARGEST_SHARE = 0.01, 0.5  # of the strength at which both gradients are equally large
-_PROPORTIONAL, _INTEGRAL = 6.0, 80.0  # K_p, K_i
+_PROPORTIONAL, _INTEGRAL = 5.0, 60.0  # K_p, K_i
 _LARGEST_CHANGE = math.log(4.0)  # bound of K_p e, and of the integral's growth from one steering to the next
 _LARGEST_ERROR = 0.1  # e above which weights are moved to where the path is
 _HOLDING_POWER = 50.0  # of B / B_target, which multiplies λ in the last phase while the file is too small
@@ -43,6 +43,7 @@ _LEAST_RATE_WEIGHT, _LARGEST_RATE_WEIGHT = 2.0**-16, 2.0**10  # that a fit tries
 _PSEUDO_COUNT = 0.1  # what an empty level counts as: its code is long, not infinite
 _SAMPLE = 1 << 15  # weights of a tensor whose symbols are tried
 _LARGEST_PRICE = math.log(100.0)
+_LARGEST_REWARD = 0.25  # of a bit, likewise; beyond, all weights flock to the rarest level
 _BISECTIONS = 12
 _FITS = 6  # measurements of the file in a fit
 
@@ -130,7 +131,7 @@ class Steered(Sizable):
     def aim_at(self, target_bytes: int) -> None:
         """End at a file of so many bytes, by steering the strength; the levels become as fine as that needs."""
         length = known_length(self.training_steps, "a size as the target")
-        weights = sum(parameter.numel() for parameter in self.parameters.values())
+        weights = weights_of(self)
         self.control = SizeControl(target_bytes, length)
         self.measure_every = 1
         self.refine_levels(8 * target_bytes / weights + 1)
@@ -220,9 +221,10 @@ class SizeControl:
         """The file may only become smaller: move weights where it is too large, pull less where it is too small."""
         is_measured = self._is_measurement_due(method)
         size_bytes = self._size(method, measure)
-        self.strength = self.lasting_strength * min(1.0, size_bytes / self.target_bytes) ** _HOLDING_POWER
-        if is_measured and size_bytes > self.target_bytes:
-            self._fit(method, measure, self.target_bytes)
+        aim = _HOLD_ABOVE * self.target_bytes
+        self.strength = self.lasting_strength * min(1.0, size_bytes / aim) ** _HOLDING_POWER
+        if is_measured and size_bytes > aim:
+            self._fit(method, measure, aim)
 
     def _end(self, method: Steered, measure: Callable[[], int]) -> None:
         self.last_measurement = -math.inf
@@ -275,7 +277,8 @@ class SizeControl:
             return size_bytes
 
         sign = 1.0 if size_at(0.0) > aim else -1.0
-        low, high = math.log(_LEAST_RATE_WEIGHT), math.log(_LARGEST_RATE_WEIGHT)
+        largest = _LARGEST_RATE_WEIGHT if sign > 0 else _LARGEST_REWARD
+        low, high = math.log(_LEAST_RATE_WEIGHT), math.log(largest)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             is_short = (size_at(sign * math.exp(middle)) > aim) == (sign > 0)
@@ -291,8 +294,14 @@ def aimed(bound: BoundMethod, target: SizeTarget) -> BoundMethod:
     """
     if not isinstance(bound, Sizable):
         raise InputError(f"Sized method: expected METaQ, HEMP or LC, found {type(bound).__name__}")
-    bound.aim_at(target.bytes_for(sum(parameter.numel() for parameter in bound.parameters.values())))
+    bound.aim_at(target.bytes_for(weights_of(bound)))
     return bound
+
+
+def weights_of(bound: BoundMethod) -> int:
+    """How many weights a method's parameters have, on all ranks together."""
+    sizes = [parameter.new_tensor(parameter.numel(), dtype=torch.int64) for parameter in bound.parameters.values()]
+    return int(bound.ranks.sum(torch.stack(sizes)).sum())
 
 
 def sampled(weights: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ SHORT = [
     "float_training.epochs=1",
     "training.epochs=2",
     "training.last_phase_epochs=1",
-    "method.schedule=[[0, 0.0], [5, 1.0]]",
+    "method.schedule=[[0, 0.0], [0.1, 1.0]]",
 ]
 RANGES = ["method.strength=1e-5:1e-3:log"]
 

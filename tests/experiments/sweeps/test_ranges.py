@@ -26,7 +26,7 @@ def suggestions(searched, count=30):
         ("method.radius=7|15|31", Choices("method.radius", ("7", "15", "31"))),
         (" training.optimizer = adam | sgd ", Choices("training.optimizer", ("adam", "sgd"))),
         ("method.counts.zeta=1:10", Numbers("method.counts.zeta", 1.0, 10.0)),
-        ("method.schedule=[]|[[0, 0.0], [9, 1.0]]", Choices("method.schedule", ("[]", "[[0, 0.0], [9, 1.0]]"))),
+        ("method.schedule=[]|[[0, 0.0], [0.5, 1.0]]", Choices("method.schedule", ("[]", "[[0, 0.0], [0.5, 1.0]]"))),
     ],
 )
 def test_a_range_as_it_is_written(text, expected):

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from metaq.errors import InputError
+from metaq.errors import DataError, InputError
 from metaq.experiments import run
 from metaq.experiments.recipe import as_tree, recipe_from
 from metaq.experiments.sweeps import storage, trials
@@ -190,13 +190,25 @@ def test_a_trial_that_cannot_be_trained_says_why_and_others_go_on(tmp_path, plan
     assert "last_phase_epochs: expected 0 to 1, found 2" in outcome(study, tmp_path)["trials"][1]["reason"]
 
 
-def test_a_sweep_of_which_no_trial_can_be_trained(tmp_path, plan, store, monkeypatch):
+@pytest.mark.parametrize("kind", [InputError, DataError])
+def test_a_sweep_whose_first_trial_cannot_be_trained_ends_and_can_be_gone_on_with(
+    tmp_path, plan, store, monkeypatch, made_up_runs, kind
+):
     def refuse(*_, **__):
-        raise InputError("weights: expected finite ones, found NaN")
+        raise kind("something is wrong with all trials")
 
-    monkeypatch.setattr(trials, "Run", refuse)
-    with pytest.raises(InputError, match="expected a trial that can be trained, found none; the first: weights"):
-        sweep(plan(tmp_path), store(tmp_path), 2, QUIET)
+    with monkeypatch.context() as patch:
+        patch.setattr(trials, "Run", refuse)
+        with pytest.raises(kind, match="something is wrong"):
+            sweep(plan(tmp_path), store(tmp_path), 2, QUIET)
+    study = sweep(plan(tmp_path), store(tmp_path), 2, QUIET)
+    assert [row["state"] for row in outcome(study, tmp_path)["trials"]] == ["finished", "finished"]
+
+
+def test_a_device_that_is_none_begins_no_study(tmp_path, plan, store):
+    with pytest.raises(InputError, match="device: expected one that torch can use here"):
+        sweep(plan(tmp_path, device="nonsense"), store(tmp_path), 2, QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_study_about_something_else(finished, plan, store):

@@ -13,11 +13,11 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from metaq.errors import DataError, InputError, MetaqError
+from metaq.errors import DataError, MetaqError
 from metaq.experiments import run
 from metaq.experiments.checkpoint import COMPRESS
 from metaq.experiments.recipe import Recipe, as_tree, recipe_from
-from metaq.experiments.run import Advance, Run
+from metaq.experiments.run import Advance, Run, usable
 from metaq.experiments.sweeps import float_stage
 from metaq.experiments.sweeps.pruning import Point, Pruning
 from metaq.experiments.sweeps.ranges import Range, placed
@@ -69,9 +69,11 @@ def sweep(plan: Plan, store: Store, total: int, advance: Advance) -> Study:
         advance: is called with "trials" and with a trial's stages, the steps done, and their number in all.
 
     Raises:
-        InputError: the storage cannot be opened, the study is about something else, or no trial could be trained.
+        InputError: there is no such device, the storage cannot be opened, or the study is about something else.
+        MetaqError: a trial cannot be trained, and no other has been.
         DataError: the data set cannot be found or downloaded.
     """
+    usable(plan.device)
     tree = as_tree(plan.recipe)
     about = {"name": plan.recipe.name, "recipe": json.loads(json.dumps(tree)), "ranges": [str(r) for r in plan.ranges]}
     study = open_study(store, about, _own_values(plan, tree), plan.folder)
@@ -87,11 +89,7 @@ def sweep(plan: Plan, store: Store, total: int, advance: Advance) -> Study:
         elif running:
             time.sleep(_WAIT_SECONDS)
         else:
-            break
-    if not any(trial.state == TrialState.COMPLETE for trial in begun):
-        reasons = [reason_of(trial) for trial in begun if reason_of(trial)]
-        raise InputError(f"sweep: expected a trial that can be trained, found none; the first: {reasons[0]}")
-    return study
+            return study
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -136,12 +134,12 @@ class _Objective:
         try:
             with locked(folder):
                 return self._train(trial, values, folder)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DataError):
             retry(self._study, trial.number)
             raise
-        except DataError:
-            raise
         except MetaqError as error:
+            if not self._finished_curves():
+                raise  # more likely all of them have the same trouble
             trial.set_user_attr("reason", str(error))
             raise _FailedTrialError from error
 

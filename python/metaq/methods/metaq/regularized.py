@@ -22,7 +22,7 @@ from metaq.methods.metaq.objectives import (
 )
 from metaq.methods.metaq.quantized_view import QuantizedView
 from metaq.methods.schedule import factor_at, in_steps
-from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled, weights_of
 from metaq.methods.training import Training
 
 _OPEN_RADIUS, _SOLVED_RADIUS = 511, 63  # levels on either side of zero with slopes, where levels go on without end
@@ -195,9 +195,10 @@ class BoundMETaQ(RegularizedTraining, Steered):
     def state_dict(self) -> dict[str, Any]:
         """What cannot be had from parameters and optimizer."""
         return super().state_dict() | {
-            "counts": self.counts,
-            "settled": self.settled,
+            "counts": self.counts.tolist(),
+            "settled": self.settled and self.ranks.spread(self.settled),
             "has_refreshed": self.has_refreshed,
+            "radius": self.view.radius,
             "steps": self.view.steps,
             "growing": self.growing and self.growing.state_dict(),
             "learned": self.learned and self.learned.state_dict(),
@@ -208,9 +209,9 @@ class BoundMETaQ(RegularizedTraining, Steered):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         super().load_state_dict({**state, "holds_file_weights": False})
-        self.settled = self.on_device(state["settled"])
-        self.counts, self.has_refreshed = self.on_device(state["counts"]), state["has_refreshed"]
-        self.view.steps = list(state["steps"])
+        self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
+        self.counts, self.has_refreshed = torch.tensor(state["counts"]), state["has_refreshed"]
+        self.view.steps, self.view.radius = list(state["steps"]), state["radius"]
         if self.growing is not None:
             self.growing.load_state_dict(state["growing"])
         if self.learned is not None:
@@ -251,7 +252,7 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     def refine_levels(self, bits_per_weight: float) -> None:
         """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
-        weights = sum(self.view.sizes)
+        weights = weights_of(self)
         for _ in range(_HALVINGS):
             is_fine = 8 * entropy_bytes(self._counts_now()) / weights >= bits_per_weight
             if is_fine or (self.view.radius >= _LARGEST_RADIUS and not self.view.is_open):
@@ -293,10 +294,8 @@ class BoundMETaQ(RegularizedTraining, Steered):
         self.lengths = code_lengths(self.counts)
 
     def move_weights(self, rate_weight: float) -> None:
-        """Put the latent weights on the levels that ``rate_weight`` chooses; the commonest level keeps its own."""
+        """Put the latent weights on the levels that ``rate_weight`` chooses; those pinned stay."""
         self._move(rate_weight)
-        if self.is_last_phase:
-            self._pin_commonest()
 
     def settle(self) -> None:
         """The weights that training ends with, which the last step of the optimizer is not to change."""
