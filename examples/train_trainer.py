@@ -70,7 +70,7 @@ trainer = Trainer(
     train_dataset=encoded(sentences("train"), vocabulary),
     eval_dataset=encoded(sentences("dev"), vocabulary),
     compute_metrics=accuracy,
-    callbacks=[MetaqCallback(metaq.METaQ())],  # new
+    callbacks=[MetaqCallback(metaq.METaQ(target_ratio=12))],  # new
 )
 trainer.train()
 (Path(arguments.output_dir) / "model.mtq").replace(path)
