@@ -4,7 +4,7 @@
 
 over the tensors t of a network, of n_t weights each. At a given slope in bits the energies' steps are all the same, and
 the tensors' relative errors' stand as norms do, rms · n^(1/2); but a network of many layers does not mind as much as
-that what becomes of its small ones. The power is measured: ``benchmarks/start_error.py --laws``.
+that what becomes of its small ones. The power is measured: ``benchmarks/start_error.py --powers``.
 
 All that it takes of the weights is a histogram of their magnitudes, with 32 bins to the octave. Its sums are exact, so
 that the result does not depend on how the weights lie on machines. Within a bin weights are taken as evenly spread.
