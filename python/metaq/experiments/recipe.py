@@ -191,7 +191,8 @@ def as_tree(recipe: Recipe) -> dict[str, Any]:
     tree = dataclasses.asdict(recipe, dict_factory=_plain)
     for key in ("method", "pruning"):
         if tree[key] is not None:
-            tree[key] = {"name": tree[key]["name"], **tree[key]["configuration"]}
+            given = {name: value for name, value in tree[key]["configuration"].items() if value is not None}
+            tree[key] = {"name": tree[key]["name"], **given}
     if tree["pruning"] is None:
         del tree["pruning"]
     del tree["name"]
@@ -270,9 +271,10 @@ def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
     if "name" not in tree:
         raise RecipeError(f"recipe key {where + 'name'!r}: expected a method, found none")
     try:
-        types = typing.get_type_hints(methods.by_name(tree["name"]))
+        hints = typing.get_type_hints(methods.by_name(tree["name"]))
     except InputError as error:
         raise RecipeError(f"recipe key {where + 'name'!r}: {error}") from None
+    types = {key: _required(hint) for key, hint in hints.items()}
     _check_keys(tree, ["name", *types], where)
     options = {key: _value(value, types[key], where + key) for key, value in tree.items() if key != "name"}
     try:

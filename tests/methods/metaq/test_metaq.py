@@ -336,3 +336,14 @@ def test_rate_aware_quantization_makes_the_file_smaller_as_far_as_validation_all
     nearest = metaq.metrics.entropy_bits(compressor.compress().tensors["weight"].symbols)
     assert sizes[0.0] == pytest.approx(nearest, rel=1e-3)  # the commonest level is pinned before, which moves nothing
     assert sizes[1e9] < 0.99 * nearest
+
+
+def test_without_strength_and_size_the_length_decides():
+    assert METaQ().size_target(training_steps=100).ratio == 12
+    assert not METaQ().size_target(training_steps=0)
+    assert not METaQ(strength=1e-5).size_target(training_steps=100)
+    assert METaQ(target_bytes=700).size_target(training_steps=100).size_bytes == 700
+    assert METaQ().strength_for(10_000) == METaQ().strength_for(44_426) == 3e-5
+    assert METaQ().strength_for(22_700_000) == pytest.approx(1.33e-6, rel=0.01)
+    assert METaQ(strength=0.0).strength_for(22_700_000) == 0.0
+    assert METaQ(levels=LevelPlacement.AROUND_MEAN).size_target(100).ratio == 0

@@ -36,7 +36,9 @@ class METaQ(METaQConfiguration, Method):
 
     Attributes:
         objective: what φ minimises; `counts` and `perspective` hold the options of two of them.
-        strength: λ, the weight of φ in the training loss; for code lengths, per bit.
+        strength: λ, the weight of φ in the training loss; for code lengths, per bit. None, with no target either, ends
+            at a twelfth of the float32 bytes where the training's length is known; otherwise it is 3e-5, and less by
+            the root of their weights for networks of more than 44,426.
         schedule: (share of the training, factor of the strength) in order; linear in between, constant before and
             after. The default lets the strength grow over the first tenth, or leaves it constant where the training's
             length is unknown.
@@ -63,7 +65,8 @@ class METaQ(METaQConfiguration, Method):
     def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundMethod:
         """METaQ at work on these parameters, its levels placed by their present values."""
         method = self._bound(parameters, training)
-        return aimed(method, self.size_target) if self.size_target else method
+        target = self.size_target(training.steps)
+        return aimed(method, target) if target else method
 
     def bind_frozen(self, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> BoundMethod | None:
         """The same levels as for those that are trained."""

@@ -42,14 +42,15 @@ class RegularizedTraining(BoundMethod):
         super().__init__(parameters, training)
         self.config = config
         self.training_step = 0
-        target_is_set = bool(config.size_target)
-        self.schedule = () if target_is_set else in_steps(config.schedule, self.training_steps, "METaQ schedule")
+        has_target = bool(config.size_target(self.training_steps))
+        self.schedule = () if has_target else in_steps(config.schedule, self.training_steps, "METaQ schedule")
+        self.strength = config.strength_for(weights_of(self))
         self.is_last_phase = False
         self.objective = _objective(config)
 
     def present_strength(self) -> float:
         """λ in this training step."""
-        return self.config.strength * factor_at(self.schedule, self.training_step)
+        return self.strength * factor_at(self.schedule, self.training_step)
 
     def is_due(self) -> bool:
         """Whether ξ are to be determined anew in this training step."""
