@@ -31,6 +31,7 @@ def test_a_sweep_as_a_table_a_page_and_json(place, succeeds, names_in):
     assert succeeds(*command, "--trials", 2, "--quiet") == ""
 
 
+@pytest.mark.slow
 def test_one_trial_is_chosen_with_several_seeds(place, succeeds, fails, names_in):
     folder, command = place
     rows = json.loads((folder / "runs" / "sweep.json").read_text())["trials"]
@@ -74,6 +75,7 @@ def test_without_optuna(fails, monkeypatch):
     assert fails("sweep", *OPTIONS) == "metaq: metaq sweep needs optuna: pip install 'metaq-nn[sweep]'\n"
 
 
+@pytest.mark.slow
 def test_seeds_of_a_recipe(succeeds, fails, tmp_path, names_in):
     command = ["train", *OPTIONS, "--folder", tmp_path / "run"]
     found = json.loads(succeeds(*command, "--seeds", 2, "--json"))

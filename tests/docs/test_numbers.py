@@ -51,6 +51,21 @@ def test_mnist(network, recipe):
     assert abs(int(found[2].replace(",", "")) - run["ratio"]) < 1
 
 
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        ("ResNet-20, 5,000 test images of CIFAR-10's JPEG copy", "resnet20"),
+        ("EfficientNet-Lite0, 600 ImageNet images", "efficientnet"),
+        ("MiniLM trained on SST-2, 1,821 test sentences", "minilm"),
+    ],
+)
+def test_what_binding_costs(network, name):
+    (row,) = result(f"benchmarks/results/start_error_{name}.json")["rows"]
+    accuracies = [percent(row["accuracy_float"]), percent(row["accuracy"])]
+    assert cells("docs/methods/metaq.md", network) == [f"{row['bits_per_weight']:.2f} bits a weight", *accuracies]
+    assert row["points_lost"] <= 0.5
+
+
 def test_the_demo():
     run = result("results/lenet5-digits.json")
     before, after = (percent(run[f"test_{when}"]["accuracy"]) for when in ("before", "after"))

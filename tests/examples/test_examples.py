@@ -32,7 +32,12 @@ def run(example, path, environment):
     return finished.stdout
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def brief_or_slow(example):
+    """The plain loop runs every day; the others load large libraries or start processes."""
+    return pytest.param(example, id=example.stem, marks=[] if example.stem == "train_small" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("example", [brief_or_slow(example) for example in EXAMPLES])
 def test_runs(example, tmp_path):
     run(example, tmp_path / "out.mtq", {name: value for name, value in os.environ.items() if name != "METAQ_DATA"})
 

@@ -110,6 +110,7 @@ def test_a_finished_sweep_trains_no_more(finished, plan, store, monkeypatch):
     assert seen == [("trials", 3, 3)]
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_the_same_call_again(tmp_path, plan, store):
     def stop(what, done, total):
         if (what, done) == ("compress", total - 5):
@@ -127,6 +128,7 @@ def test_ctrl_c_and_the_same_call_again(tmp_path, plan, store):
     assert study.trials[0].params == study.trials[1].params
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_trial_is_gone_on_with_by_another(tmp_path, plan, store, made_up_runs):
     metrics = tmp_path / "trial-0" / run.METRICS
     worker = start_worker(tmp_path, 3, pause_seconds=1000)
@@ -147,6 +149,7 @@ def test_a_killed_worker_s_trial_is_gone_on_with_by_another(tmp_path, plan, stor
     assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
 
 
+@pytest.mark.slow
 def test_two_workers_on_one_new_file_of_sqlite(tmp_path, store):
     workers = [start_worker(tmp_path, 4, pause_seconds=0.2) for _ in range(2)]
     for worker in workers:
