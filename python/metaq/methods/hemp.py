@@ -258,7 +258,7 @@ class BoundHEMP(Steered):
         super().aim_at(target_bytes)
         self.is_straight_through = True
 
-    def refine_levels(self, bits_per_weight: float) -> None:
+    def fit_levels(self, bits_per_weight: float) -> None:
         """Their number is the configuration's; a target that needs more is not reached, which is logged."""
 
     def level_distances(self) -> list[float]:

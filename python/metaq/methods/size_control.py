@@ -101,8 +101,8 @@ class Steered(Sizable):
     rate_weight: float = 0.0
 
     @abstractmethod
-    def refine_levels(self, bits_per_weight: float) -> None:
-        """Before training: place levels so densely that the present weights' entropy is at least so many bits."""
+    def fit_levels(self, bits_per_weight: float) -> None:
+        """Before training: place levels so that the present weights' entropy is at least so much, and not much more."""
 
     @abstractmethod
     def level_distances(self) -> list[float]:
@@ -134,7 +134,7 @@ class Steered(Sizable):
         weights = weights_of(self)
         self.control = SizeControl(target_bytes, length)
         self.measure_every = 1
-        self.refine_levels(8 * target_bytes / weights + 1)
+        self.fit_levels(8 * target_bytes / weights + 1)
 
     def on_size(self, measure: Callable[[], int]) -> None:
         """Steer, where there is a target."""

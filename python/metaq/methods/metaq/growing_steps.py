@@ -68,9 +68,9 @@ class GrowingSteps:
         doublings = (means / self.mean_squares).clamp(min=1).log2().div(2).floor()
         return [math.ldexp(step, int(times)) for step, times in zip(steps, doublings.tolist(), strict=True)]
 
-    def halve(self) -> None:
-        """Say that somebody has halved all steps."""
-        self.mean_squares = 4 * self.mean_squares
+    def scale(self, power: int) -> None:
+        """Say that somebody has multiplied all steps by ``2**power``."""
+        self.mean_squares = self.mean_squares * 4.0**-power
 
     def free(self, training_step: int) -> list[int]:
         """The tensors that the regulariser is to leave alone in this training step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,8 @@ from metaq.methods.training import Training
 
 _OPEN_RADIUS, _SOLVED_RADIUS = 511, 63  # levels on either side of zero with slopes, where levels go on without end
 _LARGEST_RADIUS = 1024  # that levels which are made finer may need, where they end
-_HALVINGS = 10  # of the steps, at most, that levels which are made finer may take
+_MOST_FITS = 10  # times that all steps may be halved or doubled to fit a size that is asked for
+_SPARE_BITS = 1.5  # of entropy a weight that levels may have beyond what a size needs; more than a doubling takes away
 _RATE_WEIGHTS = 0.2, 0.1, 0.05, 0.025, 0.0125  # squared steps per bit that the final quantization tries, boldest first
 
 
@@ -251,20 +253,29 @@ class BoundMETaQ(RegularizedTraining, Steered):
 
     # What a control of the size needs.
 
-    def refine_levels(self, bits_per_weight: float) -> None:
-        """Halve all steps, and double the levels' number, until the weights' entropy is large enough."""
+    def fit_levels(self, bits_per_weight: float) -> None:
+        """Halve or double all steps until the weights' entropy is at least so much, and not much more.
+
+        Steps that are a fraction of the largest weight are never doubled: somebody has chosen them.
+        """
         weights = weights_of(self)
-        for _ in range(_HALVINGS):
-            is_fine = 8 * entropy_bytes(self._counts_now()) / weights >= bits_per_weight
-            if is_fine or (self.view.radius >= _LARGEST_RADIUS and not self.view.is_open):
+        for _ in range(_MOST_FITS):
+            entropy = 8 * entropy_bytes(self._counts_now()) / weights
+            if entropy < bits_per_weight and (self.view.radius < _LARGEST_RADIUS or self.view.is_open):
+                self._scale_steps(-1)
+            elif entropy > bits_per_weight + _SPARE_BITS and self.growing is not None:
+                self._scale_steps(1)
+            else:
                 break
-            self.view.steps = [short_step(step / 2) for step in self.view.steps]
-            if self.growing is not None:
-                self.growing.halve()
-            if not self.view.is_open:
-                self.view.radius *= 2
         if self.learned is not None:
             self.learned = LearnedSteps(self.view, self.config.step_learning_rate)
+
+    def _scale_steps(self, power: int) -> None:
+        self.view.steps = [short_step(math.ldexp(step, power)) for step in self.view.steps]
+        if self.growing is not None:
+            self.growing.scale(power)
+        if not self.view.is_open:
+            self.view.radius *= 2
 
     def level_distances(self) -> list[float]:
         """The steps."""
