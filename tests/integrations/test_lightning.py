@@ -155,7 +155,7 @@ def test_a_step_sees_quantized_weights_though_nobody_calls_the_forward_pass(tmp_
     stages = {stage for stage, _ in model.seen}
     assert stages == {"train", "validate"}
     for stage, weights in model.seen:
-        assert len(weights.unique()) < 40, stage
+        assert len(weights.unique()) < weights.numel() / 3, stage
 
 
 def test_validation_sees_the_weights_of_the_file(tmp_path):
