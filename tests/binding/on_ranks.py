@@ -31,7 +31,7 @@ METHODS = {
 }
 
 
-RESUMED = "metaq", "pruned", "target"
+RESUMED = "metaq", "pruned"
 
 
 def network(seed: int = 0) -> nn.Sequential:
