@@ -66,6 +66,12 @@ def test_what_binding_costs(network, name):
     assert row["points_lost"] <= 0.5
 
 
+def test_mnist_on_another_processor():
+    text = " ".join(text_of("docs/reproduce.md").split())
+    for run in result("benchmarks/results/recipes_again.json")["runs"].values():
+        assert f"{run['file_bytes']:,} B at {percent(run['test_after']['accuracy'])}" in text
+
+
 def test_the_demo():
     run = result("results/lenet5-digits.json")
     before, after = (percent(run[f"test_{when}"]["accuracy"]) for when in ("before", "after"))
