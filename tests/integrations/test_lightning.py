@@ -263,6 +263,7 @@ def test_loggers_and_the_progress_bar_get_the_size(tmp_path):
     assert found[-1]["size_bytes"] == (tmp_path / "model.mtq").stat().st_size
 
 
+@pytest.mark.slow
 def test_bfloat16_and_a_scaler(tmp_path):
     from lightning.pytorch.plugins import MixedPrecision
 
@@ -278,6 +279,7 @@ def test_bfloat16_and_a_scaler(tmp_path):
     assert_same(weights_of(scaled), weights_of(plain))
 
 
+@pytest.mark.slow
 def test_methods_that_prune_by_a_validation_loss(tmp_path):
     calls, method = [], metaq.LOBSTER(strength=1e-3, plateau_epochs=1)
 
@@ -292,6 +294,7 @@ def test_methods_that_prune_by_a_validation_loss(tmp_path):
         trainer(tmp_path, MetaqCallback(method)).fit(module(), loader())
 
 
+@pytest.mark.slow
 def test_fits_again_after_its_end_and_after_an_interruption(tmp_path):
     callback, model = MetaqCallback(METHOD), module()
 

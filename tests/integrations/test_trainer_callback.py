@@ -145,6 +145,7 @@ def load_safetensors(path):
     return load_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [METHOD, metaq.HEMP(strength=1e-3)], ids=["metaq", "hemp"])
 @pytest.mark.parametrize(
     "options",
@@ -263,6 +264,7 @@ print(f"{{size_bytes:.0f}} bytes")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "given"),
     [(metaq.LOBSTER(strength=1e-3, plateau_epochs=1), True), (metaq.Pruned(METHOD, metaq.LOBSTER()), False)],
@@ -321,6 +323,7 @@ class Beginning(Watcher):
         self.call()
 
 
+@pytest.mark.slow
 def test_trains_again_after_its_end_and_after_an_interruption(tmp_path):
     def interrupt():
         if callback.compressor.training_step == 5 and interrupting:
@@ -337,6 +340,7 @@ def test_trains_again_after_its_end_and_after_an_interruption(tmp_path):
         assert_same(weights_of(model), metaq.load_file(tmp_path / "model.mtq"))
 
 
+@pytest.mark.slow
 def test_the_state_must_belong_to_the_weights(tmp_path):
     trainer(tmp_path / "a", classifier(), MetaqCallback(METHOD), save_steps=4, save_strategy="steps").train()
     trainer(tmp_path / "b", classifier(3), MetaqCallback(METHOD), save_steps=4, save_strategy="steps").train()

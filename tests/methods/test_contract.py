@@ -47,8 +47,14 @@ def test_every_method_is_tried():
     assert set(methods.values()) | {metaq.Pruned, metaq.Sized} == tried
 
 
+# Those that steer a size encode the file again and again.
+BRIEF_OR_SLOW = [
+    pytest.param(name, marks=pytest.mark.slow if "sized" in name or "target" in name else []) for name in CONFIGURATIONS
+]
+
+
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", BRIEF_OR_SLOW)
 def test_contract(name, check):
     check(CONFIGURATIONS[name])
 
