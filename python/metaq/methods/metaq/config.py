@@ -13,7 +13,7 @@ from metaq.methods.schedule import RAMP, Schedule, is_schedule
 from metaq.methods.size_control import SizeTarget
 from metaq.solvers import dual, perspective
 
-USUAL_RATIO = 12.0  # at which networks that have been tried are as accurate as in float
+USUAL_RATIO = 12.0  # of float32 bytes to those of the file, at which the networks that were tried lose little
 # λ per bit for LeNet-5 and smaller networks. Larger ones need less, about as the root of their weights: MiniLM, of 22.7
 # million, a thirtieth.
 _USUAL_STRENGTH, _USUAL_WEIGHTS = 3e-5, 44_426
