@@ -1,6 +1,7 @@
 """`metaq sweep`, and several seeds of `metaq train`."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -12,28 +13,31 @@ OPTIONS = ["lenet5-digits", *(f"--set={entry}" for entry in SHORT)]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The options of a sweep that the tests of this module go on with, in order."""
+    """A folder with a study of two trials, the command that goes on with it, and what the first call printed."""
     folder = tmp_path_factory.mktemp("sweep")
-    return folder, ["sweep", *OPTIONS, "--folder", folder / "runs", "--storage", f"sqlite:///{folder}/sweep.db"]
+    command = ["sweep", *OPTIONS, "--folder", folder / "runs", "--storage", f"sqlite:///{folder}/sweep.db"]
+    command += ["--trials", 2]
+    ended = subprocess.run([sys.executable, "-m", "metaq", *map(str, command)], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return folder, command, ended.stdout
 
 
 def test_a_sweep_as_a_table_a_page_and_json(place, succeeds, names_in):
-    folder, command = place
-    printed = succeeds(*command, "--trials", 2)
+    folder, command, printed = place
     assert "2 finished" in printed
     assert "method.strength" in printed
     assert "method.step" in printed
-    found = json.loads(succeeds(*command, "--trials", 2, "--json"))
+    found = json.loads(succeeds(*command, "--json"))
     assert found == json.loads((folder / "runs" / "sweep.json").read_text())
     assert len(found["trials"]) == 2
     assert names_in(folder) == ["runs", "sweep.db"]
     assert {"sweep.html", "sweep.json", "trial-0", "trial-1"} < set(names_in(folder / "runs"))
-    assert succeeds(*command, "--trials", 2, "--quiet") == ""
+    assert succeeds(*command, "--quiet") == ""
 
 
 @pytest.mark.slow
 def test_one_trial_is_chosen_with_several_seeds(place, succeeds, fails, names_in):
-    folder, command = place
+    folder, command, _ = place
     rows = json.loads((folder / "runs" / "sweep.json").read_text())["trials"]
     errors = [row["held_out_error"] for row in rows]
     assert "finished trial (0, 1), found 5" in fails(*command, "--choose", 5)

@@ -7,6 +7,7 @@ see the folder and the output under the same paths.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 from collections.abc import Iterator, Mapping
@@ -137,6 +138,9 @@ def joined() -> Iterator[Ranks | None]:
     from torch import distributed
 
     distributed.init_process_group("gloo", timeout=_LONGEST)
+    # Not when the context ends: after a failure the others leave with the group, torchrun then ends the first rank, and
+    # that one has to say before what went wrong. A process that ends with its group may be aborted.
+    atexit.register(distributed.destroy_process_group)
     ranks = Ranks(started.rank, started.count, max(1, (os.cpu_count() or 1) // started.local_count))
     try:
         yield ranks
@@ -146,7 +150,6 @@ def joined() -> Iterator[Ranks | None]:
         raise
     if ranks.is_first:
         ranks.end(has_failed=False)
-    distributed.destroy_process_group()
 
 
 def balanced(sizes_bytes: Mapping[str, int], count: int) -> list[list[str]]:
