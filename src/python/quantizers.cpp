@@ -14,6 +14,7 @@
 
 #include "metaq/base/dependent.hpp"
 #include "metaq/quantizers/rdoq.hpp"
+#include "metaq/quantizers/second_order.hpp"
 #include "metaq/quantizers/trellis.hpp"
 #include "python/arrays.hpp"
 
@@ -26,6 +27,8 @@ namespace {
 using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+using ShareArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 using WeightArrays = std::vector<WeightArray>;
 using ImportanceArrays = std::vector<std::optional<ImportanceArray>>;
@@ -68,6 +71,14 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
     return bits;
 }
 
+const metaq::dependent::Machine& machine_of(std::size_t states) {
+    const auto& machines = metaq::dependent::kMachine;
+    const auto machine = std::find_if(machines.begin(), machines.end(),
+                                      [&](const auto& one) { return one.states == states; });
+    if (machine == machines.end()) throw std::invalid_argument("states: no machine has as many");
+    return *machine;
+}
+
 // Fills symbols, none larger than `most` of its block.
 void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols,
                          const std::vector<std::int32_t>& most, double rate_weight, std::size_t states) {
@@ -76,18 +87,51 @@ void quantize_by_trellis(const WeightArrays& weights, const ImportanceArrays& im
         std::any_of(most.begin(), most.end(), [](auto one) { return one < 0 || one >= metaq::kSymbolLimit; })) {
         throw std::invalid_argument("most: not a symbol for each block");
     }
-    const auto& machines = metaq::dependent::kMachine;
-    const auto machine = std::find_if(machines.begin(), machines.end(),
-                                      [&](const auto& one) { return one.states == states; });
-    if (machine == machines.end()) throw std::invalid_argument("states: no machine has as many");
+    const metaq::dependent::Machine& machine = machine_of(states);
     std::vector<metaq::trellis::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
         blocks.push_back(
             {weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i]), most[i]});
     }
     nb::gil_scoped_release release;
-    metaq::trellis::quantize(blocks, rate_weight, *machine);
+    metaq::trellis::quantize(blocks, rate_weight, machine);
 }
+
+// Columns of matrices on top of each other: targets, symbols and errors are of shape (columns, rows), shares of shape
+// (matrices, columns, columns).
+class PythonColumnQuantizer {
+public:
+    PythonColumnQuantizer(double rate_weight, std::size_t states)
+        : quantizer_(machine_of(states), static_cast<float>(rate_weight)) {}
+
+    void quantize(const Matrix<float>& targets, const ShareArray& shares, const Vector<const float>& scales,
+                  const Vector<const float>& importances, const Vector<const float>& row_importances,
+                  const Vector<const float>& row_levels, const Matrix<std::int32_t>& symbols,
+                  const Matrix<float>& errors, float most) {
+        const std::size_t columns = targets.shape(0), rows = targets.shape(1), matrices = shares.shape(0);
+        check_size("columns of shares", columns, shares.shape(1));
+        check_size("columns of shares", columns, shares.shape(2));
+        check_size("scales", columns, scales.size());
+        check_size("importances", columns, importances.size());
+        check_size("row importances", rows, row_importances.size());
+        check_size("row levels", rows, row_levels.size());
+        check_size("columns of symbols", columns, symbols.shape(0));
+        check_size("rows of symbols", rows, symbols.shape(1));
+        check_size("columns of errors", columns, errors.shape(0));
+        check_size("rows of errors", rows, errors.shape(1));
+        if (rows == 0 || matrices == 0 || rows % matrices != 0) {
+            throw std::invalid_argument("targets: rows do not divide among the matrices of the shares");
+        }
+        const metaq::second_order::Columns block{
+            columns,           rows,          matrices,          targets.data(), shares.data(), scales.data(),
+            importances.data(), row_importances.data(), row_levels.data(), symbols.data(), errors.data(), most};
+        nb::gil_scoped_release release;
+        quantizer_.quantize(block);
+    }
+
+private:
+    metaq::second_order::ColumnQuantizer quantizer_;
+};
 
 // Whether symbols are those of a trellis, as its coders see it.
 bool are_dependent(const SymbolArray& symbols) {
@@ -106,6 +150,12 @@ void bind_quantizers(nb::module_& module) {
     module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(),
                nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("most"),
                nb::arg("rate_weight"), nb::arg("states"));
+    nb::class_<PythonColumnQuantizer>(module, "ColumnQuantizer")
+        .def(nb::init<double, std::size_t>(), nb::arg("rate_weight"), nb::arg("states"))
+        .def("quantize", &PythonColumnQuantizer::quantize, nb::arg("targets").noconvert(),
+             nb::arg("shares").noconvert(), nb::arg("scales").noconvert(), nb::arg("importances").noconvert(),
+             nb::arg("row_importances").noconvert(), nb::arg("row_levels").noconvert(),
+             nb::arg("symbols").noconvert(), nb::arg("errors").noconvert(), nb::arg("most"));
     module.def("are_dependent", &are_dependent, nb::arg("symbols"));
 }
 

@@ -55,6 +55,12 @@ public:
         counts_ = {};
     }
 
+    // Code lengths from all that was counted by others, which go on counting; at least as many as there were guessed.
+    void learn_from(const Rates& others) {
+        counts_ = others.counts_;
+        learn();
+    }
+
     // In bits, with the sign.
     float bits(std::size_t quantizer, std::size_t bin, std::int64_t index) const {
         const Class of_index = found(index);
