@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from metaq.errors import FormatError, InputError
 from metaq.progress import Progress
 from metaq.quantizers import calibration_file
-from metaq.quantizers.gradients import Gradients, Loss, main_output
+from metaq.quantizers.gradients import Gradients, Loss
 from metaq.quantizers.layers import Factor, MatrixView, Weights
 from metaq.quantizers.moments import SharedSums
-from metaq.quantizers.observation import Observation, batch_bytes, run, still
+from metaq.quantizers.observation import Observation, batch_bytes, run, sample_count, still
 from metaq.quantizers.operations import Operation
 
 _log = logging.getLogger(__name__)
@@ -169,7 +169,9 @@ def calibrate(
         for index, batch in enumerate(islice(batches, limit)):
             with Observation(weights, listen):
                 output = run(model, batch, index)
-            samples += found.take(output) if found else len(main_output(output)[0])
+            if found:
+                found.take(output)
+            samples += sample_count(batch)
             progress.advance(batch_bytes(batch), 0)
     if samples == 0:
         raise InputError("calibrate: expected at least one batch of samples, found none")
@@ -192,13 +194,14 @@ def report_missing(names: Iterable[str], where: str) -> None:
 
 
 def _result(weights: Weights, sums: SharedSums, found: Gradients | None, samples: int) -> Calibration:
-    views = {name: view for name, view in sums.views.items() if name not in weights.used_differently}
+    views = {name: view for name, view in sums.sharing.views.items() if name not in weights.used_differently}
     missing = tuple(name for name in weights.parameters if name not in views)
     if not views:
         raise InputError("calibrate: expected a model that multiplies inputs by its weights, found none that does")
     report_missing(missing, "calibrate")
     moments = {owner: (entry.products / samples).float().cpu() for owner, entry in sums.sums.items()}
-    inputs = {name: moments[sums.owners[name]] for name in views if name in sums.owners}
+    owners = sums.sharing.owners
+    inputs = {name: moments[owners[name]] for name in views if name in owners}
     counts = {name: sums.counts[name] for name in views if name in sums.counts}
     positions = {name: sums.positions(name) for name in views}
     rows = {

@@ -86,11 +86,8 @@ class Gradients:
         output.register_hook(partial(self._add, factor, operation))
         return output
 
-    def take(self, output: Any) -> int:
+    def take(self, output: Any) -> None:
         """Add the gradients of a batch, and let go of its graph.
-
-        Returns:
-            How many samples the batch had.
 
         Raises:
             InputError: there is no finite tensor of the shape that the loss asks for.
@@ -104,11 +101,10 @@ class Gradients:
         total = self._likelihood(values) if loss is Loss.LIKELIHOOD else self._signed(values)
         if total.requires_grad:
             torch.autograd.grad(total, list(self._roots.values()), allow_unused=True)
-        return len(values)
 
     def rows(self, view: MatrixView, sums: SharedSums) -> Tensor:
         """G of a weight, float32, of shape (groups * rows,)."""
-        if view.name in sums.owners:
+        if sums.of(view.name):
             positions = sums.positions(view.name)[:, None]
             return self._mean(self._products.get(view.name), positions, view)
         return self._mean(self._lookups.get(view.name), sums.counts[view.name][None], view)

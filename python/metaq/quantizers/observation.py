@@ -104,7 +104,17 @@ def run(model: nn.Module, batch: Any, index: int) -> Any:
         raise InputError(f"batch {index}: expected one that the model takes, found {found}") from error
 
 
+def batch_tensors(batch: Any) -> list[Tensor]:
+    """The tensors of a batch, in their order."""
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else [batch]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
 def batch_bytes(batch: Any) -> int:
     """How large the tensors of a batch are."""
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else [batch]
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+    return sum(tensor.nbytes for tensor in batch_tensors(batch))
+
+
+def sample_count(batch: Any) -> int:
+    """How many samples a batch has: the first dimension of its first tensor that has one."""
+    return next((len(tensor) for tensor in batch_tensors(batch) if tensor.ndim), 1)

@@ -48,6 +48,11 @@ class Operation(ABC):
         """Whether the inputs are indices of rows, rather than multiplied."""
         return False
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether it depends on the model which inputs are multiplied by which group."""
+        return False
+
     @abstractmethod
     def factor(self, weights: Weights) -> Factor | None:
         """The parameter multiplied by, if it is one."""
@@ -89,6 +94,10 @@ class _SortedProduct(Operation):
     """As `_SlotProduct`, of inputs that follow each other by group, ``ends`` being where each group's end."""
 
     ends: Tensor
+
+    @property
+    def is_routed(self) -> bool:
+        return True
 
     def factor(self, weights: Weights) -> Factor | None:
         return weights.matrix(self.weight)
