@@ -87,16 +87,21 @@ def still(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def apply(model: nn.Module, batch: Any) -> Any:
+    """The output of a model for a batch: a tensor, a tuple or list that begins with one, or keyword arguments."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, list | tuple) else batch)
+
+
 def run(model: nn.Module, batch: Any, index: int) -> Any:
-    """The output of a model for a batch: a tensor, a tuple or list that begins with one, or keyword arguments.
+    """As `apply`, with errors that say which batch they are about.
 
     Raises:
         InputError: the model does not take the batch, its own exception being the cause; or a listener's.
     """
     try:
-        if isinstance(batch, Mapping):
-            return model(**batch)
-        return model(batch[0] if isinstance(batch, list | tuple) else batch)
+        return apply(model, batch)
     except InputError as error:
         raise InputError(f"batch {index}: {error}") from error
     except Exception as error:
