@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from metaq.errors import InputError
 from metaq.quantizers.calibration import calibrate
 
 transformers = pytest.importorskip("transformers")
@@ -114,10 +115,13 @@ DECODER = SIZES | {"vocab_size": 50, "num_key_value_heads": 1, "max_position_emb
 TOKENS = torch.randint(0, 50, (2, 7), generator=torch.Generator().manual_seed(0))
 
 
+LLAMA4 = DECODER | {"num_local_experts": 2, "intermediate_size_mlp": 24, "head_dim": 8}
+
+
 def made(name, **options):
     torch.manual_seed(0)
     family = re.sub("(LMHead)?(Model|ForCausalLM)$", "", name)
-    config = getattr(transformers, f"{family}Config")
+    config = getattr(transformers, {"Llama4": "Llama4TextConfig"}.get(family, f"{family}Config"))
     return getattr(transformers, name)(config(**options))
 
 
@@ -169,6 +173,25 @@ def test_experts(name):
         torch.testing.assert_close(found.inputs[layer + "gate_up_proj"][expert], part.T @ part / 2)
 
 
-def test_experts_of_copies_are_missing():
-    found = calibrate(made_experts("MixtralForCausalLM", "batched_mm"), [{"input_ids": TOKENS}], gradients=False)
-    assert [name.rpartition(".")[2] for name in found.missing] == ["gate_up_proj", "down_proj"] * 2
+def test_experts_that_are_copied_otherwise():
+    model = made_experts("MixtralForCausalLM", "batched_mm")
+    found = calibrate(model, [{"input_ids": TOKENS}])
+    assert not found.missing
+    assert model.config._experts_implementation == "batched_mm"
+
+
+def test_experts_that_all_see_every_token():
+    found = calibrate(made("Llama4ForCausalLM", **LLAMA4), [{"input_ids": TOKENS}])
+    view = found.views["model.layers.1.feed_forward.experts.gate_up_proj"]
+    assert (view.groups, view.rows, view.columns, view.is_transposed) == (2, 48, 16, True)
+    assert found.positions[view.name].tolist() == [14, 14]
+    assert not found.missing
+
+
+def test_calls_in_unknown_forms_are_left_alone():
+    class Model(nn.Linear):
+        def forward(self, inputs):
+            return torch.mm(inputs, mat2=self.weight.T)
+
+    with pytest.raises(InputError, match="found none that does"):
+        calibrate(Model(3, 2), [torch.ones(2, 3)])

@@ -64,27 +64,35 @@ _attention = _open(functional.multi_head_attention_forward)
 
 @contextmanager
 def still(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode, that runs as it is written and remembers nothing from one run to the next.
+    """A model in evaluation mode, that remembers nothing from one run to the next and whose operations are seen.
 
-    Fused kernels for attention are not taken, since the operations inside are not seen; caches of keys and values
-    (``config.use_cache``, in transformers' models) are off.
+    Fused kernels for attention are not taken. In transformers' models caches of keys and values are off, and experts
+    are multiplied one by one or sorted, not by copies.
     """
     modes = {module: module.training for module in model.modules()}
-    configs: list[Any] = [module.config for module in model.modules() if hasattr(module, "config")]
-    caching = [config for config in configs if getattr(config, "use_cache", None) is True]
     had_fast_path = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
-    for config in caching:
-        config.use_cache = False
+    changed = [change for module in model.modules() for change in _configure(getattr(module, "config", None))]
     try:
         yield
     finally:
-        for config in caching:
-            config.use_cache = True
+        for config, name, value in changed:
+            setattr(config, name, value)
         torch.backends.mha.set_fastpath_enabled(had_fast_path)
         for module, mode in modes.items():
             module.training = mode
+
+
+def _configure(config: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Change what a configuration says; gives what it said."""
+    if getattr(config, "use_cache", None) is True:
+        config.use_cache = False
+        yield config, "use_cache", True
+    implementation = getattr(config, "_experts_implementation", None)
+    if isinstance(implementation, str) and implementation not in ("eager", "grouped_mm"):
+        config._experts_implementation = "eager"
+        yield config, "_experts_implementation", implementation
 
 
 def apply(model: nn.Module, batch: Any) -> Any:

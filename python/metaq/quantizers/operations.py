@@ -150,9 +150,9 @@ class _Convolution(Operation):
             patches = patches.unfold(2 + axis, gap * (size - 1) + 1, step)[..., ::gap]
         grouped = patches.unflatten(1, (self.groups, -1))  # samples, groups, channels, positions..., kernel...
         places = range(3, 3 + len(kernel))
-        order = (1, 0, *places, 2, *(place + len(kernel) for place in places))
-        columns: Tensor = grouped.permute(order).reshape(self.groups, -1, self.weight[0].numel())
-        return columns
+        order = (1, 2, *(place + len(kernel) for place in places), 0, *places)  # so that long runs are copied
+        columns: Tensor = grouped.permute(order).reshape(self.groups, self.weight[0].numel(), -1)
+        return columns.transpose(1, 2)
 
 
 class _Lookup(Operation):
@@ -178,7 +178,12 @@ class _Lookup(Operation):
 def recognise(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Operation | None:
     """What a call of a torch function multiplies, if it is such a call."""
     read = _READERS.get(function)
-    return None if read is None else read(*arguments, **keywords)
+    if read is None:
+        return None
+    try:
+        return read(*arguments, **keywords)
+    except TypeError:  # a form of the call that the reader does not know
+        return None
 
 
 def _squares(tensor: Tensor, dimensions: tuple[int, ...]) -> Tensor:
