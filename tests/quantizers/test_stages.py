@@ -34,9 +34,43 @@ def test_blocks_of_a_resnet():
     assert len(names) == len(set(names)) == sum(parameter.ndim >= 2 for parameter in model.parameters())
 
 
+class Level(nn.Module):
+    """A block with a list of blocks; what runs of them depends on ``picks``."""
+
+    def __init__(self, picks):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Sequential(nn.Linear(3, 3), nn.ReLU()) for _ in range(3))
+        self.down, self.picks = nn.Linear(3, 3), picks
+
+    def forward(self, inputs):
+        if self.picks:
+            return self.down(self.parts[0](inputs) + self.parts[2](inputs))
+        for part in self.parts:
+            inputs = part(inputs)
+        return self.down(inputs)
+
+
+def test_lists_within_blocks():
+    def blocks(*picks):
+        model = nn.Sequential(*(nn.Sequential(Level(pick), nn.ReLU()) for pick in picks))
+        return block_names(model, torch.zeros(1, 3))
+
+    assert blocks(False) == [f"0.0.parts.{part}" for part in range(3)]
+    assert blocks(False, True) == [*(f"0.0.parts.{part}" for part in range(3)), "1.0"]
+    assert blocks(True, True) == ["0.0", "1.0"]
+    assert blocks(*[False] * 3) == ["0.0", "1.0", "2.0"]  # there are as many blocks as any has parts
+
+
+def test_resolutions():
+    options = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 3]}
+    model = transformers.ResNetForImageClassification(transformers.ResNetConfig(**options)).eval()
+    expected = ["resnet.encoder.stages.0.layers.0", *(f"resnet.encoder.stages.1.layers.{part}" for part in range(3))]
+    assert [stage.block for stage in stages(model, torch.zeros(1, 3, 32, 32)) if stage.block] == expected
+
+
 def test_modules_with_weights_where_there_are_no_blocks():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    assert block_names(model) == ["0", "2"]
+    assert block_names(model, torch.zeros(1, 3)) == ["0", "2"]
     assert [stage.block for stage in stages(model, torch.zeros(1, 3))] == ["0", "2"]
     assert stages(nn.Linear(3, 2), torch.zeros(1, 3))[0].weights == ("weight",)
 

@@ -21,7 +21,7 @@ from metaq.quantizers.layers import Factor, Weights
 from metaq.quantizers.moments import Sharing
 from metaq.quantizers.observation import Observation, run, still
 from metaq.quantizers.operations import Operation
-from metaq.quantizers.trees import copied
+from metaq.quantizers.trees import copied, tensors
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def trace(model: nn.Module, batch: Any, keeps: bool = False) -> Trace:
         keeps: whether to copy the arguments and outputs of blocks.
     """
     recorder, weights = _Recorder(keeps), Weights(model.named_parameters())
-    with recorder.of_blocks(model), Observation(weights, recorder.listen):
+    with recorder.of_blocks(model, batch), Observation(weights, recorder.listen):
         output = run(model, batch, 0)
     if keeps:
         recorder.trace.output = copied(output)
@@ -94,22 +94,67 @@ def trace(model: nn.Module, batch: Any, keeps: bool = False) -> Trace:
     return recorder.trace
 
 
-def block_names(model: nn.Module) -> list[str]:
-    """The blocks of a model, in the order in which it lists them."""
-    found = list(_chains("", model))
-    if found:
-        return found
-    return [name for name, module in model.named_modules() if _has_weights(module) and not list(module.children())]
+def block_names(model: nn.Module, batch: Any) -> list[str]:
+    """The blocks of a model, in the order in which it lists them.
+
+    Where blocks hold lists that are longer than theirs, as in models of several resolutions, these are taken apart,
+    unless they are alternatives, such as experts.
+    """
+    found = list(_blocks("", model, set()))
+    if not found:
+        return [name for name, module in model.named_modules() if _has_weights(module) and not list(module.children())]
+    lists = _inner_lists(model, found)
+    if max((len(list(module.children())) for module in lists.values()), default=0) > len(found):
+        return list(_blocks("", model, _passing_on(model, batch, lists)))
+    return found
 
 
-def _chains(name: str, module: nn.Module) -> Iterator[str]:
+def _blocks(name: str, module: nn.Module, taken_apart: set[str], is_inside: bool = False) -> Iterator[str]:
     """The blocks in a module that is none."""
+    lists_blocks = name in taken_apart if is_inside else _is_chain(module)
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}" if name else child_name
-        if _is_chain(module) and _has_weights(child) and not _is_chain(child):
+        is_block = lists_blocks and _has_weights(child) and (is_inside or not _is_chain(child))
+        if is_block and (is_inside or not any(other.startswith(f"{path}.") for other in taken_apart)):
             yield path
         else:
-            yield from _chains(path, child)
+            yield from _blocks(path, child, taken_apart, is_inside or is_block)
+
+
+def _inner_lists(model: nn.Module, blocks: list[str]) -> dict[str, nn.Module]:
+    """The outermost lists within blocks, by name."""
+    found: dict[str, nn.Module] = {}
+    for block in blocks:
+        for name, module in model.get_submodule(block).named_modules(prefix=block):
+            if _is_chain(module) and not any(name.startswith(f"{other}.") for other in found):
+                found[name] = module
+    return found
+
+
+def _passing_on(model: nn.Module, batch: Any, lists: dict[str, nn.Module]) -> set[str]:
+    """The names of lists of which each module is given what the one before gives."""
+    broken: set[str] = set()
+    last: dict[str, tuple[int, Tensor | None]] = {}
+
+    def begin(name: str, place: int, _: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        before, result = last.get(name, (-1, None))
+        if place != before + 1 or (place > 0 and next(iter(tensors((arguments, keywords))), None) is not result):
+            broken.add(name)
+
+    def end(name: str, place: int, _: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        last[name] = (place, next(iter(tensors(output)), None))
+
+    hooks = []
+    for name, module in lists.items():
+        for place, child in enumerate(module.children()):
+            hooks.append(child.register_forward_pre_hook(partial(begin, name, place), with_kwargs=True))
+            hooks.append(child.register_forward_hook(partial(end, name, place)))
+    try:
+        run(model, batch, 0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return set(last) - broken
 
 
 def _is_chain(module: nn.Module) -> bool:
@@ -132,9 +177,9 @@ class _Recorder:
         self._places: dict[str, int] = {}  # of each weight: twice the blocks before, one more within a block
 
     @contextmanager
-    def of_blocks(self, model: nn.Module) -> Iterator[None]:
+    def of_blocks(self, model: nn.Module, batch: Any) -> Iterator[None]:
         hooks = []
-        for name in block_names(model):
+        for name in block_names(model, batch):
             module = model.get_submodule(name)
             hooks.append(module.register_forward_pre_hook(partial(self._begin, name), with_kwargs=True))
             hooks.append(module.register_forward_hook(partial(self._end, name)))
