@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from metaq.errors import InputError
+from metaq.progress import Progress
 from metaq.quantizers.calibration import calibrate
 from metaq.quantizers.observation import still
 from metaq.quantizers.replay import Memory, memory_of
@@ -232,6 +233,25 @@ def test_experts_have_no_cross_moments():
     assert seen["model.layers.1.self_attn.o_proj.weight"].cross is not None
 
 
+@pytest.mark.parametrize("within", Within)
+def test_weights_that_the_first_batch_does_not_use(within):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positive, self.others = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.never = nn.Linear(2, 2)
+
+        def forward(self, inputs):
+            return inputs + (self.positive if inputs.sum() > 0 else self.others)(inputs)
+
+    seen = {}
+    batches = [torch.ones(3, 2) * 100, -torch.ones(3, 2) * 100]
+    options = SequentialOptions(cross=True, within=within)
+    quantize_sequentially(nn.Sequential(Block(), Block()), batches, coarse(seen), options=options)
+    assert list(seen) == [f"{block}.{part}.weight" for block in range(2) for part in ("positive", "others")]
+    torch.testing.assert_close(seen["0.others.weight"].inputs, torch.full((1, 2, 2), 5000.0))
+
+
 def test_tied_weights_are_quantized_once_by_what_they_see_in_the_original():
     _, seen = quantized("gpt2")
     original, batches = made("gpt2")
@@ -240,6 +260,28 @@ def test_tied_weights_are_quantized_once_by_what_they_see_in_the_original():
     torch.testing.assert_close(seen[tied].inputs, expected.inputs[tied])
     assert torch.equal(seen[tied].counts, expected.counts[tied])
     assert next(iter(seen)) == tied
+
+
+def test_progress_and_what_is_missing(caplog):
+    class Shown(Progress):
+        total_bytes = done_bytes = 0
+
+        def begin(self, what, total_bytes=None):
+            self.total_bytes = total_bytes
+
+        def advance(self, read_bytes, written_bytes):
+            self.done_bytes += read_bytes
+
+    model, progress = nn.Sequential(nn.Linear(6, 3), nn.Linear(3, 2)), Shown()
+    quantize_sequentially(model, [torch.ones(1, 6)], lambda *_: None, progress=progress)
+    assert progress.done_bytes == progress.total_bytes == 4 * (18 + 6)
+    assert not caplog.records
+    model.spare = nn.Identity()
+    model.spare.weight = nn.Parameter(torch.ones(2, 2))
+    quantize_sequentially(model, [torch.ones(1, 6)], lambda *_: None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "quantize_sequentially: expected every weight to multiply inputs, found none for spare.weight"
+    ]
 
 
 def test_a_quantizer_may_leave_weights():

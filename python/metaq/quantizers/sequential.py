@@ -132,14 +132,15 @@ class _Quantization:
         self.repeated = first.repeated
         self.quantized_way = Replay(model, first.blocks, memory, batches)
         self.original_way = Replay(model, first.blocks, memory, batches)
+        self.offered: set[str] = set()  # names of weights that the quantizer was asked about
         self.originals: dict[str, Tensor] = {}  # weights as they were, of those that a run on the original way needs
 
     def run(self) -> None:
-        report_missing((name for name in self.parameters if name not in self.views), "quantize_sequentially")
-        self.progress.begin("quantizing", sum(self.parameters[name].nbytes for name in self.views))
+        self.progress.begin("quantizing", sum(parameter.nbytes for parameter in self.parameters.values()))
         whole = self._whole_sums()
         for stage in self.stages:
             self._quantize_stage(stage, whole)
+        report_missing((name for name in self.parameters if name not in self.offered), "quantize_sequentially")
 
     def _whole_sums(self) -> SharedSums:
         """Of weights that are used in several stages, all in the model as it is."""
@@ -165,18 +166,22 @@ class _Quantization:
             self.quantized_way.store(stage, index, self.quantized_way.run(stage, index))
             if self.options.cross and last is None:
                 self._references(stage, (), index, is_last=True)
-        for name in stage.weights:
-            if name not in self.repeated:
-                self.originals.pop(name, None)
+        for name in {name for step in steps for name in step} - self.repeated:
+            self.originals.pop(name, None)
 
     def _steps(self, stage: Stage) -> list[list[str]]:
-        """The weights of a stage that are quantized on the same runs."""
+        """The weights of a stage that are quantized on the same runs.
+
+        Those that the first batch did not use, as some of many experts, are among the last.
+        """
+        prefix = f"{stage.block}."
+        unseen = [name for name in self.parameters if name not in self.views and name.startswith(prefix)]
         if self.options.within is Within.BLOCK:
-            return [list(stage.weights)]
+            return [[*stage.weights, *unseen]]
         steps: dict[str, list[str]] = {}
         for name in stage.weights:
             steps.setdefault(self.owners.get(name, name), []).append(name)
-        return list(steps.values())
+        return [*steps.values(), unseen]
 
     def _sums(self, stage: Stage, names: list[str], is_last: bool) -> SharedSums:
         """Sums over the inputs of some weights of a stage."""
@@ -202,17 +207,20 @@ class _Quantization:
         return Weights((name, self.parameters[name]) for name in names)
 
     def _put(self, name: str, sums: SharedSums) -> None:
-        """Quantize a weight, unless a batch has used it otherwise than the first did."""
-        parameter, view = self.parameters[name], self.views[name]
-        if name in sums.sharing.views:
-            matrices = self.quantize(name, view, view.matrices(parameter), self._moments(name, sums))
-            if matrices is not None:
-                if not bool(torch.isfinite(matrices).all()):
-                    raise InputError(f"{name}: expected finite quantized weights, found NaN or infinite ones")
-                if self.options.cross:
-                    self.originals[name] = parameter.detach().clone()
-                parameter.copy_(view.weight(matrices))
+        """Quantize a weight, unless nothing was multiplied by it, or not always by the same matrices."""
+        parameter, view = self.parameters[name], sums.sharing.views.get(name)
         self.progress.advance(parameter.nbytes, 0)
+        if view is None:
+            return
+        self.offered.add(name)
+        matrices = self.quantize(name, view, view.matrices(parameter), self._moments(name, sums))
+        if matrices is None:
+            return
+        if not bool(torch.isfinite(matrices).all()):
+            raise InputError(f"{name}: expected finite quantized weights, found NaN or infinite ones")
+        if self.options.cross:
+            self.originals[name] = parameter.detach().clone()
+        parameter.copy_(view.weight(matrices))
 
     def _moments(self, name: str, sums: SharedSums) -> Moments:
         found, counts = sums.of(name), sums.counts.get(name)
