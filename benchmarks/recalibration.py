@@ -24,9 +24,9 @@ from metaq.experiments import data, models
 from metaq.experiments.data import Split
 from metaq.experiments.loop import evaluate
 from metaq.experiments.models.pretrained import load_weights
-from metaq.experiments.recalibration import recalibrate
 from metaq.metrics import entropy_bits
 from metaq.quantizers import uniform
+from metaq.quantizers.recalibration import recalibrate
 
 STEPS = (0.16788760, 0.13669750, 0.09241299, 0.06355724, 0.04425872, 0.02175619)  # 1.25 to 4 bits on ResNet-20
 HELD_OUT = 2000

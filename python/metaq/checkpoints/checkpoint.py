@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -143,7 +143,10 @@ class Checkpoint:
         """Of the tensors that were calibrated."""
         if calibration is None or self.config.step is not None:
             return {}
-        found = {name: sensitivity(calibration, name) for name in self.quantized if name in calibration.inputs}
+        whole = {name for name, view in calibration.views.items() if view.groups == 1 and not view.is_transposed}
+        inputs = {name: moments[0] for name, moments in calibration.inputs.items() if name in whole}
+        known = replace(calibration, inputs=inputs)
+        found = {name: sensitivity(known, name) for name in self.quantized if name in inputs}
         for name, entry in found.items():
             layout = self.sources[self.owner[name]].layouts[name]
             if entry.rows != layout.shape[0] or entry.rows * len(entry.costs) != layout.size:

@@ -15,9 +15,9 @@ from metaq.compressed_model import encode as encode_model
 from metaq.compressor import Compressor
 from metaq.experiments.augmentation import flipped, shifted
 from metaq.experiments.data import Split
-from metaq.experiments.recalibration import recalibrate
 from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 from metaq.methods import Method
+from metaq.quantizers.recalibration import recalibrate
 
 _EVALUATION_BATCH = 1000
 _MOMENTUM = 0.9

@@ -7,138 +7,204 @@ KL divergence. For a layer that multiplies inputs x by W, whose outputs have the
 
     F[i, j] = G[i] A[j, j],    A = mean over samples of Σ x xᵀ over positions,    G[i] = mean of g_i² over both,
 
-and G[i] A is the Hessian of row i (`metaq.quantizers.second_order`).
+and G[i] A is the Hessian of row i (`metaq.quantizers.second_order`). Where outputs are no logits, F is the Gauss-Newton
+matrix of half their squared error: g is then the gradient of ``Σ ±output``, of signs that are drawn.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from metaq.errors import InputError
+from metaq.errors import FormatError, InputError
+from metaq.progress import Progress
+from metaq.quantizers import calibration_file
+from metaq.quantizers.gradients import Gradients, Loss
+from metaq.quantizers.layers import Factor, MatrixView, Weights
+from metaq.quantizers.moments import SharedSums
+from metaq.quantizers.observation import Observation, batch_bytes, run, sample_count, still
+from metaq.quantizers.operations import Operation
+
+_log = logging.getLogger(__name__)
+_NAMES_SHOWN = 5  # of weights that a message is about
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of each calibrated weight, by name: second moments of its layer's inputs and its rows' gradients.
+    """What is known of each calibrated weight, by name: second moments of its inputs and its rows' gradients.
 
     Attributes:
-        inputs: A, float32, of shape (d, d), d the inputs of a row: columns, or channels times kernel positions.
-        rows: G, float32, of shape (rows,); at least 0.
+        views: how each weight is a set of matrices, in the order in which they ran.
+        inputs: A of each group, float32, of shape (groups, columns, columns). Weights that are multiplied by the same
+            inputs have the same tensor. Weights that are only looked up in, such as embeddings, have none.
+        rows: G, float32, of shape (groups * rows,), at least 0; ones, if no gradients were taken. Of rows that are
+            looked up, the mean over columns.
+        counts: of tables, how often each row was looked up, int64, of shape (rows,).
+        positions: how many inputs each group has seen, int64, of shape (groups,).
+        samples: how many the data had.
+        missing: names of parameters of two dimensions or more that multiplied nothing, or not as whole matrices.
     """
 
+    views: dict[str, MatrixView]
     inputs: dict[str, Tensor]
     rows: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    positions: dict[str, Tensor]
+    samples: int
+    missing: tuple[str, ...] = ()
 
     def importance(self, name: str) -> Tensor:
-        """F of a weight, float32, of shape (rows, d)."""
-        return self.rows[name][:, None] * self.inputs[name].diagonal()
+        """F of a weight, float32, of shape (groups * rows, columns)."""
+        view, rows = self.views[name], self.rows[name]
+        if name not in self.inputs:
+            return (rows * self.counts[name] / self.samples)[:, None].expand(-1, view.columns)
+        squares = self.inputs[name].diagonal(dim1=1, dim2=2)
+        return (rows.reshape(view.groups, -1, 1) * squares[:, None]).flatten(0, 1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as a safetensors file, whole or not at all.
+
+        Raises:
+            InputError: the place cannot be written.
+        """
+        tensors = {kind: getattr(self, kind) for kind in calibration_file.KINDS}
+        views = {name: asdict(view) for name, view in self.views.items()}
+        fields = {"views": views, "samples": self.samples, "missing": list(self.missing)}
+        calibration_file.write(path, tensors, fields)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file cannot be read.
+            FormatError: it is damaged, or no calibration.
+        """
+        tensors, fields = calibration_file.read(path)
+        try:
+            views = {
+                name: MatrixView(**entry | {"shape": tuple(entry["shape"])}) for name, entry in fields["views"].items()
+            }
+            found = cls(views, **tensors, samples=int(fields["samples"]), missing=tuple(fields["missing"]))
+            found._check()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}: expected a calibration, found one that is damaged: {error}") from None
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError unless all tensors have the shapes that the views say."""
+        for name, view in self.views.items():
+            count = view.groups * view.rows
+            if min(view.groups, view.rows, view.columns) < 1 or count * view.columns != torch.Size(view.shape).numel():
+                raise ValueError(f"a view of {name!r} that is none")
+            inputs = (view.groups, view.columns, view.columns)
+            _check_tensor(f"inputs of {name!r}", self.inputs.get(name), inputs)
+            _check_tensor(f"counts of {name!r}", self.counts.get(name), (view.rows,))
+            _check_tensor(f"rows of {name!r}", self.rows[name], (count,))
+            _check_tensor(f"positions of {name!r}", self.positions[name], (view.groups,))
+            if name not in self.inputs and name not in self.counts:
+                raise ValueError(f"neither inputs nor counts of {name!r}")
 
 
-def calibrate(model: nn.Module, loader: Iterable[Any], batches: int | None = None, seed: int = 0) -> Calibration:
+def _check_tensor(what: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and (tuple(tensor.shape) != shape or not bool(torch.isfinite(tensor).all())):
+        raise ValueError(f"{what} that are not finite or not of shape {shape}")
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    gradients: bool = True,
+    limit: int | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Calibration:
     """Run a model on some data, to have its weights quantized by what matters to its predictions.
 
-    Matrices of `torch.nn.Linear` and filters of ungrouped `torch.nn.Conv2d` are calibrated, with zeros as padding. The
-    model runs in evaluation mode, and is left as it was, gradients included.
+    Every parameter that multiplies something is calibrated: of `torch.nn.Linear`, convolutions, attention, experts,
+    embeddings, and of modules that are called otherwise. The model runs in evaluation mode, and is left as it was,
+    gradients included.
 
     Args:
-        model: gives logits of shape (samples, classes) or (samples, positions, classes), or an object with such
-            ``logits``.
-        loader: batches of inputs, on the model's device: a tensor, a tuple that begins with one, or a dictionary of
-            keyword arguments. A few hundred samples do.
-        batches: how many to take; all, if not given.
+        model: any; its outputs are logits or others (`Loss`).
+        batches: of inputs, on the model's device: a tensor, a tuple that begins with one, or a dictionary of keyword
+            arguments. A few hundred samples do.
+        gradients: whether to find G, which takes a backward pass.
+        limit: how many batches to take; all, if not given.
+        loss: what gradients are of; if not given, it follows from what the model gives.
         seed: of the predictions drawn.
 
     Raises:
-        InputError: no batch, no layer that can be calibrated, frozen parameters only, or logits of another shape or not
-            finite.
+        InputError: no batch, a batch that the model does not take, no weight that multiplies anything, activations that
+            are not finite, or outputs that the loss does not take.
+
+    Example:
+        >>> calibration = calibrate(nn.Linear(3, 2), [torch.ones(4, 3), torch.ones(4, 3)])
+        >>> calibration.inputs["weight"].shape
+        torch.Size([1, 3, 3])
     """
-    layers = {
-        f"{name}.weight" if name else "weight": _Layer(module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and _is_plain(module))
-    }
-    if not layers:
-        raise InputError("calibrate: expected a model with Linear or ungrouped Conv2d layers, found none")
-    generator = torch.Generator().manual_seed(seed)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise InputError("calibrate: expected parameters that require gradients, found none that does")
-    was_training, samples = model.training, 0
-    model.eval()
-    try:
-        for batch in islice(loader, batches):
-            samples += _run(model, batch, parameters, generator)
-    finally:
-        model.train(was_training)
-        for layer in layers.values():
-            layer.remove()
+    check_batches(batches)
+    progress = progress or Progress()
+    weights = Weights(model.named_parameters())
+    if not weights.parameters:
+        raise InputError("calibrate: expected a model with weights of two dimensions or more, found none")
+    sums, found = SharedSums(), Gradients(loss, seed) if gradients else None
+
+    def listen(factor: Factor, operation: Operation, output: Tensor) -> Tensor:
+        sums.add(factor, operation)
+        return found.follow(factor, operation, output) if found else output
+
+    samples = 0
+    progress.begin("calibrating")
+    with still(model), found.of_operations(model) if found else torch.no_grad():
+        for index, batch in enumerate(islice(batches, limit)):
+            with Observation(weights, listen):
+                output = run(model, batch, index)
+            if found:
+                found.take(output)
+            samples += sample_count(batch)
+            progress.advance(batch_bytes(batch), 0)
     if samples == 0:
         raise InputError("calibrate: expected at least one batch of samples, found none")
-    used = {name: layer for name, layer in layers.items() if layer.positions}
-    return Calibration(
-        {name: layer.inputs / samples for name, layer in used.items()},
-        {name: (layer.gradients / layer.positions).float() for name, layer in used.items()},
-    )
+    return _result(weights, sums, found, samples)
 
 
-def _is_plain(module: nn.Conv2d) -> bool:
-    return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+def check_batches(batches: Iterable[Any]) -> None:
+    """Raise InputError for one batch in the place of several, which would be taken apart."""
+    if isinstance(batches, Tensor | Mapping):
+        raise InputError(f"batches: expected several, such as [batch], found one {type(batches).__name__}")
 
 
-def _run(model: nn.Module, batch: Any, parameters: list[nn.Parameter], generator: torch.Generator) -> int:
-    """Forward and backward on one batch; returns how many samples it had."""
-    with torch.enable_grad():
-        if isinstance(batch, Mapping):
-            output = model(**batch)
-        else:
-            output = model(batch[0] if isinstance(batch, list | tuple) else batch)
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or logits.ndim not in (2, 3) or not bool(torch.isfinite(logits).all()):
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"calibrate: expected finite logits of two or three dimensions, found {found}")
-        rows = logits.reshape(-1, logits.shape[-1])
-        drawn = torch.multinomial(rows.detach().softmax(-1).cpu(), 1, generator=generator).to(rows.device)
-        loss = functional.cross_entropy(rows, drawn.squeeze(1), reduction="sum")
-        torch.autograd.grad(loss, parameters, allow_unused=True)
-    return len(logits)
+def report_missing(names: Iterable[str], where: str) -> None:
+    """Say which weights are left out."""
+    missing = list(names)
+    if missing:
+        shown = ", ".join(missing[:_NAMES_SHOWN])
+        more = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
+        _log.warning("%s: expected every weight to multiply inputs, found none for %s%s", where, shown, more)
 
 
-class _Layer:
-    """Sums over what goes through a layer, taken by hooks."""
-
-    def __init__(self, module: nn.Linear | nn.Conv2d) -> None:
-        self.module = module
-        width = module.weight[0].numel()
-        self.inputs = torch.zeros(width, width)
-        self.gradients = torch.zeros(len(module.weight), dtype=torch.float64)
-        self.positions = 0
-        self._hook = module.register_forward_hook(self._on_forward)
-
-    def remove(self) -> None:
-        self._hook.remove()
-
-    def _on_forward(self, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs = arguments[0].detach().float()
-        if isinstance(self.module, nn.Conv2d):
-            module = self.module
-            assert not isinstance(module.padding, str)
-            patches = functional.unfold(inputs, module.kernel_size, module.dilation, module.padding, module.stride)
-            flat = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-        else:
-            flat = inputs.reshape(-1, inputs.shape[-1])
-        self.inputs += (flat.T @ flat).cpu()
-        self.positions += len(flat)
-        if output.requires_grad:
-            output.register_hook(self._on_gradient)
-
-    def _on_gradient(self, gradient: Tensor) -> None:
-        rows = gradient.detach().double()
-        axis = 1 if isinstance(self.module, nn.Conv2d) else rows.ndim - 1
-        self.gradients += rows.square().sum([i for i in range(rows.ndim) if i != axis]).cpu()
+def _result(weights: Weights, sums: SharedSums, found: Gradients | None, samples: int) -> Calibration:
+    views = {name: view for name, view in sums.sharing.views.items() if name not in weights.used_differently}
+    missing = tuple(name for name in weights.parameters if name not in views)
+    if not views:
+        raise InputError("calibrate: expected a model that multiplies inputs by its weights, found none that does")
+    report_missing(missing, "calibrate")
+    moments = {owner: (entry.products / samples).float().cpu() for owner, entry in sums.sums.items()}
+    owners = sums.sharing.owners
+    inputs = {name: moments[owners[name]] for name in views if name in owners}
+    counts = {name: sums.counts[name] for name in views if name in sums.counts}
+    positions = {name: sums.positions(name) for name in views}
+    rows = {
+        name: found.rows(view, sums) if found else torch.ones(view.groups * view.rows) for name, view in views.items()
+    }
+    return Calibration(views, inputs, rows, counts, positions, samples, missing)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from metaq.experiments.recalibration import recalibrate
+from metaq.quantizers.recalibration import recalibrate
 
 
 def test_statistics_are_those_of_the_inputs():
@@ -26,3 +26,9 @@ def test_without_batches_nothing_changes():
     model.running_mean.fill_(7)
     recalibrate(model, [])
     assert model.running_mean.tolist() == [7, 7, 7]
+
+
+def test_keyword_arguments():
+    model = nn.BatchNorm1d(3).eval()
+    recalibrate(model, [{"input": torch.full((4, 3), 2.0)}])
+    assert model.running_mean.tolist() == [2, 2, 2]

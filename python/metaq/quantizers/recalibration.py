@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from metaq.quantizers.observation import apply
 
 _Norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace every running mean and variance by their averages over ``batches`` of inputs; weights stay.
+def recalibrate(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace every running mean and variance by their averages over ``batches``, as `metaq.calibrate` takes them.
 
-    A model without batch normalisation, or no batches, is left as it is.
+    Weights stay. A model without batch normalisation, or no batches, is left as it is.
     """
     norms = [module for module in model.modules() if isinstance(module, _Norms) and module.track_running_stats]
     batches = iter(batches)
@@ -29,8 +32,8 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.train()
             norm.reset_running_stats()
             norm.momentum = None  # which torch takes for the plain average over all batches
-        for inputs in (first, *batches):
-            model(inputs)
+        for batch in (first, *batches):
+            apply(model, batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
