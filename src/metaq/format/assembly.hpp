@@ -1,7 +1,7 @@
 // Ranges of tensors' elements from the chunks that they lie in, each chunk decoded once.
 //
-// Runs of coded tensors that are wanted whole are decoded to where they are wanted. Bytes of planes are decoded beside
-// each other and joined as soon as all planes of an element are there; chunks are taken in the order of elements, in
+// Runs of coded tensors that are wanted whole are decoded to where they are wanted, unless they are scanned by columns: those
+// are decoded beside it and copied. Bytes of planes are decoded beside each other and joined as soon as all planes of an element are there; chunks are taken in the order of elements, in
 // rounds of some megabytes of such bytes, so that this memory does not grow with the file.
 #pragma once
 
@@ -20,6 +20,7 @@
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
+#include "metaq/format/transpose.hpp"
 
 namespace metaq {
 
@@ -123,15 +124,18 @@ private:
         const std::uint64_t count = output.count == kAllElements ? size - first : output.count;
         error.status = FileStatus::bad_elements;
         if (output.first > size || count > size - first) return error;
-        const bool are_symbols = options_.content == Content::symbols && tensor.kind == TensorKind::coded;
+        const bool are_symbols = options_.content == Content::symbols && tensor.has_symbols();
         const std::size_t width = are_symbols ? sizeof(std::int32_t) : traits_of(tensor.dtype).bytes;
         error.status = FileStatus::wrong_output_size;
         if (output.bytes.size() != count * width) return error;
         Placed placed{index, first, first + count, output.bytes.data(), width, wants_.size(), 0, first};
+        // Elements of all columns lie in the first rows as in the last.
+        const ElementRange scanned = tensor.is_scanned_by_columns() ? ElementRange{0, size}
+                                                                    : ElementRange{first, placed.end};
         for (unsigned section = first_section(tensor); count > 0 && section < end_section(tensor); ++section) {
-            for (std::size_t run = layout_.find(section, index, first); run < layout_.runs.size(); ++run) {
+            for (std::size_t run = layout_.find(section, index, scanned.first); run < layout_.runs.size(); ++run) {
                 const Run& found = layout_.runs[run];
-                if (found.section != section || found.tensor != index || found.first() >= placed.end) break;
+                if (found.section != section || found.tensor != index || found.first() >= scanned.end) break;
                 if (!wants_.append(Want{run, outputs_.size()})) return of_memory();
             }
         }
@@ -152,9 +156,13 @@ private:
 
     const Run& run_of(std::size_t want) const { return layout_.runs[wants_[want].run]; }
 
+    bool is_by_columns(const Run& run) const { return header_.tensors[run.tensor].is_scanned_by_columns(); }
+
     bool is_whole(std::size_t want) const {
         const Placed& output = outputs_[wants_[want].output];
-        return output.first <= run_of(want).first() && run_of(want).end() <= output.end;
+        const Run& run = run_of(want);
+        if (is_by_columns(run)) return output.end - output.first == header_.tensors[run.tensor].size();
+        return output.first <= run.first() && run.end() <= output.end;
     }
 
     bool is_for_cache(const Task& task) const { return options_.cache != nullptr && task.has_rest; }
@@ -235,6 +243,7 @@ private:
         if (!place_runs(task, places)) return of_memory();
         error = decoder.decode(places);
         if (error.status == FileStatus::ok) hand_out(task, places);
+        if (!task.has_planes && !is_for_cache(task)) task.decoded = DecodedChunk();
         return error;
     }
 
@@ -251,7 +260,8 @@ private:
             for (; want < task.end && wants_[by_run_[want]].run == chunk.first_run + i; ++want) {
                 const Placed& output = outputs_[wants_[by_run_[want]].output];
                 is_wanted = true;
-                if (runs[i].section > 0 || !is_whole(by_run_[want]) || places[i] != nullptr) continue;
+                const bool is_for_place = runs[i].section == 0 && !is_by_columns(runs[i]) && is_whole(by_run_[want]);
+                if (!is_for_place || places[i] != nullptr) continue;
                 places[i] = output.bytes + (runs[i].first() - output.first) * output.width;
             }
             if (places[i] != nullptr || (!is_wanted && !is_for_cache(task))) continue;
@@ -278,6 +288,12 @@ private:
             want.content = content;
             if (run.section > 0) continue;
             const Placed& output = outputs_[want.output];
+            if (is_by_columns(run)) {
+                const FileMatrix& matrix = *header_.tensors[run.tensor].matrix;
+                ColumnScan(matrix, output.width, {run.first(), run.end()}, {output.first, output.end})
+                    .copy(content, output.bytes);
+                continue;
+            }
             const std::uint64_t first = std::max(run.first(), output.first), end = std::min(run.end(), output.end);
             std::uint8_t* const place = output.bytes + (first - output.first) * output.width;
             content += (first - run.first()) * output.width;
