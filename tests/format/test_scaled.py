@@ -8,14 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metaq.numpy
 from metaq import coding
-from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
+from metaq.codebook import UniformCodebook
 from metaq.coding import base as coding_base
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, coder_for, read_model
-from metaq.errors import InputError
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, read_model
 from metaq.format.reader import Reader
-from metaq.format.sequence import RowRun, block_shape, scanned
 from metaq.matrix_layout import MatrixLayout
 from metaq.metrics import digest
 from metaq.tensors import CODED_FLOATS, load_tensors, new_tensor, octets_of

@@ -16,11 +16,11 @@
 #include "metaq/base/buffer.hpp"
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
+#include "metaq/format/column_scan.hpp"
 #include "metaq/format/planes.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
-#include "metaq/format/transpose.hpp"
 
 namespace metaq {
 
@@ -130,8 +130,7 @@ private:
         if (output.bytes.size() != count * width) return error;
         Placed placed{index, first, first + count, output.bytes.data(), width, wants_.size(), 0, first};
         // Elements of all columns lie in the first rows as in the last.
-        const ElementRange scanned = tensor.is_scanned_by_columns() ? ElementRange{0, size}
-                                                                    : ElementRange{first, placed.end};
+        const Range scanned = tensor.is_scanned_by_columns() ? Range{0, size} : Range{first, placed.end};
         for (unsigned section = first_section(tensor); count > 0 && section < end_section(tensor); ++section) {
             for (std::size_t run = layout_.find(section, index, scanned.first); run < layout_.runs.size(); ++run) {
                 const Run& found = layout_.runs[run];
@@ -289,9 +288,7 @@ private:
             if (run.section > 0) continue;
             const Placed& output = outputs_[want.output];
             if (is_by_columns(run)) {
-                const FileMatrix& matrix = *header_.tensors[run.tensor].matrix;
-                ColumnScan(matrix, output.width, {run.first(), run.end()}, {output.first, output.end})
-                    .copy(content, output.bytes);
+                write_columns(run, content, output);
                 continue;
             }
             const std::uint64_t first = std::max(run.first(), output.first), end = std::min(run.end(), output.end);
@@ -299,6 +296,15 @@ private:
             content += (first - run.first()) * output.width;
             if (place != content) std::memcpy(place, content, (end - first) * output.width);
         }
+    }
+
+    void write_columns(const Run& run, const std::uint8_t* content, const Placed& output) const {
+        const FileTensor& tensor = header_.tensors[run.tensor];
+        const auto* const symbols = reinterpret_cast<const std::int32_t*>(content);
+        const ColumnScan scan(*tensor.matrix, symbols, {run.first(), run.end()}, output.bytes,
+                              {output.first, output.end});
+        if (options_.content == Content::symbols) return scan.write_symbols();
+        scan.write_values(header_.codebooks[tensor.codebook].step, tensor.dtype);
     }
 
     // Elements of kept tensors whose planes are all there by now. False if memory runs out.

@@ -53,10 +53,16 @@ protected:
     ~ForeignDecoder() = default;
 };
 
+// What becomes of a run's symbols. Those that are scanned by columns stay symbols until they are at their places.
+inline Content content_of(const FileTensor& tensor, Content content) {
+    return tensor.is_scanned_by_columns() ? Content::symbols : content;
+}
+
 // The bytes of an element of a run as it is decoded: a plane has one of them each.
 inline std::size_t run_width(const FileHeader& header, const Run& run, Content content) {
     if (run.section > 0) return 1;
-    return content == Content::symbols ? sizeof(std::int32_t) : traits_of(header.tensors[run.tensor].dtype).bytes;
+    const FileTensor& tensor = header.tensors[run.tensor];
+    return content_of(tensor, content) == Content::symbols ? sizeof(std::int32_t) : traits_of(tensor.dtype).bytes;
 }
 
 class ChunkDecoder {
@@ -182,7 +188,7 @@ private:
         if (!is_uniform && !check_range(symbols, symbol_range(codebook, tensor.dtype), FileStatus::symbol_range, error))
             return false;
         const bool is_there = reinterpret_cast<std::uint8_t*>(block.symbols) == place;
-        if (content_ == Content::symbols) {
+        if (content_of(tensor, content_) == Content::symbols) {
             if (!is_there)
                 write_each<std::uint32_t>(symbols, place,
                                           [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });

@@ -29,29 +29,27 @@ inline float column_scale(const FileMatrix& matrix, std::uint64_t column) {
     return matrix.column_logs.empty() ? 1 : scale_of(matrix.column_logs[static_cast<std::size_t>(column)]);
 }
 
-// Values of symbols that are scanned one after the other, line by line: rows of the matrix, or columns.
+// The values of symbols of a scaled tensor that is scanned by rows.
 class ScaledValues {
 public:
     ScaledValues(const FileMatrix& matrix, float step, Dtype dtype) : matrix_(matrix), step_(step), dtype_(dtype) {}
 
-    // Writes the values of the symbols from the `first` on, in the order of the scan. `out` may be where they are, if
-    // values are as wide.
+    // Writes the values of the symbols from the `first` on. `out` may be where they are, if values are as wide.
     void write(std::span<const std::int32_t> symbols, std::uint64_t first, std::uint8_t* out) const {
-        const std::uint64_t length = matrix_.by_columns ? matrix_.rows : matrix_.columns;
         const std::uint64_t end = first + symbols.size();
-        const std::uint64_t begin_line = first / length, end_line = (end - 1) / length + 1;
-        const bool is_one_line = end_line - begin_line == 1;
-        const std::uint64_t last = is_one_line ? end - begin_line * length : length;
-        for (std::uint64_t at = is_one_line ? first % length : 0; at < last; at += kPiece) {
+        const std::uint64_t begin_row = first / matrix_.columns, end_row = (end - 1) / matrix_.columns + 1;
+        const bool is_one_row = end_row - begin_row == 1;
+        const std::uint64_t last = is_one_row ? end - begin_row * matrix_.columns : matrix_.columns;
+        for (std::uint64_t at = is_one_row ? first % matrix_.columns : 0; at < last; at += kPiece) {
             Piece piece{at, std::min<std::uint64_t>(at + kPiece, last), false, {}};
-            for (std::uint64_t line = begin_line; line < end_line; ++line) {
-                const std::uint64_t from = std::max(first, line * length + piece.first);
-                const std::uint64_t to = std::min(end, line * length + piece.end);
+            for (std::uint64_t row = begin_row; row < end_row; ++row) {
+                const std::uint64_t from = std::max(first, row * matrix_.columns + piece.first);
+                const std::uint64_t to = std::min(end, row * matrix_.columns + piece.end);
                 if (from >= to) continue;
                 fill(piece);
                 const auto offset = static_cast<std::size_t>(from - first), count = static_cast<std::size_t>(to - from);
-                const float* const factors = piece.factors.data() + (from - line * length - piece.first);
-                write_line(symbols.subspan(offset, count), line, factors, out + offset * traits_of(dtype_).bytes);
+                const float* const scales = piece.scales.data() + (from - row * matrix_.columns - piece.first);
+                write_row(symbols.subspan(offset, count), row, scales, out + offset * traits_of(dtype_).bytes);
             }
         }
     }
@@ -59,34 +57,26 @@ public:
 private:
     static constexpr std::size_t kPiece = 1024;
 
-    struct Piece {  // of every line, with the factors of its places
+    struct Piece {  // of every row: some columns
         std::uint64_t first, end;
         bool is_filled;
-        std::array<float, kPiece> factors;
+        std::array<float, kPiece> scales;
     };
 
     void fill(Piece& piece) const {
         if (piece.is_filled) return;
-        for (std::uint64_t at = piece.first; at < piece.end; ++at) {
-            piece.factors[static_cast<std::size_t>(at - piece.first)] =
-                matrix_.by_columns ? row_step(matrix_, at, step_) : column_scale(matrix_, at);
-        }
+        for (std::uint64_t column = piece.first; column < piece.end; ++column)
+            piece.scales[static_cast<std::size_t>(column - piece.first)] = column_scale(matrix_, column);
         piece.is_filled = true;
     }
 
-    // At most kPiece symbols of one line. Values are made beside the symbols, whose place they may take.
-    void write_line(std::span<const std::int32_t> symbols, std::uint64_t line, const float* factors,
-                    std::uint8_t* out) const {
+    // At most kPiece symbols of one row. Values are made beside the symbols, whose place they may take.
+    void write_row(std::span<const std::int32_t> symbols, std::uint64_t row, const float* scales,
+                   std::uint8_t* out) const {
         std::array<std::int32_t, kPiece> bits;
-        if (matrix_.by_columns) {
-            const float scale = column_scale(matrix_, line);
-            for (std::size_t i = 0; i < symbols.size(); ++i)
-                bits[i] = std::bit_cast<std::int32_t>(static_cast<float>(symbols[i]) * factors[i] * scale);
-        } else {
-            const float step = row_step(matrix_, line, step_);
-            for (std::size_t i = 0; i < symbols.size(); ++i)
-                bits[i] = std::bit_cast<std::int32_t>(static_cast<float>(symbols[i]) * step * factors[i]);
-        }
+        const float step = row_step(matrix_, row, step_);
+        for (std::size_t i = 0; i < symbols.size(); ++i)
+            bits[i] = std::bit_cast<std::int32_t>(static_cast<float>(symbols[i]) * step * scales[i]);
         write_float_bits(std::span(bits).first(symbols.size()), dtype_, out);
     }
 

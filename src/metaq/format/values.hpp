@@ -93,7 +93,8 @@ inline void write_float_bits(std::span<const std::int32_t> bits, Dtype dtype, st
         case Dtype::float16:
             return write_each<std::uint16_t>(bits, out, [&](std::int32_t value) { return to_float16(word_of(value)); });
         case Dtype::bfloat16:
-            return write_each<std::uint16_t>(bits, out, [&](std::int32_t value) { return to_bfloat16(word_of(value)); });
+            return write_each<std::uint16_t>(bits, out,
+                                             [&](std::int32_t value) { return to_bfloat16(word_of(value)); });
         case Dtype::float64:
             return write_each<std::uint64_t>(bits, out, [](std::int32_t value) {
                 return std::bit_cast<std::uint64_t>(static_cast<double>(std::bit_cast<float>(value)));
