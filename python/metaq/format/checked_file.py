@@ -104,7 +104,7 @@ class CheckedFile:
     def header(self) -> Header:
         """All that the file says before its chunks."""
         books = [_codebook(*row) for row in self._file.codebooks()]
-        matrices = {tensor: _matrix(*row) for tensor, *row in self._file.matrices()}
+        matrices = {tensor: _matrix(*row) for tensor, row in self._file.matrices()}
         tensors = [
             TensorEntry(
                 name,
