@@ -4,17 +4,24 @@ import math
 
 import numpy as np
 import pytest
+import reference_decoder as reference
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import metaq
+import metaq.numpy
 from metaq import coding
-from metaq.codebook import UniformCodebook
+from metaq.checkpoints.decompression import decompress_path
+from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.coding import base as coding_base
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, read_model
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, coder_for, encode, read_model
+from metaq.errors import InputError
 from metaq.format.reader import Reader
 from metaq.matrix_layout import MatrixLayout
 from metaq.metrics import digest
+from metaq.report.contents import inspect
 from metaq.tensors import CODED_FLOATS, load_tensors, new_tensor, octets_of
 
 STEPS = (2.0**-149, 2.0**-26, 1 / 3, 1.0, 60000.0, 2.0**111)
@@ -111,3 +118,149 @@ def test_parts_are_parts_of_the_whole(entry, data):
         first, last = sorted(data.draw(st.tuples(*[st.integers(0, whole.numel())] * 2)))
         part = reader.elements({1: range(first, last)}, new_tensor)[1]
         assert octets_of(part).tobytes() == octets_of(whole.reshape(-1)[first:last]).tobytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(scaled_tensors(), st.sampled_from(["rans", "stored"]))
+def test_the_reference_decoder_agrees(entry, coder):
+    data = encode(CompressedModel({"w": entry, "alias": Alias("w")}), coder)
+    assert reference.decode(data)["alias"][2] == octets_of(load_tensors(Reader(data))["w"]).tobytes()
+
+
+SYMBOLS = torch.arange(-15, 15, dtype=torch.int32).reshape(5, 6)
+STEP = UniformCodebook(0.5)
+BY_COLUMNS = MatrixLayout(by_columns=True)
+
+
+@pytest.mark.parametrize(
+    ("codebook", "layout", "message"),
+    [
+        (TableCodebook(tuple(map(float, range(-15, 15))), 15), BY_COLUMNS, "a UniformCodebook, found a TableCodebook"),
+        (STEP, MatrixLayout(), "scales or a scan by columns"),
+        (STEP, MatrixLayout(1, np.zeros(6, int)), "5 row scales, found 6"),
+        (UniformCodebook(3e38), MatrixLayout(1, np.full(5, 8)), "finite steps of rows"),
+    ],
+)
+def test_layouts_that_do_not_fit_are_refused(codebook, layout, message):
+    entry = CodedTensor(SYMBOLS, codebook, torch.float32, layout)
+    with pytest.raises(InputError, match=f"tensor 'w': matrix layout: expected .*{message}"):
+        encode(CompressedModel({"w": entry}))
+    with pytest.raises(InputError, match=message):
+        entry.decompress()
+
+
+def test_integers_are_not_scaled():
+    entry = CodedTensor(SYMBOLS, IntegerCodebook(), torch.int32, BY_COLUMNS)
+    with pytest.raises(InputError, match="found a IntegerCodebook"):
+        encode(CompressedModel({"w": entry}))
+
+
+def test_long_columns_are_rows_of_one_symbol(monkeypatch):
+    """More rows than a block may have channels; chunks that begin and end within a column."""
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 1_000_003)
+    rows = (1 << 20) + 5
+    symbols = (torch.arange(3 * rows, dtype=torch.int32) * 7 % 11 - 5).reshape(rows, 3)
+    generator = np.random.default_rng(0)
+    layout = MatrixLayout(1, generator.integers(-9, 9, rows), generator.integers(-9, 9, 3), by_columns=True)
+    entry = CodedTensor(symbols, STEP, torch.float16, layout)
+    reader = Reader(encode(CompressedModel({"w": entry}), "rans"))
+    assert reader.chunk_runs()[0][0].shape == (1_000_003, 1, 1)
+    whole = load_tensors(reader)["w"]
+    assert octets_of(whole).tobytes() == octets_of(entry.decompress()).tobytes()
+    assert torch.equal(reader.tensor("w", slice(999, 1_000_100), new_tensor), whole[999:1_000_100])
+
+
+def test_long_rows(monkeypatch):
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 1_000_003)
+    columns = (1 << 20) + 5
+    symbols = (torch.arange(3 * columns, dtype=torch.int32) * 7 % 11 - 5).reshape(3, columns)
+    generator = np.random.default_rng(0)
+    layout = MatrixLayout(1, generator.integers(-9, 9, 3), generator.integers(-9, 9, columns))
+    entry = CodedTensor(symbols, STEP, torch.float32, layout)
+    reader = Reader(encode(CompressedModel({"w": entry}), "rans"))
+    assert octets_of(load_tensors(reader)["w"]).tobytes() == octets_of(entry.decompress()).tobytes()
+
+
+def test_dependent_symbols_are_found_as_they_are_scanned():
+    path = np.zeros((60, 40), np.int32)
+    indices = np.random.default_rng(0).integers(-3, 4, path.shape)
+    for row in range(60):
+        state = 0
+        for n, index in enumerate(indices[row].tolist()):
+            path[row, n] = 2 * index - np.sign(index) * (state % 2)
+            state = reference.MACHINES[1][state][index % 2]
+    symbols = torch.from_numpy(path.T.copy())
+    scanned = CodedTensor(symbols, STEP, torch.float32, BY_COLUMNS)
+    by_rows = CodedTensor(symbols, STEP, torch.float32)
+    assert coder_for(CompressedModel({"w": by_rows}, coder="mixing"), "rans") == "rans"
+    with pytest.raises(InputError, match="for which weights were quantized"):
+        coder_for(CompressedModel({"w": scanned}, coder="mixing"), "rans")
+    assert len(encode(CompressedModel({"w": scanned}), "mixing")) < len(
+        encode(CompressedModel({"w": by_rows}), "mixing")
+    )
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """A file of several chunks, and its tensors."""
+    monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 100)
+    generator = np.random.default_rng(0)
+    symbols = torch.from_numpy(generator.integers(-4, 5, (20, 5, 9)).astype(np.int32))
+    rows, columns = generator.integers(-9, 9, 20), generator.integers(-9, 9, 45)
+    tensors = {
+        "kept": torch.randn(70, generator=torch.Generator().manual_seed(0)),
+        "by columns": CodedTensor(symbols, STEP, torch.float32, MatrixLayout(1, rows, columns, True)),
+        "by rows": CodedTensor(symbols, STEP, torch.float16, MatrixLayout(1, rows, columns)),
+        "plain": CodedTensor(symbols, STEP, torch.float32),
+        "only scanned": CodedTensor(symbols, STEP, torch.float32, MatrixLayout(2, by_columns=True)),
+        "tied": Alias("by columns"),
+    }
+    model = CompressedModel(tensors, {}, "rans")
+    path = tmp_path / "model.mtq"
+    metaq.save(model, path)
+    return path, model.decompress()
+
+
+def test_every_face_reads_them(file, tmp_path):
+    path, expected = file
+    arrays = metaq.numpy.load_file(path)
+    assert all(arrays[name].tobytes() == octets_of(tensor).tobytes() for name, tensor in expected.items())
+    with metaq.numpy.safe_open(path) as opened:
+        for name, tensor in expected.items():
+            assert opened.get_tensor(name).tobytes() == octets_of(tensor).tobytes()
+            assert opened.get_slice(name)[3:7].tobytes() == octets_of(tensor[3:7]).tobytes()
+    with metaq.safe_open(path) as opened:
+        for name, tensor in reversed(expected.items()):
+            assert torch.equal(opened.get_tensor(name), tensor)
+            assert torch.equal(opened.get_slice(name)[-3:], tensor[-3:])
+    decompress_path(path, tmp_path / "model.safetensors")
+    loaded = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert digest({name: loaded[name] for name in expected}) == digest(expected)
+
+
+def test_columns_that_do_not_fit_the_cache_are_not_kept(file):
+    path, expected = file
+    reader = Reader(path.read_bytes(), cache_bytes=1 << 20)
+    for row in range(20):
+        assert torch.equal(
+            reader.tensor("by columns", slice(row, row + 1), new_tensor), expected["by columns"][row:][:1]
+        )
+    of_tensor = sum(any(run.tensor == 1 for run in chunk) for chunk in reader.chunk_runs())
+    assert reader.decoded_chunks == of_tensor
+    reader = Reader(path.read_bytes(), cache_bytes=100)
+    for row in range(3):
+        reader.tensor("by columns", slice(row, row + 1), new_tensor)
+    assert reader.decoded_chunks == 3 * of_tensor
+
+
+def test_inspect_says_what_is_scaled(file):
+    rows = {row["tensor"]: row for row in inspect(Reader(file[0].read_bytes())).rows}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "kept": "kept",
+        "by columns": "scaled by rows and columns, column by column",
+        "by rows": "scaled by rows and columns",
+        "plain": "coded",
+        "only scanned": "scaled column by column",
+        "tied": "alias of by columns",
+    }
+    assert rows["by columns"]["levels"] == 9

@@ -14,8 +14,8 @@ bool has_good_matrix(const metaq::FileTensor& tensor) {
     const auto fits = [](std::span<const std::uint8_t> logs, std::uint64_t count) {
         return logs.empty() || logs.size() == count;
     };
-    return tensor.size() > 0 && matrix.rows * matrix.columns == tensor.size() &&
-           fits(matrix.row_logs, matrix.rows) && fits(matrix.column_logs, matrix.columns);
+    return tensor.size() > 0 && matrix.rows * matrix.columns == tensor.size() && fits(matrix.row_logs, matrix.rows) &&
+           fits(matrix.column_logs, matrix.columns);
 }
 
 }  // namespace

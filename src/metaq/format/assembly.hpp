@@ -1,8 +1,8 @@
 // Ranges of tensors' elements from the chunks that they lie in, each chunk decoded once.
 //
-// Runs of coded tensors that are wanted whole are decoded to where they are wanted, unless they are scanned by columns: those
-// are decoded beside it and copied. Bytes of planes are decoded beside each other and joined as soon as all planes of an element are there; chunks are taken in the order of elements, in
-// rounds of some megabytes of such bytes, so that this memory does not grow with the file.
+// Runs of coded tensors that are wanted whole are decoded to where they are wanted; those that are scanned by columns to
+// symbols, which become values on their way. Bytes of planes are decoded beside each other and joined as soon as all planes of
+// an element are there; chunks are taken in the order of elements, in rounds of some megabytes of such bytes.
 #pragma once
 
 #include <algorithm>
@@ -17,31 +17,13 @@
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
 #include "metaq/format/column_scan.hpp"
+#include "metaq/format/decode_options.hpp"
 #include "metaq/format/planes.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
 
 namespace metaq {
-
-inline constexpr std::uint64_t kAllElements = UINT64_MAX;
-
-// What is to be decoded, and to where: some elements of the tensor at `index`, as many bytes exactly.
-struct FileOutput {
-    std::size_t index;
-    std::span<std::uint8_t> bytes;
-    std::uint64_t first = 0;
-    std::uint64_t count = kAllElements;
-};
-
-struct DecodeOptions {
-    Content content = Content::values;
-    ForeignDecoder* foreign = nullptr;
-    ChunkCache* cache = nullptr;                         // for values only
-    std::atomic<std::size_t>* decoded_chunks = nullptr;  // counts them
-    std::size_t round_bytes = 1u << 24;     // of planes, decoded before any are joined: more for many threads
-    std::size_t piece_elements = 1u << 18;  // joined at a time, so that threads share a tensor
-};
 
 class Assembly {
 public:
@@ -164,7 +146,7 @@ private:
         return output.first <= run.first() && run.end() <= output.end;
     }
 
-    bool is_for_cache(const Task& task) const { return options_.cache != nullptr && task.has_rest; }
+    bool is_for_cache(const Task& task) const { return options_.cache != nullptr && task.has_rest && fits_cache_; }
 
     [[nodiscard]] bool make_tasks() {
         for (std::size_t i = 0; i < by_run_.size();) {
@@ -193,12 +175,21 @@ private:
             if (task.is_cached) options_.cache->touch(task.chunk);
             if (!tasks_.append(std::move(task))) return false;
         }
+        fits_cache_ = rest_bytes() <= options_.cache_bytes;
         std::sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) {
             if (a.has_planes != b.has_planes) return b.has_planes;
             if (a.tensor != b.tensor) return a.tensor < b.tensor;
             return a.element != b.element ? a.element < b.element : a.chunk < b.chunk;
         });
         return options_.cache == nullptr || options_.cache->reserve(layout_.chunks.size());
+    }
+
+    // Of chunks that not all is wanted of: those of a whole tensor if of one that is scanned by columns a row is.
+    std::size_t rest_bytes() const {
+        std::size_t size_bytes = 0;
+        for (const Task& task : tasks_)
+            size_bytes += task.has_rest && !task.is_cached ? 4 * layout_.chunks[task.chunk].symbols : 0;
+        return size_bytes;
     }
 
     // Whether the cache has all that is wanted of the chunk.
@@ -300,9 +291,8 @@ private:
 
     void write_columns(const Run& run, const std::uint8_t* content, const Placed& output) const {
         const FileTensor& tensor = header_.tensors[run.tensor];
-        const auto* const symbols = reinterpret_cast<const std::int32_t*>(content);
-        const ColumnScan scan(*tensor.matrix, symbols, {run.first(), run.end()}, output.bytes,
-                              {output.first, output.end});
+        const ColumnScan scan(*tensor.matrix, reinterpret_cast<const std::int32_t*>(content), {run.first(), run.end()},
+                              output.bytes, {output.first, output.end});
         if (options_.content == Content::symbols) return scan.write_symbols();
         scan.write_values(header_.codebooks[tensor.codebook].step, tensor.dtype);
     }
@@ -401,6 +391,7 @@ private:
     Buffer<std::size_t> by_run_;  // the wants in the order of their runs
     Buffer<Task> tasks_;
     std::size_t first_unfinished_ = 0;
+    bool fits_cache_ = true;  // what is decoded beside what is wanted
     std::atomic<bool> has_failed_ = false;
     FileError error_;  // of the first that failed
 };

@@ -193,7 +193,7 @@ private:
     }
 
     // Lines of the cache that will be written: that takes a third of the time if they are there.
-    static void fetch(const std::uint8_t* first, std::size_t size_bytes) {
+    static void fetch([[maybe_unused]] const std::uint8_t* first, [[maybe_unused]] std::size_t size_bytes) {
 #ifdef __GNUC__
         for (std::size_t i = 0; i < size_bytes; i += 64) __builtin_prefetch(first + i, 1);
 #endif
