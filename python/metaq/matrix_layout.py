@@ -62,8 +62,8 @@ class MatrixLayout:
 
     @property
     def _key(self) -> tuple[int, bytes | None, bytes | None, bool]:
-        logs = (None if logs is None else logs.tobytes() for logs in (self.row_logs, self.column_logs))
-        return (self.leading, *logs, self.by_columns)
+        rows, columns = (None if logs is None else logs.tobytes() for logs in (self.row_logs, self.column_logs))
+        return self.leading, rows, columns, self.by_columns
 
     def rows(self, shape: tuple[int, ...]) -> int:
         """How many rows a tensor of this shape has."""

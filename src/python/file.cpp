@@ -154,8 +154,8 @@ public:
         for (std::size_t i = 0; i < file_.tensors().size(); ++i) {
             const FileMatrix* const matrix = file_.tensors()[i].matrix;
             if (matrix == nullptr) continue;
-            rows.emplace_back(i, std::tuple(matrix->leading, logs(matrix->row_logs), logs(matrix->column_logs),
-                                            matrix->by_columns));
+            rows.emplace_back(
+                i, std::tuple(matrix->leading, logs(matrix->row_logs), logs(matrix->column_logs), matrix->by_columns));
         }
         return rows;
     }

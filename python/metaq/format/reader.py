@@ -38,6 +38,8 @@ class Reader(CheckedFile):
     def tensor(self, name: str, rows: slice = slice(None), new: NewArray[Any] = new_array) -> Any:
         """One tensor, or some of its rows (entries of its first dimension), decoding no more chunks than they lie in.
 
+        Each row of a tensor that is scanned by columns lies in all of the tensor's chunks.
+
         Raises:
             InputError: no tensor has that name, or rows are asked of one without dimensions, or with a step.
             FormatError: a chunk that is needed is damaged.
