@@ -8,7 +8,7 @@ from metaq import _native, coding
 from metaq.format.header import varint
 
 FLOAT32, UINT8, INT64, BOOL = b"\0", b"\x10", b"\x14", b"\x15"
-CODED, KEPT, ALIAS = b"\0", b"\1", b"\2"
+CODED, KEPT, ALIAS, SCALED = b"\0", b"\1", b"\2", b"\3"
 SCALAR = b"\0"
 STEP = b"\0\0" + struct.pack("<f", 0.5)  # a new codebook, uniform
 INTEGERS = b"\0\2"
@@ -62,7 +62,13 @@ def file(
     return sealed(header, [payload for _, _, payload in chunks])
 
 
+def scaled(layout: bytes, codebook: bytes = STEP, dtype: bytes = FLOAT32, lengths: tuple[int, ...] = (2, 3)) -> bytes:
+    """A file of a tensor that is seen as a matrix."""
+    return file((tensor(dtype=dtype, kind=SCALED, rest=shape(*lengths) + codebook + layout),))
+
+
 GOOD = file()
+GOOD_SCALED = scaled(bytes([7, 1, 256 - 128, 127, 3, 4, 256 - 5]))
 
 
 def of_one(dtype: bytes, codebook: bytes, *symbols: int) -> bytes:
@@ -77,6 +83,7 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield from headers()
     yield from tensor_lists()
     yield from codebooks()
+    yield from matrices()
     yield from chunk_lists()
     yield from payloads()
 
@@ -127,7 +134,7 @@ def tensor_lists() -> Iterator[tuple[str, bytes]]:
     yield "too_many_tensors", sealed(b"\0\0" + varint(2**20 + 1) + tensor(), [])
     for dtype in (6, 15, 22, 255):
         yield "unknown_dtype", file((tensor(dtype=bytes([dtype])),))
-    yield "unknown_kind", file((tensor(kind=b"\3"),))
+    yield "unknown_kind", file((tensor(kind=b"\4"),))
     yield "kept_bool", file((tensor(dtype=BOOL, kind=KEPT, rest=shape(6)),))
     yield "bad_alias", file((tensor(b"a", kind=ALIAS, rest=b"\0"), tensor()))
     yield "bad_alias", file((tensor(), tensor(b"a", kind=ALIAS, rest=b"\2")))
@@ -158,6 +165,35 @@ def codebooks() -> Iterator[tuple[str, bytes]]:
     yield "codebook_dtype", coded(STEP, UINT8)
     yield "codebook_dtype", coded(table(1.0), BOOL)
     yield "codebook_dtype", coded(STEP, b"\4")
+
+
+def matrices() -> Iterator[tuple[str, bytes]]:
+    for codebook in (table(1.0, 2.0), b"\0\1" + varint(6) + varint(3) + struct.pack("<6f", *range(6))):
+        yield "scaled_codebook", scaled(bytes([4, 1]), codebook)
+    yield "scaled_codebook", scaled(bytes([4, 1]), INTEGERS, UINT8)
+    yield "codebook_dtype", scaled(bytes([4, 1]), STEP, UINT8)
+    yield "bad_codebook_reference", scaled(bytes([4, 1]), b"\1")
+    for layout in (0, 8, 12, 132, 255):
+        yield "bad_layout", scaled(bytes([layout, 1, 1, 1, 1, 1, 1]))
+    for leading, lengths in ((0, (2, 3)), (2, (2, 3)), (3, (2, 3)), (1, (6,)), (0, (6,)), (0, ()), (1, ())):
+        yield "bad_leading", scaled(bytes([4, leading]), lengths=lengths)
+    yield "bad_leading", scaled(b"\4" + varint(2**62))
+    yield "bad_varint", scaled(b"\4\x81\0")
+    for lengths in ((0, 3), (3, 0), (2, 0, 3), (0, 2**39)):
+        yield "empty_matrix", scaled(bytes([4, 1]), lengths=lengths)
+    largest = b"\0\0" + struct.pack("<f", 2.0**127)
+    for layout in (1, 3, 5, 7):
+        yield "bad_row_scale", scaled(bytes([layout, 1, 0, 8, 0, 0, 0]), largest)
+    for layout, most in ((1, 1), (2, 2), (3, 4), (7, 4)):
+        for count in range(most + 1):
+            header = b"\0\0\1" + tensor(kind=SCALED, rest=shape(2, 3) + STEP + bytes([layout, 1]) + bytes(count))
+            yield "header_truncated", sealed(header, [])
+    rows = tensor(kind=SCALED, rest=shape(2**30, 2) + STEP + bytes([1, 1]))
+    yield "header_truncated", sealed(b"\0\0\1" + rows, [])
+    yield (
+        "chunk_inside_row",
+        file((tensor(kind=SCALED, rest=shape(2, 3) + STEP + bytes([4, 1])),), ((0, 3, PLAIN[:4]), (0, 0, PLAIN[:4]))),
+    )
 
 
 def chunk_lists() -> Iterator[tuple[str, bytes]]:

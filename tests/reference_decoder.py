@@ -78,6 +78,19 @@ class Codebook:
     origin: int = 0
 
 
+# The bits of 2^(0/8), 2^(1/8), ... 2^(7/8).
+MANTISSAS = (0x3F800000, 0x3F8B95C2, 0x3F9837F0, 0x3FA5FED7, 0x3FB504F3, 0x3FC5672A, 0x3FD744FD, 0x3FEAC0C7)
+
+
+@dataclass
+class Matrix:
+    rows: int
+    columns: int
+    row_scales: list[float] | None
+    column_scales: list[float] | None
+    by_columns: bool
+
+
 @dataclass
 class Entry:
     name: str
@@ -85,10 +98,20 @@ class Entry:
     shape: tuple[int, ...] = ()
     codebook: Codebook | None = None
     target: int | None = None
+    matrix: Matrix | None = None
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        if self.matrix is not None and self.matrix.by_columns:
+            rows, columns = self.matrix.rows, self.matrix.columns
+            return (columns, rows, 1) if rows <= 1 << 20 else (self.size, 1, 1)
+        if len(self.shape) >= 2 and math.prod(self.shape[1:]) <= 1 << 20:
+            return self.shape[0], self.shape[1], math.prod(self.shape[2:])
+        return self.size, 1, 1
 
     @property
     def bytes_each(self) -> int:
@@ -144,7 +167,7 @@ def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) ->
     entry = Entry(source.string(), source.byte())
     require(entry.dtype in DTYPES, "dtype")
     kind = source.byte()
-    require(kind <= 2, "kind")
+    require(kind <= 3, "kind")
     require(kind != 1 or DTYPES[entry.dtype][0] != "bool", "kept bool")
     if kind == 2:
         target = source.varint()
@@ -156,7 +179,7 @@ def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) ->
     require(dimensions <= 32, "dimensions")
     entry.shape = tuple(source.varint() for _ in range(dimensions))
     require(math.prod(max(1, d) for d in entry.shape) < 1 << 40, "elements")
-    if kind == 0:
+    if kind in (0, 3):
         reference = source.varint()
         if reference == 0:
             codebooks.append(read_codebook(source))
@@ -166,7 +189,31 @@ def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) ->
         is_integer = DTYPES[entry.dtype][2] is not None
         fits = is_integer if entry.codebook.kind == INTEGER else DTYPES[entry.dtype][0] in CODED_FLOATS
         require(fits, "codebook and dtype")
+        if kind == 3:
+            require(entry.codebook.kind == UNIFORM, "codebook of a scaled tensor")
+            entry.matrix = read_matrix(source, entry.shape, entry.codebook.step)
     return entry
+
+
+def read_matrix(source: Bytes, shape: tuple[int, ...], step: float) -> Matrix:
+    layout = source.byte()
+    require(1 <= layout <= 7, "layout")
+    leading = source.varint()
+    require(1 <= leading < len(shape), "leading dimensions")
+    require(0 not in shape, "elements of a matrix")
+    rows, columns = math.prod(shape[:leading]), math.prod(shape[leading:])
+    row_scales = read_scales(source, rows) if layout & 1 else None
+    require(all(math.isfinite(rounded(step * scale, "f")) for scale in row_scales or []), "row scales")
+    column_scales = read_scales(source, columns) if layout & 2 else None
+    return Matrix(rows, columns, row_scales, column_scales, bool(layout & 4))
+
+
+def read_scales(source: Bytes, count: int) -> list[float]:
+    scales = []
+    for e in struct.unpack(f"<{count}b", source.take(count)):
+        (mantissa,) = struct.unpack("<f", struct.pack("<I", MANTISSAS[e % 8]))
+        scales.append(math.ldexp(mantissa, e // 8))
+    return scales
 
 
 def read_codebook(source: Bytes) -> Codebook:
@@ -186,12 +233,6 @@ def read_codebook(source: Bytes) -> Codebook:
     return Codebook(kind, levels=levels, origin=origin)
 
 
-def block_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) >= 2 and math.prod(shape[1:]) <= 1 << 20:
-        return shape[0], shape[1], math.prod(shape[2:])
-    return math.prod(shape), 1, 1
-
-
 def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Every tensor of a file: its dtype's name, its shape and its elements' bytes, row-major and little-endian."""
     source = Bytes(data)
@@ -203,9 +244,9 @@ def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     check_crc(source, data[: source.at])
     _, entries, chunks = read_header(decode_text(coded, size))
 
-    runs = [(i, None, block_of(e.shape)) for i, e in enumerate(entries) if e.codebook and e.size]
+    runs = [(i, None, e.block) for i, e in enumerate(entries) if e.codebook and e.size]
     kept = [(i, e) for i, e in enumerate(entries) if e.codebook is None and e.target is None and e.size]
-    runs += [(i, p, block_of(e.shape)) for p in range(8) for i, e in kept if p < e.bytes_each]
+    runs += [(i, p, e.block) for p in range(8) for i, e in kept if p < e.bytes_each]
     symbols: dict[tuple[int, int | None], list[int]] = {(i, p): [] for i, p, _ in runs}
     left = sum(math.prod(shape) for _, _, shape in runs)
     number, first = 0, 0  # the run and the row that come next
@@ -247,11 +288,32 @@ def assemble(entries: list[Entry], symbols: dict[tuple[int, int | None], list[in
     for i, entry in enumerate(entries):
         if entry.target is not None:
             content.append(content[entry.target])
+        elif entry.matrix is not None:
+            content.append(scaled(entry, symbols[i, None]))
         elif entry.codebook is not None:
             content.append(b"".join(value(q, entry.codebook, entry.dtype) for q in symbols.get((i, None), [])))
         else:
             content.append(join([symbols.get((i, p), []) for p in range(entry.bytes_each)], entry.dtype))
     return {e.name: (DTYPES[e.dtype][0], e.shape, raw) for e, raw in zip(entries, content, strict=True)}
+
+
+def scaled(entry: Entry, symbols: list[int]) -> bytes:
+    matrix, codebook = entry.matrix, entry.codebook
+    assert matrix is not None
+    assert codebook is not None
+    out = bytearray()
+    for i in range(matrix.rows):
+        step = codebook.step
+        if matrix.row_scales is not None:
+            step = rounded(step * matrix.row_scales[i], "f")
+        for j in range(matrix.columns):
+            q = symbols[j * matrix.rows + i if matrix.by_columns else i * matrix.columns + j]
+            # All factors have 24 bits: their products in float64 are exact, or round to 0 or infinity in float32 too.
+            level = rounded(rounded(float(q), "f") * step, "f")
+            if matrix.column_scales is not None:
+                level = rounded(level * matrix.column_scales[j], "f")
+            out += float_bytes(level, DTYPES[entry.dtype][0])
+    return bytes(out)
 
 
 def value(q: int, codebook: Codebook, dtype: int) -> bytes:
@@ -265,6 +327,10 @@ def value(q: int, codebook: Codebook, dtype: int) -> bytes:
     else:
         # Both factors have 24 bits: their product in float64 is exact.
         level = rounded(codebook.step * rounded(float(q), "f"), "f")
+    return float_bytes(level, name)
+
+
+def float_bytes(level: float, name: str) -> bytes:
     if name == "bfloat16":
         (bits,) = struct.unpack("<I", struct.pack("<f", level))
         return struct.pack("<H", (bits + 0x7FFF + (bits >> 16 & 1)) >> 16)

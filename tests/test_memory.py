@@ -18,6 +18,7 @@ from metaq.coding import CHUNK_SYMBOLS
 from metaq.compressed_model import CodedTensor, CompressedModel, encode
 from metaq.format.dtypes import BY_NAME
 from metaq.format.header import ChunkEntry, Header, TensorEntry, pack, varint
+from metaq.matrix_layout import MatrixLayout
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -69,6 +70,8 @@ def test_decoding_64_mib(tmp_path):
         CodedTensor(symbols, STEP, torch.float32),
         CodedTensor(torch.cat([symbols, symbols]), table, torch.bfloat16),
         symbols.float(),
+        CodedTensor(symbols, STEP, torch.float32, MatrixLayout(1, np.arange(4096) % 9, by_columns=True)),
+        CodedTensor(torch.cat([symbols, symbols]), STEP, torch.float16, MatrixLayout(1, by_columns=True)),
     ]
     files = [encode(CompressedModel({"a": tensor}), coder) for tensor in tensors for coder in ("huffman", "rans")]
     for peak, error in measured(tmp_path, files):

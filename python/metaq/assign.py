@@ -8,6 +8,7 @@ from torch import Tensor
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
+from metaq.matrix_layout import MatrixLayout, scales
 
 
 def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
@@ -55,9 +56,37 @@ def values(symbols: Tensor, codebook: Codebook) -> Tensor:
     return torch.from_numpy(codebook.table).to(positions.device)[positions]
 
 
-def reconstruct(symbols: Tensor, codebook: Codebook, dtype: torch.dtype) -> Tensor:
-    """The weights that ``symbols`` stand for, in ``dtype``: exactly what a decoded file holds."""
-    return values(symbols, codebook).to(dtype)
+def reconstruct(symbols: Tensor, codebook: Codebook, dtype: torch.dtype, matrix: MatrixLayout | None = None) -> Tensor:
+    """The weights that ``symbols`` stand for, in ``dtype``: exactly what a decoded file holds.
+
+    Args:
+        matrix: if there is one, ``symbols`` are those of a whole tensor, in its shape, and the codebook is uniform.
+
+    Raises:
+        InputError: a symbol outside the table, or a layout that does not fit the tensor.
+    """
+    if matrix is None:
+        return values(symbols, codebook).to(dtype)
+    return _scaled_values(symbols, codebook, matrix).to(dtype)
+
+
+def _scaled_values(symbols: Tensor, codebook: Codebook, matrix: MatrixLayout) -> Tensor:
+    """``(q * s_i) * c_j`` in float32, ``s_i`` the product of the step and the row's scale."""
+    shape = tuple(symbols.shape)
+    check_matrix(shape, codebook, matrix)
+    assert isinstance(codebook, UniformCodebook)
+    row_steps = torch.from_numpy(matrix.row_steps(codebook.step)).to(symbols.device)
+    found = symbols.reshape(matrix.rows(shape), -1).to(torch.float32) * row_steps[:, None]
+    if matrix.column_logs is not None:
+        found *= torch.from_numpy(scales(matrix.column_logs)).to(symbols.device)
+    return found.reshape(shape)
+
+
+def check_matrix(shape: tuple[int, ...], codebook: Codebook, matrix: MatrixLayout) -> None:
+    """Raise an InputError unless a tensor of this shape and codebook may be seen so as a matrix."""
+    if not isinstance(codebook, UniformCodebook):
+        raise InputError(f"matrix layout: expected a UniformCodebook, found a {type(codebook).__name__}")
+    matrix.check(shape, codebook.step)
 
 
 def symbol_range(codebook: Codebook, dtype: torch.dtype) -> tuple[int, int]:

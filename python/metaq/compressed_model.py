@@ -10,29 +10,34 @@ import torch
 from torch import Tensor
 
 from metaq import _native, coding
-from metaq.assign import check_symbols, reconstruct
+from metaq.assign import check_matrix, check_symbols, reconstruct
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
 from metaq.errors import InputError
 from metaq.format.header import TensorEntry, fits_dtype, fits_limits
 from metaq.format.reader import Reader
-from metaq.format.sequence import block_shape
+from metaq.format.sequence import RowRun, block_shape, scanned
 from metaq.format.writer import Source, check_texts
 from metaq.format.writer import encode as encode_sources
+from metaq.matrix_layout import MatrixLayout
 from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
 
 
 @dataclass(frozen=True)
 class CodedTensor:
-    """A quantized tensor: int32 ``symbols`` in its shape, the codebook that gives them values, its dtype."""
+    """A quantized tensor: int32 ``symbols`` in its shape, the codebook that gives them values, its dtype.
+
+    With a ``matrix``, rows and columns have scales of their own, or symbols are coded column by column.
+    """
 
     symbols: Tensor
     codebook: Codebook
     dtype: torch.dtype
+    matrix: MatrixLayout | None = None
 
     def decompress(self) -> Tensor:
         """The quantized weights: exactly what a decoded file holds."""
-        return reconstruct(self.symbols, self.codebook, self.dtype)
+        return reconstruct(self.symbols, self.codebook, self.dtype, self.matrix)
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,16 @@ def coder_for(model: CompressedModel, coder: str | None = None) -> str:
 def _has_dependent_symbols(model: CompressedModel) -> bool:
     """Whether weights were quantized in a trellis (`metaq.quantizers.trellis`)."""
     return any(
-        _native.are_dependent(
-            np.ascontiguousarray(entry.symbols.numpy(), np.int32).reshape(block_shape(entry.symbols.shape))
-        )
+        _native.are_dependent(_as_scanned(entry))
         for entry in model.tensors.values()
         if isinstance(entry, CodedTensor) and isinstance(entry.codebook, UniformCodebook)
     )
+
+
+def _as_scanned(entry: CodedTensor) -> np.ndarray:
+    """All symbols as the block that coders see."""
+    whole = RowRun(0, None, 0, block_shape(tuple(entry.symbols.shape), entry.matrix))
+    return scanned(entry.symbols.cpu().contiguous().numpy(), whole, entry.matrix)
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:
@@ -139,6 +148,8 @@ def _check_coded(name: str, entry: CodedTensor) -> None:
         raise InputError(f"tensor {name!r}: expected symbols of an integer dtype, found {entry.symbols.dtype}")
     try:
         check_symbols(entry.symbols, entry.codebook, entry.dtype)
+        if entry.matrix is not None:
+            check_matrix(tuple(entry.symbols.shape), entry.codebook, entry.matrix)
     except InputError as error:
         raise InputError(f"tensor {name!r}: {error}") from None
 
@@ -188,9 +199,11 @@ def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
     for name, tensor in model.tensors.items():
         if isinstance(tensor, Alias):
             target = sources[positions[tensor.name]].entry
-            sources.append(Source(target._replace(name=name, codebook=None, target=positions[tensor.name]), None))
+            alias = target._replace(name=name, codebook=None, target=positions[tensor.name], matrix=None)
+            sources.append(Source(alias, None))
         elif isinstance(tensor, CodedTensor):
-            entry = TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.symbols.shape), tensor.codebook)
+            dtype, shape = FORMAT_DTYPES[tensor.dtype], tuple(tensor.symbols.shape)
+            entry = TensorEntry(name, dtype, shape, tensor.codebook, matrix=tensor.matrix)
             sources.append(Source(entry, tensor.symbols.cpu().contiguous().numpy()))
         else:
             sources.append(
@@ -208,7 +221,8 @@ def read_model(reader: Reader) -> CompressedModel:
         if entry.target is not None:
             tensors[entry.name] = Alias(entries[entry.target].name)
         elif entry.codebook is not None:
-            tensors[entry.name] = CodedTensor(found[entry.name], entry.codebook, DTYPES[entry.dtype])
+            symbols = found[entry.name]
+            tensors[entry.name] = CodedTensor(symbols, entry.codebook, DTYPES[entry.dtype], entry.matrix)
         else:
             tensors[entry.name] = found[entry.name]
     return CompressedModel(tensors, reader.header.metadata, _coder_of(reader))

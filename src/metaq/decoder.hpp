@@ -232,6 +232,7 @@ public:
     template <class ForEach>
     FileError decode(std::span<const File::Output> outputs, DecodeOptions options, const ForEach& for_each) noexcept {
         options.cache = &cache_;
+        options.cache_bytes = cache_bytes_;
         const FileError error = file_.decode(outputs, options, for_each);
         cache_.shrink(cache_bytes_);
         return error;

@@ -37,6 +37,8 @@ using DecodedBlock = nb::ndarray<const std::int32_t, nb::ndim<3>, nb::c_contig, 
 using Request = std::tuple<std::size_t, std::uint64_t, std::uint64_t, Elements>;  // tensor, first element, their number
 using TensorRow = std::tuple<std::string_view, unsigned, unsigned, nb::tuple, std::size_t, std::size_t>;
 using CodebookRow = std::tuple<unsigned, float, std::int64_t, nb::bytes>;
+using Logs = std::optional<nb::bytes>;  // of scales
+using MatrixRow = std::tuple<std::size_t, std::tuple<std::uint64_t, Logs, Logs, bool>>;
 using ChunkRow = std::tuple<unsigned, std::size_t, std::size_t, std::size_t>;
 using RunRow = std::tuple<std::size_t, std::optional<unsigned>, std::uint64_t, Shape>;
 
@@ -139,6 +141,21 @@ public:
         for (const FileCodebook& codebook : file_.codebooks()) {
             const nb::bytes levels(reinterpret_cast<const char*>(codebook.levels.data()), codebook.levels.size_bytes());
             rows.emplace_back(static_cast<unsigned>(codebook.kind), codebook.step, codebook.origin, levels);
+        }
+        return rows;
+    }
+
+    // Of the scaled tensors: their position, the dimensions that make a row, scales, and whether columns are scanned.
+    std::vector<MatrixRow> matrices() const {
+        std::vector<MatrixRow> rows;
+        const auto logs = [](std::span<const std::uint8_t> bytes) {
+            return bytes.empty() ? Logs() : Logs(nb::bytes(bytes.data(), bytes.size()));
+        };
+        for (std::size_t i = 0; i < file_.tensors().size(); ++i) {
+            const FileMatrix* const matrix = file_.tensors()[i].matrix;
+            if (matrix == nullptr) continue;
+            rows.emplace_back(
+                i, std::tuple(matrix->leading, logs(matrix->row_logs), logs(matrix->column_logs), matrix->by_columns));
         }
         return rows;
     }
@@ -253,6 +270,7 @@ void bind_file(nb::module_& module) {
         .def("metadata", &PythonFile::metadata)
         .def("tensors", &PythonFile::tensors)
         .def("codebooks", &PythonFile::codebooks)
+        .def("matrices", &PythonFile::matrices)
         .def("chunks", &PythonFile::chunks)
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (COMPILER or CLANG), reas
 
 def whole_files():
     golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.mtq"))]
-    return [*golden, malformed.GOOD]
+    return [*golden, malformed.GOOD, malformed.GOOD_SCALED]
 
 
 def headers():

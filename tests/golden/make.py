@@ -7,6 +7,7 @@ import torch
 from metaq import compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.matrix_layout import MatrixLayout
 from metaq.quantizers.lossless import compress_losslessly
 
 FOLDER = Path(__file__).parent
@@ -120,11 +121,38 @@ def dependent() -> CompressedModel:
     return CompressedModel(tensors)
 
 
+def logs(count: int, seed: int) -> torch.Tensor:
+    """Eighths of an octave, from -128 to 127."""
+    return hashed(count, seed=seed) % 256 - 128
+
+
+def scaled() -> CompressedModel:
+    """Matrices of every dtype, with scales of rows, of columns, of both and of none, scanned by rows and by columns."""
+    step = UniformCodebook(0.0625)
+    few = logs(40, seed=90) // 16
+    filters, matrix = skewed(8, 3, 3, 3, seed=91), skewed(24, 40, seed=92)
+    path = dependent_symbols(skewed(20, 12, seed=93), 8).T.contiguous()
+    return CompressedModel(
+        {
+            "rows": CodedTensor(filters, step, torch.float32, MatrixLayout(1, few[:8])),
+            "columns": CodedTensor(filters, step, torch.float64, MatrixLayout(2, None, few[:9])),
+            "both": CodedTensor(matrix, step, torch.float32, MatrixLayout(1, few[:24], few)),
+            "plain": CodedTensor(matrix, step, torch.float32),
+            "both, by columns": CodedTensor(matrix, step, torch.bfloat16, MatrixLayout(1, few[:24], few, True)),
+            "by columns": CodedTensor(filters, step, torch.float16, MatrixLayout(3, None, None, True)),
+            "rows, by columns": CodedTensor(path, step, torch.float32, MatrixLayout(1, few[:12], None, True)),
+            "extremes": CodedTensor(matrix, step, torch.float16, MatrixLayout(1, logs(24, 94), logs(40, 95), True)),
+            "tied": Alias("both, by columns"),
+        }
+    )
+
+
 MODELS = {
     "every-dtype": every_dtype,
     "shapes": shapes,
     "sparse": sparse,
     "dependent": dependent,
+    "scaled": scaled,
     "nothing": lambda: CompressedModel({}),
 }
 

@@ -270,7 +270,8 @@ struct Room {
 }  // namespace
 
 TEST(whole_files_fail_without_memory) {
-    for (const char* name : {"network-mixing", "network-rans", "network-huffman", "every-dtype", "shapes", "nothing"}) {
+    for (const char* name :
+         {"network-mixing", "network-rans", "network-huffman", "every-dtype", "shapes", "scaled", "nothing"}) {
         const Bytes data = contents(METAQ_SOURCE_DIR "/tests/golden/" + std::string(name) + ".mtq");
         const Room room(data);
         CHECK(file_fails_without_memory(data, [&](const Bytes& bytes) -> metaq::FileStatus {
@@ -282,7 +283,7 @@ TEST(whole_files_fail_without_memory) {
 }
 
 TEST(sessions_fail_without_memory) {
-    for (const char* name : {"network-range", "network-rans", "every-dtype"}) {
+    for (const char* name : {"network-range", "network-rans", "every-dtype", "scaled"}) {
         const Bytes data = contents(METAQ_SOURCE_DIR "/tests/golden/" + std::string(name) + ".mtq");
         const Room room(data);
         CHECK(file_fails_without_memory(data, [&](const Bytes& bytes) -> metaq::FileStatus {

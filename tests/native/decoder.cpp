@@ -23,7 +23,8 @@ using metaq::FileStatus;
 
 constexpr const char* kFiles[] = {"network-mixing", "network-adaptive", "network-rans", "network-huffman",
                                   "network-range",  "network-stored",   "every-dtype",  "lossless-rans",
-                                  "dependent",      "shapes",           "sparse",       "nothing"};
+                                  "dependent",      "shapes",           "sparse",       "nothing",
+                                  "scaled"};
 
 Bytes contents(const std::string& name) {
     std::ifstream in(METAQ_SOURCE_DIR "/tests/golden/" + name + ".mtq", std::ios::binary);

@@ -18,6 +18,7 @@ from metaq.coding import base as coding_base
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.errors import FormatError
 from metaq.format.reader import Reader
+from metaq.matrix_layout import MatrixLayout
 from metaq.tensors import load_tensors, octets_of
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +104,9 @@ def model():
         tensors[f"table {dtype}"] = CodedTensor(symbols_of(i, 7, 9).clamp(-4, 3), table, dtype)
         tensors[f"filters {dtype}"] = CodedTensor(symbols_of(i, 8, 8, 3, 3), steps[2], dtype)
         tensors[f"matrix {dtype}"] = CodedTensor(symbols_of(i, 60, 40, spread=0.5 + i), steps[2], dtype)
+        scales = np.arange(-20, 40)
+        layout = MatrixLayout(1, scales, scales[:40], by_columns=i % 2 == 0)
+        tensors[f"scaled {dtype}"] = CodedTensor(symbols_of(i, 60, 40, spread=0.5 + i), steps[2], dtype, layout)
         tensors[f"kept {dtype}"] = torch.randn(5, 7, generator=torch.Generator().manual_seed(i)).to(dtype)
     for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
         tensors[f"coded {dtype}"] = CodedTensor(symbols_of(9, 30).clamp(0, 127), IntegerCodebook(), dtype)
@@ -161,6 +165,7 @@ def test_python_refuses_malformed_files_as_well():
 
 def test_the_good_file_of_the_malformed_ones(run):
     assert_agrees(malformed.GOOD, run)
+    assert_agrees(malformed.GOOD_SCALED, run)
     for data in malformed.UNSUPPORTED:
         assert_refused(data, run, MESSAGES["unsupported_coder"])
 

@@ -60,9 +60,20 @@ def decode_to_safetensors(
 
 
 def batches(reader: Reader) -> Iterator[dict[int, range]]:
-    """Ranges of tensors' elements that cover every one once, each batch those that begin in a chunk."""
+    """Ranges of tensors' elements that cover every one once, each batch those that begin in a chunk.
+
+    Tensors that are scanned by columns are in one batch: all of their chunks have elements of every row.
+    """
+    entries = reader.header.tensors
     for chunk in reader.chunk_runs():
-        wanted = {run.tensor: run.elements for run in chunk if run.plane in (None, 0)}
+        wanted: dict[int, range] = {}
+        for run in chunk:
+            matrix = entries[run.tensor].matrix
+            if matrix is not None and matrix.by_columns:
+                if run.first_row == 0:
+                    wanted[run.tensor] = range(entries[run.tensor].size)
+            elif run.plane in (None, 0):
+                wanted[run.tensor] = run.elements
         if wanted:
             yield wanted
 

@@ -16,8 +16,19 @@ from metaq import _native, coding
 from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError, InputError
 from metaq.format.dtypes import DTYPES
-from metaq.format.header import ALIAS, CODED, MAGIC, MAX_HEADER_BYTES, TABLE, UNIFORM, ChunkEntry, Header, TensorEntry
+from metaq.format.header import (
+    ALIAS,
+    KINDS_OF_SYMBOLS,
+    MAGIC,
+    MAX_HEADER_BYTES,
+    TABLE,
+    UNIFORM,
+    ChunkEntry,
+    Header,
+    TensorEntry,
+)
 from metaq.format.sequence import RowRun
+from metaq.matrix_layout import MatrixLayout
 
 ALL_ELEMENTS = 2**64 - 1
 TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
@@ -40,7 +51,7 @@ _EXPECTED_AND_FOUND = {
     "repeated_name": ("distinct tensor names", "{name} twice"),
     "too_many_tensors": ("at most 2^20 tensors", "{found}"),
     "unknown_dtype": ("a known dtype", "{found} for tensor {name}"),
-    "unknown_kind": ("kind 0, 1 or 2", "{found} for tensor {name}"),
+    "unknown_kind": ("kind 0, 1, 2 or 3", "{found} for tensor {name}"),
     "kept_bool": ("bool tensors to be coded", "a kept one, {name}"),
     "bad_alias": ("an earlier tensor of the same dtype", "alias {name} of entry {found}"),
     "too_many_dimensions": ("at most 32 dimensions", "{found} for tensor {name}"),
@@ -49,6 +60,11 @@ _EXPECTED_AND_FOUND = {
     "bad_step": ("a positive finite step", "{step:g} for tensor {name}"),
     "bad_codebook_reference": ("a codebook defined before", "reference {found} for tensor {name}"),
     "codebook_dtype": ("a codebook for {what}", "a {kind} for tensor {name}"),
+    "scaled_codebook": ("a uniform codebook of scaled tensor {name}", "a {kind}"),
+    "bad_layout": ("a layout of 1 to 7", "{found} for tensor {name}"),
+    "bad_leading": ("one leading dimension or more, but fewer than {expected}", "{found} for tensor {name}"),
+    "empty_matrix": ("a scaled tensor to have elements", "none in tensor {name}"),
+    "bad_row_scale": ("row scales that keep the step finite", "2^({found}/8) for tensor {name}"),
     "chunk_symbols": ("1 to {expected} symbols", "{found}"),
     "chunk_sum": ("chunks of {expected} symbols in all", "{found}"),
     "chunk_inside_row": ("chunk {chunk} to end between rows", "an end inside one"),
@@ -88,15 +104,17 @@ class CheckedFile:
     def header(self) -> Header:
         """All that the file says before its chunks."""
         books = [_codebook(*row) for row in self._file.codebooks()]
+        matrices = {tensor: _matrix(*row) for tensor, row in self._file.matrices()}
         tensors = [
             TensorEntry(
                 name,
                 DTYPES[dtype],
                 shape,
-                books[codebook] if kind == CODED else None,
+                books[codebook] if kind in KINDS_OF_SYMBOLS else None,
                 target if kind == ALIAS else None,
+                matrices.get(index),
             )
-            for name, dtype, kind, shape, codebook, target in self.rows
+            for index, (name, dtype, kind, shape, codebook, target) in enumerate(self.rows)
         ]
         chunks = [ChunkEntry(coder, symbols, size) for coder, symbols, _, size in self._file.chunks()]
         return Header(dict(self._file.metadata()), tensors, chunks)
@@ -227,7 +245,7 @@ class CheckedFile:
             "what": error.what,
             "octets": repr(error.name[:20]),
             "name": repr(error.name[:800].decode("utf-8", "replace"))[:200],
-            "kind": _CODEBOOKS[found] if error.status == "codebook_dtype" else "",
+            "kind": _CODEBOOKS[found] if error.status in ("codebook_dtype", "scaled_codebook") else "",
             "step": struct.unpack("<f", struct.pack("<I", found))[0] if error.status == "bad_step" else 0.0,
         }
         words, other = _EXPECTED_AND_FOUND[error.status]
@@ -240,3 +258,8 @@ def _codebook(kind: int, step: float, origin: int, levels: bytes) -> Codebook:
     return (
         TableCodebook(tuple(np.frombuffer(levels, np.float32).tolist()), origin) if kind == TABLE else IntegerCodebook()
     )
+
+
+def _matrix(leading: int, row_logs: bytes | None, column_logs: bytes | None, by_columns: bool) -> MatrixLayout:
+    rows, columns = (None if logs is None else np.frombuffer(logs, np.int8) for logs in (row_logs, column_logs))
+    return MatrixLayout(leading, rows, columns, by_columns)

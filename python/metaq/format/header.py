@@ -14,6 +14,7 @@ import numpy as np
 
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.format.dtypes import CODED_FLOATS, Dtype
+from metaq.matrix_layout import MatrixLayout
 
 MAGIC = b"MTQ"
 VERSION = 1
@@ -22,18 +23,23 @@ MAX_HEADER_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 40
 MAX_DIMENSIONS = 32
 
-CODED, KEPT, ALIAS = 0, 1, 2
+CODED, KEPT, ALIAS, SCALED = 0, 1, 2, 3
+KINDS_OF_SYMBOLS = (CODED, SCALED)
 UNIFORM, TABLE, INTEGER = 0, 1, 2
 
 
 class TensorEntry(NamedTuple):
-    """One tensor: coded if it has a codebook, an alias of the entry at ``target`` if it has one, kept otherwise."""
+    """One tensor: coded if it has a codebook, an alias of the entry at ``target`` if it has one, kept otherwise.
+
+    A coded tensor that is seen as a matrix, ``scaled`` in the file's terms, has its layout as ``matrix``.
+    """
 
     name: str
     dtype: Dtype
     shape: tuple[int, ...]
     codebook: Codebook | None = None
     target: int | None = None
+    matrix: MatrixLayout | None = None
 
     @property
     def size(self) -> int:
@@ -92,17 +98,31 @@ def pack(header: Header) -> bytes:
         if entry.target is not None:
             out += bytes([ALIAS]) + varint(entry.target)
             continue
-        out += bytes([KEPT if entry.codebook is None else CODED, len(entry.shape)])
+        out += bytes([_kind(entry), len(entry.shape)])
         out += b"".join(map(varint, entry.shape))
         if entry.codebook is not None:
             definition = _pack_codebook(entry.codebook)
             out += varint(codebooks[definition]) if definition in codebooks else b"\0" + definition
             codebooks.setdefault(definition, len(codebooks) + 1)
+        if entry.matrix is not None:
+            out += _pack_matrix(entry.matrix)
     out += varint(len(header.chunks))
     for position, chunk in enumerate(header.chunks):
         is_last = position == len(header.chunks) - 1
         out += bytes([chunk.coder]) + varint(0 if is_last else chunk.symbols) + varint(chunk.payload_bytes)
     return bytes(out)
+
+
+def _kind(entry: TensorEntry) -> int:
+    if entry.codebook is None:
+        return KEPT
+    return CODED if entry.matrix is None else SCALED
+
+
+def _pack_matrix(matrix: MatrixLayout) -> bytes:
+    logs = [part for part in (matrix.row_logs, matrix.column_logs) if part is not None]
+    layout = (matrix.row_logs is not None) | (matrix.column_logs is not None) << 1 | matrix.by_columns << 2
+    return bytes([layout]) + varint(matrix.leading) + b"".join(part.tobytes() for part in logs)
 
 
 def _string(text: str) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from metaq.errors import InputError, nearest_name
 from metaq.format.checked_file import ALL_ELEMENTS, CheckedFile
 from metaq.format.dtypes import BY_NAME, DTYPES, Dtype, new_array
-from metaq.format.header import CODED
+from metaq.format.header import KINDS_OF_SYMBOLS
 
 Array = TypeVar("Array")
 # An array of a dtype and a shape, of any library, and its memory, to be filled, as a contiguous array of NumPy.
@@ -37,6 +37,8 @@ class Reader(CheckedFile):
 
     def tensor(self, name: str, rows: slice = slice(None), new: NewArray[Any] = new_array) -> Any:
         """One tensor, or some of its rows (entries of its first dimension), decoding no more chunks than they lie in.
+
+        Each row of a tensor that is scanned by columns lies in all of the tensor's chunks.
 
         Raises:
             InputError: no tensor has that name, or rows are asked of one without dimensions, or with a step.
@@ -107,7 +109,7 @@ class Reader(CheckedFile):
             _, code, kind, shape, _, target = self.rows[index]
             if target in arrays:
                 continue
-            dtype = BY_NAME["int32"] if as_symbols and kind == CODED else DTYPES[code]
+            dtype = BY_NAME["int32"] if as_symbols and kind in KINDS_OF_SYMBOLS else DTYPES[code]
             arrays[target], memory = self._new(new, dtype, shape)
             requests.append((target, 0, ALL_ELEMENTS, memory))
         self.fill(requests, as_symbols, is_session)

@@ -7,8 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
+
 from metaq import coding
 from metaq.format.header import TensorEntry
+from metaq.matrix_layout import MatrixLayout
+
+_ROW_SYMBOLS = 1 << 20  # in rows of more, coders see each symbol as a row
 
 
 class RowRun(NamedTuple):
@@ -21,15 +26,18 @@ class RowRun(NamedTuple):
 
     @property
     def elements(self) -> range:
-        """Its elements' places in the flattened tensor."""
+        """Its elements' places in the flattened tensor, or in its transpose if that is scanned by columns."""
         rows, channels, kernel = self.shape
         row = channels * kernel
         return range(self.first_row * row, (self.first_row + rows) * row)
 
 
-def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def block_shape(shape: tuple[int, ...], matrix: MatrixLayout | None = None) -> tuple[int, int, int]:
     """Rows, channels and kernel positions as which coders see a tensor (docs/format.md, "Blocks")."""
-    if len(shape) >= 2 and math.prod(shape[1:]) <= 1 << 20:
+    if matrix is not None and matrix.by_columns:
+        rows, columns = matrix.rows(shape), matrix.columns(shape)
+        return (columns, rows, 1) if rows <= _ROW_SYMBOLS else (columns * rows, 1, 1)
+    if len(shape) >= 2 and math.prod(shape[1:]) <= _ROW_SYMBOLS:
         return shape[0], shape[1], math.prod(shape[2:])
     return math.prod(shape), 1, 1
 
@@ -37,7 +45,7 @@ def block_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def runs(tensors: Sequence[TensorEntry]) -> list[RowRun]:
     """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
     owned = [
-        (index, entry, block_shape(entry.shape))
+        (index, entry, block_shape(entry.shape, entry.matrix))
         for index, entry in enumerate(tensors)
         if entry.target is None and entry.size
     ]
@@ -46,6 +54,24 @@ def runs(tensors: Sequence[TensorEntry]) -> list[RowRun]:
     for plane in range(8):
         sequence += [RowRun(index, plane, 0, shape) for index, width, shape in kept if plane < width]
     return sequence
+
+
+def scanned(symbols: np.ndarray, run: RowRun, matrix: MatrixLayout | None = None) -> np.ndarray:
+    """The symbols of a run as coders see them, contiguous.
+
+    Args:
+        symbols: of the whole tensor, in its shape if there is a ``matrix``; of a whole plane.
+
+    Returns:
+        int32, in the run's shape.
+    """
+    place = run.elements
+    if matrix is None or not matrix.by_columns:
+        return np.ascontiguousarray(symbols.reshape(-1)[place.start : place.stop], np.int32).reshape(run.shape)
+    rows = matrix.rows(symbols.shape)
+    first, end = place.start // rows, -(-place.stop // rows)
+    columns = np.ascontiguousarray(symbols.reshape(rows, -1).T[first:end], np.int32).reshape(-1)
+    return columns[place.start - first * rows :][: len(place)].reshape(run.shape)
 
 
 def cut(sequence: Iterable[RowRun], most_symbols: int) -> Iterator[list[RowRun]]:

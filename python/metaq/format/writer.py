@@ -25,7 +25,7 @@ from metaq.format.header import (
     pack,
     varint,
 )
-from metaq.format.sequence import RowRun, block_shape, cut_for, runs
+from metaq.format.sequence import RowRun, cut_for, runs, scanned
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
@@ -35,8 +35,8 @@ _PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay smal
 class Source(NamedTuple):
     """A tensor to be written: its entry, and what it holds.
 
-    ``content`` are the int32 symbols of a coded tensor, all of which stand for something; the elements' bits of a kept
-    one as unsigned integers, in one dimension; nothing of an alias.
+    ``content`` are the int32 symbols of a coded tensor in its shape, all of which stand for something; the elements'
+    bits of a kept one as unsigned integers, in one dimension; nothing of an alias.
     """
 
     entry: TensorEntry
@@ -60,7 +60,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -
     splitting = threading.Lock()
 
     def symbols(run: RowRun) -> np.ndarray:
-        """The symbols of the whole tensor, or of the whole plane."""
+        """The symbols of a run, of the tensor or of one of its planes."""
         entry, content = sources[run.tensor]
         assert content is not None  # runs are not of aliases
         if run.plane is not None:
@@ -68,10 +68,10 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -
                 if run.tensor not in split:
                     split[run.tensor] = planes.split(content, entry.dtype.is_float)
             content = split[run.tensor][run.plane]
-        return content.reshape(block_shape(entry.shape))
+        return scanned(content, run, entry.matrix)
 
     def encode_runs(chunk: list[RowRun]) -> tuple[ChunkEntry, bytes]:
-        return encode_chunk(chunk, [_rows(symbols(run), run) for run in chunk], coder)
+        return encode_chunk(chunk, [symbols(run) for run in chunk], coder)
 
     encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
     out = bytearray(encode_header(Header(dict(metadata), entries, [entry for entry, _ in encoded])))
@@ -130,10 +130,6 @@ def encode_header(header: Header) -> bytes:
 def sealed(data: bytes) -> bytes:
     """Bytes, and their checksum behind them."""
     return data + struct.pack("<I", zlib.crc32(data))
-
-
-def _rows(symbols: np.ndarray, run: RowRun) -> np.ndarray:
-    return np.ascontiguousarray(symbols[run.first_row : run.first_row + run.shape[0]], dtype=np.int32)
 
 
 def _looks_random(blocks: Blocks) -> bool:

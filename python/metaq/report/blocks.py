@@ -14,7 +14,8 @@ from metaq.threads import stream
 class Block(NamedTuple):
     """Symbols of one tensor that lie in one chunk: a part of its quantized weights, or of a byte plane (``is_plane``).
 
-    Of each tensor, the parts of its quantized weights come in row-major order.
+    Of each tensor, the parts of its quantized weights come in the order in which coders see them: row by row, or column
+    by column.
     """
 
     tensor: int

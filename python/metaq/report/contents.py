@@ -12,6 +12,7 @@ import numpy as np
 from metaq import coding
 from metaq.files import map_bytes
 from metaq.format.digest import weights_sha256
+from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
 from metaq.progress import Progress
 from metaq.report.blocks import blocks, payload_bytes
@@ -121,7 +122,7 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
         if entry.target is not None:
             row["kind"] = f"alias of {entries[entry.target].name}"
         elif entry.codebook is not None:
-            row |= {"kind": "coded", **_statistics(symbols.get(index, []), entry.size)}
+            row |= {"kind": _kind(entry), **_statistics(symbols.get(index, []), entry.size)}
         row |= {"bits_per_weight": 8 * sizes[index] / max(1, entry.size), "bytes": round(sizes[index], 1)}
         rows.append(row)
     coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
@@ -133,6 +134,18 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
     }
     summary |= {f"entropy_order_{order}_bits_per_weight": tuple_entropy(coded, order) for order in _ORDERS}
     return Contents(rows, summary, reader.header.metadata)
+
+
+def _kind(entry: TensorEntry) -> str:
+    """What a tensor of symbols is called: ``coded``, or ``scaled`` and by what."""
+    if entry.matrix is None:
+        return "coded"
+    parts = [
+        *(["rows"] if entry.matrix.row_logs is not None else []),
+        *(["columns"] if entry.matrix.column_logs is not None else []),
+    ]
+    scales = [f"by {' and '.join(parts)}"] if parts else []
+    return "scaled " + ", ".join([*scales, *(["column by column"] if entry.matrix.by_columns else [])])
 
 
 def shared_sizes(reader: Reader) -> list[float]:

@@ -1,6 +1,8 @@
-// A float32's bits as those of shorter floats, rounded to nearest even. The value is no NaN.
+// A float32's bits as those of shorter floats, rounded to nearest even. The value is no NaN. There are no branches, so that
+// compilers vectorize.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 namespace metaq {
@@ -11,13 +13,14 @@ inline std::uint32_t rounded_shift(std::uint32_t value, unsigned shift) {
 }
 
 inline std::uint16_t to_float16(std::uint32_t bits) {
-    const std::uint32_t sign = bits >> 16 & 0x8000;
     const std::uint32_t magnitude = bits & 0x7fffffff;
-    if (magnitude >= 0x47800000) return static_cast<std::uint16_t>(sign | 0x7c00);  // 2^16 and above
-    if (magnitude < 0x33000000) return static_cast<std::uint16_t>(sign);            // below 2^-25
-    if (magnitude >= 0x38800000) return static_cast<std::uint16_t>(sign | rounded_shift(magnitude - (112u << 23), 13));
-    const std::uint32_t mantissa = (magnitude & 0x7fffff) | 0x800000;  // below 2^-14: in units of 2^-24
-    return static_cast<std::uint16_t>(sign | rounded_shift(mantissa, 126 - (magnitude >> 23)));
+    // Below 2^-14 units are 2^-24, which are those of 0.5 in float32 too: adding it rounds.
+    const std::uint32_t small = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
+    const std::uint32_t normal = rounded_shift(magnitude - (112u << 23), 13);
+    const std::uint32_t is_small = 0u - (magnitude < 0x38800000), is_finite = 0u - (magnitude < 0x47800000);
+    const std::uint32_t finite = (small & is_small) | (normal & ~is_small);
+    const std::uint32_t rounded = (finite & is_finite) | (0x7c00 & ~is_finite);  // 2^16 and above are infinite
+    return static_cast<std::uint16_t>((bits >> 16 & 0x8000) | rounded);
 }
 
 inline std::uint16_t to_bfloat16(std::uint32_t bits) {

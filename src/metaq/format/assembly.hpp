@@ -1,8 +1,8 @@
 // Ranges of tensors' elements from the chunks that they lie in, each chunk decoded once.
 //
-// Runs of coded tensors that are wanted whole are decoded to where they are wanted. Bytes of planes are decoded beside
-// each other and joined as soon as all planes of an element are there; chunks are taken in the order of elements, in
-// rounds of some megabytes of such bytes, so that this memory does not grow with the file.
+// Runs of coded tensors that are wanted whole are decoded to where they are wanted; those that are scanned by columns to
+// symbols, which become values on their way. Bytes of planes are decoded beside each other and joined as soon as all planes of
+// an element are there; chunks are taken in the order of elements, in rounds of some megabytes of such bytes.
 #pragma once
 
 #include <algorithm>
@@ -16,31 +16,14 @@
 #include "metaq/base/buffer.hpp"
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
+#include "metaq/format/column_scan.hpp"
+#include "metaq/format/decode_options.hpp"
 #include "metaq/format/planes.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
 
 namespace metaq {
-
-inline constexpr std::uint64_t kAllElements = UINT64_MAX;
-
-// What is to be decoded, and to where: some elements of the tensor at `index`, as many bytes exactly.
-struct FileOutput {
-    std::size_t index;
-    std::span<std::uint8_t> bytes;
-    std::uint64_t first = 0;
-    std::uint64_t count = kAllElements;
-};
-
-struct DecodeOptions {
-    Content content = Content::values;
-    ForeignDecoder* foreign = nullptr;
-    ChunkCache* cache = nullptr;                         // for values only
-    std::atomic<std::size_t>* decoded_chunks = nullptr;  // counts them
-    std::size_t round_bytes = 1u << 24;     // of planes, decoded before any are joined: more for many threads
-    std::size_t piece_elements = 1u << 18;  // joined at a time, so that threads share a tensor
-};
 
 class Assembly {
 public:
@@ -123,15 +106,17 @@ private:
         const std::uint64_t count = output.count == kAllElements ? size - first : output.count;
         error.status = FileStatus::bad_elements;
         if (output.first > size || count > size - first) return error;
-        const bool are_symbols = options_.content == Content::symbols && tensor.kind == TensorKind::coded;
+        const bool are_symbols = options_.content == Content::symbols && tensor.has_symbols();
         const std::size_t width = are_symbols ? sizeof(std::int32_t) : traits_of(tensor.dtype).bytes;
         error.status = FileStatus::wrong_output_size;
         if (output.bytes.size() != count * width) return error;
         Placed placed{index, first, first + count, output.bytes.data(), width, wants_.size(), 0, first};
+        // Elements of all columns lie in the first rows as in the last.
+        const Range scanned = tensor.is_scanned_by_columns() ? Range{0, size} : Range{first, placed.end};
         for (unsigned section = first_section(tensor); count > 0 && section < end_section(tensor); ++section) {
-            for (std::size_t run = layout_.find(section, index, first); run < layout_.runs.size(); ++run) {
+            for (std::size_t run = layout_.find(section, index, scanned.first); run < layout_.runs.size(); ++run) {
                 const Run& found = layout_.runs[run];
-                if (found.section != section || found.tensor != index || found.first() >= placed.end) break;
+                if (found.section != section || found.tensor != index || found.first() >= scanned.end) break;
                 if (!wants_.append(Want{run, outputs_.size()})) return of_memory();
             }
         }
@@ -152,12 +137,16 @@ private:
 
     const Run& run_of(std::size_t want) const { return layout_.runs[wants_[want].run]; }
 
+    bool is_by_columns(const Run& run) const { return header_.tensors[run.tensor].is_scanned_by_columns(); }
+
     bool is_whole(std::size_t want) const {
         const Placed& output = outputs_[wants_[want].output];
-        return output.first <= run_of(want).first() && run_of(want).end() <= output.end;
+        const Run& run = run_of(want);
+        if (is_by_columns(run)) return output.end - output.first == header_.tensors[run.tensor].size();
+        return output.first <= run.first() && run.end() <= output.end;
     }
 
-    bool is_for_cache(const Task& task) const { return options_.cache != nullptr && task.has_rest; }
+    bool is_for_cache(const Task& task) const { return options_.cache != nullptr && task.has_rest && fits_cache_; }
 
     [[nodiscard]] bool make_tasks() {
         for (std::size_t i = 0; i < by_run_.size();) {
@@ -186,12 +175,21 @@ private:
             if (task.is_cached) options_.cache->touch(task.chunk);
             if (!tasks_.append(std::move(task))) return false;
         }
+        fits_cache_ = rest_bytes() <= options_.cache_bytes;
         std::sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) {
             if (a.has_planes != b.has_planes) return b.has_planes;
             if (a.tensor != b.tensor) return a.tensor < b.tensor;
             return a.element != b.element ? a.element < b.element : a.chunk < b.chunk;
         });
         return options_.cache == nullptr || options_.cache->reserve(layout_.chunks.size());
+    }
+
+    // Of chunks that not all is wanted of: those of a whole tensor if of one that is scanned by columns a row is.
+    std::size_t rest_bytes() const {
+        std::size_t size_bytes = 0;
+        for (const Task& task : tasks_)
+            size_bytes += task.has_rest && !task.is_cached ? 4 * layout_.chunks[task.chunk].symbols : 0;
+        return size_bytes;
     }
 
     // Whether the cache has all that is wanted of the chunk.
@@ -235,6 +233,7 @@ private:
         if (!place_runs(task, places)) return of_memory();
         error = decoder.decode(places);
         if (error.status == FileStatus::ok) hand_out(task, places);
+        if (!task.has_planes && !is_for_cache(task)) task.decoded = DecodedChunk();
         return error;
     }
 
@@ -251,7 +250,8 @@ private:
             for (; want < task.end && wants_[by_run_[want]].run == chunk.first_run + i; ++want) {
                 const Placed& output = outputs_[wants_[by_run_[want]].output];
                 is_wanted = true;
-                if (runs[i].section > 0 || !is_whole(by_run_[want]) || places[i] != nullptr) continue;
+                const bool is_for_place = runs[i].section == 0 && !is_by_columns(runs[i]) && is_whole(by_run_[want]);
+                if (!is_for_place || places[i] != nullptr) continue;
                 places[i] = output.bytes + (runs[i].first() - output.first) * output.width;
             }
             if (places[i] != nullptr || (!is_wanted && !is_for_cache(task))) continue;
@@ -278,11 +278,23 @@ private:
             want.content = content;
             if (run.section > 0) continue;
             const Placed& output = outputs_[want.output];
+            if (is_by_columns(run)) {
+                write_columns(run, content, output);
+                continue;
+            }
             const std::uint64_t first = std::max(run.first(), output.first), end = std::min(run.end(), output.end);
             std::uint8_t* const place = output.bytes + (first - output.first) * output.width;
             content += (first - run.first()) * output.width;
             if (place != content) std::memcpy(place, content, (end - first) * output.width);
         }
+    }
+
+    void write_columns(const Run& run, const std::uint8_t* content, const Placed& output) const {
+        const FileTensor& tensor = header_.tensors[run.tensor];
+        const ColumnScan scan(*tensor.matrix, reinterpret_cast<const std::int32_t*>(content), {run.first(), run.end()},
+                              output.bytes, {output.first, output.end});
+        if (options_.content == Content::symbols) return scan.write_symbols();
+        scan.write_values(header_.codebooks[tensor.codebook].step, tensor.dtype);
     }
 
     // Elements of kept tensors whose planes are all there by now. False if memory runs out.
@@ -379,6 +391,7 @@ private:
     Buffer<std::size_t> by_run_;  // the wants in the order of their runs
     Buffer<Task> tasks_;
     std::size_t first_unfinished_ = 0;
+    bool fits_cache_ = true;  // what is decoded beside what is wanted
     std::atomic<bool> has_failed_ = false;
     FileError error_;  // of the first that failed
 };

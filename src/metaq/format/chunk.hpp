@@ -10,6 +10,7 @@
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/format/crc32.hpp"
+#include "metaq/format/scales.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
@@ -52,10 +53,16 @@ protected:
     ~ForeignDecoder() = default;
 };
 
+// What becomes of a run's symbols. Those that are scanned by columns stay symbols until they are at their places.
+inline Content content_of(const FileTensor& tensor, Content content) {
+    return tensor.is_scanned_by_columns() ? Content::symbols : content;
+}
+
 // The bytes of an element of a run as it is decoded: a plane has one of them each.
 inline std::size_t run_width(const FileHeader& header, const Run& run, Content content) {
     if (run.section > 0) return 1;
-    return content == Content::symbols ? sizeof(std::int32_t) : traits_of(header.tensors[run.tensor].dtype).bytes;
+    const FileTensor& tensor = header.tensors[run.tensor];
+    return content_of(tensor, content) == Content::symbols ? sizeof(std::int32_t) : traits_of(tensor.dtype).bytes;
 }
 
 class ChunkDecoder {
@@ -181,10 +188,12 @@ private:
         if (!is_uniform && !check_range(symbols, symbol_range(codebook, tensor.dtype), FileStatus::symbol_range, error))
             return false;
         const bool is_there = reinterpret_cast<std::uint8_t*>(block.symbols) == place;
-        if (content_ == Content::symbols) {
+        if (content_of(tensor, content_) == Content::symbols) {
             if (!is_there)
                 write_each<std::uint32_t>(symbols, place,
                                           [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
+        } else if (tensor.matrix != nullptr) {
+            ScaledValues(*tensor.matrix, codebook.step, tensor.dtype).write(symbols, run.first(), place);
         } else if (is_there && is_uniform) {
             to_float32(block.symbols, symbols.size(), codebook.step);
         } else {
@@ -193,11 +202,13 @@ private:
         return true;
     }
 
-    // Whether rANS fills the run's place by itself, and in which form.
+    bool is_scaled(const Run& run) const { return header_.tensors[run.tensor].matrix != nullptr; }
+
+    // Whether rANS fills the run's place by itself, and in which form: with symbols, if values have scales.
     bool is_fillable(const Run& run, const std::uint8_t* place, rans::Form& form) const {
         form = run.section > 0 ? rans::Form::int8 : rans::Form::int32;
         if (place == nullptr || run.section > 0) return place != nullptr;
-        if (content_ == Content::symbols) return holds_symbols(run, place);
+        if (content_ == Content::symbols || is_scaled(run)) return holds_symbols(run, place);
         switch (header_.tensors[run.tensor].dtype) {
             case Dtype::float32: form = rans::Form::float32; return true;
             case Dtype::float16: form = rans::Form::float16; return true;
@@ -225,7 +236,7 @@ private:
         }
         FileError error = of_stream(rans::decode_values(chunk_.payload, blocks));
         for (std::size_t i = 0; i < runs_.size() && error.status == FileStatus::ok; ++i) {
-            const bool has_values = is_filled(i) && content_ == Content::values;
+            const bool has_values = is_filled(i) && content_ == Content::values && !is_scaled(runs_[i]);
             if (places[i] == nullptr || has_values || runs_[i].section > 0) continue;
             error = failed(FileStatus::ok);
             convert_run(runs_[i], symbols.blocks[i], places[i], error);

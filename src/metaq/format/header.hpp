@@ -11,6 +11,7 @@
 
 #include "metaq/base/buffer.hpp"
 #include "metaq/format/fields.hpp"
+#include "metaq/format/scales.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
 
@@ -107,13 +108,14 @@ private:
         tensor.dtype = static_cast<Dtype>(dtype);
         fields_.expect(traits_of(tensor.dtype).name != nullptr, FileStatus::unknown_dtype, dtype);
         const std::uint8_t kind = fields_.is_ok() ? fields_.byte() : std::uint8_t{0};
-        fields_.expect(kind <= 2, FileStatus::unknown_kind, kind);
+        fields_.expect(kind <= 3, FileStatus::unknown_kind, kind);
         tensor.kind = static_cast<TensorKind>(kind);
         tensor.target = header.tensors.size();
         fields_.expect(tensor.kind != TensorKind::kept || tensor.dtype != Dtype::boolean, FileStatus::kept_bool);
         if (fields_.is_ok() && tensor.kind == TensorKind::alias) read_alias(header, tensor, shape);
         if (fields_.is_ok() && tensor.kind != TensorKind::alias) read_shape(header, shape);
-        if (fields_.is_ok() && tensor.kind == TensorKind::coded) read_codebook_reference(header, tensor);
+        if (fields_.is_ok() && tensor.has_symbols()) read_codebook_reference(header, tensor);
+        if (fields_.is_ok() && tensor.kind == TensorKind::scaled) read_matrix(header, tensor, shape);
         if (fields_.is_ok()) return;
         fields_.error().tensor = header.tensors.size();
         fields_.error().name = tensor.name;
@@ -141,6 +143,36 @@ private:
             product *= fields_.is_ok() ? factor : 1;
             keep(header.lengths.append(length));
         }
+    }
+
+    void read_matrix(FileHeader& header, const FileTensor& tensor, const Part& shape) {
+        const FileCodebook& codebook = header.codebooks[tensor.codebook];
+        const auto kind = static_cast<std::uint64_t>(codebook.kind);
+        if (!fields_.expect(codebook.kind == CodebookKind::uniform, FileStatus::scaled_codebook, kind)) return;
+        const std::uint8_t layout = fields_.byte();
+        if (!fields_.expect(1 <= layout && layout <= 7, FileStatus::bad_layout, layout)) return;
+        FileMatrix matrix;
+        matrix.by_columns = (layout & 4) != 0;
+        matrix.leading = fields_.varint();
+        const bool is_leading = 1 <= matrix.leading && matrix.leading < shape.count;
+        if (!fields_.expect(is_leading, FileStatus::bad_leading, matrix.leading, shape.count)) return;
+        matrix.rows = matrix.columns = 1;
+        for (std::size_t i = 0; i < shape.count; ++i)
+            (i < matrix.leading ? matrix.rows : matrix.columns) *= header.lengths[shape.first + i];
+        if (!fields_.expect(matrix.rows * matrix.columns > 0, FileStatus::empty_matrix)) return;
+        if ((layout & 1) != 0) matrix.row_logs = fields_.take(matrix.rows);
+        check_row_scales(matrix.row_logs, codebook.step);
+        if ((layout & 2) != 0) matrix.column_logs = fields_.take(matrix.columns);
+        keep(header.matrices.append(matrix));
+    }
+
+    // A symbol 0 has no value in a row whose step is infinite.
+    void check_row_scales(std::span<const std::uint8_t> logs, float step) {
+        int most = -128;
+        for (const std::uint8_t log : logs) most = std::max<int>(most, static_cast<std::int8_t>(log));
+        const float largest = step * scale_of(static_cast<std::uint8_t>(most));
+        if (logs.empty() || std::isfinite(largest)) return;
+        fields_.expect(false, FileStatus::bad_row_scale, static_cast<std::uint64_t>(most));
     }
 
     void read_codebook_reference(FileHeader& header, FileTensor& tensor) {
@@ -199,9 +231,11 @@ private:
 
     // Views of lists that do not move any more.
     void link(FileHeader& header) const {
+        const FileMatrix* matrix = header.matrices.data();
         for (std::size_t i = 0; i < header.tensors.size(); ++i) {
-            header.tensors[i].shape =
-                std::span<const std::uint64_t>(header.lengths).subspan(shapes_[i].first, shapes_[i].count);
+            FileTensor& tensor = header.tensors[i];
+            tensor.shape = std::span<const std::uint64_t>(header.lengths).subspan(shapes_[i].first, shapes_[i].count);
+            if (tensor.kind == TensorKind::scaled) tensor.matrix = matrix++;
         }
         for (std::size_t i = 0; i < header.codebooks.size(); ++i) {
             header.codebooks[i].levels =

@@ -25,7 +25,7 @@ struct Run {
 
     std::uint64_t row_symbols() const { return channels * kernel; }
     std::size_t symbols() const { return static_cast<std::size_t>(rows * row_symbols()); }
-    // Of the tensor's elements, of which a plane has a byte each.
+    // Of the tensor's elements, of which a plane has a byte each; of the transpose's, where that is scanned.
     std::uint64_t first() const { return first_row * row_symbols(); }
     std::uint64_t end() const { return (first_row + rows) * row_symbols(); }
 };
@@ -56,13 +56,19 @@ struct FileLayout {
     }
 };
 
-inline unsigned first_section(const FileTensor& tensor) { return tensor.kind == TensorKind::coded ? 0 : 1; }
+inline unsigned first_section(const FileTensor& tensor) { return tensor.has_symbols() ? 0 : 1; }
 inline unsigned end_section(const FileTensor& tensor) {
-    return tensor.kind == TensorKind::coded ? 1 : 1 + traits_of(tensor.dtype).bytes;
+    return tensor.has_symbols() ? 1 : 1 + traits_of(tensor.dtype).bytes;
 }
 
-// Coders see d0 rows of d1 channels of the rest, or else as many rows as there are elements.
+// Coders see d0 rows of d1 channels of the rest, or else as many rows as there are elements; of a tensor that is scanned by
+// columns, a row for each column.
 inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned section) {
+    if (tensor.is_scanned_by_columns()) {
+        const FileMatrix& matrix = *tensor.matrix;
+        if (matrix.rows > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};
+        return {index, section, matrix.columns, matrix.rows, 1};
+    }
     std::uint64_t row = 1;
     for (std::size_t i = 1; i < tensor.shape.size(); ++i) row *= tensor.shape[i];
     if (tensor.shape.size() < 2 || row > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};

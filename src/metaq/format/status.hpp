@@ -28,7 +28,7 @@ namespace metaq {
     STATUS(repeated_name, "header: expected distinct tensor names, found one twice") \
     STATUS(too_many_tensors, "header: expected at most 2^20 tensors, found more") \
     STATUS(unknown_dtype, "header: expected a known dtype, found another") \
-    STATUS(unknown_kind, "header: expected a tensor of kind 0, 1 or 2, found another") \
+    STATUS(unknown_kind, "header: expected a tensor of kind 0, 1, 2 or 3, found another") \
     STATUS(kept_bool, "header: expected bool tensors to be coded, found a kept one") \
     STATUS(bad_alias, "header: expected an alias of an earlier tensor of its dtype, found another") \
     STATUS(too_many_dimensions, "header: expected at most 32 dimensions, found more") \
@@ -38,6 +38,11 @@ namespace metaq {
     STATUS(bad_levels, "header: expected 1 to 2^20 finite increasing levels and an origin among them, found others") \
     STATUS(bad_codebook_reference, "header: expected a codebook defined before, found another number") \
     STATUS(codebook_dtype, "header: expected a codebook for its tensor's dtype, found another") \
+    STATUS(scaled_codebook, "header: expected a uniform codebook for a scaled tensor, found another") \
+    STATUS(bad_layout, "header: expected a layout of 1 to 7 for a scaled tensor, found another") \
+    STATUS(bad_leading, "header: expected some dimensions of a scaled tensor to make its rows, found none or all") \
+    STATUS(empty_matrix, "header: expected a scaled tensor to have elements, found none") \
+    STATUS(bad_row_scale, "header: expected row scales that keep the step finite, found one that does not") \
     STATUS(unknown_coder, "header: expected a known coder, found another") \
     STATUS(chunk_symbols, "header: expected a chunk of 1 to 2^26 symbols that it can hold, found others") \
     STATUS(chunk_sum, "header: expected chunks of as many symbols as the tensors have, found others") \

@@ -50,7 +50,7 @@ inline DtypeTraits traits_of(Dtype dtype) {
     return {};
 }
 
-enum class TensorKind : std::uint8_t { coded = 0, kept = 1, alias = 2 };
+enum class TensorKind : std::uint8_t { coded = 0, kept = 1, alias = 2, scaled = 3 };
 enum class CodebookKind : std::uint8_t { uniform = 0, table = 1, integer = 2 };
 
 struct FileCodebook {
@@ -60,13 +60,25 @@ struct FileCodebook {
     std::span<const float> levels;
 };
 
+// How a scaled tensor is seen as a matrix. Scales are int8, logarithms in eighths of an octave; none: there are no scales.
+struct FileMatrix {
+    std::uint64_t leading = 0;  // dimensions, which make a row
+    std::uint64_t rows = 0, columns = 0;
+    std::span<const std::uint8_t> row_logs, column_logs;
+    bool by_columns = false;  // symbols are scanned so
+};
+
 struct FileTensor {
     std::string_view name;
     Dtype dtype = Dtype::float32;
     TensorKind kind = TensorKind::kept;
     std::span<const std::uint64_t> shape;
-    std::size_t codebook = 0;  // of a coded one, in FileHeader::codebooks
-    std::size_t target = 0;    // of an alias, in FileHeader::tensors; its own position otherwise
+    std::size_t codebook = 0;            // of a coded or scaled one, in FileHeader::codebooks
+    std::size_t target = 0;              // of an alias, in FileHeader::tensors; its own position otherwise
+    const FileMatrix* matrix = nullptr;  // of a scaled one
+
+    bool has_symbols() const { return kind == TensorKind::coded || kind == TensorKind::scaled; }
+    bool is_scanned_by_columns() const { return matrix != nullptr && matrix->by_columns; }
 
     std::uint64_t size() const {
         std::uint64_t product = 1;
@@ -86,7 +98,7 @@ struct MetadataEntry {
     std::string_view key, value;
 };
 
-// Texts are views of the header's bytes, shapes and levels of the last two lists.
+// Texts and scales are views of the header's bytes, shapes, levels and matrices of the last three lists.
 struct FileHeader {
     Buffer<MetadataEntry> metadata;
     Buffer<FileTensor> tensors;
@@ -95,6 +107,7 @@ struct FileHeader {
     Buffer<std::size_t> by_name;  // positions of tensors, in the order of their names
     Buffer<std::uint64_t> lengths;
     Buffer<float> levels;
+    Buffer<FileMatrix> matrices;  // of the scaled tensors, in their order
 };
 
 }  // namespace metaq

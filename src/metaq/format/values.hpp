@@ -86,6 +86,23 @@ inline bool check_range(std::span<const std::int32_t> symbols, FileError::Range 
     return false;
 }
 
+// The bits of float32 as values of a floating-point dtype.
+inline void write_float_bits(std::span<const std::int32_t> bits, Dtype dtype, std::uint8_t* out) {
+    const auto word_of = [](std::int32_t value) { return static_cast<std::uint32_t>(value); };
+    switch (dtype) {
+        case Dtype::float16:
+            return write_each<std::uint16_t>(bits, out, [&](std::int32_t value) { return to_float16(word_of(value)); });
+        case Dtype::bfloat16:
+            return write_each<std::uint16_t>(bits, out,
+                                             [&](std::int32_t value) { return to_bfloat16(word_of(value)); });
+        case Dtype::float64:
+            return write_each<std::uint64_t>(bits, out, [](std::int32_t value) {
+                return std::bit_cast<std::uint64_t>(static_cast<double>(std::bit_cast<float>(value)));
+            });
+        default: return write_each<std::uint32_t>(bits, out, word_of);
+    }
+}
+
 template <class FloatOf>
 void write_floats(std::span<const std::int32_t> symbols, FileError::Range range, Dtype dtype, std::uint8_t* out,
                   const FloatOf& float_of) {
