@@ -105,15 +105,15 @@ public:
         : quantizer_(machine_of(states), static_cast<float>(rate_weight)) {}
 
     void quantize(const Matrix<float>& targets, const ShareArray& shares, const Vector<const float>& scales,
-                  const Vector<const float>& importances, const Vector<const float>& row_importances,
+                  const Matrix<const float>& importances,
                   const Vector<const float>& row_levels, const Matrix<std::int32_t>& symbols,
                   const Matrix<float>& errors, float most) {
         const std::size_t columns = targets.shape(0), rows = targets.shape(1), matrices = shares.shape(0);
         check_size("columns of shares", columns, shares.shape(1));
         check_size("columns of shares", columns, shares.shape(2));
         check_size("scales", columns, scales.size());
-        check_size("importances", columns, importances.size());
-        check_size("row importances", rows, row_importances.size());
+        check_size("columns of importances", columns, importances.shape(0));
+        check_size("rows of importances", rows, importances.shape(1));
         check_size("row levels", rows, row_levels.size());
         check_size("columns of symbols", columns, symbols.shape(0));
         check_size("rows of symbols", rows, symbols.shape(1));
@@ -124,7 +124,7 @@ public:
         }
         const metaq::second_order::Columns block{
             columns,           rows,          matrices,          targets.data(), shares.data(), scales.data(),
-            importances.data(), row_importances.data(), row_levels.data(), symbols.data(), errors.data(), most};
+            importances.data(), row_levels.data(), symbols.data(), errors.data(), most};
         nb::gil_scoped_release release;
         quantizer_.quantize(block);
     }
@@ -154,7 +154,7 @@ void bind_quantizers(nb::module_& module) {
         .def(nb::init<double, std::size_t>(), nb::arg("rate_weight"), nb::arg("states"))
         .def("quantize", &PythonColumnQuantizer::quantize, nb::arg("targets").noconvert(),
              nb::arg("shares").noconvert(), nb::arg("scales").noconvert(), nb::arg("importances").noconvert(),
-             nb::arg("row_importances").noconvert(), nb::arg("row_levels").noconvert(),
+             nb::arg("row_levels").noconvert(),
              nb::arg("symbols").noconvert(), nb::arg("errors").noconvert(), nb::arg("most"));
     module.def("are_dependent", &are_dependent, nb::arg("symbols"));
 }

@@ -189,9 +189,9 @@ class _Problem:
         row_scales = torch.ones(len(of_rows)) if self.row_logs is None else torch.from_numpy(scales(self.row_logs))
         self.scales = torch.ones(columns) if self.column_logs is None else torch.from_numpy(scales(self.column_logs))
         self.row_steps = self.step * row_scales
-        # What an error costs in units of sigma²: a factor of its row's, and one of its column's.
-        self.row_costs = (torch.exp2(of_rows) * (self.row_steps.double() / sigma).square()).float()
-        self.column_costs = (torch.exp2(of_columns) * self.scales.double().square()).float()
+        costs = (torch.exp2(logs).T / sigma**2).repeat_interleave(rows, 1)
+        steps = self.scales.double()[:, None] * self.row_steps.double()
+        self.importances = (costs * steps.square()).float()  # of an error of one step, in units of sigma²
         targets = matrices.permute(2, 0, 1).reshape(columns, -1)[found.order] / self.row_steps
         self.targets = targets.float().contiguous()
         self._check(matrices)
@@ -220,8 +220,7 @@ class _Problem:
             self.targets[columns].numpy(),
             shares[:, :, columns].contiguous().numpy(),
             self.scales[columns].numpy(),
-            self.column_costs[columns].numpy(),
-            self.row_costs.numpy(),
+            self.importances[columns].numpy(),
             self.levels.numpy(),
             self.symbols[columns].numpy(),
             self.errors[columns].numpy(),
@@ -239,8 +238,7 @@ class _Problem:
 
     def result(self) -> Quantized:
         back = self.found.order.argsort()
-        costs = (self.errors / self.scales[:, None]).double().square() * self.row_costs
-        cost = float((costs * self.column_costs[:, None]).sum()) * self.sigma**2
+        cost = float(((self.errors / self.scales[:, None]).square() * self.importances).double().sum()) * self.sigma**2
         return Quantized(self.symbols[back].T.contiguous(), self.step, self.row_logs, self._in_order(back), cost)
 
     def _in_order(self, back: Tensor) -> np.ndarray | None:
