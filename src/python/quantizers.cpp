@@ -71,7 +71,11 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
     return bits;
 }
 
+// One state: every symbol is an even multiple.
+constexpr metaq::dependent::Machine kFree{1, {{{0, 0}}}};
+
 const metaq::dependent::Machine& machine_of(std::size_t states) {
+    if (states == 1) return kFree;
     const auto& machines = metaq::dependent::kMachine;
     const auto machine = std::find_if(machines.begin(), machines.end(),
                                       [&](const auto& one) { return one.states == states; });

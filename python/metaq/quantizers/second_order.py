@@ -15,8 +15,8 @@ behind it has moved by ``-e U[j, k] / U[j, j]``: errors of columns then add up.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from metaq.matrix_layout import scales
 from metaq.quantizers.trellis import RATE_WEIGHT
 
 _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
-_STATES = 8
 _COLUMNS = 64  # quantized before those behind them move
 _ROW_SHARE = 0.5  # of a row's deviation from the mean magnitude that coders expect of it
 _SCALE_BITS = 5  # what a scale takes in a file, about
@@ -142,23 +141,40 @@ def aim(matrices: Tensor, inputs: Tensor, cross: Tensor) -> Tensor:
     return (matrices.double() + moved).float()
 
 
-def quantize(matrices: Tensor, found: Feedback, sigma: float, output_cost: float, scaling: Scaling) -> Quantized:
+class States(IntEnum):
+    """Of the trellis: with one, symbols are free, for coders that do not learn dependent ones."""
+
+    FREE = 1
+    DEPENDENT = 8
+
+
+def quantize(
+    matrices: Tensor,
+    found: Feedback,
+    sigma: float,
+    output_cost: float,
+    scaling: Scaling,
+    states: States = States.DEPENDENT,
+) -> Quantized:
     """Quantize matrices, those of all groups together.
 
     Args:
         matrices: float32, (groups, rows, columns), finite.
-        sigma: the step of a weight whose squared error costs 1.
+        sigma: the step of a weight whose squared error costs 1; of free symbols half of it.
         output_cost: of a squared error in an output, above 0.
 
     Raises:
         InputError: weights that are not finite, or too many steps from zero.
     """
     problem = _Problem(matrices, found, sigma, output_cost, scaling)
-    quantizer = _native.ColumnQuantizer(RATE_WEIGHT, _STATES)
+    quantizer = _native.ColumnQuantizer(RATE_WEIGHT, states)
     count = matrices.shape[2]
     for first in range(0, count, _COLUMNS):
         problem.quantize(quantizer, slice(first, min(first + _COLUMNS, count)))
-    return problem.result()
+    result = problem.result()
+    if states is States.FREE:
+        return replace(result, symbols=result.symbols // 2, step=2 * result.step)
+    return result
 
 
 def choose_scaling(matrices: Tensor, found: Feedback, sigma: float, output_cost: float) -> Scaling:
@@ -248,8 +264,3 @@ class _Problem:
 def _eighths(octaves: Tensor) -> np.ndarray:
     found: np.ndarray = (8 * octaves).round().clamp(-_EIGHTHS, _EIGHTHS).to(torch.int8).numpy()
     return found
-
-
-def geometric_mean(values: Tensor) -> float:
-    """Of positive numbers."""
-    return math.exp(float(values.double().log().mean()))
