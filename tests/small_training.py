@@ -1,5 +1,6 @@
 """A small network, a loop that trains it with a method, and what the tests of the compressor compare."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +13,8 @@ METHODS = {
     "hemp": metaq.HEMP(order=1, levels=7, refresh_every=3),
     "lobster": metaq.LOBSTER(strength=1e-2),
 }
+METAQ = METHODS["metaq"]
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def network(seed=0):
@@ -47,6 +50,16 @@ def trained(method, steps=6, **options):
 
 def digest(model):
     return metaq.metrics.digest(model.state_dict())
+
+
+def digest_of_latents(model, compressor):
+    with compressor.latent_weights():
+        return digest(model)
+
+
+def reference(method=METAQ, steps=6):
+    """The latent weights' digest after the plainest of loops."""
+    return digest_of_latents(*trained(method, steps)[:2])
 
 
 def assert_shows_the_file(model, compressor):
