@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
+from launcher import python_on
 
 from metaq.checkpoints.ranks import balanced, joined
 
@@ -34,8 +34,7 @@ def folder(write_folder):
 
 def run(processes, *arguments, timeout=300):
     """The exit code, standard output and standard error of `metaq`, alone on two threads or by torchrun on one each."""
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [sys.executable, "-m", *(torchrun if processes > 1 else []), "metaq", *map(str, arguments)]
+    command = [*python_on(processes), "-m", "metaq", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "2" if processes == 1 else "1"}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
     return ended.returncode, ended.stdout, ended.stderr
