@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -188,12 +187,7 @@ class Checkpoint:
             known = folder.result(part, key)
             if known is not None and (is_trial or folder.is_written(part, key)):
                 done[part] = Totals(known["squared_error"], known["bits"], int(known["size_bytes"]))
-        self.parts.on_written = lambda part, totals: folder.record(part, key, asdict(totals))
-        found = self._run(partial(Parts.write, folder=folder.path, codebooks=self.codebooks(step), done=done))
-        for part, totals in found.items():
-            if part not in done and not folder.is_written(part, key):
-                folder.record(part, key, asdict(totals))  # by another process
-        return self._total(found)
+        return self._sum(partial(Parts.write, folder=folder, key=key, codebooks=self.codebooks(step), done=done))
 
     def _run(self, task: Task[Result]) -> dict[str, Result]:
         return self.workers.run(task, self.parts)
