@@ -248,9 +248,10 @@ def _quantize_blocks(
         weight = names[name]
         aimed = weight.detach().cpu()
         if isinstance(problem, MatrixProblem) and moments.inputs is not None:
-            problem = replace(problem, feedback=second_order.feedback(moments.inputs))
+            problem = replace(problem, feedback=second_order.feedback(moments.inputs, moments.positions))
             if moments.cross is not None:
-                aimed = view.weight(second_order.aim(matrices, moments.inputs, moments.cross)).to(weight.dtype)
+                target = second_order.aim(matrices, moments.inputs, moments.cross, moments.positions)
+                aimed = view.weight(target).to(weight.dtype)
         coded[name] = problem.quantize(aimed, sigmas[name])
         return view.matrices(coded[name].decompress()).to(matrices.device)
 

@@ -124,9 +124,10 @@ def weight_problems(
             continue
         if name in calibration.inputs and not (view.is_transposed and view.groups > 1):
             inputs = calibration.inputs[name]
-            found = feedbacks.setdefault(id(inputs), second_order.feedback(inputs)) if id(inputs) not in feedbacks else feedbacks[id(inputs)]
+            if id(inputs) not in feedbacks:
+                feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
             cost = max(float(calibration.rows[name].double().mean()), _TINY)
-            known[name] = MatrixProblem(view, found, cost, states)
+            known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, states)
         elif name in calibration.counts:
             known[name] = RowProblem(_table_costs(calibration, name), states)
     logs = [float(problem.costs.clamp_min(_TINY).log().mean()) for problem in known.values()]

@@ -29,6 +29,7 @@ from metaq.quantizers.trellis import RATE_WEIGHT
 
 _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
 _COLUMNS = 64  # quantized before those behind them move
+_ALIKE = 2  # inputs that tell no more than one, about
 _ROW_SHARE = 0.5  # of a row's deviation from the mean magnitude that coders expect of it
 _SCALE_BITS = 5  # what a scale takes in a file, about
 _EIGHTHS = 127  # of an octave, the most that a scale may be from 1
@@ -95,27 +96,25 @@ class Quantized:
         return 8 * len(coding.by_name(coder).encode([block])) + _SCALE_BITS * sum(logs)
 
 
-def feedback(inputs: Tensor) -> Feedback:
-    """The feedback of second moments H, symmetric and positive semidefinite, of shape (groups, columns, columns).
+def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
+    """The feedback of second moments H, symmetric and positive semidefinite.
 
-    Inputs that never were other than zero, and moments that are singular, are damped.
+    What lies beside the diagonal counts the less, the fewer inputs it was seen in: otherwise weights would make up for
+    each other on just those. Inputs that never were other than zero, and moments that are singular, are damped.
+
+    Args:
+        inputs: H, of shape (groups, columns, columns).
+        positions: how many inputs each group has seen, of shape (groups,).
 
     Raises:
-        InputError: they are not.
+        InputError: they are no second moments.
 
     Example:
-        >>> feedback(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]])).costs.shape
+        >>> feedback(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), torch.tensor([1000])).costs.shape
         torch.Size([1, 2])
     """
-    moments = inputs.detach().cpu().double()
-    if moments.ndim != 3 or moments.shape[1] != moments.shape[2] or not bool(torch.isfinite(moments).all()):
-        raise InputError(f"inputs: expected square matrices of finite numbers, found shape {tuple(inputs.shape)}")
-    diagonal = moments.diagonal(dim1=1, dim2=2)
-    if bool((diagonal < 0).any()):
-        raise InputError("inputs: expected second moments, found a negative one on the diagonal")
-    damping = _DAMPING * diagonal.mean(1, keepdim=True).clamp_min(1e-30)
-    moments = moments + torch.diag_embed(damping.expand_as(diagonal))
-    order = diagonal.mean(0).argsort(descending=True, stable=True)
+    moments = _regular(inputs, positions)
+    order = moments.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
     moments = moments[:, order][:, :, order]
     try:
         lower = torch.linalg.cholesky(moments)
@@ -126,19 +125,38 @@ def feedback(inputs: Tensor) -> Feedback:
     return Feedback(order, (factor / roots[:, :, None]).float(), roots.square().reciprocal())
 
 
-def aim(matrices: Tensor, inputs: Tensor, cross: Tensor) -> Tensor:
+def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor) -> Tensor:
     """The matrices that do best on inputs x what others do on inputs r: ``W (inputs + cross) inputs⁻¹``.
 
     Args:
         matrices: W, (groups, rows, columns).
-        inputs: E[x xᵀ], (groups, columns, columns); damped as in `feedback`.
+        inputs: E[x xᵀ], (groups, columns, columns); made regular as in `feedback`.
         cross: E[(r - x) xᵀ].
+        positions: as for `feedback`.
     """
-    moments = inputs.double()
-    damping = _DAMPING * moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    moments = moments + torch.diag_embed(damping[:, None].expand(moments.shape[:2]))
-    moved = torch.linalg.solve(moments, (matrices.double() @ cross.double()).transpose(1, 2)).transpose(1, 2)
+    moments = _regular(inputs, positions)
+    errors = (1 - _noise_share(inputs, positions)) * (matrices.double() @ cross.double())
+    moved = torch.linalg.solve(moments, errors.transpose(1, 2)).transpose(1, 2)
     return (matrices.double() + moved).float()
+
+
+def _noise_share(inputs: Tensor, positions: Tensor) -> Tensor:
+    """How much of what moments say beside their diagonals is chance, (groups, 1, 1): inputs near each other are alike."""
+    columns = inputs.shape[1]
+    return (columns / (columns + positions.double() / _ALIKE))[:, None, None]
+
+
+def _regular(inputs: Tensor, positions: Tensor) -> Tensor:
+    """Moments as float64, shrunk to their diagonals, and damped."""
+    moments = inputs.detach().cpu().double()
+    if moments.ndim != 3 or moments.shape[1] != moments.shape[2] or not bool(torch.isfinite(moments).all()):
+        raise InputError(f"inputs: expected square matrices of finite numbers, found shape {tuple(inputs.shape)}")
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    if bool((diagonal < 0).any()):
+        raise InputError("inputs: expected second moments, found a negative one on the diagonal")
+    share = _noise_share(moments, positions.cpu())
+    damped = share[:, 0] * diagonal + _DAMPING * diagonal.mean(1, keepdim=True).clamp_min(1e-30)
+    return (1 - share) * moments + torch.diag_embed(damped)
 
 
 class States(IntEnum):
