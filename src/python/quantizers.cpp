@@ -26,13 +26,11 @@ namespace {
 
 using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 using ShareArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 using WeightArrays = std::vector<WeightArray>;
 using ImportanceArrays = std::vector<std::optional<ImportanceArray>>;
-using FeedbackArrays = std::vector<std::optional<FeedbackArray>>;
 using FilledArrays = std::vector<FilledArray>;
 
 void check_weights(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols) {
@@ -51,19 +49,13 @@ void check_weights(const WeightArrays& weights, const ImportanceArrays& importan
 }
 
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
-// Weights with a feedback are moved.
 double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances,
-                        const FeedbackArrays& feedbacks, const FilledArrays& symbols, double rate_weight) {
+                        const FilledArrays& symbols, double rate_weight) {
     check_weights(weights, importances, symbols);
-    if (weights.size() != feedbacks.size()) throw std::invalid_argument("weights and feedbacks differ in number");
     std::vector<metaq::rdoq::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        const std::size_t row_size = symbols[i].shape(1) * symbols[i].shape(2);
-        if (feedbacks[i] && (feedbacks[i]->shape(0) != row_size || feedbacks[i]->shape(1) != row_size)) {
-            throw std::invalid_argument("a feedback has other columns than its weights");
-        }
-        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr,
-                          feedbacks[i] ? feedbacks[i]->data() : nullptr, block_of(symbols[i])});
+        blocks.push_back(
+            {weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i])});
     }
     nb::gil_scoped_release release;
     double bits = 0;
@@ -149,7 +141,7 @@ bool are_dependent(const SymbolArray& symbols) {
 void bind_quantizers(nb::module_& module) {
     // Without conversion: it would fill copies.
     module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(),
-               nb::arg("importances").noconvert(), nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(),
+               nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(),
                nb::arg("rate_weight"));
     module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(),
                nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("most"),

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from metaq.checkpoints.config import CompressionConfig, CompressionReport
     from metaq.checkpoints.decompression import decompress_path
     from metaq.checkpoints.places import work_folder
+    from metaq.checkpoints.calibrated import compress_calibrated
     from metaq.checkpoints.state_dict import compress_state_dict
 
 __all__ = [
     "CompressionConfig",
     "CompressionReport",
     "compress_path",
+    "compress_calibrated",
     "compress_state_dict",
     "decompress_path",
     "work_folder",
@@ -26,6 +28,7 @@ _MODULES = {
     "CompressionConfig": "config",
     "CompressionReport": "config",
     "compress_path": "compression",
+    "compress_calibrated": "calibrated",
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",
     "work_folder": "places",

@@ -70,8 +70,8 @@ class Checkpoint:
         workers: who share the work; what comes of it does not depend on them, bit for bit.
 
     Raises:
-        InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, a pattern
-            matches none, or the calibration is another model's.
+        InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, or a
+            pattern matches none.
     """
 
     def __init__(
