@@ -6,18 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaq.checkpoints.calibrated import compress_calibrated
     from metaq.checkpoints.compression import compress_path
     from metaq.checkpoints.config import CompressionConfig, CompressionReport
     from metaq.checkpoints.decompression import decompress_path
     from metaq.checkpoints.places import work_folder
-    from metaq.checkpoints.calibrated import compress_calibrated
     from metaq.checkpoints.state_dict import compress_state_dict
 
 __all__ = [
     "CompressionConfig",
     "CompressionReport",
-    "compress_path",
     "compress_calibrated",
+    "compress_path",
     "compress_state_dict",
     "decompress_path",
     "work_folder",

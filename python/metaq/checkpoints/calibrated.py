@@ -15,6 +15,7 @@ from metaq import coding
 from metaq.checkpoints.config import CompressionConfig
 from metaq.checkpoints.search import Quantity, Target, target_of
 from metaq.checkpoints.step_search import NEAR, StepProblem, find_step
+from metaq.checkpoints.tensor_plan import sum_of_squares
 from metaq.checkpoints.weight_problems import MatrixProblem, WeightProblem, weight_problems
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, keep
 from metaq.errors import InputError
@@ -102,20 +103,26 @@ class CalibratedCheckpoint:
     ) -> None:
         if config.lossless or config.step is not None:
             found = "lossless" if config.lossless else "step"
-            raise InputError(f"compress: expected bits, size_bytes, max_error or quality with calibration, found {found}")
+            raise InputError(
+                f"compress: expected bits, size_bytes, max_error or quality with calibration, found {found}"
+            )
         config.check_names(state)
         self.config, self.metadata = config, dict(metadata or {})
         self.kept = keep(state)
         size_bytes = sum(tensor.nbytes for tensor in state.values())
         self.coder = config.coder or coding.suitable(size_bytes, config.lossless)
         learns = coding.by_name(self.coder).learns_dependent_symbols
-        self.weights = {name: tensor for name, tensor in self.kept.items() if self._is_quantized(name, tensor)}
+        self.weights = {
+            name: tensor
+            for name, tensor in self.kept.items()
+            if isinstance(tensor, Tensor) and self._is_quantized(name, tensor)
+        }
         _check_shapes(self.weights, calibration)
         states = States.DEPENDENT if learns else States.FREE
         self.problems = weight_problems(self.weights, calibration, states)
 
-    def _is_quantized(self, name: str, tensor: CodedTensor | Tensor | Alias) -> bool:
-        if not isinstance(tensor, Tensor) or not is_quantizable(tensor) or self.config.keeps(name):
+    def _is_quantized(self, name: str, tensor: Tensor) -> bool:
+        if not is_quantizable(tensor) or self.config.keeps(name):
             return False
         if bool(torch.isfinite(tensor).all()):
             return True
@@ -169,9 +176,9 @@ class CalibratedCheckpoint:
     def measure(self, coded: Mapping[str, CodedTensor], target: Target) -> float:
         """What the target is about: of these weights, the size of a whole file being that with all other tensors."""
         if target.quantity is Quantity.ERROR:
-            errors = [(tensor.decompress().double() - self.weights[name].double()).square().sum() for name, tensor in coded.items()]
-            energy = sum(float(self.weights[name].double().square().sum()) for name in coded)
-            return float(sum(errors)) / energy if energy else 0.0
+            missed = {name: tensor.decompress().double() - self.weights[name] for name, tensor in coded.items()}
+            energy = sum(sum_of_squares(self.weights[name]) for name in coded)
+            return sum(map(sum_of_squares, missed.values())) / energy if energy else 0.0
         if target.quantity is Quantity.SIZE:
             return float(len(encode(self.model(coded, None), self.coder)))
         count = sum(tensor.symbols.numel() for tensor in coded.values())
@@ -188,7 +195,9 @@ class CalibratedCheckpoint:
         return CompressedModel(tensors, self.metadata, self.coder)
 
     def _other(self, name: str, tensor: CodedTensor | Tensor | Alias) -> CodedTensor | Tensor | Alias:
-        is_rounded = isinstance(tensor, Tensor) and tensor.ndim < 2 and is_roundable(tensor) and not self.config.keeps(name)
+        is_rounded = (
+            isinstance(tensor, Tensor) and tensor.ndim < 2 and is_roundable(tensor) and not self.config.keeps(name)
+        )
         return round_as_float16(tensor) if is_rounded and isinstance(tensor, Tensor) else tensor
 
 

@@ -53,9 +53,7 @@ class MatrixProblem:
         found = second_order.quantize(matrices, self.feedback, sigma, self.output_cost, scaling, self.states)
         symbols = found.symbols.reshape(self.view.groups, self.view.rows, self.view.columns)
         layout = _layout(self.view, found.row_logs, found.column_logs)
-        return CodedTensor(
-            self.view.weight(symbols).contiguous(), UniformCodebook(found.step), weight.dtype, layout
-        )
+        return CodedTensor(self.view.weight(symbols).contiguous(), UniformCodebook(found.step), weight.dtype, layout)
 
 
 def _layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout | None:

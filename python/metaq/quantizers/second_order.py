@@ -1,14 +1,17 @@
 """Second-order quantization: a trellis down the columns of matrices, feedback across them, steps by waterfilling.
 
-A layer multiplies inputs x by W. With H the second moments of x, and c_i what a squared error of output i costs, an error
-δ of W costs ``Σ_i c_i δ_i H δ_iᵀ``. Columns are quantized one after the other, and those not yet quantized make up for the
-errors of those that are (optimal brain surgeon in a fixed order, as Frantar et al. 2023, GPTQ). With H^-1 = Uᵀ U, U upper
-triangular in that order, an error of e in column j costs least, ``d_j e²`` with ``d_j = 1 / U[j, j]²``, where each column k
-behind it has moved by ``-e U[j, k] / U[j, j]``: errors of columns then add up.
+A layer multiplies inputs x by W. With H the second moments of x, and c what a squared error of an output costs, an
+error δ of W costs ``c Σ_i δ_i H δ_iᵀ``. Columns are quantized one after the other, and those not yet quantized make up
+for the errors of those that are (optimal brain surgeon in a fixed order, as Frantar et al. 2023, GPTQ). With
+H^-1 = Uᵀ U, U upper triangular in that order, an error of e in column j costs least, ``d_j e²`` with
+``d_j = 1 / U[j, j]²``, where each column k behind it has moved by ``-e U[j, k] / U[j, j]``: errors of columns then add
+up.
 
-- Steps are ``σ / √(c_i d_j)``, so that an error costs the same everywhere (waterfilling, as WaterSIC, 2603.04956): one
-  step, a scale for each row and one for each column, each rounded to an eighth of an octave. Scales that cost more bits
-  than they spare are left out; errors are then weighted by their costs.
+- Steps are ``sigma / √(c d_j)``, so that an error costs the same everywhere (waterfilling, as WaterSIC, 2603.04956): one
+  step and a scale for each column, and, where the rows of several matrices lie in one tensor, for each row, rounded to
+  an eighth of an octave. Scales that cost more bits than they spare are left out; errors are then weighted by their
+  costs. Deviation: outputs of a layer count alike. Where those whose gradients are small get fewer bits, networks do
+  worse.
 - Within a column all targets are known, so that the indices are the cheapest path of a trellis down its rows
   (`metaq.quantizers.trellis`). Files hold such a tensor column by column (docs/format.md, "Matrices").
 """
@@ -29,7 +32,7 @@ from metaq.quantizers.trellis import RATE_WEIGHT
 
 _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
 _COLUMNS = 64  # quantized before those behind them move
-_ALIKE = 2  # inputs that tell no more than one, about
+_ALIKE = 2  # inputs that tell no more than one, about: those near each other resemble each other
 _ROW_SHARE = 0.5  # of a row's deviation from the mean magnitude that coders expect of it
 _SCALE_BITS = 5  # what a scale takes in a file, about
 _EIGHTHS = 127  # of an octave, the most that a scale may be from 1
@@ -41,8 +44,8 @@ class Feedback:
 
     Attributes:
         order: of the columns, int64, of shape (columns,): those of the largest moments first.
-        shares: float32, (groups, columns, columns), both in that order: the columns behind the j-th move by ``-shares[j]``
-            for each error of 1 in it.
+        shares: float32, (groups, columns, columns), both in that order: for each error of 1 in column j those behind it
+            move by ``-shares[j]``.
         costs: d, float64, (groups, columns), in that order.
     """
 
@@ -136,12 +139,12 @@ def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor) -> T
     """
     moments = _regular(inputs, positions)
     errors = (1 - _noise_share(inputs, positions)) * (matrices.double() @ cross.double())
-    moved = torch.linalg.solve(moments, errors.transpose(1, 2)).transpose(1, 2)
+    moved: Tensor = torch.linalg.solve(moments, errors.transpose(1, 2)).transpose(1, 2)
     return (matrices.double() + moved).float()
 
 
 def _noise_share(inputs: Tensor, positions: Tensor) -> Tensor:
-    """How much of what moments say beside their diagonals is chance, (groups, 1, 1): inputs near each other are alike."""
+    """How much of what moments say beside their diagonals is chance, of shape (groups, 1, 1)."""
     columns = inputs.shape[1]
     return (columns / (columns + positions.double() / _ALIKE))[:, None, None]
 
