@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -66,6 +66,15 @@ class Reader(CheckedFile):
     def group(self, first: int, new: NewArray[Array]) -> dict[str, Array]:
         """A tensor, and those behind it that are best decoded with it by one who asks for all in order."""
         return self._whole(range(first, self.end_of_group(first)), new, is_session=True)
+
+    def symbol_groups(self, new: NewArray[Array]) -> Iterator[dict[int, Array]]:
+        """All that `symbols` gives, a group at a time, by the tensors' places in the file."""
+        first = 0
+        while first < len(self.rows):
+            group = range(first, self.end_of_group(first))
+            found = self._whole(group, new, as_symbols=True)
+            yield {index: found[self.rows[index][0]] for index in group}
+            first = group.stop
 
     def elements(self, wanted: Mapping[int, range], new: NewArray[Array]) -> dict[int, Array]:
         """Ranges of tensors' elements, flat, by the tensors' places in the file; on this thread alone."""
