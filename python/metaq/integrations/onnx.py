@@ -122,11 +122,14 @@ def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, TensorE
     """By their places in the file, the tensors that the graph has; what only one of both has is warned of."""
     initializers = {tensor.name: tensor for tensor in _float_initializers(model)}
     floats = {index: entry for index, entry in enumerate(reader.header.tensors) if entry.dtype.is_float}
-    names = {entry.name for entry in floats.values()}
+    names = [entry.name for entry in floats.values()]
+    if not names:
+        raise InputError(f"{reader.name}: expected float tensors, found none")
+    left = [name for name in initializers if name not in set(names)]
     others = [name for name in names if name not in initializers]
+    expected = f"{reader.name}: expected a float initialiser of {like} for each float tensor"
     if len(others) == len(names):
-        expected = f"float initialisers with names of tensors of {reader.name}"
-        raise InputError(f"{like}: expected {expected}, found none, not {_listed(others, initializers)}")
+        raise InputError(f"{expected}, found none for {_listed(others, initializers)}")
     matched = {index: entry for index, entry in floats.items() if entry.name in initializers}
     for entry in matched.values():
         tensor = initializers[entry.name]
@@ -134,20 +137,18 @@ def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, TensorE
         if (entry.dtype, entry.shape) != (dtype, shape):
             where = f"{reader.name}, tensor {entry.name!r}: expected {dtype} of shape {shape} as in {like}"
             raise InputError(f"{where}, found {entry.dtype} of shape {entry.shape}")
-    left = [name for name in initializers if name not in names]
     if left:
-        _log.warning(
-            "%s: %s has no such tensors, so that initialisers stay: %s", like, reader.name, _listed(left, names)
-        )
+        lacking = f"{like}: expected a tensor of {reader.name} for each float initialiser"
+        _log.warning("%s, found none for %s They stay as they are", lacking, _listed(left, names, ";"))
     if others:
-        _log.warning("%s: tensors left out that %s has not: %s", reader.name, like, _listed(others, initializers))
+        _log.warning("%s, found none for %s They are left out", expected, _listed(others, initializers, ";"))
     return matched
 
 
-def _listed(names: list[str], known: Iterable[str]) -> str:
-    """The first few of several names, and for the first of them the nearest one of those known."""
+def _listed(names: list[str], known: Iterable[str], end: str = "") -> str:
+    """The first few of several names, and for the first of them the nearest one of those known, or else the end."""
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(map(repr, names[:_MOST_NAMES])) + more + nearest_name(names[0], known)
+    return ", ".join(map(repr, names[:_MOST_NAMES])) + more + (nearest_name(names[0], known) or end)
 
 
 def _overridable(model: ModelProto) -> set[str]:
