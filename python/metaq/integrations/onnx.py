@@ -139,9 +139,9 @@ def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, TensorE
             raise InputError(f"{where}, found {entry.dtype} of shape {entry.shape}")
     if left:
         lacking = f"{like}: expected a tensor of {reader.name} for each float initialiser"
-        _log.warning("%s, found none for %s They stay as they are", lacking, _listed(left, names, ";"))
+        _log.warning("%s, found none for %s They stay as they are", lacking, _listed(left, names, "."))
     if others:
-        _log.warning("%s, found none for %s They are left out", expected, _listed(others, initializers, ";"))
+        _log.warning("%s, found none for %s They are left out", expected, _listed(others, initializers, "."))
     return matched
 
 
