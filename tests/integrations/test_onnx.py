@@ -163,6 +163,40 @@ def test_tables(tmp_path, dtype, levels, kind):
     assert report.kinds == {f"{kind} Gather" if is_smaller else "plain": 1}
 
 
+@pytest.mark.parametrize("options", [EXACT, {}], ids=["exact", "default"])
+@pytest.mark.parametrize(("narrow", "wide"), [("bfloat16", "float32"), ("float16", "float32"), ("float32", "float64")])
+def test_a_graph_of_a_wider_dtype(tmp_path, narrow, wide, options):
+    dtype = getattr(torch, narrow)
+    tensors = {
+        "w": coded((64, 48), 7, dtype, columns=True),
+        "t": table((64, 48), 13, dtype),
+        "v": torch.ones(3).to(dtype),
+    }
+    tensors |= {"long": coded((64, 48), 32767, dtype), "tied": Alias("w")}
+    metaq.save(CompressedModel(tensors), tmp_path / "x.mtq")
+    decoded = metaq.load_file(tmp_path / "x.mtq")
+    plain, small = tmp_path / "plain.onnx", tmp_path / "small.onnx"
+    as_outputs({name: tensor.to(getattr(torch, wide)) for name, tensor in decoded.items()}, plain)
+    kinds = export(tmp_path / "x.mtq", small, plain).kinds
+    assert kinds == {
+        "int4 DequantizeLinear": 1,
+        "int16 DequantizeLinear": 1,
+        "uint4 Gather": 1,
+        "alias": 1,
+        "plain": 1,
+    }
+    assert as_bytes(run(plain)) == as_bytes(run(small, options=options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_operators_of_a_wider_dtype(tmp_path, dtype):
+    make, inputs = layer("MatMul")
+    metaq.save(CompressedModel({"w": coded((64, 48), 127, dtype)}), tmp_path / "x.mtq")
+    make({"w": metaq.load_file(tmp_path / "x.mtq")["w"].float()}, tmp_path / "plain.onnx")
+    export(tmp_path / "x.mtq", tmp_path / "small.onnx", tmp_path / "plain.onnx")
+    assert as_bytes(run(tmp_path / "plain.onnx", inputs)) == as_bytes(run(tmp_path / "small.onnx", inputs))
+
+
 def test_the_ends_of_ranges(tmp_path):
     tensors = {
         "denormal": coded((40, 30), step=1e-44),

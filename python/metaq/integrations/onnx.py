@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, external_data_helper
 from metaq.checkpoints.places import check_file
 from metaq.errors import InputError, nearest_name
 from metaq.files import map_bytes, write_atomically
-from metaq.format.dtypes import new_array
+from metaq.format.dtypes import Dtype, new_array
 from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
 from metaq.integrations.onnx_forms import Form, alias, compact, plain
@@ -28,6 +28,8 @@ from metaq.progress import Progress
 _log = logging.getLogger(__name__)
 
 _MOST_NAMES = 5  # in a warning
+
+Wanted = tuple[TensorEntry, Dtype]  # a tensor of the file, and the dtype that the graph has it in
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,9 @@ def export(
 
     Each initialiser of floating point whose name a tensor of the file has is replaced. A quantized one becomes integers
     of 4, 8 or 16 bits with `DequantizeLinear`, or with `Gather` from its table of levels, if that is smaller. All
-    others become plain initialisers, and so does one that is an input too, which callers may override. The
-    model's opset becomes 21 and its IR version 10, unless they are higher or nothing became integers.
+    others become plain initialisers, and so does one that is an input too, which callers may override. Values keep the
+    graph's dtype, which may be wider than the file's. The model's opset becomes 21 and its IR version 10, unless they
+    are higher or nothing became integers.
 
     Args:
         source: a `.mtq` file.
@@ -72,9 +75,9 @@ def export(
         progress: is told of decoded bytes, and of those that stand for them in the model.
 
     Raises:
-        InputError: a file is unreadable or not of its kind; no name of the file is one of an initialiser's; shapes or
-            dtypes of the same name differ; the model cannot be raised to opset 21 or is of over 2 GiB; or the output
-            exists or cannot be written.
+        InputError: a file is unreadable or not of its kind; no name of the file is one of an initialiser's; the shape
+            of such a name differs, or its dtype is wider in the file; the model cannot be raised to opset 21 or is of
+            over 2 GiB; or the output exists or cannot be written.
         FormatError: the source is not a whole and unchanged `.mtq` file.
 
     Example::
@@ -118,7 +121,7 @@ def _float_initializers(model: ModelProto) -> list[TensorProto]:
     return [t for t in model.graph.initializer if t.data_type in DTYPES and DTYPES[t.data_type].is_float]
 
 
-def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, TensorEntry]:
+def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, Wanted]:
     """By their places in the file, the tensors that the graph has; what only one of both has is warned of."""
     initializers = {tensor.name: tensor for tensor in _float_initializers(model)}
     floats = {index: entry for index, entry in enumerate(reader.header.tensors) if entry.dtype.is_float}
@@ -134,15 +137,15 @@ def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, TensorE
     for entry in matched.values():
         tensor = initializers[entry.name]
         dtype, shape = DTYPES[tensor.data_type], tuple(tensor.dims)
-        if (entry.dtype, entry.shape) != (dtype, shape):
+        if entry.shape != shape or not (entry.dtype == dtype or entry.dtype.itemsize < dtype.itemsize):
             where = f"{reader.name}, tensor {entry.name!r}: expected {dtype} of shape {shape} as in {like}"
-            raise InputError(f"{where}, found {entry.dtype} of shape {entry.shape}")
+            raise InputError(f"{where}, or a narrower dtype, found {entry.dtype} of shape {entry.shape}")
     if left:
         lacking = f"{like}: expected a tensor of {reader.name} for each float initialiser"
         _log.warning("%s, found none for %s They stay as they are", lacking, _listed(left, names, "."))
     if others:
         _log.warning("%s, found none for %s They are left out", expected, _listed(others, initializers, "."))
-    return matched
+    return {index: (entry, DTYPES[initializers[entry.name].data_type]) for index, entry in matched.items()}
 
 
 def _listed(names: list[str], known: Iterable[str], end: str = "") -> str:
@@ -173,41 +176,38 @@ def _renaming(model: ModelProto) -> Callable[[str], str]:
 
 
 def _forms(
-    reader: Reader,
-    wanted: dict[int, TensorEntry],
-    overridable: set[str],
-    rename: Callable[[str], str],
-    progress: Progress,
+    reader: Reader, wanted: dict[int, Wanted], overridable: set[str], rename: Callable[[str], str], progress: Progress
 ) -> dict[str, Form]:
     """What each initialiser becomes, by its name; some tensors at a time, in the file's order."""
-    progress.begin("exporting", sum(entry.size * entry.dtype.itemsize for entry in wanted.values()))
+    progress.begin("exporting", sum(entry.size * dtype.itemsize for entry, dtype in wanted.values()))
     forms: dict[str, Form] = {}
-    made: dict[int, str] = {}  # by the owner's place, the tensors that nodes make
+    made: dict[tuple[int, Dtype], str] = {}  # by the owner's place and the dtype, the tensors that nodes make
     for group in reader.symbol_groups(new_array):
         for index in sorted(group.keys() & wanted.keys()):
-            entry = wanted[index]
+            entry, dtype = wanted[index]
             owner = index if entry.target is None else entry.target
             if entry.name in overridable:
-                form = plain(entry.name, entry, reader.tensor(entry.name))
-            elif owner in made:
-                form = alias(entry.name, made[owner])
+                form = plain(entry, dtype, reader.tensor(entry.name))
+            elif (owner, dtype) in made:
+                form = alias(entry.name, made[owner, dtype])
             else:
-                form = _smaller(reader, reader.header.tensors[owner]._replace(name=entry.name), group[index], rename)
+                own = reader.header.tensors[owner]._replace(name=entry.name)
+                form = _smaller(reader, own, dtype, group[index], rename)
             if form.nodes:
-                made.setdefault(owner, entry.name)
+                made.setdefault((owner, dtype), entry.name)
             forms[entry.name] = form
-            progress.advance(entry.size * entry.dtype.itemsize, form.size_bytes)
+            progress.advance(entry.size * dtype.itemsize, form.size_bytes)
     return forms
 
 
-def _smaller(reader: Reader, entry: TensorEntry, array: np.ndarray, rename: Callable[[str], str]) -> Form:
+def _smaller(reader: Reader, entry: TensorEntry, dtype: Dtype, array: np.ndarray, rename: Callable[[str], str]) -> Form:
     """Of a tensor's integers, if it is one of symbols, and its values, what takes fewer bytes."""
     if entry.codebook is None:
-        return plain(entry.name, entry, array)
-    form = compact(entry.name, entry, array, rename)
-    if form is not None and form.size_bytes < entry.size * entry.dtype.itemsize:
+        return plain(entry, dtype, array)
+    form = compact(entry, dtype, array, rename)
+    if form is not None and form.size_bytes < entry.size * dtype.itemsize:
         return form
-    return plain(entry.name, entry, reader.tensor(entry.name))
+    return plain(entry, dtype, reader.tensor(entry.name))
 
 
 def _replace(model: ModelProto, forms: dict[str, Form]) -> None:

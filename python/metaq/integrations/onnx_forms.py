@@ -16,7 +16,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from metaq.codebook import TableCodebook, UniformCodebook
-from metaq.format.dtypes import BY_NAME, numpy_dtype
+from metaq.format.dtypes import BY_NAME, Dtype, numpy_dtype
 from metaq.format.header import TensorEntry
 from metaq.io.onnx import DATA_TYPES
 from metaq.matrix_layout import MatrixLayout, scales
@@ -51,9 +51,10 @@ class Form:
         return total
 
 
-def plain(name: str, entry: TensorEntry, values: np.ndarray) -> Form:
-    """An initialiser of a tensor's values, of the entry's dtype."""
-    return Form("plain", [_tensor(name, DATA_TYPES[entry.dtype], entry.shape, values.tobytes())])
+def plain(entry: TensorEntry, dtype: Dtype, values: np.ndarray) -> Form:
+    """An initialiser of a tensor's values, of its own dtype or a wider one."""
+    octets = values.astype(numpy_dtype(dtype), copy=False).tobytes()
+    return Form("plain", [_tensor(entry.name, DATA_TYPES[dtype], entry.shape, octets)])
 
 
 def alias(name: str, first: str) -> Form:
@@ -61,10 +62,11 @@ def alias(name: str, first: str) -> Form:
     return Form("alias", nodes=[helper.make_node("Identity", [first], [name])])
 
 
-def compact(name: str, entry: TensorEntry, symbols: np.ndarray, rename: Rename) -> Form | None:
+def compact(entry: TensorEntry, dtype: Dtype, symbols: np.ndarray, rename: Rename) -> Form | None:
     """The integers of a coded tensor of floating point, and nodes that make its values of them, for opset 21.
 
     Args:
+        dtype: what the values are to be of: the tensor's own dtype, to which they are rounded, or a wider one.
         symbols: int32, in the tensor's shape.
         rename: gives the initialisers and tensors in between their names.
 
@@ -73,11 +75,10 @@ def compact(name: str, entry: TensorEntry, symbols: np.ndarray, rename: Rename) 
     """
     if not symbols.size:
         return None
-    chain = _Chain(name, rename)
+    chain = _Chain(entry.name, rename)
     if isinstance(entry.codebook, UniformCodebook):
-        return _dequantized(chain, entry, symbols)
-    assert isinstance(entry.codebook, TableCodebook)
-    return _looked_up(chain, entry, symbols, entry.codebook)
+        return _dequantized(chain, entry, dtype, symbols)
+    return _looked_up(chain, entry, dtype, symbols)
 
 
 class _Chain:
@@ -94,7 +95,7 @@ class _Chain:
 
     def constant(self, what: str, array: np.ndarray) -> str:
         """The name of a new initialiser."""
-        return self._add(what, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.tobytes())
+        return self._add(what, DATA_TYPES[BY_NAME[array.dtype.name]], array.shape, array.tobytes())
 
     def apply(self, operator: str, *others: str, is_second: bool = False, **attributes: Any) -> None:
         """One more node, of the chain's tensor and others, which come before it if it ``is_second``."""
@@ -114,7 +115,7 @@ class _Chain:
         return name
 
 
-def _dequantized(chain: _Chain, entry: TensorEntry, symbols: np.ndarray) -> Form | None:
+def _dequantized(chain: _Chain, entry: TensorEntry, dtype: Dtype, symbols: np.ndarray) -> Form | None:
     """``(q * s_i) * c_j``, then rounded to the tensor's dtype."""
     assert isinstance(entry.codebook, UniformCodebook)
     data_type = _smallest(symbols, _SIGNED)
@@ -137,18 +138,21 @@ def _dequantized(chain: _Chain, entry: TensorEntry, symbols: np.ndarray) -> Form
         chain.apply("Reshape", chain.constant("shape", np.array(entry.shape, np.int64)))
     if entry.dtype != BY_NAME["float32"]:
         chain.apply("Cast", to=DATA_TYPES[entry.dtype])
+    if dtype != entry.dtype:
+        chain.apply("Cast", to=DATA_TYPES[dtype])
     return chain.finish(f"{TensorProto.DataType.Name(data_type).lower()} DequantizeLinear")
 
 
-def _looked_up(chain: _Chain, entry: TensorEntry, symbols: np.ndarray, codebook: TableCodebook) -> Form | None:
+def _looked_up(chain: _Chain, entry: TensorEntry, dtype: Dtype, symbols: np.ndarray) -> Form | None:
     """Levels by their places. They are rounded to the tensor's dtype here, so that no node need do it."""
-    indices = symbols + codebook.origin
+    assert isinstance(entry.codebook, TableCodebook)
+    indices = symbols + entry.codebook.origin
     data_type = _smallest(indices, _UNSIGNED)
     if data_type is None:
         return None
     chain.start("indices", indices, data_type)
     with np.errstate(over="ignore"):  # levels beyond the dtype's range are infinite, as in a decoder
-        levels = codebook.table.astype(numpy_dtype(entry.dtype))
+        levels = entry.codebook.table.astype(numpy_dtype(entry.dtype)).astype(numpy_dtype(dtype))
     chain.apply("Cast", to=TensorProto.INT32)
     chain.apply("Gather", chain.constant("levels", levels), is_second=True)
     return chain.finish(f"{TensorProto.DataType.Name(data_type).lower()} Gather")
