@@ -115,10 +115,11 @@ class Reader(CheckedFile):
         arrays: dict[int, Any] = {}
         requests = []
         for index in indices:
-            _, code, kind, shape, _, target = self.rows[index]
+            _, code, _, shape, _, target = self.rows[index]
             if target in arrays:
                 continue
-            dtype = BY_NAME["int32"] if as_symbols and kind in KINDS_OF_SYMBOLS else DTYPES[code]
+            has_symbols = self.rows[target][2] in KINDS_OF_SYMBOLS
+            dtype = BY_NAME["int32"] if as_symbols and has_symbols else DTYPES[code]
             arrays[target], memory = self._new(new, dtype, shape)
             requests.append((target, 0, ALL_ELEMENTS, memory))
         self.fill(requests, as_symbols, is_session)
