@@ -37,8 +37,8 @@ app = typer.Typer(
     epilog="Add --debug to any command to see where an error comes from.",
 )
 for command in (
-    *(checkpoints.compress, checkpoints.decompress, checkpoints.inspect),
-    *(checkpoints.verify, checkpoints.compare, checkpoints.curve),
+    *(checkpoints.compress, checkpoints.decompress, checkpoints.export),
+    *(checkpoints.inspect, checkpoints.verify, checkpoints.compare, checkpoints.curve),
     *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),
     *(experiments.demo, experiments.complexity),
 ):

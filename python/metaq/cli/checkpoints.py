@@ -25,6 +25,7 @@ from metaq.cli.compress_options import (
 from metaq.cli.options import (
     AsJson,
     Force,
+    MtqFile,
     MtqPath,
     Output,
     Quiet,
@@ -102,6 +103,32 @@ def decompress(
 
     with resumable(output, quiet) as progress:
         decompress_path(source, output, resume=resume, force=force, progress=progress)
+
+
+def export(
+    source: MtqFile,
+    output: Output,
+    like: Annotated[
+        Path, typer.Option(help="The .onnx model whose initialisers have the names of the tensors.", show_default=False)
+    ],
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an .onnx model with the weights of a .mtq file, those that are quantized as integers.
+
+    The graph is that of another .onnx model. Initialisers of 4, 8 or 16 bits take the place of its quantized weights,
+    with the operators that make these of them. It becomes opset 21, if it is less.
+    """
+    from metaq.integrations.onnx import export as export_file
+    from metaq.report.tables import print_result
+
+    with byte_bar(quiet) as progress:
+        report = export_file(source, output, like, force=force, progress=progress).as_dict()
+    if not as_json:
+        left = report.pop("left")
+        report |= {"kinds": ", ".join(f"{count} {kind}" for kind, count in report["kinds"].items()), "left": len(left)}
+    print_result(report, as_json, quiet)
 
 
 def inspect(source: MtqPath, as_json: AsJson = False) -> None:
