@@ -1,0 +1,190 @@
+"""A folder of shards to `.mtq` shards by its model and some data. The model and the files are held in memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from metaq import coding
+from metaq.checkpoints.calibrated import compress_calibrated
+from metaq.checkpoints.compressed_shards import Shard, encode_shard
+from metaq.checkpoints.config import CompressionConfig, CompressionReport
+from metaq.checkpoints.places import check_folder, working
+from metaq.checkpoints.source_names import Matches, match
+from metaq.checkpoints.state_dict import compress_state_dict
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode
+from metaq.errors import InputError
+from metaq.files import write_atomically
+from metaq.io import open_source
+from metaq.io.huggingface import MTQ, read_checkpoint_folder
+from metaq.io.source import TensorSource, size_bytes
+from metaq.progress import Progress
+
+Load = Callable[[], tuple[nn.Module, Iterable[Any]]]
+"""Gives a model and batches for it, as `metaq.calibrate` takes them."""
+
+_TRIALS = 4  # at a size: the model in one file and in its own dtypes takes about as much as its shards, but not exactly
+_NAMES_SHOWN = 3
+
+_log = logging.getLogger(__name__)
+
+
+def compress_calibrated_folder(
+    source: Path,
+    output: Path,
+    load: Load,
+    config: CompressionConfig,
+    *,
+    refit_epochs: int = 0,
+    force: bool = False,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> CompressionReport:
+    """Compress a folder of shards to such a folder, as `compress_path` does, but by what data says of the model.
+
+    The files have the names, shapes and dtypes of the source's tensors, whatever the model calls them and computes in.
+    Tensors that are not in the model are compressed without data, and a warning is logged that names them.
+
+    Args:
+        load: gives the model of the folder, its weights being those of the shards, and the data. It is called once it
+            is known that the source can be read and that the output may be written.
+        config: to what error or size; neither a step nor lossless.
+        refit_epochs: for how many epochs norms and biases are fitted afterwards.
+        force: as of `compress_path`.
+        key: as of `compress_path`.
+
+    Raises:
+        InputError: what `compress_path` or `compress_calibrated` refuses, or a model of other tensors.
+    """
+    start, progress = time.perf_counter(), progress or Progress()
+    check_config(config)
+    found = read_checkpoint_folder(source)
+    check_folder(found, output, MTQ, force)
+    with ExitStack() as opened:
+        sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
+        found.check(lambda shard: sources[shard].layouts)
+        parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
+        config.check_names(name for tensors in parts.values() for name in tensors.layouts)
+        config = replace(config, coder=config.coder or coding.suitable(sum(map(size_bytes, parts.values()))))
+        with working(output, "compress with data", found.paths(), {}, resume=False) as folder:
+            progress.begin("loading the model and the data")
+            model, batches = load()
+            shards = _shards(parts, model, list(batches), config, refit_epochs, progress)
+            for part, shard in shards.items():
+                write_atomically(folder.path / part, shard.data)
+            found.finish(folder.path, MTQ)
+            folder.publish_all(output)
+        return _report(parts, shards, str(output), str(config.coder), start)
+
+
+def check_config(config: CompressionConfig) -> None:
+    """Raise an InputError unless data has a say in what a configuration asks for."""
+    for name, is_given in (("lossless", config.lossless), ("step", config.step is not None)):
+        if is_given:
+            expected = "bits, a size or an error to compress to"
+            raise InputError(f"calibrate: expected {expected}, found {name}, where data has no say")
+
+
+def _shards(
+    parts: Mapping[str, TensorSource],
+    model: nn.Module,
+    batches: list[Any],
+    config: CompressionConfig,
+    refit_epochs: int,
+    progress: Progress,
+) -> dict[str, Shard]:
+    """The files, by their names, of the size that is asked for at most."""
+    matches = _matches(parts, model)
+    others, size = _others(parts, matches, config)
+    own_config = replace(matches.translated(config), size_bytes=size)
+    for _ in range(_TRIALS):
+        found = compress_calibrated(model, batches, own_config, refit_epochs=refit_epochs, progress=progress)
+        entries = {name: _entry(found, own) for name, own in matches.names.items()} | others
+        shards = _encoded(parts, entries, config, progress)
+        excess = sum(len(shard.data) for shard in shards.values()) - (config.size_bytes or 0)
+        if size is None or excess <= 0:
+            return shards
+        size -= excess
+        own_config = replace(own_config, size_bytes=max(1, size))
+    raise InputError(f"size_bytes: expected files of at most {config.size_bytes} bytes, found {excess} bytes more")
+
+
+def _matches(parts: Mapping[str, TensorSource], model: nn.Module) -> Matches:
+    matches = match(parts.values(), model.state_dict())
+    if not matches.names:
+        raise InputError(
+            f"calibrate: expected a model of the folder's tensors, found a {type(model).__name__} of others"
+        )
+    if matches.missing:
+        shown = ", ".join(matches.missing[:_NAMES_SHOWN])
+        more = f" and {len(matches.missing) - _NAMES_SHOWN} more" if len(matches.missing) > _NAMES_SHOWN else ""
+        expected = f"every tensor of the folder in the {type(model).__name__}, found none for {shown}{more}"
+        _log.warning("calibrate: expected %s; what is not in it is compressed without data", expected)
+    return matches
+
+
+def _others(
+    parts: Mapping[str, TensorSource], matches: Matches, config: CompressionConfig
+) -> tuple[dict[str, CodedTensor | Tensor], int | None]:
+    """What is not in the model, compressed without data by its source's names, and the size that is left then."""
+    state = {
+        name: source.read(name, range(layout.size)).reshape(layout.shape)
+        for source in parts.values()
+        for name, layout in source.layouts.items()
+        if name in matches.missing
+    }
+    size = config.size_bytes
+    if not state:
+        return {}, size
+    share = sum(tensor.nbytes for tensor in state.values()) / sum(map(size_bytes, parts.values()))
+    own_config = replace(config.of_names(state), size_bytes=None if size is None else max(1, int(size * share)))
+    found = compress_state_dict(state, own_config)
+    if size is not None:
+        size -= len(encode(found, str(config.coder)))
+    return {name: _entry(found, name) for name in state}, size
+
+
+def _entry(model: CompressedModel, name: str) -> CodedTensor | Tensor:
+    entry = model.tensors[name]
+    if isinstance(entry, Alias):
+        entry = model.tensors[entry.name]
+    assert not isinstance(entry, Alias)
+    return entry
+
+
+def _encoded(
+    parts: Mapping[str, TensorSource],
+    entries: Mapping[str, CodedTensor | Tensor],
+    config: CompressionConfig,
+    progress: Progress,
+) -> dict[str, Shard]:
+    progress.begin("coding", sum(map(size_bytes, parts.values())))
+    shards = {}
+    for part, source in parts.items():
+        shards[part] = encode_shard(source, entries, config.keeps, str(config.coder))
+        progress.advance(size_bytes(source), len(shards[part].data))
+    return shards
+
+
+def _report(
+    parts: Mapping[str, TensorSource], shards: Mapping[str, Shard], folder: str, coder: str, start: float
+) -> CompressionReport:
+    energy, weights = (sum(getattr(shard, name) for shard in shards.values()) for name in ("energy", "weights"))
+    return CompressionReport(
+        file=folder,
+        shards=len(shards),
+        tensors=sum(len(source.layouts) for source in parts.values()),
+        source_bytes=sum(map(size_bytes, parts.values())),
+        file_bytes=sum(len(shard.data) for shard in shards.values()),
+        relative_squared_error=sum(shard.squared_error for shard in shards.values()) / energy if energy else 0.0,
+        bits_per_weight=sum(shard.bits for shard in shards.values()) / weights if weights else None,
+        coder=coder,
+        seconds=time.perf_counter() - start,
+    )
