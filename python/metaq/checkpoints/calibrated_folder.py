@@ -24,8 +24,9 @@ from metaq.errors import InputError
 from metaq.files import write_atomically
 from metaq.io import open_source
 from metaq.io.huggingface import MTQ, read_checkpoint_folder
-from metaq.io.source import TensorSource, size_bytes
+from metaq.io.source import Layout, TensorSource, size_bytes
 from metaq.progress import Progress
+from metaq.tensors import DTYPES
 
 Load = Callable[[], tuple[nn.Module, Iterable[Any]]]
 """Gives a model and batches for it, as `metaq.calibrate` takes them."""
@@ -50,7 +51,7 @@ def compress_calibrated_folder(
     """Compress a folder of shards to such a folder, as `compress_path` does, but by what data says of the model.
 
     The files have the names, shapes and dtypes of the source's tensors, whatever the model calls them and computes in.
-    Tensors that are not in the model are compressed without data, and a warning is logged that names them.
+    Tensors that are not in the model are compressed without data; a warning is logged that names weights among them.
 
     Args:
         load: gives the model of the folder, its weights being those of the shards, and the data. It is called once it
@@ -122,12 +123,18 @@ def _matches(parts: Mapping[str, TensorSource], model: nn.Module) -> Matches:
         raise InputError(
             f"calibrate: expected a model of the folder's tensors, found a {type(model).__name__} of others"
         )
-    if matches.missing:
-        shown = ", ".join(matches.missing[:_NAMES_SHOWN])
-        more = f" and {len(matches.missing) - _NAMES_SHOWN} more" if len(matches.missing) > _NAMES_SHOWN else ""
-        expected = f"every tensor of the folder in the {type(model).__name__}, found none for {shown}{more}"
-        _log.warning("calibrate: expected %s; what is not in it is compressed without data", expected)
+    layouts = {name: layout for source in parts.values() for name, layout in source.layouts.items()}
+    weights = [name for name in matches.missing if _is_weight(layouts[name])]
+    if weights:
+        shown = ", ".join(weights[:_NAMES_SHOWN])
+        more = f" and {len(weights) - _NAMES_SHOWN} more" if len(weights) > _NAMES_SHOWN else ""
+        expected = f"every weight of the folder in the {type(model).__name__}, found none for {shown}{more}"
+        _log.warning("calibrate: expected %s; those are compressed without data", expected)
     return matches
+
+
+def _is_weight(layout: Layout) -> bool:
+    return DTYPES[layout.dtype].is_floating_point and len(layout.shape) > 1
 
 
 def _others(

@@ -99,6 +99,8 @@ def _check_flags(config: CompressionConfig, resume: bool, ranks: Ranks | None) -
         expected = "--bits, --size, --max-error or --quality beside it"
         raise InputError(f"--calibrate: expected {expected}, found {flag}, where data has no say")
     if resume:
-        raise InputError("--calibrate: expected no --resume beside it, because a stopped run leaves nothing, found it")
+        raise InputError(
+            "--calibrate: expected no --resume beside it, found it; a stopped run leaves nothing to go on from"
+        )
     if ranks is not None:
         raise InputError(f"--calibrate: expected one process, found {ranks.count}")

@@ -67,8 +67,8 @@ def compress(
 
     Matrices and filters are quantized. Biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless everything stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
-    A folder of shards becomes a folder of .mtq shards. With --calibrate the model of a Hugging Face folder is run on some
-    data, and files of the same size are nearer to it. The place - is standard input or output. Started by
+    A folder of shards becomes a folder of .mtq shards. With --calibrate the model of a Hugging Face folder is run on
+    some data, and files of the same size are nearer to it. The place - is standard input or output. Started by
     "torchrun -m metaq compress", the processes share the shards of a folder.
     """
     from metaq.checkpoints import CompressionConfig, compress_path

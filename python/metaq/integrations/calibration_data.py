@@ -50,13 +50,14 @@ def load(
     is_images = _is_images(data)
     if is_images and window is not None:
         raise InputError(f"window: expected none for images, found {window}")
+    config = pretrained.load_config(folder)
     if not is_images:
         tokenizer = pretrained.load_tokenizer(folder)
-        model = pretrained.load_model(folder)
+        model = pretrained.load_model(folder, config)
         with pretrained.quiet():
             return model, text.batches(model, tokenizer, data, samples, window)
     processor, paths = pretrained.load_image_processor(folder), _image_paths(data, samples or IMAGES)
-    model = pretrained.load_model(folder)
+    model = pretrained.load_model(folder, config)
     with pretrained.quiet():
         return model, _image_batches(model, processor, paths)
 

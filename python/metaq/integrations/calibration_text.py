@@ -64,6 +64,8 @@ def _windows(tokenizer: Any, data: Path, samples: int, window: int, of_batch: in
         tokens += piece
         if len(tokens) >= samples * length:
             break
+    if not tokens:
+        raise InputError(f"{data}: expected text, found none")
     count = min(samples, len(tokens) // length)
     if not count:
         found = f"{len(tokens) + len(start)}; a shorter window takes less text"

@@ -22,11 +22,11 @@ _NAMES_SHOWN = 3
 _log = logging.getLogger(__name__)
 
 
-def load_model(folder: Path) -> nn.Module:
-    """The model of a folder, of the class that its configuration names, in float32 and in evaluation mode.
+def load_config(folder: Path) -> Any:
+    """The configuration of a folder's model.
 
     Raises:
-        InputError: no ``config.json``, one of a model that `transformers` does not have, or weights that do not load.
+        InputError: no ``config.json``, one of a model that `transformers` does not have, or of one that is quantized.
     """
     place = folder / "config.json"
     if not place.is_file():
@@ -35,7 +35,20 @@ def load_model(folder: Path) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(f"{place}: expected a model with weights of floating point, found one that is quantized")
-    kind = _class_of(config, place)
+    names = _architectures(config)
+    if names and not any(hasattr(transformers, name) for name in names):
+        expected = f"an architecture that transformers {transformers.__version__} has"
+        raise InputError(f"{place}: expected {expected}, found {', '.join(names)}")
+    return config
+
+
+def load_model(folder: Path, config: Any) -> nn.Module:
+    """The model of a folder, of the class that its configuration names, in float32 and in evaluation mode.
+
+    Raises:
+        InputError: weights that do not load.
+    """
+    kind = _class_of(config)
     with _explained(f"{folder}: expected a {kind.__name__} that loads"):
         model, loading = kind.from_pretrained(
             folder, config=config, local_files_only=True, output_loading_info=True, **_float32()
@@ -101,15 +114,15 @@ def _explained(expected: str) -> Iterator[None]:
         raise InputError(f"{expected}, found {first_line(error)}") from error
 
 
-def _class_of(config: Any, place: Path) -> Any:
-    """The class of the first architecture that the configuration names; without any, a general one."""
-    named = list(getattr(config, "architectures", None) or ())
-    for name in named:
+def _architectures(config: Any) -> list[str]:
+    return list(getattr(config, "architectures", None) or ())
+
+
+def _class_of(config: Any) -> Any:
+    """The class of the first known architecture that the configuration names; where it names none, a general one."""
+    for name in _architectures(config):
         if hasattr(transformers, name):
             return getattr(transformers, name)
-    if named:
-        expected = f"an architecture that transformers {transformers.__version__} has"
-        raise InputError(f"{place}: expected {expected}, found {', '.join(named)}")
     is_causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     return transformers.AutoModelForCausalLM if is_causal else transformers.AutoModel
 
