@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from metaq import coding
 from metaq.checkpoints.calibrated import compress_calibrated
-from metaq.checkpoints.compressed_shards import Shard, encode_shard
-from metaq.checkpoints.config import CompressionConfig, CompressionReport
+from metaq.checkpoints.compressed_shards import Shard, Summary, encode_shard
+from metaq.checkpoints.config import DEFAULT_BITS, QUALITIES, CompressionConfig, CompressionReport
 from metaq.checkpoints.places import check_folder, working
 from metaq.checkpoints.source_names import Matches, match
 from metaq.checkpoints.state_dict import compress_state_dict
@@ -31,7 +31,8 @@ from metaq.tensors import DTYPES
 Load = Callable[[], tuple[nn.Module, Iterable[Any]]]
 """Gives a model and batches for it, as `metaq.calibrate` takes them."""
 
-_TRIALS = 4  # at a size: the model in one file and in its own dtypes takes about as much as its shards, but not exactly
+_TRIALS = 4  # to meet what is asked for in shards and in their dtypes: the model is in one piece, and in its own
+_SHARDS_TAKE = 2e-3  # more bits than one file, as a share
 _NAMES_SHOWN = 3
 
 _log = logging.getLogger(__name__)
@@ -101,20 +102,38 @@ def _shards(
     refit_epochs: int,
     progress: Progress,
 ) -> dict[str, Shard]:
-    """The files, by their names, of the size that is asked for at most."""
+    """The files, by their names; together they meet what is asked for."""
     matches = _matches(parts, model)
-    others, size = _others(parts, matches, config)
-    own_config = replace(matches.translated(config), size_bytes=size)
+    target, wanted = _target(config)
+    others, others_bytes = _others(parts, matches, config)
+    aim = wanted - others_bytes if target == "size_bytes" else wanted
+    aim *= 1 - _SHARDS_TAKE if len(parts) > 1 else 1
+    translated = matches.translated(config)
     for _ in range(_TRIALS):
-        found = compress_calibrated(model, batches, own_config, refit_epochs=refit_epochs, progress=progress)
-        entries = {name: _entry(found, own) for name, own in matches.names.items()} | others
+        aimed = _aimed(translated, target, aim)
+        compressed = compress_calibrated(model, batches, aimed, refit_epochs=refit_epochs, progress=progress)
+        entries = {name: _entry(compressed, own) for name, own in matches.names.items()} | others
         shards = _encoded(parts, entries, config, progress)
-        excess = sum(len(shard.data) for shard in shards.values()) - (config.size_bytes or 0)
-        if size is None or excess <= 0:
+        found = getattr(Summary(shards.values()), target)
+        if found <= wanted:
             return shards
-        size -= excess
-        own_config = replace(own_config, size_bytes=max(1, size))
-    raise InputError(f"size_bytes: expected files of at most {config.size_bytes} bytes, found {excess} bytes more")
+        aim -= found - wanted + wanted * _SHARDS_TAKE
+    raise InputError(f"{target}: expected at most {wanted:g}, found {found:g} after {_TRIALS} trials")
+
+
+def _target(config: CompressionConfig) -> tuple[str, float]:
+    """The name of what is to be met, as a field of the configuration, and its value."""
+    if config.size_bytes is not None:
+        return "size_bytes", config.size_bytes
+    if config.quality is not None or config.max_error is not None:
+        return "max_error", config.max_error or QUALITIES[str(config.quality)]
+    return "bits", config.bits or DEFAULT_BITS
+
+
+def _aimed(config: CompressionConfig, target: str, aim: float) -> CompressionConfig:
+    """The configuration with this in the place of its target."""
+    changes: dict[str, Any] = {"quality": None, target: max(1, int(aim)) if target == "size_bytes" else aim}
+    return replace(config, **changes)
 
 
 def _matches(parts: Mapping[str, TensorSource], model: nn.Module) -> Matches:
@@ -139,23 +158,22 @@ def _is_weight(layout: Layout) -> bool:
 
 def _others(
     parts: Mapping[str, TensorSource], matches: Matches, config: CompressionConfig
-) -> tuple[dict[str, CodedTensor | Tensor], int | None]:
-    """What is not in the model, compressed without data by its source's names, and the size that is left then."""
+) -> tuple[dict[str, CodedTensor | Tensor], int]:
+    """What is not in the model, compressed without data by its source's names, and the bytes that it takes."""
     state = {
         name: source.read(name, range(layout.size)).reshape(layout.shape)
         for source in parts.values()
         for name, layout in source.layouts.items()
         if name in matches.missing
     }
-    size = config.size_bytes
     if not state:
-        return {}, size
-    share = sum(tensor.nbytes for tensor in state.values()) / sum(map(size_bytes, parts.values()))
-    own_config = replace(config.of_names(state), size_bytes=None if size is None else max(1, int(size * share)))
+        return {}, 0
+    own_config = config.of_names(state)
+    if config.size_bytes is not None:
+        share = sum(tensor.nbytes for tensor in state.values()) / sum(map(size_bytes, parts.values()))
+        own_config = replace(own_config, size_bytes=max(1, int(config.size_bytes * share)))
     found = compress_state_dict(state, own_config)
-    if size is not None:
-        size -= len(encode(found, str(config.coder)))
-    return {name: _entry(found, name) for name in state}, size
+    return {name: _entry(found, name) for name in state}, len(encode(found, str(config.coder)))
 
 
 def _entry(model: CompressedModel, name: str) -> CodedTensor | Tensor:
@@ -183,15 +201,15 @@ def _encoded(
 def _report(
     parts: Mapping[str, TensorSource], shards: Mapping[str, Shard], folder: str, coder: str, start: float
 ) -> CompressionReport:
-    energy, weights = (sum(getattr(shard, name) for shard in shards.values()) for name in ("energy", "weights"))
+    summary = Summary(shards.values())
     return CompressionReport(
         file=folder,
         shards=len(shards),
         tensors=sum(len(source.layouts) for source in parts.values()),
         source_bytes=sum(map(size_bytes, parts.values())),
-        file_bytes=sum(len(shard.data) for shard in shards.values()),
-        relative_squared_error=sum(shard.squared_error for shard in shards.values()) / energy if energy else 0.0,
-        bits_per_weight=sum(shard.bits for shard in shards.values()) / weights if weights else None,
+        file_bytes=summary.size_bytes,
+        relative_squared_error=summary.max_error,
+        bits_per_weight=summary.bits if summary.weights else None,
         coder=coder,
         seconds=time.perf_counter() - start,
     )

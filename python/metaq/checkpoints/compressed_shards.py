@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +33,25 @@ class Shard:
     energy: float
     weights: int
     bits: float
+
+
+class Summary:
+    """What compression came to in all shards together, by the names that a configuration has for targets.
+
+    Attributes:
+        size_bytes: of all files.
+        weights: how many weights are quantized.
+        bits: what one of them takes; 0 if there is none.
+        max_error: their squared error, relative to their energy; 0 if there is none.
+    """
+
+    def __init__(self, shards: Iterable[Shard]) -> None:
+        found = list(shards)
+        energy = sum(shard.energy for shard in found)
+        self.size_bytes = sum(len(shard.data) for shard in found)
+        self.weights = sum(shard.weights for shard in found)
+        self.bits = sum(shard.bits for shard in found) / max(1, self.weights)
+        self.max_error = sum(shard.squared_error for shard in found) / energy if energy else 0.0
 
 
 def encode_shard(

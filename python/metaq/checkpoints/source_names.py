@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 
 import torch
@@ -50,10 +51,8 @@ class Matches:
                 return candidate
         if len(wanted) == 1:
             return _literal(wanted.pop())
-        found = ", ".join(sorted(wanted)[:2])
-        raise InputError(
-            f"pattern {pattern!r}: expected one that matches the model's own names too, found {found}, ..."
-        )
+        found = f"names such as {min(wanted)}"
+        raise InputError(f"pattern {pattern!r}: expected one that the model's own names match too, found {found}")
 
 
 def match(sources: Iterable[TensorSource], state: Mapping[str, Tensor]) -> Matches:
@@ -75,7 +74,8 @@ def match(sources: Iterable[TensorSource], state: Mapping[str, Tensor]) -> Match
             seen.add(name)
             if name in source.aliases:
                 continue
-            near = sorted(by_shape[layout.shape], key=lambda own: _likeness(name, own), reverse=True)
+            taken = set(names.values())
+            near = sorted(by_shape[layout.shape], key=lambda own: (-_likeness(name, own), own in taken))
             found = next((own for own in near if _is_same(source, name, state[own])), None)
             if found is None:
                 missing.append(name)
@@ -84,17 +84,10 @@ def match(sources: Iterable[TensorSource], state: Mapping[str, Tensor]) -> Match
     return Matches(names, tuple(missing))
 
 
-def _likeness(name: str, own: str) -> tuple[int, int]:
-    """How many parts two names have in common at their ends, and then at their beginnings."""
-    first, second = name.split("."), own.split(".")
-    return _common(first[::-1], second[::-1]), _common(first, second)
-
-
-def _common(first: list[str], second: list[str]) -> int:
-    count = 0
-    while count < min(len(first), len(second)) and first[count] == second[count]:
-        count += 1
-    return count
+def _likeness(name: str, own: str) -> int:
+    """How many parts two names have in common, in the same order."""
+    blocks = SequenceMatcher(None, name.split("."), own.split("."), autojunk=False).get_matching_blocks()
+    return sum(block.size for block in blocks)
 
 
 def _is_same(source: TensorSource, name: str, own: Tensor) -> bool:
