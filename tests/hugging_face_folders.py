@@ -69,10 +69,17 @@ def llama(folder):
     return save(folder, model, of_windows(), max_shard_size="16kB")
 
 
+def mixtral(folder):
+    """With experts that the model's code has in one tensor, and its files do not."""
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(**TEXT_SIZES, num_key_value_heads=2, num_local_experts=4)
+    return save(folder, transformers.MixtralForCausalLM(config), of_windows())
+
+
 def vit(folder):
     torch.manual_seed(0)
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**SIZES, image_size=16, patch_size=8))
-    (folder).mkdir()
+    folder.mkdir()
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return save(folder, model)

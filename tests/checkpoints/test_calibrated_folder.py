@@ -3,6 +3,7 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +12,13 @@ from torch import nn
 import metaq
 from metaq.checkpoints import CompressionConfig, calibrated_folder
 from metaq.checkpoints.calibrated_folder import compress_calibrated_folder
+from metaq.checkpoints.compressed_shards import entries_at
+from metaq.checkpoints.source_names import Place
+from metaq.codebook import UniformCodebook
+from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
+from metaq.io.source import StateSource
+from metaq.matrix_layout import MatrixLayout
 
 BATCHES = [torch.randn(8, 24, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
 DTYPES = {"0.weight": torch.bfloat16, "2.weight": torch.float16, "4.weight": torch.float64}
@@ -114,6 +121,14 @@ def test_patterns_are_those_of_the_source(tmp_path, folder, tensors):
         compress_calibrated_folder(folder, tmp_path / "x", load, CompressionConfig(keep=("0.weight",)))
 
 
+def test_a_kept_tensor_and_its_copy_that_is_not_kept(tmp_path, folder, tensors):
+    config = CompressionConfig(bits=4, keep=("net.4.weight",))
+    compress_calibrated_folder(folder, tmp_path / "small", load, config)
+    found = contents(tmp_path / "small")
+    assert torch.equal(found["net.4.weight"], tensors["2.safetensors"]["net.4.weight"])
+    assert not torch.equal(found["copy"], found["net.4.weight"])
+
+
 @pytest.mark.parametrize("bits", [2, 5])
 def test_bits_are_met(tmp_path, folder, bits):
     report = compress_calibrated_folder(folder, tmp_path / "small", load, CompressionConfig(bits=bits))
@@ -142,7 +157,7 @@ def test_a_size_that_no_trial_meets(tmp_path, folder, monkeypatch):
         return once
 
     monkeypatch.setattr(calibrated_folder, "compress_calibrated", compress)
-    with pytest.raises(InputError, match="size_bytes: expected at most 4000, found .* after 4 trials"):
+    with pytest.raises(InputError, match=r"size_bytes: expected at most 4000, found .* after 4 trials"):
         compress_calibrated_folder(folder, tmp_path / "small", load, CompressionConfig(size_bytes=4000))
     assert wanted == sorted(wanted, reverse=True)
     assert len(set(wanted)) == len(wanted) > 1
@@ -196,3 +211,30 @@ def test_outputs_are_checked_before_anything_is_loaded(tmp_path, folder):
     (tmp_path / "small" / "mine").write_text("")
     with pytest.raises(InputError, match="expected no such folder or an empty one"):
         compress_calibrated_folder(folder, tmp_path / "small", None, CompressionConfig(), force=True)
+
+
+LAYOUTS = {
+    "none": None,
+    "rows": MatrixLayout(2, row_logs=np.arange(-8, 16)),
+    "experts": MatrixLayout(1, row_logs=np.array([-8, 0, 3]), by_columns=True),
+    "columns": MatrixLayout(2, column_logs=np.arange(6)),
+    "both": MatrixLayout(2, np.arange(24), np.arange(6), by_columns=True),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_experts_are_taken_apart(layout):
+    symbols = torch.randint(-5, 6, (3, 8, 6), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    whole = CodedTensor(symbols, UniformCodebook(0.25), torch.float32, LAYOUTS[layout])
+    places = {f"{expert}.{first}": Place("w", expert, first) for expert in range(3) for first in (0, 4)}
+    source = StateSource(dict.fromkeys(places, torch.zeros(4, 6)))
+    found = entries_at(CompressedModel({"w": whole}), places, [source])
+    for name, (_, expert, first) in places.items():
+        assert torch.equal(found[name].decompress(), whole.decompress()[expert, first : first + 4])
+
+
+def test_experts_that_cannot_be_taken_apart():
+    matrix = MatrixLayout(1, column_logs=np.zeros(48, np.int8))
+    whole = CodedTensor(torch.zeros(3, 8, 6, dtype=torch.int32), UniformCodebook(0.25), torch.float32, matrix)
+    with pytest.raises(InputError, match="tensor 'w': expected scales of rows, or of each expert's columns, found"):
+        entries_at(CompressedModel({"w": whole}), {"a": Place("w", 0, 0)}, [StateSource({"a": torch.zeros(4, 6)})])

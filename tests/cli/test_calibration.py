@@ -24,6 +24,7 @@ MODELS = {
     "gpt2": folders.gpt2,
     "gpt2-base": lambda path: folders.gpt2(path, is_base=True),
     "llama": folders.llama,
+    "mixtral": folders.mixtral,
     "vit": folders.vit,
 }
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from metaq import coding
 from metaq.checkpoints.calibrated import compress_calibrated
-from metaq.checkpoints.compressed_shards import Shard, Summary, encode_shard
+from metaq.checkpoints.compressed_shards import Shard, Summary, encode_shard, entries_at
 from metaq.checkpoints.config import DEFAULT_BITS, QUALITIES, CompressionConfig, CompressionReport
 from metaq.checkpoints.places import check_folder, working
-from metaq.checkpoints.source_names import Matches, match
+from metaq.checkpoints.source_names import Matches, Place, match
 from metaq.checkpoints.state_dict import compress_state_dict
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode
+from metaq.compressed_model import CodedTensor, encode
 from metaq.errors import InputError
 from metaq.files import write_atomically
 from metaq.io import open_source
@@ -112,12 +112,12 @@ def _shards(
     for _ in range(_TRIALS):
         aimed = _aimed(translated, target, aim)
         compressed = compress_calibrated(model, batches, aimed, refit_epochs=refit_epochs, progress=progress)
-        entries = {name: _entry(compressed, own) for name, own in matches.names.items()} | others
+        entries = entries_at(compressed, matches.places, parts.values()) | others
         shards = _encoded(parts, entries, config, progress)
         found = getattr(Summary(shards.values()), target)
         if found <= wanted:
             return shards
-        aim -= found - wanted + wanted * _SHARDS_TAKE
+        aim -= 1.5 * (found - wanted) + wanted * _SHARDS_TAKE  # what is not in the model does not follow the aim
     raise InputError(f"{target}: expected at most {wanted:g}, found {found:g} after {_TRIALS} trials")
 
 
@@ -138,7 +138,7 @@ def _aimed(config: CompressionConfig, target: str, aim: float) -> CompressionCon
 
 def _matches(parts: Mapping[str, TensorSource], model: nn.Module) -> Matches:
     matches = match(parts.values(), model.state_dict())
-    if not matches.names:
+    if not matches.places:
         raise InputError(
             f"calibrate: expected a model of the folder's tensors, found a {type(model).__name__} of others"
         )
@@ -173,15 +173,8 @@ def _others(
         share = sum(tensor.nbytes for tensor in state.values()) / sum(map(size_bytes, parts.values()))
         own_config = replace(own_config, size_bytes=max(1, int(config.size_bytes * share)))
     found = compress_state_dict(state, own_config)
-    return {name: _entry(found, name) for name in state}, len(encode(found, str(config.coder)))
-
-
-def _entry(model: CompressedModel, name: str) -> CodedTensor | Tensor:
-    entry = model.tensors[name]
-    if isinstance(entry, Alias):
-        entry = model.tensors[entry.name]
-    assert not isinstance(entry, Alias)
-    return entry
+    places = {name: Place(name) for name in state}
+    return entries_at(found, places, parts.values()), len(encode(found, str(config.coder)))
 
 
 def _encoded(

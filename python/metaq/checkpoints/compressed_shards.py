@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metaq.checkpoints.source_names import Place, part
 from metaq.checkpoints.tensor_plan import sum_of_squares
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel, code_integers, encode
+from metaq.errors import InputError
 from metaq.format.reader import Reader
 from metaq.io.source import Layout, TensorSource
+from metaq.matrix_layout import MatrixLayout
 from metaq.tensors import DTYPES
 
 
@@ -54,6 +58,48 @@ class Summary:
         self.max_error = sum(shard.squared_error for shard in found) / energy if energy else 0.0
 
 
+def entries_at(
+    model: CompressedModel, places: Mapping[str, Place], sources: Iterable[TensorSource]
+) -> dict[str, CodedTensor | Tensor]:
+    """The entries of a model by the names that sources have for what is at these places.
+
+    Raises:
+        InputError: experts in one tensor have scales of columns together.
+    """
+    layouts = {name: layout for source in sources for name, layout in source.layouts.items()}
+    entries: dict[str, CodedTensor | Tensor] = {}
+    for name, place in places.items():
+        entry = model.tensors[place.own]
+        if isinstance(entry, Alias):
+            entry = model.tensors[entry.name]
+        assert not isinstance(entry, Alias)
+        entries[name] = entry if place.expert is None else _expert(entry, place, layouts[name].shape[0])
+    return entries
+
+
+def _expert(entry: CodedTensor | Tensor, place: Place, rows: int) -> CodedTensor | Tensor:
+    """Rows of an expert's matrix."""
+    if isinstance(entry, Tensor):
+        return part(entry, place, rows)
+    symbols, matrix = part(entry.symbols, place, rows).contiguous(), entry.matrix
+    if matrix is not None:
+        matrix = _layout_of_expert(matrix, entry.symbols.shape, place, rows)
+    return replace(entry, symbols=symbols, matrix=matrix)
+
+
+def _layout_of_expert(matrix: MatrixLayout, shape: torch.Size, place: Place, rows: int) -> MatrixLayout | None:
+    if matrix.leading == 1 and matrix.column_logs is not None:
+        found = "scales of columns of all experts together"
+        raise InputError(f"tensor {place.own!r}: expected scales of rows, or of each expert's columns, found {found}")
+    row_logs = matrix.row_logs
+    if row_logs is not None:
+        of_rows = np.broadcast_to(row_logs.reshape(shape[0], -1), (shape[0], shape[1]))
+        row_logs = of_rows[place.expert, place.first_row : place.first_row + rows]
+    if row_logs is None and matrix.column_logs is None and not matrix.by_columns:
+        return None
+    return MatrixLayout(1, row_logs, matrix.column_logs, matrix.by_columns)
+
+
 def encode_shard(
     source: TensorSource, entries: Mapping[str, CodedTensor | Tensor], is_kept: Callable[[str], bool], coder: str
 ) -> Shard:
@@ -66,12 +112,12 @@ def encode_shard(
         coder: that ``entries`` were made for.
     """
     tensors: dict[str, CodedTensor | Tensor | Alias] = {}
-    first: dict[tuple[int, Layout], str] = {}
+    first: dict[tuple[int, Layout, bool], str] = {}
     for name, layout in source.layouts.items():
         if name in source.aliases:
             tensors[name] = Alias(source.aliases[name])
             continue
-        known = first.setdefault((id(entries[name]), layout), name)
+        known = first.setdefault((id(entries[name]), layout, is_kept(name)), name)
         tensors[name] = Alias(known) if known != name else _entry(source, name, entries[name], is_kept(name))
     data = encode(CompressedModel(tensors, dict(source.metadata), coder), coder)
     coded = {name: entry for name, entry in tensors.items() if isinstance(entry, CodedTensor)}

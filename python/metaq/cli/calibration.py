@@ -89,7 +89,9 @@ def hint_at_data(source: Path, config: CompressionConfig) -> None:
         content = json.loads((source / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return
-    if isinstance(content, dict) and isinstance(content.get("model_type"), str) and content.get("architectures"):
+    if not isinstance(content, dict) or content.get("is_encoder_decoder"):
+        return
+    if isinstance(content.get("model_type"), str) and content.get("architectures"):
         _log.warning("%s: compressed without data; %s", source, _WORTH)
 
 
