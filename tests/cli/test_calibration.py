@@ -105,7 +105,7 @@ def test_as_the_quantizer_says(succeeds, place, tmp_path):
 
 def test_refitting(succeeds, place, tmp_path):
     options = ("--samples", "40", "--window", "8", "--bits", "2", "-q")
-    for name, more in (("plain", ()), ("refitted", ("--refit", "1"))):
+    for name, more in (("plain", ("--refit", "0")), ("refitted", ("--refit", "1"))):
         output = tmp_path / name
         succeeds("compress", place / "gpt2", "-o", output, "--calibrate", place / "x.txt", *options, *more)
     assert metaq.load_file(tmp_path / "refitted" / "model.mtq").keys() == tensors(place / "gpt2").keys()
@@ -138,7 +138,7 @@ def test_without_data_a_line_says_what_it_is_worth(command, place, folder, tmp_p
         ("bert", ("--samples", "4"), "--samples: expected --calibrate DATA beside it, found none"),
         ("bert", ("--window", "4"), "--window: expected --calibrate DATA beside it, found none"),
         ("bert", ("--refit", "4"), "--refit: expected --calibrate DATA beside it, found none"),
-        ("bert", ("--calibrate", "x.txt", "--refit", "0"), "--refit"),
+        ("bert", ("--calibrate", "x.txt", "--refit", "-1"), "--refit"),
         (
             "bert/model.safetensors",
             ("--calibrate", "x.txt"),

@@ -44,7 +44,7 @@ def compress_calibrated_folder(
     load: Load,
     config: CompressionConfig,
     *,
-    refit_epochs: int = 0,
+    refit_epochs: int | None = None,
     force: bool = False,
     key: str | None = None,
     progress: Progress | None = None,
@@ -58,7 +58,8 @@ def compress_calibrated_folder(
         load: gives the model of the folder, its weights being those of the shards, and the data. It is called once it
             is known that the source can be read and that the output may be written.
         config: to what error or size; neither a step nor lossless.
-        refit_epochs: for how many epochs norms and biases are fitted afterwards.
+        refit_epochs: for how many epochs norms and biases are fitted afterwards; if not given, as by default of
+            `compress_calibrated`.
         force: as of `compress_path`.
         key: as of `compress_path`.
 
@@ -99,7 +100,7 @@ def _shards(
     model: nn.Module,
     batches: list[Any],
     config: CompressionConfig,
-    refit_epochs: int,
+    refit_epochs: int | None,
     progress: Progress,
 ) -> dict[str, Shard]:
     """The files, by their names; together they meet what is asked for."""
@@ -109,9 +110,10 @@ def _shards(
     aim = wanted - others_bytes if target == "size_bytes" else wanted
     aim *= 1 - _SHARDS_TAKE if len(parts) > 1 else 1
     translated = matches.translated(config)
+    options: dict[str, Any] = {} if refit_epochs is None else {"refit_epochs": refit_epochs}
     for _ in range(_TRIALS):
         aimed = _aimed(translated, target, aim)
-        compressed = compress_calibrated(model, batches, aimed, refit_epochs=refit_epochs, progress=progress)
+        compressed = compress_calibrated(model, batches, aimed, progress=progress, **options)
         entries = entries_at(compressed, matches.places, parts.values()) | others
         shards = _encoded(parts, entries, config, progress)
         found = getattr(Summary(shards.values()), target)

@@ -64,7 +64,7 @@ def compress_with_data(
     if not source.is_dir():
         expected = "a Hugging Face folder for --calibrate, because the code of the model is needed"
         found = "a file" if source.exists() else "no such folder"
-        remedy = "in Python, metaq.checkpoints.calibrated.compress_calibrated takes any model"
+        remedy = "in Python, metaq.compress_calibrated takes any model"
         raise InputError(f"{source}: expected {expected}, found {found}; {remedy}")
     from metaq.checkpoints.calibrated_folder import compress_calibrated_folder
     from metaq.integrations import calibration_data
@@ -74,7 +74,7 @@ def compress_with_data(
         output,
         lambda: calibration_data.load(source, data, samples=options.samples, window=options.window),
         config,
-        refit_epochs=options.refit_epochs or 0,
+        refit_epochs=options.refit_epochs,
         force=force,
         key=key,
         progress=progress,

@@ -100,8 +100,8 @@ RefitEpochs = Annotated[
     typer.Option(
         "--refit",
         metavar="EPOCHS",
-        min=1,
-        help="Fit norms and biases to the quantized weights for so many epochs.",
+        min=0,
+        help="Fit norms and biases to the quantized weights for so many epochs; 0 leaves them as they are.",
         show_default=False,
         rich_help_panel=_DATA,
     ),
