@@ -25,6 +25,7 @@ _EXTRAS = {
     **dict.fromkeys(("jinja2", "matplotlib", "PIL", "sklearn"), "train"),
     "onnx": "onnx",
     "optuna": "sweep",
+    "transformers": "transformers",
 }
 
 # The first of torchrun's processes has so long to say what is wrong there too, before another one says it.

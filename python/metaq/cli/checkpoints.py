@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from metaq.cli.bars import byte_bar, resumable, spinner, step_bars
+from metaq.cli.calibration import DataOptions, compress_with_data, hint_at_data
 from metaq.cli.compress_options import (
     Bits,
+    Calibrate,
     CheckpointPath,
     CoderName,
     Keep,
@@ -18,9 +20,12 @@ from metaq.cli.compress_options import (
     Lossless,
     MaxError,
     QualityName,
+    RefitEpochs,
+    Samples,
     Size,
     Step,
     TensorBits,
+    Window,
 )
 from metaq.cli.options import (
     AsJson,
@@ -50,6 +55,10 @@ def compress(
     override: TensorBits = None,
     coder: CoderName = None,
     key: Key = None,
+    calibrate: Calibrate = None,
+    samples: Samples = None,
+    window: Window = None,
+    refit: RefitEpochs = None,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -59,7 +68,8 @@ def compress(
 
     Matrices and filters are quantized. Biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless everything stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
-    A folder of shards becomes a folder of .mtq shards. The place - is standard input or output. Started by
+    A folder of shards becomes a folder of .mtq shards. With --calibrate the model of a Hugging Face folder is run on
+    some data, and files of the same size are nearer to it. The place - is standard input or output. Started by
     "torchrun -m metaq compress", the processes share the shards of a folder.
     """
     from metaq.checkpoints import CompressionConfig, compress_path
@@ -80,10 +90,15 @@ def compress(
             lossless=lossless,
             coder=coder,
         )
+        options = DataOptions(calibrate, samples, window, refit)
+        shared: Any = {"resume": resume, "force": force, "key": key, "ranks": ranks}
         with resumable(output, quiet) as progress:
-            report = compress_path(
-                source, output, config, resume=resume, force=force, key=key, progress=progress, ranks=ranks
-            )
+            if calibrate is None:
+                report = compress_path(source, output, config, progress=progress, **shared)
+            else:
+                report = compress_with_data(source, output, config, options, progress=progress, **shared)
+        if calibrate is None and not quiet:
+            hint_at_data(source, config)
         if str(output) != "-":
             print_result(report.as_dict(), as_json, quiet)
 
