@@ -3,7 +3,7 @@ from metaq.checkpoints import CompressionConfig, compress_state_dict
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-from metaq.integrations.transformers import from_pretrained, save_pretrained
+from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly

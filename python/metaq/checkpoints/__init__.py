@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from metaq.checkpoints.compression import compress_path
     from metaq.checkpoints.config import CompressionConfig, CompressionReport
     from metaq.checkpoints.decompression import decompress_path
+    from metaq.checkpoints.folder_kind import FolderKind
     from metaq.checkpoints.places import work_folder
     from metaq.checkpoints.state_dict import compress_state_dict
 
 __all__ = [
     "CompressionConfig",
     "CompressionReport",
+    "FolderKind",
     "compress_path",
     "compress_state_dict",
     "decompress_path",
@@ -25,6 +27,7 @@ __all__ = [
 _MODULES = {
     "CompressionConfig": "config",
     "CompressionReport": "config",
+    "FolderKind": "folder_kind",
     "compress_path": "compression",
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",

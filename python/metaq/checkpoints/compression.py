@@ -12,6 +12,14 @@ from pathlib import Path
 from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
+from metaq.checkpoints.folder_kind import FolderKind
+from metaq.checkpoints.model_folder import (
+    check_replaceable,
+    check_uncompressed,
+    finish_model_folder,
+    read_config,
+    without_wrapping,
+)
 from metaq.checkpoints.places import check_file, check_folder, working
 from metaq.checkpoints.ranks import Ranks, sizes_bytes
 from metaq.checkpoints.resumable import WorkFolder
@@ -31,6 +39,7 @@ def compress_path(
     resume: bool = False,
     force: bool = False,
     key: str | None = None,
+    kind: FolderKind = FolderKind.MTQ,
     progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> CompressionReport:
@@ -41,6 +50,8 @@ def compress_path(
         resume: go on with what a stopped run left.
         force: replace an output that exists, which is refused otherwise. The source is never replaced.
         key: under which the state dict is, in files of torch.save that hold more than one.
+        kind: of the shards of a compressed folder. Those of safetensors are for `AutoModel.from_pretrained`, and a
+            `README.md` beside them says what came of the compression and how to load it.
         ranks: other processes, among which the shards of a folder are shared.
 
     Raises:
@@ -48,22 +59,34 @@ def compress_path(
             cannot be written or exists.
     """
     start, progress = time.perf_counter(), progress or Progress()
-    described = asdict(config) | {"key": key}
+    described = asdict(config) | {"key": key, "kind": kind}
     if source.is_dir():
         found = read_checkpoint_folder(source)
-        check_folder(found, output, MTQ, force)
+        check_folder(found, output, kind.suffix, force)
+        if kind is FolderKind.SAFETENSORS:
+            check_replaceable(output)
+            read_config(source)
         with ExitStack() as opened:
             sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
             found.check(lambda shard: sources[shard].layouts)
             parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
+            check_uncompressed(source, parts)
+            if kind is FolderKind.SAFETENSORS:
+                config = without_wrapping(config, parts)
             with working(output, "compress", found.paths(), described, resume) as folder:
                 if ranks is not None:
                     paths = {found.renamed(shard, MTQ): path.absolute() for shard, path in found.paths().items()}
                     ranks.share(paths, sizes_bytes(parts), key)
                 checkpoint, totals = _compress(parts, config, folder, progress, ranks)
         found.finish(folder.path, MTQ)
+        report = _report(checkpoint, totals, str(output), len(parts), start)
+        if kind is FolderKind.SAFETENSORS:
+            weights = sum(layout.size for tensors in parts.values() for layout in tensors.layouts.values())
+            report = finish_model_folder(folder.path, report, weights)
         folder.publish_all(output)
-        return _report(checkpoint, totals, str(output), len(parts), start)
+        return report
+    if kind is not FolderKind.MTQ:
+        raise InputError(f"{source}: expected a folder of shards to write as {kind}, found a file")
     if ranks is not None:
         raise InputError(f"{source}: expected a folder of shards to share among {ranks.count} ranks, found a file")
     check_file(source, output, force)

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from metaq.checkpoints.folder_kind import FolderKind
 from metaq.cli.bars import byte_bar, resumable, spinner, step_bars
 from metaq.cli.compress_options import (
+    AsKind,
     Bits,
     CheckpointPath,
     CoderName,
@@ -49,6 +51,7 @@ def compress(
     override: TensorBits = None,
     coder: CoderName = None,
     key: Key = None,
+    kind: AsKind = FolderKind.MTQ,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -58,8 +61,8 @@ def compress(
 
     Matrices and filters are quantized. Biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless everything stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
-    A folder of shards becomes a folder of .mtq shards. The place - is standard input or output. Started by
-    "torchrun -m metaq compress", the processes share the shards of a folder.
+    A folder of shards becomes a folder of .mtq shards or, with --as safetensors, one that transformers loads. The place
+    - is standard input or output. Started by "torchrun -m metaq compress", the processes share the shards of a folder.
     """
     from metaq.checkpoints import CompressionConfig, compress_path
     from metaq.checkpoints.ranks import joined
@@ -81,7 +84,7 @@ def compress(
         )
         with resumable(output, quiet) as progress:
             report = compress_path(
-                source, output, config, resume=resume, force=force, key=key, progress=progress, ranks=ranks
+                source, output, config, resume=resume, force=force, key=key, kind=kind, progress=progress, ranks=ranks
             )
         if str(output) != "-":
             print_result(report.as_dict(), as_json, quiet)

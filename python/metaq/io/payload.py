@@ -120,6 +120,7 @@ class WrappedTensors:
         from metaq.tensors import new_tensor
 
         self.places: dict[str, Path] = {}
+        self._payload_places: dict[str, Path] = {}
         self._payloads: dict[int, tuple[Reader, OpenFile[Tensor]]] = {}
         with ExitStack() as failing:
             for path in files:
@@ -127,7 +128,7 @@ class WrappedTensors:
                     if octets is None:
                         self.places[name] = path
                         continue
-                    number = _number(path, name)
+                    self._payload_places[name], number = path, _number(path, name)
                     if number in self._payloads:
                         raise InputError(f"{path}: expected each payload in one file, found {name!r} in another too")
                     reader = Reader(octets, f"{path}, {name}")
@@ -143,6 +144,10 @@ class WrappedTensors:
         """Let go of the files; tensors taken from them stay."""
         for _, file in self._payloads.values():
             file.close()
+
+    def names_in(self, path: Path) -> list[str]:
+        """The names that a file has, those of payloads included."""
+        return [name for name, place in (self.places | self._payload_places).items() if place == path]
 
     def payloads(self) -> dict[int, memoryview]:
         """The `.mtq` files, by their numbers."""
