@@ -5,19 +5,31 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.model_card import Facts, read_card, write_card
+from metaq.checkpoints.places import check_folder, working
 from metaq.errors import InputError, nearest_name
 from metaq.files import map_bytes, write_atomically
 from metaq.format.dtypes import DTYPES
 from metaq.format.reader import Reader
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
-from metaq.io.payload import PAYLOAD, QUANT_METHOD, VERSION, has_payload, wrapping_bytes, write_wrapped
+from metaq.io.payload import (
+    METADATA,
+    PAYLOAD,
+    QUANT_METHOD,
+    VERSION,
+    WrappedTensors,
+    has_payload,
+    wrapping_bytes,
+    write_wrapped,
+)
 from metaq.io.source import TensorSource
+from metaq.progress import Progress
 
 CONFIG = "config.json"
 _STEM = "model"  # by which transformers finds files
@@ -137,6 +149,38 @@ def wrap_folder(source: Folder, target: Path) -> int:
         _write_json(target / f"{_STEM}{SAFETENSORS}.index.json", index)
     _write_json(target / CONFIG, config)
     return size_bytes
+
+
+def unwrap_folder(source: Path, output: Path, resume: bool, force: bool, progress: Progress) -> None:
+    """The inverse of `finish_model_folder`: the weights as plain tensors, under the names that they have in ``source``.
+
+    Arguments and errors are those of `decompress_path`.
+    """
+    from metaq.io.safetensors import write_safetensors
+
+    found = read_folder(source, SAFETENSORS)
+    check_folder(found, output, SAFETENSORS, force)
+    places = {
+        name: shard for name, shard in found.content.get("weight_map", {}).items() if not name.startswith(PAYLOAD)
+    }
+    found = replace(found, content=found.content | {"weight_map": places})
+    with (
+        working(output, "decompress", found.paths(), {}, resume) as folder,
+        closing(WrappedTensors(list(found.paths().values()))) as tensors,
+    ):
+        progress.begin("decompressing", sum(path.stat().st_size for path in found.paths().values()))
+        for shard, path in found.paths().items():
+            if not folder.is_written(shard, ""):
+                write_safetensors(
+                    folder.path / shard, {name: tensor for name, _, tensor in tensors.items_in(path)}, METADATA
+                )
+                folder.record(shard, "", {})
+            progress.advance(path.stat().st_size, (folder.path / shard).stat().st_size)
+    found.finish(folder.path, SAFETENSORS)
+    config = read_config(folder.path)
+    del config["quantization_config"]
+    _write_json(folder.path / CONFIG, config)
+    folder.publish_all(output)
 
 
 def _first_dtype(folder: Folder) -> str:

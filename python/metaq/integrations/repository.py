@@ -12,7 +12,7 @@ from typing import Any
 from metaq.errors import InputError
 from metaq.io.payload import QUANT_METHOD
 
-_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _NEEDED = "pip install 'metaq-nn[hub]'"
 _OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 _FIRST = ["config.json", "*.mtq", "*.index.json"]

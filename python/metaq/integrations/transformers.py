@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -44,5 +43,8 @@ def __getattr__(name: str) -> Any:
         raise ModuleNotFoundError(needed, name=error.name) from None
 
 
-with contextlib.suppress(ModuleNotFoundError):
+try:
     importlib.import_module("metaq.integrations.quantizer")
+except ImportError as error:  # no transformers, or a release that no quantizer can be added to
+    if not str(error.name).startswith("transformers"):
+        raise

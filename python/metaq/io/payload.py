@@ -18,6 +18,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +42,7 @@ METADATA = {"format": "pt"}  # without which transformers refuses a file
 _REFERENCE = struct.Struct("<8sII")
 _MAGIC = b"metaq\0\0\0"
 _MOST_BYTES = 10**15  # of a payload
+_MOST_HEADER_BYTES = 10**8  # as the safetensors library has it
 
 
 class Reference(NamedTuple):
@@ -180,30 +182,38 @@ class WrappedTensors:
     def items(self) -> Iterator[tuple[str, Reference | None, Tensor]]:
         """Every name, in the files' order, what stands under it if that is a reference, and its tensor.
 
-        Second names of one tensor come with the same object.
+        Second names of one tensor in a file come with the same object.
         """
+        for path in dict.fromkeys(self.places.values()):
+            yield from self.items_in(path)
+
+    def items_in(self, path: Path) -> Iterator[tuple[str, Reference | None, Tensor]]:
+        """As `items`, of one file."""
         from safetensors import safe_open
 
-        shared = {
+        seen: dict[tuple[int, int], Tensor] = {}
+        with opening(path), safe_open(path, framework="pt") as file:
+            for name in (name for name, place in self.places.items() if place == path):
+                tensor = file.get_tensor(name)
+                reference = self.reference(tensor)
+                if reference is None:
+                    yield name, None, tensor.clone()
+                    continue
+                first = self._first(reference)
+                found = seen[first] if first in seen else self.tensor_at(reference, name)
+                if first in self._shared:
+                    seen[first] = found
+                yield name, reference, found
+
+    @cached_property
+    def _shared(self) -> set[tuple[int, int]]:
+        """Where tensors are that have several names."""
+        return {
             (number, row[5])
             for number, (reader, _) in self._payloads.items()
             for index, row in enumerate(reader.rows)
             if row[5] != index
         }
-        seen: dict[tuple[int, int], Tensor] = {}
-        for path in dict.fromkeys(self.places.values()):
-            with opening(path), safe_open(path, framework="pt") as file:
-                for name in (name for name, place in self.places.items() if place == path):
-                    tensor = file.get_tensor(name)
-                    reference = self.reference(tensor)
-                    if reference is None:
-                        yield name, None, tensor.clone()
-                        continue
-                    first = self._first(reference)
-                    found = seen[first] if first in seen else self.tensor_at(reference, name)
-                    if first in shared:
-                        seen[first] = found
-                    yield name, reference, found
 
     def _first(self, reference: Reference) -> tuple[int, int]:
         """The place of the first name of what is referred to."""
@@ -236,11 +246,11 @@ def _number(path: Path, name: str) -> int:
 
 
 def has_payload(path: Path) -> bool:
-    """Whether a `.safetensors` file has a `.mtq` file in it; False where it is no such file.
-
-    Only the header is read.
-    """
+    """Whether a `.safetensors` file has a `.mtq` file in it; False where it is no such file. Reads the header alone."""
     try:
-        return any(octets is not None for _, octets in _read_names(path))
-    except InputError:
+        with open(path, "rb") as file:
+            size_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size_bytes)) if size_bytes < _MOST_HEADER_BYTES else {}
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(header, dict) and any(name.startswith(PAYLOAD) for name in header)
