@@ -51,8 +51,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected JSON, found something else ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{path}: expected an object with a 'model_type', which AutoModel needs, found none")
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    if method not in (None, QUANT_METHOD):
+    quantization = config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise InputError(f"{path}: expected an object in 'quantization_config', found another value")
+    method = quantization.get("quant_method")
+    if quantization and method != QUANT_METHOD:
         raise InputError(f"{path}: expected weights that are not quantized yet, found quantization by {method}")
     _check_known(path, config)
     return config
