@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers.trainer_utils import validate_quantization_for_training
 
 import metaq
 import metaq.integrations.transformers
@@ -139,10 +140,11 @@ def test_saved_as_floats(folders, tmp_path):
 
 def test_it_can_be_trained(folders):
     model = AutoModelForCausalLM.from_pretrained(folders("llama")[0])
-    assert model.hf_quantizer.is_trainable
+    validate_quantization_for_training(model)
     tokens = torch.arange(12).reshape(2, 6)
     model(input_ids=tokens, labels=tokens).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model.half().dtype == torch.float16
 
 
 def test_files_that_are_gone(folders, tmp_path):
@@ -195,7 +197,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(InputError, match=f"floats: expected a tensor '{PAYLOAD}0' in its files, found none"):
         AutoModel.from_pretrained(tmp_path / "floats")
     harm(tmp_path / "small" / "model.safetensors")
-    with pytest.raises(FormatError, match=r"metaq\.payload\.0, chunk") as failure:
+    with pytest.raises(FormatError, match=r"metaq\.payload\.0: expected chunk") as failure:
         AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     assert "\n" not in str(failure.value)
 

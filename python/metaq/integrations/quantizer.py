@@ -107,7 +107,9 @@ class MetaqQuantizer(HfQuantizer):
         self._tensors, self._decoding = None, {}
         # What is saved has the names of files already.
         self._conversions = model._weight_conversions
-        model._weight_conversions = []  # type: ignore[assignment]  # the library sets it without declaring it
+        # Else the library would refuse to cast the model; it sets what follows without declaring it.
+        model.is_quantized = False  # type: ignore[assignment]
+        model._weight_conversions = []  # type: ignore[assignment]
         return model
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -169,6 +171,11 @@ class MetaqQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         """True: the weights are ordinary ones."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """True: all of the model can be trained, not adapters alone."""
         return True
 
     @property

@@ -119,11 +119,10 @@ class WrappedTensors:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        from metaq.tensors import new_tensor
-
         self.places: dict[str, Path] = {}
         self._payload_places: dict[str, Path] = {}
-        self._payloads: dict[int, tuple[Reader, OpenFile[Tensor]]] = {}
+        self._payloads: dict[int, _Payload] = {}
+        self._last: int | None = None  # the number of the payload that was read last
         with ExitStack() as failing:
             for path in files:
                 for name, octets in _read_names(path):
@@ -133,9 +132,8 @@ class WrappedTensors:
                     self._payload_places[name], number = path, _number(path, name)
                     if number in self._payloads:
                         raise InputError(f"{path}: expected each payload in one file, found {name!r} in another too")
-                    reader = Reader(octets, f"{path}, {name}")
-                    failing.callback(reader.close)
-                    self._payloads[number] = reader, OpenFile(reader, new_tensor)
+                    self._payloads[number] = _Payload(octets, f"{path}, {name}")
+                    failing.callback(self._payloads[number].close)
             if not self._payloads:
                 place = files[0].parent if files else "folder"
                 remedy = "`metaq compress FOLDER -o OUTPUT --as safetensors` makes such files"
@@ -144,8 +142,8 @@ class WrappedTensors:
 
     def close(self) -> None:
         """Let go of the files; tensors taken from them stay."""
-        for _, file in self._payloads.values():
-            file.close()
+        for payload in self._payloads.values():
+            payload.close()
 
     def names_in(self, path: Path) -> list[str]:
         """The names that a file has, those of payloads included."""
@@ -153,7 +151,7 @@ class WrappedTensors:
 
     def payloads(self) -> dict[int, memoryview]:
         """The `.mtq` files, by their numbers."""
-        return {number: reader.data for number, (reader, _) in self._payloads.items()}
+        return {number: payload.octets for number, payload in self._payloads.items()}
 
     def reference(self, tensor: Tensor) -> Reference | None:
         """What a tensor of a file refers to, if it is a reference."""
@@ -173,11 +171,14 @@ class WrappedTensors:
         if reference.payload not in self._payloads:
             found = f"one to payload {reference.payload}"
             raise FormatError(f"tensor {name!r}: expected a reference to one of the folder's payloads, found {found}")
-        reader, file = self._payloads[reference.payload]
-        if reference.tensor >= len(reader.rows):
+        payload = self._payloads[reference.payload]
+        if reference.tensor >= len(payload.rows):
             found = f"one to tensor {reference.tensor}"
-            raise FormatError(f"tensor {name!r}: expected a reference to one of {len(reader.rows)}, found {found}")
-        return file.get_tensor(reader.rows[reference.tensor][0])
+            raise FormatError(f"tensor {name!r}: expected a reference to one of {len(payload.rows)}, found {found}")
+        if self._last not in (None, reference.payload):
+            self._payloads[self._last].forget()
+        self._last = reference.payload
+        return payload.tensor(reference.tensor)
 
     def items(self) -> Iterator[tuple[str, Reference | None, Tensor]]:
         """Every name, in the files' order, what stands under it if that is a reference, and its tensor.
@@ -210,17 +211,49 @@ class WrappedTensors:
         """Where tensors are that have several names."""
         return {
             (number, row[5])
-            for number, (reader, _) in self._payloads.items()
-            for index, row in enumerate(reader.rows)
+            for number, payload in self._payloads.items()
+            for index, row in enumerate(payload.rows)
             if row[5] != index
         }
 
     def _first(self, reference: Reference) -> tuple[int, int]:
         """The place of the first name of what is referred to."""
-        found = self._payloads.get(reference.payload)
-        rows = found[0].rows if found else []
-        target = rows[reference.tensor][5] if reference.tensor < len(rows) else reference.tensor
-        return reference.payload, target
+        payload = self._payloads.get(reference.payload)
+        if payload is None or reference.tensor >= len(payload.rows):
+            return reference
+        return reference.payload, payload.rows[reference.tensor][5]
+
+
+class _Payload:
+    """A `.mtq` file within another file, read like one by itself."""
+
+    def __init__(self, octets: memoryview, name: str) -> None:
+        self.octets = octets
+        self._name = name
+        self._open()
+
+    def _open(self) -> None:
+        from metaq.tensors import new_tensor
+
+        reader = Reader(self.octets, self._name)
+        self.rows = reader.rows
+        self._file: OpenFile[Tensor] = OpenFile(reader, new_tensor)
+        self._is_read = False
+
+    def tensor(self, index: int) -> Tensor:
+        """The tensor at a place in the file."""
+        self._is_read = True
+        return self._file.get_tensor(self.rows[index][0])
+
+    def forget(self) -> None:
+        """Let go of what was decoded ahead, of which there would be too much if every payload kept some."""
+        if self._is_read:
+            self._file.close()
+            self._open()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
 
 
 def _read_names(path: Path) -> Iterator[tuple[str, memoryview | None]]:
