@@ -248,6 +248,9 @@ def test_a_folder_of_mtq_files_becomes_one_for_the_library(folders, tmp_path):
     metaq.save_pretrained(small.parent / "mtq", tmp_path / "wrapped")
     for shard in small.glob("*.safetensors"):
         assert (tmp_path / "wrapped" / shard.name).read_bytes() == shard.read_bytes()
-    assert_same(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "wrapped"), AutoModelForCausalLM.from_pretrained(floats)
-    )
+    expected = AutoModelForCausalLM.from_pretrained(floats)
+    assert_same(AutoModelForCausalLM.from_pretrained(tmp_path / "wrapped"), expected)
+    metaq.save_pretrained(expected, tmp_path / "wrapped")  # one file, where several may have been
+    assert len(list(tmp_path.glob("wrapped/*.safetensors*"))) == 1
+    with pytest.raises(InputError, match="expected no such folder or one that metaq made"):
+        metaq.save_pretrained(expected, floats)

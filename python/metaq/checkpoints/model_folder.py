@@ -127,6 +127,8 @@ def finish_model_folder(folder: Path, report: CompressionReport, weights: int) -
 def wrap_folder(source: Folder, target: Path) -> int:
     """Write safetensors files with a folder's `.mtq` shards in them, their index, and the `config.json` that says so.
 
+    Those of an earlier model in their place are removed.
+
     Args:
         source: of `.mtq` shards, with a `config.json` beside them.
         target: a folder that exists.
@@ -147,9 +149,15 @@ def wrap_folder(source: Folder, target: Path) -> int:
         name = _STEM + SAFETENSORS if source.index is None else source.renamed(shard, SAFETENSORS)
         places |= dict.fromkeys(write_wrapped(path, target / name, number), name)
     size_bytes = sum((target / name).stat().st_size for name in set(places.values()))
-    if source.index is not None:
+    for path in target.glob(f"{_STEM}*{SAFETENSORS}"):
+        if path.name not in places.values() and has_payload(path):
+            path.unlink()
+    index_path = target / f"{_STEM}{SAFETENSORS}.index.json"
+    if source.index is None:
+        index_path.unlink(missing_ok=True)
+    else:
         index = {"metadata": {"total_size": size_bytes}, "weight_map": dict(sorted(places.items()))}
-        _write_json(target / f"{_STEM}{SAFETENSORS}.index.json", index)
+        _write_json(index_path, index)
     _write_json(target / CONFIG, config)
     return size_bytes
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metaq.api import load_file, save
 from metaq.checkpoints import CompressionConfig, compress_state_dict
 from metaq.checkpoints.model_card import CARD, Facts, read_card, write_card
-from metaq.checkpoints.model_folder import CONFIG, read_config, wrap_folder
+from metaq.checkpoints.model_folder import CONFIG, check_replaceable, read_config, wrap_folder
 from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
 from metaq.files import TEMPORARY_PREFIX, map_bytes, write_error
@@ -135,6 +135,7 @@ def _save_folder(
     """Wrap shards, and copy what is beside weights in ``source``."""
     if target.resolve() == source.resolve():
         raise InputError(f"{target}: expected another folder than the source, found the source itself")
+    check_replaceable(target)
     kept = None if force else read_card(target)
     size_bytes = wrap_folder(shards, target)
     try:

@@ -3,7 +3,7 @@
 `metaq.io.payload` says what is in such files. The library walks their names as it always does: it renames them, looks
 for those that are missing, and places and ties tensors. Only what it collects for a parameter is decoded before it goes
 on, in the class that `_decoding` makes. So merged experts, renamed parameters and other prefixes work as in folders of
-floats, and no more than one parameter at a time is there twice.
+floats, and parameters are decoded one or, if they are small, a few at a time.
 """
 
 from __future__ import annotations
