@@ -1,5 +1,6 @@
 """A small network, a loop that trains it with a method, and what the tests of the compressor compare."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +13,8 @@ METHODS = {
     "hemp": metaq.HEMP(order=1, levels=7, refresh_every=3),
     "lobster": metaq.LOBSTER(strength=1e-2),
 }
+METAQ = METHODS["metaq"]
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def network(seed=0):
@@ -20,8 +23,9 @@ def network(seed=0):
 
 
 def loss(model, rows=slice(None)):
-    inputs = INPUTS[rows].to(next(model.parameters()).dtype)
-    return nn.functional.cross_entropy(model(inputs), LABELS[rows])
+    """On the model's device and in its dtype."""
+    inputs = INPUTS[rows].to(next(model.parameters()))
+    return nn.functional.cross_entropy(model(inputs), LABELS[rows].to(inputs.device))
 
 
 def adam(model):
@@ -49,9 +53,19 @@ def digest(model):
     return metaq.metrics.digest(model.state_dict())
 
 
+def digest_of_latents(model, compressor):
+    with compressor.latent_weights():
+        return digest(model)
+
+
+def reference(method=METAQ, steps=6):
+    """The latent weights' digest after the plainest of loops."""
+    return digest_of_latents(*trained(method, steps)[:2])
+
+
 def assert_shows_the_file(model, compressor):
     """The parameters are those that a decoder of the file gives back."""
     decoded = compressor.compress().decompress()
     for name, tensor in model.state_dict().items():
-        assert torch.equal(decoded[name], tensor), name
+        assert torch.equal(decoded[name], tensor.cpu()), name
         assert decoded[name].dtype == tensor.dtype

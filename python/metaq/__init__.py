@@ -31,6 +31,7 @@ _MODULES = {
     "calibrate": "metaq.quantizers",
     "compress": "metaq.quantizers",
     "compress_losslessly": "metaq.quantizers",
+    "compress_calibrated": "metaq.checkpoints",
     "compress_state_dict": "metaq.checkpoints",
     "decode": "metaq.numpy",
     "encode": "metaq.numpy",

@@ -1,5 +1,5 @@
 from metaq.api import load_file, load_into, safe_open, save
-from metaq.checkpoints import CompressionConfig, compress_state_dict
+from metaq.checkpoints import CompressionConfig, compress_calibrated, compress_state_dict
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
@@ -31,6 +31,7 @@ __all__ = [
     "Sized",
     "calibrate",
     "compress",
+    "compress_calibrated",
     "compress_losslessly",
     "compress_state_dict",
     "decode",

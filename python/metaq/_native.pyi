@@ -30,7 +30,6 @@ def adaptive_decode(data: Buffer, blocks: Sequence[NDArray[np.int32]]) -> None: 
 def quantize_by_rate(
     weights: Sequence[NDArray[np.float32]],
     importances: Sequence[NDArray[np.float32] | None],
-    feedbacks: Sequence[NDArray[np.float32] | None],
     symbols: Sequence[NDArray[np.int32]],
     rate_weight: float,
 ) -> float: ...
@@ -78,6 +77,20 @@ def solve_knapsacks(
     optima: OptimaArrays,
 ) -> None: ...
 def kmeans(values: NDArray[np.float64], counts: NDArray[np.float64], ends: NDArray[np.int64]) -> None: ...
+
+class ColumnQuantizer:
+    def __init__(self, rate_weight: float, states: int) -> None: ...
+    def quantize(
+        self,
+        targets: NDArray[np.float32],
+        shares: NDArray[np.float32],
+        scales: NDArray[np.float32],
+        importances: NDArray[np.float32],
+        row_levels: NDArray[np.float32],
+        symbols: NDArray[np.int32],
+        errors: NDArray[np.float32],
+        most: float,
+    ) -> None: ...
 
 class QuantizedParameters:
     def __init__(self, weights: Sequence[NDArray[np.float32]], latents: Sequence[NDArray[np.float32]]) -> None: ...

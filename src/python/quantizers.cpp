@@ -26,13 +26,11 @@ namespace {
 
 using WeightArray = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using ImportanceArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-using FeedbackArray = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 using ShareArray = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 using WeightArrays = std::vector<WeightArray>;
 using ImportanceArrays = std::vector<std::optional<ImportanceArray>>;
-using FeedbackArrays = std::vector<std::optional<FeedbackArray>>;
 using FilledArrays = std::vector<FilledArray>;
 
 void check_weights(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols) {
@@ -51,19 +49,13 @@ void check_weights(const WeightArrays& weights, const ImportanceArrays& importan
 }
 
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
-// Weights with a feedback are moved.
 double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances,
-                        const FeedbackArrays& feedbacks, const FilledArrays& symbols, double rate_weight) {
+                        const FilledArrays& symbols, double rate_weight) {
     check_weights(weights, importances, symbols);
-    if (weights.size() != feedbacks.size()) throw std::invalid_argument("weights and feedbacks differ in number");
     std::vector<metaq::rdoq::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        const std::size_t row_size = symbols[i].shape(1) * symbols[i].shape(2);
-        if (feedbacks[i] && (feedbacks[i]->shape(0) != row_size || feedbacks[i]->shape(1) != row_size)) {
-            throw std::invalid_argument("a feedback has other columns than its weights");
-        }
-        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr,
-                          feedbacks[i] ? feedbacks[i]->data() : nullptr, block_of(symbols[i])});
+        blocks.push_back(
+            {weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i])});
     }
     nb::gil_scoped_release release;
     double bits = 0;
@@ -71,7 +63,11 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
     return bits;
 }
 
+// One state: every symbol is an even multiple.
+constexpr metaq::dependent::Machine kFree{1, {{{0, 0}}}};
+
 const metaq::dependent::Machine& machine_of(std::size_t states) {
+    if (states == 1) return kFree;
     const auto& machines = metaq::dependent::kMachine;
     const auto machine = std::find_if(machines.begin(), machines.end(),
                                       [&](const auto& one) { return one.states == states; });
@@ -105,15 +101,15 @@ public:
         : quantizer_(machine_of(states), static_cast<float>(rate_weight)) {}
 
     void quantize(const Matrix<float>& targets, const ShareArray& shares, const Vector<const float>& scales,
-                  const Vector<const float>& importances, const Vector<const float>& row_importances,
+                  const Matrix<const float>& importances,
                   const Vector<const float>& row_levels, const Matrix<std::int32_t>& symbols,
                   const Matrix<float>& errors, float most) {
         const std::size_t columns = targets.shape(0), rows = targets.shape(1), matrices = shares.shape(0);
         check_size("columns of shares", columns, shares.shape(1));
         check_size("columns of shares", columns, shares.shape(2));
         check_size("scales", columns, scales.size());
-        check_size("importances", columns, importances.size());
-        check_size("row importances", rows, row_importances.size());
+        check_size("columns of importances", columns, importances.shape(0));
+        check_size("rows of importances", rows, importances.shape(1));
         check_size("row levels", rows, row_levels.size());
         check_size("columns of symbols", columns, symbols.shape(0));
         check_size("rows of symbols", rows, symbols.shape(1));
@@ -124,7 +120,7 @@ public:
         }
         const metaq::second_order::Columns block{
             columns,           rows,          matrices,          targets.data(), shares.data(), scales.data(),
-            importances.data(), row_importances.data(), row_levels.data(), symbols.data(), errors.data(), most};
+            importances.data(), row_levels.data(), symbols.data(), errors.data(), most};
         nb::gil_scoped_release release;
         quantizer_.quantize(block);
     }
@@ -145,7 +141,7 @@ bool are_dependent(const SymbolArray& symbols) {
 void bind_quantizers(nb::module_& module) {
     // Without conversion: it would fill copies.
     module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(),
-               nb::arg("importances").noconvert(), nb::arg("feedbacks").noconvert(), nb::arg("symbols").noconvert(),
+               nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(),
                nb::arg("rate_weight"));
     module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(),
                nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("most"),
@@ -154,7 +150,7 @@ void bind_quantizers(nb::module_& module) {
         .def(nb::init<double, std::size_t>(), nb::arg("rate_weight"), nb::arg("states"))
         .def("quantize", &PythonColumnQuantizer::quantize, nb::arg("targets").noconvert(),
              nb::arg("shares").noconvert(), nb::arg("scales").noconvert(), nb::arg("importances").noconvert(),
-             nb::arg("row_importances").noconvert(), nb::arg("row_levels").noconvert(),
+             nb::arg("row_levels").noconvert(),
              nb::arg("symbols").noconvert(), nb::arg("errors").noconvert(), nb::arg("most"));
     module.def("are_dependent", &are_dependent, nb::arg("symbols"));
 }

@@ -1,13 +1,13 @@
 """Training on several processes, in replicas and in shards: all as one process does it."""
 
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import on_ranks
 import pytest
 import torch
+from launcher import python_on
 from torch.distributed import checkpoint as dcp
 
 import metaq
@@ -27,8 +27,7 @@ REFUSALS = {
 
 def run(folder, processes, *scenarios):
     """Scenarios on so many processes; for each, what every rank came to."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(PROGRAM), str(folder), *scenarios]
+    command = [*python_on(processes), str(PROGRAM), str(folder), *scenarios]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
     return {name: [torch.load(folder / f"{name}-{rank}.pt") for rank in range(processes)] for name in scenarios}

@@ -1,13 +1,16 @@
 """Folders compressed by several processes: the files of one process, byte for byte, and one line where it fails."""
 
 import os
+import signal
 import subprocess
-import sys
+import time
 
 import pytest
 import torch
+from launcher import python_on
 
 from metaq.checkpoints.ranks import balanced, joined
+from metaq.cli.app import app
 
 NAMES = [f"model-{shard}-of-3.safetensors" for shard in (1, 2, 3)]
 
@@ -32,12 +35,18 @@ def folder(write_folder):
     return path
 
 
+def program(processes, arguments):
+    """`metaq`, alone on two threads or by torchrun on one each, as `subprocess` takes it."""
+    return {
+        "args": [*python_on(processes), "-m", "metaq", *map(str, arguments)],
+        "env": os.environ | {"OMP_NUM_THREADS": "2" if processes == 1 else "1"},
+        "text": True,
+    }
+
+
 def run(processes, *arguments, timeout=300):
-    """The exit code, standard output and standard error of `metaq`, alone on two threads or by torchrun on one each."""
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [sys.executable, "-m", *(torchrun if processes > 1 else []), "metaq", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "2" if processes == 1 else "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+    """The exit code, standard output and standard error of `metaq`."""
+    ended = subprocess.run(**program(processes, arguments), capture_output=True, timeout=timeout)
     return ended.returncode, ended.stdout, ended.stderr
 
 
@@ -51,8 +60,7 @@ def lines(errors):
 
 
 def check_same(folder, tmp_path, processes, *options):
-    code, _, errors = run(1, "compress", folder, "-o", tmp_path / "one", "-q", *options)
-    assert code == 0, errors
+    app(["compress", str(folder), "-o", str(tmp_path / "one"), "-q", *options], standalone_mode=False)
     code, output, errors = run(processes, "compress", folder, "-o", tmp_path / "many", "-q", *options)
     assert (code, output) == (0, ""), errors
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
@@ -135,6 +143,39 @@ def test_a_file_is_refused(folder, tmp_path):
     _, _, errors = run(2, "compress", folder / NAMES[0], "-o", tmp_path / "many.mtq")
     (line,) = lines(errors)
     assert line.endswith("expected a folder of shards to share among 2 ranks, found a file")
+
+
+def finished(folder):
+    """The shards that are recorded in a work folder as done."""
+    return {path.name[len("metaq-state-") : -len(".json")] for path in folder.glob("metaq-state-*.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+def test_a_stopped_run_goes_on(write_folder, tmp_path, before, after):
+    """With what any rank finished, on as many ranks or on others; the first shard takes longest and is not done."""
+    generator = torch.Generator().manual_seed(0)
+    rows = {NAMES[0]: 2500, NAMES[1]: 150, NAMES[2]: 150}
+    folder = write_folder({name: {name[6]: torch.randn(rows[name], 1000, generator=generator)} for name in NAMES})
+    arguments = ("compress", folder, "-o", tmp_path / "many", "-q", "--coder", "mixing", "--lossless")
+    work, errors_only = tmp_path / "many.partial", {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    started = subprocess.Popen(**program(before, arguments), **errors_only, start_new_session=True)
+    while started.poll() is None and not finished(work):
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert lines(errors) == [
+        "metaq: stopped; what is finished is kept: the same command with --resume goes on from there"
+    ]
+    kept = {name: (work / name).stat().st_mtime_ns for name in finished(work)}
+    assert set() < kept.keys() <= {name.replace("safetensors", "mtq") for name in NAMES[1:]}
+    assert not (tmp_path / "many").exists()
+
+    code, _, errors = run(after, *arguments, "--resume")
+    assert code == 0, errors
+    assert {name: (tmp_path / "many" / name).stat().st_mtime_ns for name in kept} == kept
+    assert run(1, *arguments[:3], tmp_path / "one", *arguments[4:])[0] == 0
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
 
 
 def test_shards_are_shared_evenly():

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import safetensors.torch
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from metaq.cli.app import app
 
@@ -20,7 +22,7 @@ SLOW = ("metaq demo", "metaq curve")  # more than ten seconds
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """What the examples work on: a small network as a file, and as a folder of one shard."""
+    """What the examples work on: a small network as a file, as a folder of one shard, and as an ONNX model."""
     path = tmp_path_factory.mktemp("examples")
     generator = torch.Generator().manual_seed(0)
     tensors = {
@@ -31,6 +33,10 @@ def place(tmp_path_factory):
     (path / "folder").mkdir()
     for name in ("model.safetensors", "folder/model.safetensors"):
         safetensors.torch.save_file(tensors, path / name)
+    initialisers = [numpy_helper.from_array(tensor.numpy(), name) for name, tensor in tensors.items()]
+    nodes = [helper.make_node("Sum", ["body.weight", "norm.weight"], ["y"])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [60, 30])]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "main", [], outputs, initialisers)), path / "model.onnx")
     return path
 
 

@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from launcher import python_on
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 NEEDED = {"train_accelerate": "accelerate", "train_lightning": "lightning", "train_trainer": "transformers"}
@@ -16,11 +16,9 @@ NEEDED = {"train_accelerate": "accelerate", "train_lightning": "lightning", "tra
 def run(example, path, environment):
     if not find_spec(NEEDED.get(example.stem, "torch")):
         pytest.skip(f"{NEEDED[example.stem]} is not installed")
-    launcher = [sys.executable]
-    if "torchrun" in example.read_text():
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    processes = 2 if "torchrun" in example.read_text() else 1
     finished = subprocess.run(
-        [*launcher, str(example), str(path)],
+        [*python_on(processes), str(example), str(path)],
         capture_output=True,
         text=True,
         check=False,

@@ -74,6 +74,18 @@ def test_whole_tensors_symbols_and_rows(coder, cache_bytes):
         assert digest({name: reader.tensor(name, slice(2, 5), new_tensor)}) == digest({name: tensor[2:5]})
 
 
+@pytest.mark.usefixtures("_chunking")
+def test_symbols_a_group_at_a_time():
+    reader = Reader(encode(model(), "rans"))
+    whole = {name: octets_of(array) for name, array in reader.symbols(new_tensor).items()}
+    before = reader.decoded_chunks
+    found = [entry for group in reader.symbol_groups(new_tensor) for entry in group.items()]
+    assert [index for index, _ in found] == list(range(len(whole)))
+    for (_, array), octets in zip(found, whole.values(), strict=True):
+        assert np.array_equal(octets_of(array), octets)
+    assert reader.decoded_chunks - before <= 4 * before  # a chunk is decoded again where a group ends in it
+
+
 def test_symbols_that_stand_for_nothing_are_refused(monkeypatch):
     monkeypatch.setattr("metaq.compressed_model.check_symbols", lambda *_: None)
     for dtype in FLOATS:

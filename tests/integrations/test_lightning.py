@@ -1,8 +1,6 @@
 """`MetaqCallback` under Lightning's Trainer, as it comes from the package index."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -344,7 +342,7 @@ def test_lightning_cli(tmp_path, monkeypatch):
 
 RANKS = """
 import sys
-sys.path.insert(0, {tests!r})
+from pathlib import Path
 from test_lightning import *
 from torch.distributed.fsdp import fully_shard
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -361,8 +359,8 @@ class Sharded(Module):
 
 
 def fit(name, strategy, seed=0, kind=Module, checkpoint=None):
-    model, path = module(kind, seed), folder / f"{{name}}.mtq"
-    checkpoints = ModelCheckpoint(folder / name, filename="{{step}}", save_top_k=-1)
+    model, path = module(kind, seed), folder / f"{name}.mtq"
+    checkpoints = ModelCheckpoint(folder / name, filename="{step}", save_top_k=-1)
     run = trainer(folder, MetaqCallback(METHOD, path), checkpoints, devices=2, strategy=strategy)
     run.fit(model, loader(), ckpt_path=checkpoint)
     run.strategy.barrier()
@@ -375,19 +373,15 @@ def sharded():
 
 folder = Path(sys.argv[1])
 model = fit("replicas", DDPStrategy(process_group_backend="gloo"))
-torch.save(model.state_dict(), folder / f"rank{{torch.distributed.get_rank()}}.pt")
+torch.save(model.state_dict(), folder / f"rank{torch.distributed.get_rank()}.pt")
 fit("shards", sharded(), kind=Sharded)
 fit("resumed", sharded(), 5, Sharded, folder / "shards" / "step=6.ckpt")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_with_replicas_and_with_shards(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(RANKS.format(tests=str(Path(__file__).parent)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program, tmp_path]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert finished.returncode == 0, finished.stderr
+def test_two_processes_with_replicas_and_with_shards(tmp_path, run_program):
+    run_program(RANKS, processes=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)
     assert_same(first, metaq.load_file(tmp_path / "replicas.mtq"))

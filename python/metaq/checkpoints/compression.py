@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,19 +13,13 @@ from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.folder_kind import FolderKind
-from metaq.checkpoints.model_folder import (
-    check_replaceable,
-    check_uncompressed,
-    finish_model_folder,
-    read_config,
-    without_wrapping,
-)
-from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.checkpoints.places import check_file, working
 from metaq.checkpoints.ranks import Ranks, sizes_bytes
 from metaq.checkpoints.resumable import WorkFolder
+from metaq.checkpoints.shard_folder import opened_folder
 from metaq.errors import InputError
 from metaq.io import open_source
-from metaq.io.huggingface import MTQ, read_checkpoint_folder
+from metaq.io.huggingface import MTQ
 from metaq.io.source import TensorSource
 from metaq.io.standard import readable, writable
 from metaq.progress import Progress
@@ -61,30 +55,14 @@ def compress_path(
     start, progress = time.perf_counter(), progress or Progress()
     described = asdict(config) | {"key": key, "kind": kind}
     if source.is_dir():
-        found = read_checkpoint_folder(source)
-        check_folder(found, output, kind.suffix, force)
-        if kind is FolderKind.SAFETENSORS:
-            check_replaceable(output)
-            read_config(source)
-        with ExitStack() as opened:
-            sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
-            found.check(lambda shard: sources[shard].layouts)
-            parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
-            check_uncompressed(source, parts)
-            if kind is FolderKind.SAFETENSORS:
-                config = without_wrapping(config, parts)
-            with working(output, "compress", found.paths(), described, resume) as folder:
+        with opened_folder(source, output, kind, key, force) as shards:
+            config = shards.asked_of_shards(config)
+            with working(output, "compress", shards.found.paths(), described, resume) as folder:
                 if ranks is not None:
-                    paths = {found.renamed(shard, MTQ): path.absolute() for shard, path in found.paths().items()}
-                    ranks.share(paths, sizes_bytes(parts), key)
-                checkpoint, totals = _compress(parts, config, folder, progress, ranks)
-        found.finish(folder.path, MTQ)
-        report = _report(checkpoint, totals, str(output), len(parts), start)
-        if kind is FolderKind.SAFETENSORS:
-            weights = sum(layout.size for tensors in parts.values() for layout in tensors.layouts.values())
-            report = finish_model_folder(folder.path, report, weights)
-        folder.publish_all(output)
-        return report
+                    ranks.share(shards.absolute_paths(), sizes_bytes(shards.parts), key)
+                checkpoint, totals = _compress(shards.parts, config, folder, progress, ranks)
+            report = _report(checkpoint, totals, str(output), len(shards.parts), start)
+            return shards.publish(folder, output, report)
     if kind is not FolderKind.MTQ:
         raise InputError(f"{source}: expected a folder of shards to write as {kind}, found a file")
     if ranks is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -84,6 +84,16 @@ class CompressionConfig:
     def keeps(self, name: str) -> bool:
         """Whether a pattern says that the tensor of this name stays as it is."""
         return any(fnmatchcase(name, pattern) for pattern in self.keep)
+
+    def of_names(self, names: Iterable[str]) -> CompressionConfig:
+        """The same, without patterns that match none of these names."""
+        known = list(names)
+
+        def counts(pattern: str) -> bool:
+            return any(fnmatchcase(name, pattern) for name in known)
+
+        bits = {pattern: bits for pattern, bits in self.tensor_bits.items() if counts(pattern)}
+        return replace(self, keep=tuple(filter(counts, self.keep)), tensor_bits=bits)
 
     def bits_pattern(self, name: str) -> str | None:
         """The pattern by which the tensor of this name has bits of its own, if there is one."""

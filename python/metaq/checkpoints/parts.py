@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import TypeVar
 
 from metaq.checkpoints.chunk_encoder import ChunkEncoder, Totals
 from metaq.checkpoints.config import CompressionConfig
+from metaq.checkpoints.resumable import WorkFolder
 from metaq.checkpoints.tensor_plan import TensorPlan, plan_tensor
 from metaq.checkpoints.weight_quantizer import Codebooks, WeightQuantizer
 from metaq.io.source import TensorSource, size_bytes
@@ -32,7 +33,6 @@ class Parts:
         self.stop = threading.Event()
         self.plans: dict[str, TensorPlan] = {}
         self.encoders: dict[str, ChunkEncoder] = {}
-        self.on_written: Callable[[str, Totals], None] = lambda part, totals: None
         self._cores = cores or os.cpu_count() or 1
         self.outer, self.inner = thread_counts(len(sources), self._cores)
 
@@ -84,10 +84,13 @@ class Parts:
 
         return self._each(measure)
 
-    def write(self, folder: Path, codebooks: Codebooks, done: Mapping[str, Totals]) -> dict[str, Totals]:
-        """Write the parts' files into a folder, but for those that are done.
+    def write(
+        self, folder: WorkFolder, key: str, codebooks: Codebooks, done: Mapping[str, Totals]
+    ) -> dict[str, Totals]:
+        """Write the parts' files into a folder, but for those that are done, and record there what they came to.
 
         Args:
+            key: that it is recorded by.
             done: what such parts came to.
 
         Raises:
@@ -99,8 +102,8 @@ class Parts:
             if part in done:
                 self.progress.advance(size_bytes(self.sources[part]), done[part].size_bytes)
                 return done[part]
-            totals = self.encoders[part].write(folder / part, codebooks, self.inner, self.progress)
-            self.on_written(part, totals)
+            totals = self.encoders[part].write(folder.path / part, codebooks, self.inner, self.progress)
+            folder.record(part, key, asdict(totals))
             return totals
 
         return self._each(write)

@@ -1,11 +1,14 @@
-"""A folder in which work goes on part by part, and the small file in it that an interrupted run is resumed from."""
+"""A folder in which work goes on part by part, and the small files in it that an interrupted run is resumed from.
+
+`STATE` has the options that the run began with. Each part that is done has a note beside it, which the process that did
+the part writes, so that several processes can share a folder.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from metaq.errors import InputError
 from metaq.files import TEMPORARY_PREFIX, write_atomically, write_error
 
 STATE = "metaq-state.json"
+_NOTE = "metaq-state-{}.json"  # of a part
 
 
 class WorkFolder:
@@ -30,16 +34,13 @@ class WorkFolder:
 
     def __init__(self, path: Path, options: Mapping[str, Any], resumes: bool) -> None:
         self.path = path
-        self._options = json.loads(json.dumps(options))
-        self._results: dict[str, dict[str, dict[str, float]]] = {}
-        self._written: dict[str, str] = {}
-        self._changing = threading.Lock()
+        own = json.loads(json.dumps(options))
         if path.exists():
             self._check_own()
             if (path / STATE).is_file() and resumes:
-                self._load()
+                self._check_options(own)
         try:
-            if not self._written and not self._results:
+            if not (resumes and self._notes()):
                 shutil.rmtree(path, ignore_errors=True)
             path.mkdir(exist_ok=True)
             for left in path.glob(f"{TEMPORARY_PREFIX}*"):
@@ -47,7 +48,7 @@ class WorkFolder:
         except OSError as error:
             raise write_error(path, error) from None
         try:
-            self._save()
+            write_atomically(path / STATE, json.dumps({"options": own}, indent=1).encode())
         except BaseException:
             self.close()
             raise
@@ -61,36 +62,35 @@ class WorkFolder:
             found = "another"
             raise InputError(f"{self.path}: expected no such folder, or one that a stopped run left, found {found}")
 
-    def _load(self) -> None:
-        place = self.path / STATE
-        try:
-            state = json.loads(place.read_text())
-            options, self._results, self._written = state["options"], state["results"], state["written"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{place}: expected what a stopped run left, found something else") from None
-        differing = [key for key in {**options, **self._options} if options.get(key) != self._options.get(key)]
+    def _check_options(self, own: Mapping[str, Any]) -> None:
+        options = _read(self.path / STATE, {"options"})["options"]
+        differing = [key for key in {**options, **own} if options.get(key) != own.get(key)]
         if differing:
-            found = f"{differing[0]} {options.get(differing[0])!r} then and {self._options.get(differing[0])!r} now"
+            found = f"{differing[0]} {options.get(differing[0])!r} then and {own.get(differing[0])!r} now"
             raise InputError(f"{self.path}: expected the source and the options that the run began with, found {found}")
 
     def result(self, part: str, key: str) -> dict[str, float] | None:
         """What a part came to, if it was done by this key."""
-        return self._results.get(part, {}).get(key)
+        found: dict[str, float] | None = self._note(part)["results"].get(key)
+        return found
 
     def is_written(self, part: str, key: str) -> bool:
         """Whether the part's file is there, and is that of this key."""
-        return self._written.get(part) == key and (self.path / part).is_file()
+        return bool(self._note(part)["written"] == key) and (self.path / part).is_file()
 
     def record(self, part: str, key: str, result: Mapping[str, float]) -> None:
         """A part's file is written, and came to this."""
-        with self._changing:
-            self._results.setdefault(part, {})[key] = dict(result)
-            self._written[part] = key
-            self._save()
+        results = self._note(part)["results"] | {key: dict(result)}
+        note = {"results": results, "written": key}
+        write_atomically(self.path / _NOTE.format(part), json.dumps(note, indent=1).encode())
 
-    def _save(self) -> None:
-        state = {"options": self._options, "results": self._results, "written": self._written}
-        write_atomically(self.path / STATE, json.dumps(state, indent=1).encode())
+    def _note(self, part: str) -> dict[str, Any]:
+        """What is known of a part: results by the keys it was done by, and the key of the file that is there."""
+        place = self.path / _NOTE.format(part)
+        return _read(place, {"results", "written"}) if place.exists() else {"results": {}, "written": None}
+
+    def _notes(self) -> list[Path]:
+        return list(self.path.glob(_NOTE.format("*")))
 
     def publish(self, part: str, target: Path) -> None:
         """A part's file takes the place of ``target``, and the folder is removed.
@@ -105,7 +105,7 @@ class WorkFolder:
         self.remove()
 
     def publish_all(self, target: Path) -> None:
-        """The folder takes the place of ``target``, which is removed; the state file stays behind in neither.
+        """The folder takes the place of ``target``, which is removed; state and notes stay behind in neither.
 
         Raises:
             InputError: it cannot.
@@ -115,19 +115,30 @@ class WorkFolder:
             if target.exists():
                 os.rename(target, before)
             os.rename(self.path, target)
-            (target / STATE).unlink()
+            for left in (target / STATE, *target.glob(_NOTE.format("*"))):
+                left.unlink()
         except OSError as error:
             raise write_error(target, error) from None
         shutil.rmtree(before, ignore_errors=True)
 
     def close(self) -> None:
         """After a failure: the folder is removed unless a part is finished."""
-        if not self._written:
+        if not self._notes():
             self.remove()
 
     def remove(self) -> None:
         """Remove the folder and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _read(place: Path, keys: set[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(place.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not keys <= found.keys():
+        raise InputError(f"{place}: expected what a stopped run left, found something else")
+    return found
 
 
 def fingerprint(paths: Mapping[str, Path]) -> dict[str, list[int]]:

@@ -35,14 +35,9 @@ class Sample:
         """Whether no weight is left out."""
         return self.share == 1.0
 
-    def scaled(self, quantizer: WeightQuantizer) -> dict[str, Tensor]:
-        """The weights as if all had the common step."""
-        scales = {name: quantizer.scale(name) for name in self.weights}
-        return {name: tensor if scales[name] == 1 else tensor / scales[name] for name, tensor in self.weights.items()}
-
     def measure(self, step: float, quantizer: WeightQuantizer) -> Totals:
         """What all weights would come to on this step, going by the sample, their coded bits included."""
-        codebooks = {name: quantizer.codebook(name, step) for name in self.weights}
+        codebooks = dict.fromkeys(self.weights, quantizer.codebook(step))
         symbols = quantizer.quantize(self.weights, codebooks)
         payload = coding.by_name(quantizer.coder).encode([tensor.numpy() for tensor in symbols.values()])
         error = squared_error(self.weights, symbols, codebooks)

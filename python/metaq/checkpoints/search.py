@@ -98,9 +98,8 @@ def search_step(
     Raises:
         InputError: no step leads there.
     """
-    scaled = sample.scaled(quantizer)
     is_error = target.quantity is Quantity.ERROR
-    guessed = guessed_error(scaled) if is_error else guessed_bits(scaled)
+    guessed = guessed_error(sample.weights) if is_error else guessed_bits(sample.weights)
 
     def guess(step: float) -> float:
         if is_error:

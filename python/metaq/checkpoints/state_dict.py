@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from metaq.checkpoints.calibrated import compress_by_moments
 from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.config import CompressionConfig
 from metaq.checkpoints.tensor_plan import Storage
@@ -34,9 +35,9 @@ def compress_state_dict(
         state: named dense tensors.
         config: to what error or size; by default 4 bits a weight.
         metadata: to be kept with the tensors.
-        calibration: of the model that the state is of (`metaq.calibrate`). A layer's steps then follow from what its
-            errors do to the predictions, and its weights make up for each other's errors: at the same size the error
-            is larger, and the predictions are better.
+        calibration: of the model that the state is of (`metaq.calibrate`). Steps then follow from what errors do to the
+            predictions, and weights make up for each other's errors: at the same size the error is larger, and the
+            predictions are better. `metaq.compress_calibrated`, which takes the model and the data, does better still.
 
     Returns:
         The model, made for ``config.coder`` or, without one, for the coder that suits its size: `metaq.save` uses it.
@@ -51,8 +52,11 @@ def compress_state_dict(
         >>> model.coder
         'mixing'
     """
+    config = config or CompressionConfig()
+    if calibration is not None:
+        return compress_by_moments(state, config, calibration, metadata)
     progress, source = Progress(), StateSource(state, metadata)
-    checkpoint = Checkpoint({"": source}, config or CompressionConfig(), progress, calibration=calibration)
+    checkpoint = Checkpoint({"": source}, config, progress)
     codebooks = checkpoint.codebooks(checkpoint.find_step())
     coded = checkpoint.parts.encoders[""].symbols(codebooks, checkpoint.parts.inner, progress)
     tensors: dict[str, CodedTensor | Tensor | Alias] = {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +15,6 @@ from metaq.codebook import UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
 from metaq.quantizers import rdoq, trellis
-from metaq.quantizers.second_order import Sensitivity, relative_steps
 
 Codebooks = Mapping[str, UniformCodebook]
 
@@ -26,36 +24,25 @@ class WeightQuantizer:
     """Quantizes by error and rate; or to the nearest level, whatever it costs in bits.
 
     In the trellis (`metaq.quantizers.trellis`) for coders that learn dependent symbols, one by one
-    (`metaq.quantizers.rdoq`) for the others and for calibrated weights: the trellis does not yet let weights make up
-    for each other's errors.
+    (`metaq.quantizers.rdoq`) for the others.
 
     Attributes:
         coder: name of the coder.
         is_nearest: whether to quantize to the nearest level.
-        sensitivities: of the calibrated tensors, by name.
     """
 
     coder: str
     is_nearest: bool = False
-    sensitivities: Mapping[str, Sensitivity] = field(default_factory=dict)
 
     @property
     def uses_trellis(self) -> bool:
         """Whether symbols are those of the trellis."""
         learns = coding.by_name(self.coder).learns_dependent_symbols
-        return learns and not self.is_nearest and not self.sensitivities
+        return learns and not self.is_nearest
 
-    @cached_property
-    def _scales(self) -> dict[str, float]:
-        return relative_steps(self.sensitivities)
-
-    def scale(self, name: str) -> float:
-        """How much coarser than the common step that of a tensor is."""
-        return self._scales.get(name, 1.0)
-
-    def codebook(self, name: str, step: float) -> UniformCodebook:
-        """A tensor's levels. ``step`` is rdoq's; the trellis takes the finer one that leads to about the same error."""
-        return UniformCodebook(step * self.scale(name) / (trellis.FINER if self.uses_trellis else 1.0))
+    def codebook(self, step: float) -> UniformCodebook:
+        """The levels. ``step`` is rdoq's; the trellis takes the finer one that leads to about the same error."""
+        return UniformCodebook(step / (trellis.FINER if self.uses_trellis else 1.0))
 
     def quantize(self, weights: Mapping[str, Tensor], codebooks: Codebooks) -> dict[str, Tensor]:
         """int32 symbols of whole rows of tensors that lie in one chunk."""
@@ -66,10 +53,7 @@ class WeightQuantizer:
             # A chunk of the adaptive coder is as long as the rates should be learned on, and there are several.
             in_pieces = coding.by_name(self.coder).speed is coding.Speed.SLOW
             return trellis.quantize(weights, of_weights, in_pieces=in_pieces)
-        known = {name: self.sensitivities[name] for name in weights if name in self.sensitivities}
-        importance = {name: entry.importance(weights[name].shape) for name, entry in known.items()}
-        shares = {name: entry.shares for name, entry in known.items()}
-        return rdoq.quantize(weights, of_weights, importance=importance, feedback=shares)[0]
+        return rdoq.quantize(weights, of_weights)[0]
 
 
 def squared_error(weights: Mapping[str, Tensor], symbols: Mapping[str, Tensor], codebooks: Codebooks) -> float:

@@ -25,6 +25,7 @@ _EXTRAS = {
     **dict.fromkeys(("jinja2", "matplotlib", "PIL", "sklearn"), "train"),
     "onnx": "onnx",
     "optuna": "sweep",
+    "transformers": "transformers",
 }
 
 # The first of torchrun's processes has so long to say what is wrong there too, before another one says it.
@@ -37,8 +38,8 @@ app = typer.Typer(
     epilog="Add --debug to any command to see where an error comes from.",
 )
 for command in (
-    *(checkpoints.compress, checkpoints.decompress, checkpoints.inspect),
-    *(checkpoints.verify, checkpoints.compare, checkpoints.curve),
+    *(checkpoints.compress, checkpoints.decompress, checkpoints.export),
+    *(checkpoints.inspect, checkpoints.verify, checkpoints.compare, checkpoints.curve),
     *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),
     *(experiments.demo, experiments.complexity),
 ):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from metaq.checkpoints.folder_kind import FolderKind
 from metaq.cli.bars import byte_bar, resumable, spinner, step_bars
+from metaq.cli.calibration import DataOptions, compress_with_data, hint_at_data
 from metaq.cli.compress_options import (
     AsKind,
     Bits,
+    Calibrate,
     CheckpointPath,
     CoderName,
     Keep,
@@ -20,13 +22,17 @@ from metaq.cli.compress_options import (
     Lossless,
     MaxError,
     QualityName,
+    RefitEpochs,
+    Samples,
     Size,
     Step,
     TensorBits,
+    Window,
 )
 from metaq.cli.options import (
     AsJson,
     Force,
+    MtqFile,
     MtqPath,
     Output,
     Quiet,
@@ -52,6 +58,10 @@ def compress(
     coder: CoderName = None,
     key: Key = None,
     kind: AsKind = FolderKind.MTQ,
+    calibrate: Calibrate = None,
+    samples: Samples = None,
+    window: Window = None,
+    refit: RefitEpochs = None,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -61,8 +71,10 @@ def compress(
 
     Matrices and filters are quantized. Biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless everything stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
-    A folder of shards becomes a folder of .mtq shards or, with --as safetensors, one that transformers loads. The place
-    - is standard input or output. Started by "torchrun -m metaq compress", the processes share the shards of a folder.
+    A folder of shards becomes a folder of .mtq shards or, with --as safetensors, one that transformers loads. With
+    --calibrate the model of a Hugging Face folder is run on some data, and files of the same size are nearer to it. The
+    place - is standard input or output. Started by "torchrun -m metaq compress", the processes share the shards of a
+    folder.
     """
     from metaq.checkpoints import CompressionConfig, compress_path
     from metaq.checkpoints.ranks import joined
@@ -82,10 +94,15 @@ def compress(
             lossless=lossless,
             coder=coder,
         )
+        options = DataOptions(calibrate, samples, window, refit)
+        shared: Any = {"resume": resume, "force": force, "key": key, "kind": kind, "ranks": ranks}
         with resumable(output, quiet) as progress:
-            report = compress_path(
-                source, output, config, resume=resume, force=force, key=key, kind=kind, progress=progress, ranks=ranks
-            )
+            if calibrate is None:
+                report = compress_path(source, output, config, progress=progress, **shared)
+            else:
+                report = compress_with_data(source, output, config, options, progress=progress, **shared)
+        if calibrate is None and not quiet:
+            hint_at_data(source, config)
         if str(output) != "-":
             print_result(report.as_dict(), as_json, quiet)
 
@@ -105,6 +122,32 @@ def decompress(
 
     with resumable(output, quiet) as progress:
         decompress_path(source, output, resume=resume, force=force, progress=progress)
+
+
+def export(
+    source: MtqFile,
+    output: Output,
+    like: Annotated[
+        Path, typer.Option(help="The .onnx model whose initialisers have the names of the tensors.", show_default=False)
+    ],
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an .onnx model with the weights of a .mtq file, those that are quantized as integers.
+
+    The graph is that of another .onnx model. Initialisers of 4, 8 or 16 bits take the place of its quantized weights,
+    with the operators that make these of them. It becomes opset 21, if it is less.
+    """
+    from metaq.integrations.onnx import export as export_file
+    from metaq.report.tables import print_result
+
+    with byte_bar(quiet) as progress:
+        report = export_file(source, output, like, force=force, progress=progress).as_dict()
+    if not as_json:
+        left = report.pop("left")
+        report |= {"kinds": ", ".join(f"{count} {kind}" for kind, count in report["kinds"].items()), "left": len(left)}
+    print_result(report, as_json, quiet)
 
 
 def inspect(source: MtqPath, as_json: AsJson = False) -> None:

@@ -12,6 +12,7 @@ from metaq.cli.options import Quality
 
 _TARGET = "What to compress to: one of these at most; without any, 4 bits"
 _CHOICES = "What to keep and how to code"
+_DATA = "With data, for Hugging Face folders"
 
 
 def _complete_coder(incomplete: str) -> list[tuple[str, str]]:
@@ -76,5 +77,42 @@ AsKind = Annotated[
         help="What a folder's shards become: .mtq files, or safetensors files with these in them, "
         "which AutoModel.from_pretrained loads after `import metaq.integrations.transformers`.",
         rich_help_panel=_CHOICES,
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DATA",
+        help='Text (.txt, or .jsonl with "text" or "messages") or a folder of images that the model is run on.',
+        rich_help_panel=_DATA,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="How many windows (128), sentences (512) or images (256) to take.",
+        show_default=False,
+        rich_help_panel=_DATA,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Tokens of a window, or of a sentence at most. Unless given, 1024 or as many as the model takes.",
+        show_default=False,
+        rich_help_panel=_DATA,
+    ),
+]
+RefitEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--refit",
+        metavar="EPOCHS",
+        min=0,
+        help="Fit norms and biases to the quantized weights for so many epochs; 0 leaves them as they are.",
+        show_default=False,
+        rich_help_panel=_DATA,
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -67,6 +67,15 @@ class Reader(CheckedFile):
         """A tensor, and those behind it that are best decoded with it by one who asks for all in order."""
         return self._whole(range(first, self.end_of_group(first)), new, is_session=True)
 
+    def symbol_groups(self, new: NewArray[Array]) -> Iterator[dict[int, Array]]:
+        """All that `symbols` gives, a group at a time, by the tensors' places in the file."""
+        first = 0
+        while first < len(self.rows):
+            group = range(first, self.end_of_group(first))
+            found = self._whole(group, new, as_symbols=True)
+            yield {index: found[self.rows[index][0]] for index in group}
+            first = group.stop
+
     def elements(self, wanted: Mapping[int, range], new: NewArray[Array]) -> dict[int, Array]:
         """Ranges of tensors' elements, flat, by the tensors' places in the file; on this thread alone."""
         arrays, requests = {}, []
@@ -106,10 +115,11 @@ class Reader(CheckedFile):
         arrays: dict[int, Any] = {}
         requests = []
         for index in indices:
-            _, code, kind, shape, _, target = self.rows[index]
+            _, code, _, shape, _, target = self.rows[index]
             if target in arrays:
                 continue
-            dtype = BY_NAME["int32"] if as_symbols and kind in KINDS_OF_SYMBOLS else DTYPES[code]
+            has_symbols = self.rows[target][2] in KINDS_OF_SYMBOLS
+            dtype = BY_NAME["int32"] if as_symbols and has_symbols else DTYPES[code]
             arrays[target], memory = self._new(new, dtype, shape)
             requests.append((target, 0, ALL_ELEMENTS, memory))
         self.fill(requests, as_symbols, is_session)

@@ -20,7 +20,7 @@ GRAPH = "metaq.onnx.graph"  # the tensor's name
 MOST_BYTES = (1 << 31) - 1  # of a protobuf message
 
 # ONNX's numbers of data types (TensorProto.DataType). All else, say texts and complex numbers, stays in the graph.
-_DTYPES = {
+DTYPES = {
     1: BY_NAME["float32"],
     2: BY_NAME["uint8"],
     3: BY_NAME["int8"],
@@ -34,6 +34,7 @@ _DTYPES = {
     17: BY_NAME["float8_e4m3fn"],
     19: BY_NAME["float8_e5m2"],
 }
+DATA_TYPES = {dtype: number for number, dtype in DTYPES.items()}
 
 
 class Onnx(Format):
@@ -58,7 +59,7 @@ class Onnx(Format):
         onnx = self._package(path)
         try:
             model = onnx.load(str(path))
-            tensors = [tensor for tensor in model.graph.initializer if tensor.data_type in _DTYPES]
+            tensors = [tensor for tensor in model.graph.initializer if tensor.data_type in DTYPES]
             state = {tensor.name: _values(onnx, tensor) for tensor in tensors}
         except Exception as error:  # the parser's, the package's own, what missing or damaged values lead to
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -82,9 +83,9 @@ class Onnx(Format):
             raise InputError(f"{path}: expected tensors of an .onnx model to write one, found {found}")
         model = _graph(onnx, path, tensors[GRAPH])
         for tensor in model.graph.initializer:
-            if tensor.data_type in _DTYPES:
+            if tensor.data_type in DTYPES:
                 values = tensors.get(tensor.name)
-                expected = _DTYPES[tensor.data_type], tuple(tensor.dims)
+                expected = DTYPES[tensor.data_type], tuple(tensor.dims)
                 if values is None or (values.dtype, values.shape) != expected:
                     found = "none" if values is None else f"{values.dtype} of shape {values.shape}"
                     raise InputError(f"{path}: expected the values of initialiser {tensor.name!r}, found {found}")
@@ -116,7 +117,7 @@ def _graph(onnx: ModuleType, path: Path, coded: StoredTensor) -> Any:
 def _values(onnx: ModuleType, tensor: Any) -> StoredTensor:
     """An initialiser's values, whichever of its fields they are in."""
     array = np.array(onnx.numpy_helper.to_array(tensor), order="C")
-    return StoredTensor(_DTYPES[tensor.data_type], tuple(tensor.dims), array.reshape(-1).view(np.uint8))
+    return StoredTensor(DTYPES[tensor.data_type], tuple(tensor.dims), array.reshape(-1).view(np.uint8))
 
 
 def _empty(tensor: Any) -> None:

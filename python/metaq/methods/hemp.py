@@ -10,8 +10,9 @@ network trains in floating point: its weights gather at the levels, which are fi
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -19,17 +20,21 @@ import torch
 from torch import Tensor
 
 from metaq.assign import nearest, reconstruct
-from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
+from metaq.codebook import Codebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import CompressedModel
 from metaq.methods.base import Method, check_fields, gradient_of
+from metaq.methods.hemp_levels import multiples, shortened, symbol_range, trimmed
 from metaq.methods.hemp_shards import LayersInShards
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
-from metaq.methods.schedule import Schedule, factor_at, in_steps, is_schedule
-from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled
-from metaq.methods.training import UNKNOWN_TRAINING, Ranks, Training
+from metaq.methods.schedule import Schedule, factor_at, in_steps, is_schedule, known_length
+from metaq.methods.size_control import Steered, cheapest, code_lengths, entropy_bytes, sampled, weights_of
+from metaq.methods.training import UNKNOWN_TRAINING, Training
 from metaq.metrics import coded_weights
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient, tuples, value
+
+_LEAST_LEVELS = 3  # that a size may ask for: with fewer, no level is left between those of the large weights
+_LEAST_FITS = 40  # of levels, in a training to a size
 
 
 class Quantizer(Enum):
@@ -114,7 +119,7 @@ class HEMP(Method):
 
     Attributes:
         order: n, of the entropy that is minimised.
-        levels: N, the number of every layer's levels.
+        levels: N, the number of every layer's levels; their largest number, where training is to a size.
         strength: λ_H.
         schedule: (share of the training, factor of λ_H) in order; linear in between, constant before and after.
         error_strength: λ_E.
@@ -177,10 +182,8 @@ class BoundHEMP(Steered):
         self.training_step = 0
         self.error_strength = config.error_strength
         self.schedule = in_steps(config.schedule, self.training_steps, "HEMP schedule")
-        self.zero = config.levels // 2 if config.zero_level else None
         self.has_step = config.zero_level and config.quantizer in (Quantizer.UNIFORM, Quantizer.FIXED)
-        self.levels = [self._fitted(tensor) for tensor in self._whole()]
-        self.layers = self._layers()
+        self._fit_anew(config.levels)
         self.settled: list[Tensor] | None = None  # latent weights that the last step of training is not to change
         self.lengths = torch.empty(0)  # code lengths in bits by which a rate-aware quantization chooses, (T, levels)
 
@@ -247,6 +250,7 @@ class BoundHEMP(Steered):
         """Inverse of `state_dict`."""
         super().load_state_dict(state)
         self.training_step, self.error_strength = state["training_step"], state["error_strength"]
+        self._set_count(max(map(len, state["levels"]), default=self.config.levels))
         self.levels = self.on_device([torch.tensor(levels, dtype=torch.float32) for levels in state["levels"]])
         self.settled = state["settled"] and self.on_device(self.ranks.local(state["settled"]))
         self.layers = self._layers()
@@ -254,12 +258,27 @@ class BoundHEMP(Steered):
     # What a control of the size needs.
 
     def aim_at(self, target_bytes: int) -> None:
-        """End at a file of so many bytes; training sees the quantized weights, since they are moved between levels."""
+        """End at a file of so many bytes.
+
+        Training sees the quantized weights, since they are moved between levels; and however short training is, levels
+        follow weights soon after these were moved.
+        """
         super().aim_at(target_bytes)
         self.is_straight_through = True
+        most = max(1, known_length(self.training_steps, "a size as the target") // _LEAST_FITS)
+        self.config = replace(self.config, refresh_every=min(self.config.refresh_every, most))
 
     def fit_levels(self, bits_per_weight: float) -> None:
-        """Their number is the configuration's; a target that needs more is not reached, which is logged."""
+        """Of numbers of levels up to the configuration's, take the least that has the entropy, or the largest."""
+        weights = weights_of(self)
+
+        def entropy_of(count: int) -> float:
+            self._fit_anew(count)
+            return 8 * entropy_bytes(self._counts(0.0)) / weights
+
+        most = self.config.levels
+        counts = range(min(_LEAST_LEVELS, most), most)
+        self._fit_anew((*counts, most)[bisect_left(counts, bits_per_weight, key=entropy_of)])
 
     def level_distances(self) -> list[float]:
         """The mean distances of levels."""
@@ -318,8 +337,20 @@ class BoundHEMP(Steered):
             rows.append(counts * (weights.numel() / max(1, sample.numel())))
         return self.ranks.sum(torch.stack(rows))
 
+    def _set_count(self, count: int) -> None:
+        self.config = replace(self.config, levels=count)
+        self.zero = count // 2 if self.config.zero_level else None
+
+    def _fit_anew(self, count: int) -> None:
+        """Fit so many levels, as if there had been none."""
+        self._set_count(count)
+        self.levels = [self._fitted(tensor) for tensor in self._whole()]
+        self.layers = self._layers()
+
     def _refresh(self) -> None:
-        if self.config.quantizer is not Quantizer.FIXED:
+        """Fit the levels anew, unless they are fixed, or a size is held that other levels would change."""
+        is_holding = self.control is not None and self.control.is_last_phase
+        if self.config.quantizer is not Quantizer.FIXED and not is_holding:
             columns = zip(self._whole(), self.levels, strict=True)
             self.levels = [self._fitted(tensor, levels) for tensor, levels in columns]
             self.layers = self._layers()
@@ -350,40 +381,3 @@ class BoundHEMP(Steered):
         if quantizer is Quantizer.LLOYD_MAX:
             start = lloyd_max(tensor, start if last is None else last.to(start), self.zero)
         return start.to(torch.float32)
-
-
-def shortened(levels: Tensor) -> Tensor:
-    """Increasing levels as float32, with 8 significant bits where that keeps them apart: they take room in the file."""
-    short = levels.to(torch.bfloat16).to(torch.float32)
-    return short if bool((short.diff() > 0).all()) else levels.to(torch.float32)
-
-
-def symbol_range(symbols: Tensor, ranks: Ranks) -> tuple[int, int]:
-    """The least symbol of a parameter and the greatest, 0 being among them, over all its shards."""
-    ends = (symbols.new_zeros(1) if not symbols.numel() else symbols).aminmax()
-    least, greatest = ranks.max(torch.stack([-ends.min, ends.max])[None].clamp(min=0))[0].tolist()
-    return -least, greatest
-
-
-def trimmed(table: TableCodebook, least: int, greatest: int) -> TableCodebook:
-    """The table without the levels beyond those of these symbols, among which is 0; symbols stay as they are."""
-    first, last = least + table.origin, greatest + table.origin
-    return TableCodebook(table.levels[first : last + 1], table.origin - first)
-
-
-def multiples(weights: Tensor, count: int, reach: float = 1.0) -> Tensor:
-    """Zero, at position ``count // 2``, and multiples of one step around it that cover the weights, ``reach`` times.
-
-    Args:
-        weights: any shape, at least one.
-        count: C, at least 2.
-        reach: how far they go, as a multiple of the largest magnitude.
-
-    Returns:
-        float32 (C,), strictly increasing.
-    """
-    least, greatest = (float(value) for value in weights.detach().aminmax())
-    below = count // 2
-    above = count - 1 - below
-    step = short_step(reach * max(-least / below, greatest / above if above else 0.0, 0.0))
-    return torch.arange(-below, above + 1, dtype=torch.float32, device=weights.device) * step

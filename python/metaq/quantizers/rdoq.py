@@ -28,7 +28,6 @@ def quantize(
     codebook: Codebooks,
     rate_weight: float = RATE_WEIGHT,
     importance: Mapping[str, Tensor] | None = None,
-    feedback: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], float]:
     """Symbols of tensors that follow each other in a file, and what the mixing coder takes for them.
 
@@ -37,25 +36,23 @@ def quantize(
         codebook: the levels, of all tensors or of each by name.
         rate_weight: λ, at least 0; at 0 every symbol is the nearest.
         importance: F_i, at least 0, in the weights' shapes, for those that have one; 1 for the others.
-        feedback: for those that have one, of shape (d, d) for rows of d weights: the share of an error in column j by
-            which the weight in column k > j moves the other way (`metaq.quantizers.second_order`).
 
     Returns:
         int32 symbols in the weights' shapes by name, and their code length in bits.
 
     Raises:
         InputError: weights that are not finite or too many steps from zero, a rate weight below 0, or an importance
-            that is negative, not finite or of another shape, or a feedback that is not finite or of another shape.
+            that is negative, not finite or of another shape.
     """
     check_rate_weight(rate_weight)
 
     def choose(chunk: WeightChunk) -> float:
         for values, symbols in zip(chunk.values, chunk.symbols, strict=True):
             np.rint(values, out=symbols, casting="unsafe")
-        bits = _native.quantize_by_rate(chunk.values, chunk.importances, chunk.feedbacks, chunk.symbols, rate_weight)
+        bits = _native.quantize_by_rate(chunk.values, chunk.importances, chunk.symbols, rate_weight)
         for symbols, most in zip(chunk.symbols, chunk.most, strict=True):
             np.clip(symbols, -most, most, out=symbols)
         return bits
 
-    symbols, bits = fill_symbols(weights, codebook, importance, choose, "mixing", feedback)
+    symbols, bits = fill_symbols(weights, codebook, importance, choose, "mixing")
     return symbols, sum(bits)

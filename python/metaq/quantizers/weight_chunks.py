@@ -28,14 +28,12 @@ class WeightChunk:
     Attributes:
         values: float32 weights in units of their steps.
         importances: float32 factors of their squared errors, None for 1.
-        feedbacks: float32 (d, d) for rows of d weights, None for none.
         symbols: int32, to be filled.
         most: of each block, the largest symbol that its dtype has a value for.
     """
 
     values: list[np.ndarray] = field(default_factory=list)
     importances: list[np.ndarray | None] = field(default_factory=list)
-    feedbacks: list[np.ndarray | None] = field(default_factory=list)
     symbols: list[np.ndarray] = field(default_factory=list)
     most: list[int] = field(default_factory=list)
 
@@ -46,22 +44,19 @@ def fill_symbols(
     importance: Mapping[str, Tensor] | None,
     fill: Callable[[WeightChunk], Result],
     coder: str,
-    feedback: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], list[Result]]:
     """Symbols (int32, in the weights' shapes) by name, and what ``fill``, run in threads, returned for each chunk.
 
     Chunks are those of ``coder``.
 
     Raises:
-        InputError: weights that are not finite or too many steps from zero, or an importance or feedback that is
+        InputError: weights that are not finite or too many steps from zero, or an importance that is
             negative, not finite or of another shape.
     """
     books = codebook if isinstance(codebook, Mapping) else dict.fromkeys(weights, codebook)
     symbols = {name: torch.zeros(tensor.shape, dtype=torch.int32) for name, tensor in weights.items()}
     names = [name for name, tensor in weights.items() if tensor.numel()]
     factors = {name: _importance(name, weights[name], importance or {}) for name in names}
-
-    feedbacks = {name: _feedback(name, weights[name], feedback or {}) for name in names}
 
     def fill_chunk(runs: list[RowRun]) -> Result:
         chunk = WeightChunk()
@@ -70,7 +65,6 @@ def fill_symbols(
             factor, step, dtype = factors[name], books[name].step, weights[name].dtype
             chunk.values.append(_in_steps(name, _block(weights[name])[rows], step))
             chunk.importances.append(None if factor is None else _block(factor)[rows].float().numpy())
-            chunk.feedbacks.append(feedbacks[name])
             chunk.symbols.append(_block(symbols[name])[rows].numpy())
             chunk.most.append(int(min(SYMBOL_LIMIT - 1, torch.finfo(dtype).max / step)))
         return fill(chunk)
@@ -109,19 +103,6 @@ def _importance(name: str, tensor: Tensor, importance: Mapping[str, Tensor]) -> 
     if not bool((torch.isfinite(given) & (given >= 0)).all()):
         raise InputError(f"importance of {name!r}: expected finite numbers of at least 0, found others")
     return given
-
-
-def _feedback(name: str, tensor: Tensor, feedback: Mapping[str, Tensor]) -> np.ndarray | None:
-    if name not in feedback:
-        return None
-    given, (_, channels, kernel) = feedback[name], block_shape(tuple(tensor.shape))
-    if given.shape != (channels * kernel, channels * kernel):
-        expected = (channels * kernel, channels * kernel)
-        raise InputError(f"feedback of {name!r}: expected shape {expected}, found {tuple(given.shape)}")
-    if not bool(torch.isfinite(given).all()):
-        raise InputError(f"feedback of {name!r}: expected finite numbers, found others")
-    shares: np.ndarray = given.detach().cpu().to(torch.float32).contiguous().numpy()
-    return shares
 
 
 def _block(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@
 #include "metaq/format/column_scan.hpp"
 #include "metaq/format/decode_options.hpp"
 #include "metaq/format/planes.hpp"
+#include "metaq/format/ranges.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
@@ -276,12 +277,9 @@ private:
             const Run& run = layout_.runs[want.run];
             const std::uint8_t* content = contents[want.run - layout_.chunks[task.chunk].first_run];
             want.content = content;
-            if (run.section > 0) continue;
             const Placed& output = outputs_[want.output];
-            if (is_by_columns(run)) {
-                write_columns(run, content, output);
-                continue;
-            }
+            if (is_by_columns(run)) write_columns(run, content, output);
+            if (run.section > 0 || is_by_columns(run)) continue;
             const std::uint64_t first = std::max(run.first(), output.first), end = std::min(run.end(), output.end);
             std::uint8_t* const place = output.bytes + (first - output.first) * output.width;
             content += (first - run.first()) * output.width;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "metaq/format/ranges.hpp"
 #include "metaq/format/scales.hpp"
 #include "metaq/format/tensors.hpp"
 #include "metaq/format/values.hpp"
@@ -56,26 +57,6 @@ void transpose_square(const Word* from, std::size_t, Word* to, std::size_t) {
 }
 #endif
 
-// A range of elements, rows or columns: [first, end).
-struct Range {
-    std::uint64_t first, end;
-
-    std::size_t size() const { return static_cast<std::size_t>(end - first); }
-};
-
-inline Range intersection(Range a, Range b) { return {std::max(a.first, b.first), std::min(a.end, b.end)}; }
-
-// Calls visit(lines) for the parts of a range of elements of which each is of whole lines, or of elements of one line.
-template <class Visit>
-void visit_lines(Range elements, std::uint64_t length, const Visit& visit) {
-    const Range touched{elements.first / length, (elements.end - 1) / length + 1};
-    const Range whole{(elements.first + length - 1) / length, elements.end / length};
-    if (whole.first > whole.end) return visit(touched);
-    if (touched.first < whole.first) visit(Range{touched.first, whole.first});
-    if (whole.first < whole.end) visit(whole);
-    if (whole.end < touched.end) visit(Range{whole.end, touched.end});
-}
-
 // The elements of some columns of a matrix, from a range of the transposed matrix to a range of the matrix.
 class ColumnScan {
 public:
@@ -123,31 +104,17 @@ private:
 
     template <class Word, class WordOf>
     void write(float step, const WordOf& word_of) const {
-        visit_lines(scanned_, matrix_.rows, [&](Range columns) {
-            const Range there = rows_within(columns);
-            visit_lines(wanted_, matrix_.columns, [&](Range rows) {
-                const Range wanted = intersection(columns, columns_within(rows));
+        visit_lines(scanned_, matrix_.rows, [&](Range columns, Range there) {
+            visit_lines(wanted_, matrix_.columns, [&](Range rows, Range wanted) {
                 rows = intersection(rows, there);
-                for (; rows.first < rows.end && wanted.first < wanted.end; rows.first += kBandRows) {
+                wanted = intersection(wanted, columns);
+                if (wanted.is_empty()) return;
+                for (; !rows.is_empty(); rows.first += kBandRows) {
                     const Range band{rows.first, std::min(rows.end, rows.first + kBandRows)};
                     write_band<Word>(band, wanted, step, word_of);
                 }
             });
         });
-    }
-
-    // The rows that are there in columns that are all whole, or in one of which a part is.
-    Range rows_within(Range columns) const {
-        const Range elements = intersection(scanned_, {columns.first * matrix_.rows, columns.end * matrix_.rows});
-        if (columns.end - columns.first > 1) return {0, matrix_.rows};
-        return {elements.first - columns.first * matrix_.rows, elements.end - columns.first * matrix_.rows};
-    }
-
-    // The columns that are wanted in rows that are all whole, or in one of which a part is.
-    Range columns_within(Range rows) const {
-        const Range elements = intersection(wanted_, {rows.first * matrix_.columns, rows.end * matrix_.columns});
-        if (rows.end - rows.first > 1) return {0, matrix_.columns};
-        return {elements.first - rows.first * matrix_.columns, elements.end - rows.first * matrix_.columns};
     }
 
     // Tile by tile, so that of each line of the cache on both sides much is used at once.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 
+#include "metaq/format/ranges.hpp"
 #include "metaq/format/tensors.hpp"
 #include "metaq/format/values.hpp"
 
@@ -36,39 +37,21 @@ public:
 
     // Writes the values of the symbols from the `first` on. `out` may be where they are, if values are as wide.
     void write(std::span<const std::int32_t> symbols, std::uint64_t first, std::uint8_t* out) const {
-        const std::uint64_t end = first + symbols.size();
-        const std::uint64_t begin_row = first / matrix_.columns, end_row = (end - 1) / matrix_.columns + 1;
-        const bool is_one_row = end_row - begin_row == 1;
-        const std::uint64_t last = is_one_row ? end - begin_row * matrix_.columns : matrix_.columns;
-        for (std::uint64_t at = is_one_row ? first % matrix_.columns : 0; at < last; at += kPiece) {
-            Piece piece{at, std::min<std::uint64_t>(at + kPiece, last), false, {}};
-            for (std::uint64_t row = begin_row; row < end_row; ++row) {
-                const std::uint64_t from = std::max(first, row * matrix_.columns + piece.first);
-                const std::uint64_t to = std::min(end, row * matrix_.columns + piece.end);
-                if (from >= to) continue;
-                fill(piece);
-                const auto offset = static_cast<std::size_t>(from - first), count = static_cast<std::size_t>(to - from);
-                const float* const scales = piece.scales.data() + (from - row * matrix_.columns - piece.first);
-                write_row(symbols.subspan(offset, count), row, scales, out + offset * traits_of(dtype_).bytes);
+        std::array<float, kPiece> scales;  // of columns that rows share
+        visit_lines({first, first + symbols.size()}, matrix_.columns, [&](Range rows, Range columns) {
+            for (; !columns.is_empty(); columns.first += kPiece) {
+                const std::size_t count = std::min(kPiece, columns.size());
+                for (std::size_t i = 0; i < count; ++i) scales[i] = column_scale(matrix_, columns.first + i);
+                for (std::uint64_t row = rows.first; row < rows.end; ++row) {
+                    const auto at = static_cast<std::size_t>(row * matrix_.columns + columns.first - first);
+                    write_row(symbols.subspan(at, count), row, scales.data(), out + at * traits_of(dtype_).bytes);
+                }
             }
-        }
+        });
     }
 
 private:
     static constexpr std::size_t kPiece = 1024;
-
-    struct Piece {  // of every row: some columns
-        std::uint64_t first, end;
-        bool is_filled;
-        std::array<float, kPiece> scales;
-    };
-
-    void fill(Piece& piece) const {
-        if (piece.is_filled) return;
-        for (std::uint64_t column = piece.first; column < piece.end; ++column)
-            piece.scales[static_cast<std::size_t>(column - piece.first)] = column_scale(matrix_, column);
-        piece.is_filled = true;
-    }
 
     // At most kPiece symbols of one row. Values are made beside the symbols, whose place they may take.
     void write_row(std::span<const std::int32_t> symbols, std::uint64_t row, const float* scales,

@@ -2,7 +2,6 @@
 //
 // In coding order, every weight takes argmin_q F (w - q)^2 + rate_weight * R(q), w in units of the step, R the bits that
 // the coder's model, having learned from all choices before, would spend. The choice is then learned like any symbol.
-// With feedback, the weights to its right in the row then move to make up for its error.
 #pragma once
 
 #include <array>
@@ -17,18 +16,15 @@
 namespace metaq::rdoq {
 
 struct Weights {
-    float* values;            // in units of the step; with feedback, moved
+    const float* values;      // in units of the step
     const float* importance;  // F of each, or null for 1
-    const float* feedback;    // by how much an error in column j moves the weight in column k > j, by j and k; or null
     Block nearest;            // the nearest symbols, which are replaced
 };
 
 // Takes the coder's place where `code_block` codes a block that it fills.
 struct Chooser {
-    float* values;
+    const float* values;
     const float* importance;
-    const float* feedback;
-    std::size_t row_size;
     double rate_weight;
     std::int32_t centre = 0;
     double bits = 0;
@@ -39,14 +35,6 @@ struct Chooser {
         return bit;
     }
     bool truncated() const { return false; }
-
-    // `values` is where the row goes on after `column`.
-    void make_up(double miss, std::size_t column) {
-        if (feedback == nullptr) return;
-        const float* shares = feedback + column * row_size;
-        for (std::size_t k = column + 1; k < row_size; ++k)
-            values[k - column - 1] -= static_cast<float>(miss) * shares[k];
-    }
 };
 
 inline double bits_of(std::uint32_t probability) { return 16 - std::log2(static_cast<double>(probability)); }
@@ -115,7 +103,6 @@ inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const m
     const bool negative = value < 0;
     const Candidates candidates(std::abs(value), importance, chooser.rate_weight);
     const mixing::Sized chosen{choose(state, candidates, negative, expected, near, at), negative};
-    chooser.make_up(value - static_cast<double>(negative ? -chosen.magnitude : chosen.magnitude), at.column);
     return mixing::code_symbol<Chooser>(state, chooser, chosen, expected, near, at, quantizer);
 }
 
@@ -132,8 +119,7 @@ inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const m
         if (block.size() == 0) continue;
         mixing::BlockHeader header = mixing::make_header({block.symbols, block.rows, block.channels, block.kernel});
         header.machine = 0;
-        const std::size_t row_size = block.channels * block.kernel;
-        Chooser chooser{weights.values, weights.importance, weights.feedback, row_size, rate_weight, header.centre};
+        Chooser chooser{weights.values, weights.importance, rate_weight, header.centre};
         mixing::code_header(state->model, chooser, header);
         if (!header.constant) {
             const Status status = mixing::code_symbols(*state, chooser, block, header.centre, mixing::FreeSymbols{});

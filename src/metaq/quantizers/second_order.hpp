@@ -24,8 +24,7 @@ struct Columns {
     float* targets;                       // in units of the rows' steps; moved
     const float* shares;                  // of each matrix, by column and column
     const float* scales;                  // of columns: their steps in units of the rows'
-    const float* importances;             // of columns: of a squared error in units of their steps
-    const float* row_importances;         // and of rows, by which it is multiplied
+    const float* importances;             // of a squared error in units of its step, in the order of targets
     const float* row_levels;              // base-2 logarithms of how much larger a row is expected to be than others
     std::int32_t* symbols;                // to be filled
     float* errors;                        // to be filled: targets less values, in units of the rows' steps
@@ -39,7 +38,6 @@ public:
 
     void quantize(const Columns& block) {
         in_steps_.resize(block.rows);
-        importances_.resize(block.rows);
         bins_.resize(block.rows);
         for (std::size_t j = 0; j < block.columns; ++j) {
             quantize_column(block, j);
@@ -55,7 +53,6 @@ private:
         double sum = 0;
         for (std::size_t i = 0; i < block.rows; ++i) {
             in_steps_[i] = target[i] / scale;
-            importances_[i] = block.importances[j] * block.row_importances[i];
             sum += std::abs(static_cast<double>(in_steps_[i]));
         }
         const auto level = static_cast<float>(std::log2(sum / static_cast<double>(block.rows) + 1e-6));
@@ -65,7 +62,8 @@ private:
         }
         std::int32_t* const symbols = block.symbols + j * block.rows;
         const auto most = static_cast<std::int32_t>(std::min(block.most / scale, kSymbolLimit - 65.0f));
-        viterbi_.run({in_steps_.data(), importances_.data(), symbols, bins_, most}, rates_, counted_);
+        const float* const importances = block.importances + j * block.rows;
+        viterbi_.run({in_steps_.data(), importances, symbols, bins_, most}, rates_, counted_);
         float* const error = block.errors + j * block.rows;
         for (std::size_t i = 0; i < block.rows; ++i) error[i] = target[i] - static_cast<float>(symbols[i]) * scale;
     }
@@ -84,7 +82,7 @@ private:
 
     trellis::Viterbi viterbi_;
     trellis::Rates rates_, counted_;
-    std::vector<float> in_steps_, importances_;
+    std::vector<float> in_steps_;
     std::vector<std::uint8_t> bins_;
 };
 

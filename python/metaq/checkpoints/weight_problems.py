@@ -1,0 +1,142 @@
+"""What each weight of a calibrated checkpoint is to its quantizer, and how a file holds what comes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metaq.codebook import UniformCodebook
+from metaq.compressed_model import CodedTensor
+from metaq.matrix_layout import MatrixLayout, scales
+from metaq.quantizers import rdoq, second_order, trellis
+from metaq.quantizers.calibration import Calibration
+from metaq.quantizers.layers import MatrixView
+from metaq.quantizers.second_order import Feedback, Scaling, States
+
+_TINY = 1e-30  # in the place of costs of zero
+
+
+@dataclass(frozen=True)
+class MatrixProblem:
+    """A weight that multiplies inputs whose moments are known.
+
+    Attributes:
+        output_cost: of a squared error in one of its outputs.
+        scaling: chosen once, so that the same levels are tried on other inputs.
+    """
+
+    view: MatrixView
+    feedback: Feedback
+    output_cost: float
+    states: States
+    scaling: Scaling | None = None
+
+    @property
+    def costs(self) -> Tensor:
+        """Of squared errors in its weights, the others making up for them; those of rows count alike."""
+        return self.output_cost * self.feedback.costs.flatten()
+
+    def choose_scaling(self, weight: Tensor, sigma: float) -> Scaling:
+        """The scales that pay at this step."""
+        return second_order.choose_scaling(self.view.matrices(weight), self.feedback, sigma, self.output_cost)
+
+    def quantize(self, weight: Tensor, sigma: float) -> CodedTensor:
+        """The weight on its levels."""
+        scaling = self.scaling or Scaling(rows=False, columns=False)
+        matrices = self.view.matrices(weight)
+        found = second_order.quantize(matrices, self.feedback, sigma, self.output_cost, scaling, self.states)
+        symbols = found.symbols.reshape(self.view.groups, self.view.rows, self.view.columns)
+        layout = _layout(self.view, found.row_logs, found.column_logs)
+        return CodedTensor(self.view.weight(symbols).contiguous(), UniformCodebook(found.step), weight.dtype, layout)
+
+
+def _layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout | None:
+    """Trellises run along what the file scans: down the columns, which are a transposed weight's rows."""
+    if view.is_transposed:
+        return MatrixLayout(1, columns, rows) if rows is not None or columns is not None else None
+    count, leading = view.groups * view.rows, 1
+    while math.prod(view.shape[:leading]) < count:
+        leading += 1
+    return MatrixLayout(leading, rows, columns, by_columns=True)
+
+
+@dataclass(frozen=True)
+class RowProblem:
+    """A weight of whose rows it is known what their errors cost, and of nothing how it makes up for another.
+
+    Attributes:
+        row_costs: of a squared error in a weight of each row, float64, (rows,), above 0; all equal for no scales.
+    """
+
+    row_costs: Tensor
+    states: States
+
+    @property
+    def costs(self) -> Tensor:
+        """As of a `MatrixProblem`."""
+        return self.row_costs
+
+    @cached_property
+    def _logs(self) -> np.ndarray | None:
+        octaves = -0.5 * self.row_costs.log2()
+        logs = (8 * (octaves - octaves.mean())).round().clamp(-127, 127).to(torch.int8).numpy()
+        return logs if logs.any() else None
+
+    def quantize(self, weight: Tensor, sigma: float) -> CodedTensor:
+        """The weight on its levels."""
+        step = sigma * 2 ** (-0.5 * float(self.row_costs.log2().mean())) * (2 if self.states is States.FREE else 1)
+        layout = None if self._logs is None else MatrixLayout(1, self._logs)
+        values = weight.detach().float()
+        if self._logs is not None:
+            values = values / torch.from_numpy(scales(self._logs)).reshape(-1, *[1] * (weight.ndim - 1))
+        codebook = UniformCodebook(step)
+        if self.states is States.FREE:
+            symbols = rdoq.quantize({"": values}, codebook)[0][""]
+        else:
+            symbols = trellis.quantize({"": values}, codebook, in_pieces=True)[""]
+        return CodedTensor(symbols, codebook, weight.dtype, layout)
+
+
+WeightProblem = MatrixProblem | RowProblem
+
+
+def weight_problems(
+    weights: Mapping[str, Tensor], calibration: Calibration, states: States
+) -> dict[str, WeightProblem]:
+    """The problem of each weight.
+
+    Those that were not calibrated cost what the others do on average. So do, in part, rows of tables that were never
+    looked up: costs are as the square root of how often that was, so that what the data does not have is not lost.
+    """
+    known: dict[str, WeightProblem] = {}
+    feedbacks: dict[int, Feedback] = {}
+    for name in weights:
+        view = calibration.views.get(name)
+        if view is None:
+            continue
+        if name in calibration.inputs and not (view.is_transposed and view.groups > 1):
+            inputs = calibration.inputs[name]
+            if id(inputs) not in feedbacks:
+                feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
+            cost = max(float(calibration.rows[name].double().mean()), _TINY)
+            known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, states)
+        elif name in calibration.counts:
+            known[name] = RowProblem(_table_costs(calibration, name), states)
+    logs = [float(problem.costs.clamp_min(_TINY).log().mean()) for problem in known.values()]
+    usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
+    rest = RowProblem(torch.full((1,), usual, dtype=torch.float64), states)
+    return {name: known.get(name, rest) for name in weights}
+
+
+def _table_costs(calibration: Calibration, name: str) -> Tensor:
+    counts = calibration.counts[name].double()
+    lookups = counts.sum().clamp_min(1)
+    of_lookup = float((calibration.rows[name].double() * counts).sum() / lookups)
+    often = (counts + 0.3) / calibration.samples
+    return (of_lookup * (often * often.mean()).sqrt()).clamp_min(_TINY)
