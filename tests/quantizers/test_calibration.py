@@ -170,12 +170,12 @@ def test_without_gradients_rows_count_alike():
 
 
 def test_gradients_are_means_of_squares():
-    """Of an output y = V relu(W x), the squared error's gradient with random signs has the mean square Σ_k V_ki²."""
+    """Of an output y = V W x, the squared error's gradient with random signs has the mean square Σ_k V_ki²."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
-    found = calibrate(model, torch.randn(4000, 3).split(400), loss=Loss.OUTPUT)
-    torch.testing.assert_close(found.rows["1.weight"], torch.ones(2))
-    torch.testing.assert_close(found.rows["0.weight"], model[1].weight.detach().square().sum(0), rtol=0.1, atol=0.02)
+    found = calibrate(model, torch.randn(8000, 3).split(20), loss=Loss.OUTPUT)
+    torch.testing.assert_close(found.rows["1.weight"], torch.ones(2), rtol=0.2, atol=0)
+    torch.testing.assert_close(found.rows["0.weight"], model[1].weight.detach().square().sum(0), rtol=0.2, atol=0.02)
 
 
 def test_the_loss_follows_from_the_output():

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from metaq.errors import InputError
 from metaq.quantizers.calibration import calibrate
+from metaq.quantizers.gradients import Loss
 
 transformers = pytest.importorskip("transformers")
 
@@ -67,9 +68,19 @@ def test_convolutions(module, size):
 
 def test_gradients_of_filters_against_autograd():
     torch.manual_seed(0)
-    module, inputs = nn.Conv2d(2, 4, 3, groups=2), torch.randn(1, 2, 5, 5)
-    found = calibrate(nn.Sequential(module), [inputs])  # four dimensions: of the outputs, whose gradients are signs
-    torch.testing.assert_close(found.rows["0.weight"], torch.ones(4))
+    module, inputs = nn.Conv2d(2, 4, 3, groups=2), torch.randn(900, 2, 5, 5)
+    # Four dimensions: of the outputs, whose gradients are signs.
+    found = calibrate(nn.Sequential(module), inputs.split(3))
+    torch.testing.assert_close(found.rows["0.weight"], torch.ones(4), rtol=0.15, atol=0)
+
+
+def test_gradients_at_the_positions_of_a_sample_belong_together():
+    """Where a network adds up its positions, as here, the square of the sum is larger than the sum of squares."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    inputs = 1 + 0.1 * torch.randn(400, 1, 4, 4)  # nearly the same everywhere: all positions count as one
+    found = calibrate(model, inputs.split(2), loss=Loss.OUTPUT)
+    torch.testing.assert_close(found.rows["0.weight"], torch.full((3,), 1 / 16), rtol=0.2, atol=0)
 
 
 class Attention(nn.Module):

@@ -5,10 +5,13 @@ prediction, so that no labels are needed. Moving the weights by δ changes the p
 KL divergence. For a layer that multiplies inputs x by W, whose outputs have the gradients g, it is taken as a product
 (Kronecker-factored, Martens and Grosse 2015; for convolutions Grosse and Martens 2016):
 
-    F[i, j] = G[i] A[j, j],    A = mean over samples of Σ x xᵀ over positions,    G[i] = mean of g_i² over both,
+    F[i, j] = G[i] A[j, j],    A = mean over samples of Σ x xᵀ over positions,
 
-and G[i] A is the Hessian of row i (`metaq.quantizers.second_order`). Where outputs are no logits, F is the Gauss-Newton
-matrix of half their squared error: g is then the gradient of ``Σ ±output``, of signs that are drawn.
+and G[i] A is the Hessian of row i (`metaq.quantizers.second_order`). G[i] is such that ``Σ_j F[i, j]`` is what it is:
+the mean over samples of the squared gradient of row i. Deviation: G is not the mean of g_i² over samples and positions,
+which takes gradients at the positions of a sample for independent. In networks that add up positions, as those for
+images do at their end, they are not. Where outputs are no logits, F is the Gauss-Newton matrix of half their squared
+error: gradients are then those of ``Σ ±output``, of signs that are drawn.
 """
 
 from __future__ import annotations
@@ -157,15 +160,15 @@ def calibrate(
     weights = Weights(model.named_parameters())
     if not weights.parameters:
         raise InputError("calibrate: expected a model with weights of two dimensions or more, found none")
-    sums, found = SharedSums(), Gradients(loss, seed) if gradients else None
+    sums, found = SharedSums(), Gradients(weights, loss, seed) if gradients else None
 
     def listen(factor: Factor, operation: Operation, output: Tensor) -> Tensor:
         sums.add(factor, operation)
-        return found.follow(factor, operation, output) if found else output
+        return output
 
     samples = 0
     progress.begin("calibrating")
-    with still(model), found.of_operations(model) if found else torch.no_grad():
+    with still(model), found.of_weights(model) if found else torch.no_grad():
         for index, batch in enumerate(islice(batches, limit)):
             with Observation(weights, listen):
                 output = run(model, batch, index)

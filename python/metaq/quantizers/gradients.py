@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metaq.errors import InputError
-from metaq.quantizers.layers import Factor, MatrixView
+from metaq.quantizers.layers import MatrixView, Weights
 from metaq.quantizers.moments import SharedSums
-from metaq.quantizers.operations import Operation
 
 
 class Loss(Enum):
@@ -51,40 +49,35 @@ def main_output(output: Any) -> tuple[Tensor, Loss]:
 
 
 class Gradients:
-    """Sums of squared gradients, a backward pass for each batch.
+    """Sums of squared gradients of weights, a backward pass for each batch.
+
+    What is drawn for one sample does not depend on another, and gradients are 0 in the mean. So the square of a batch's
+    gradient is, in the mean, the sum over its samples of the squares of theirs, with all that positions of a sample have
+    in common.
 
     Args:
         loss: what they are of; if not given, it follows from each output.
         seed: of what is drawn.
     """
 
-    def __init__(self, loss: Loss | None, seed: int) -> None:
-        self._loss, self._generator = loss, torch.Generator().manual_seed(seed)
-        self._products: dict[str, Tensor] = {}
-        self._lookups: dict[str, Tensor] = {}
-        self._roots: dict[torch.device, Tensor] = {}
+    def __init__(self, weights: Weights, loss: Loss | None, seed: int) -> None:
+        self._weights, self._loss = weights, loss
+        self._generator = torch.Generator().manual_seed(seed)
+        self._squares: dict[str, Tensor] = {}  # sums over columns, by name
 
     @contextmanager
-    def of_operations(self, model: nn.Module) -> Iterator[None]:
-        """A context in which no parameter asks for a gradient, so that none is computed that is not used."""
-        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for parameter in learned:
-            parameter.requires_grad_(False)
+    def of_weights(self, model: nn.Module) -> Iterator[None]:
+        """A context in which the weights ask for gradients, and no other parameter does."""
+        asked = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        wanted = {id(parameter) for parameter in self._weights.parameters.values()}
+        for parameter in asked:
+            parameter.requires_grad_(id(parameter) in wanted and parameter.is_floating_point())
         try:
             with torch.enable_grad():
                 yield
         finally:
-            for parameter in learned:
-                parameter.requires_grad_(True)
-
-    def follow(self, factor: Factor, operation: Operation, output: Tensor) -> Tensor:
-        """The output of an operation, whose gradient is going to be added."""
-        if not output.requires_grad:
-            device = output.device
-            root = self._roots.setdefault(device, torch.zeros((), device=device, requires_grad=True))
-            output = output + root
-        output.register_hook(partial(self._add, factor, operation))
-        return output
+            for parameter, has_asked in asked.items():
+                parameter.requires_grad_(has_asked)
 
     def take(self, output: Any) -> None:
         """Add the gradients of a batch, and let go of its graph.
@@ -99,27 +92,24 @@ class Gradients:
             expected = "logits of two or three dimensions" if loss is Loss.LIKELIHOOD else "outputs"
             raise InputError(f"calibrate: expected finite {expected}, found shape {tuple(values.shape)} or others")
         total = self._likelihood(values) if loss is Loss.LIKELIHOOD else self._signed(values)
-        if total.requires_grad:
-            torch.autograd.grad(total, list(self._roots.values()), allow_unused=True)
+        known = {name: self._weights.parameters[name] for name in self._weights.views}
+        if not total.requires_grad or not known:
+            return
+        gradients = torch.autograd.grad(total, list(known.values()), allow_unused=True)
+        for name, gradient in zip(known, gradients, strict=True):
+            if gradient is not None:
+                squares = self._weights.views[name].matrices(gradient).square().sum(2, dtype=torch.float64).cpu()
+                self._squares[name] = self._squares.get(name, torch.zeros(())) + squares
 
     def rows(self, view: MatrixView, sums: SharedSums) -> Tensor:
         """G of a weight, float32, of shape (groups * rows,)."""
-        if sums.of(view.name):
-            positions = sums.positions(view.name)[:, None]
-            return self._mean(self._products.get(view.name), positions, view)
-        return self._mean(self._lookups.get(view.name), sums.counts[view.name][None], view)
-
-    def _mean(self, squares: Tensor | None, positions: Tensor, view: MatrixView) -> Tensor:
-        if squares is None:
-            return torch.zeros(view.groups * view.rows)
-        return (squares.cpu() / positions.clamp_min(1)).flatten().float()
-
-    def _add(self, factor: Factor, operation: Operation, gradient: Tensor) -> None:
-        view = factor.view
-        kept = self._lookups if operation.is_lookup else self._products
-        if view.name not in kept:
-            kept[view.name] = torch.zeros(view.groups, view.rows, dtype=torch.float64, device=gradient.device)
-        kept[view.name][factor.first : factor.first + factor.count] += operation.squares(factor, gradient)
+        squares = self._squares.get(view.name, torch.zeros(view.groups, view.rows, dtype=torch.float64))
+        found = sums.of(view.name)
+        if found is None:
+            energy = view.columns * sums.counts[view.name][None].double()
+        else:
+            energy = found.products.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).double().cpu()
+        return torch.where(energy > 0, squares / energy, 0).flatten().float()
 
     def _likelihood(self, logits: Tensor) -> Tensor:
         rows = logits.reshape(-1, logits.shape[-1])

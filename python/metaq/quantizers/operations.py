@@ -61,10 +61,6 @@ class Operation(ABC):
     def pieces(self, factor: Factor) -> Iterator[Piece]:
         """The inputs as matrices."""
 
-    @abstractmethod
-    def squares(self, factor: Factor, outputs: Tensor) -> Tensor:
-        """Sums over positions of squares of something in the shape of the outputs: float64, (groups, rows)."""
-
 
 class _Product(Operation):
     """``inputs @ weight.T``, weight of shape (outputs, inputs)."""
@@ -75,18 +71,12 @@ class _Product(Operation):
     def pieces(self, factor: Factor) -> Iterator[Piece]:
         yield Piece(0, factor.count, self.inputs.detach().float().reshape(1, -1, factor.view.columns))
 
-    def squares(self, factor: Factor, outputs: Tensor) -> Tensor:
-        return _squares(outputs.reshape(-1, outputs.shape[-1]), (0,)).reshape(factor.count, -1)
-
 
 class _SlotProduct(_Product):
     """``inputs[g] @ weight[g].T``, weight of shape (groups, outputs, inputs)."""
 
     def pieces(self, factor: Factor) -> Iterator[Piece]:
         yield Piece(0, factor.count, self.inputs.detach().float())
-
-    def squares(self, factor: Factor, outputs: Tensor) -> Tensor:
-        return _squares(outputs, (1,))
 
 
 @dataclass(frozen=True)
@@ -105,9 +95,6 @@ class _SortedProduct(Operation):
     def pieces(self, factor: Factor) -> Iterator[Piece]:
         for group, part in enumerate(self._parts(self.inputs)):
             yield Piece(group, 1, part.detach().float()[None])
-
-    def squares(self, factor: Factor, outputs: Tensor) -> Tensor:
-        return torch.stack([_squares(part, (0,)) for part in self._parts(outputs)])
 
     def _parts(self, tensor: Tensor) -> Iterator[Tensor]:
         start = 0
@@ -134,10 +121,6 @@ class _Convolution(Operation):
         size = math.prod(samples.shape[1:]) * math.prod(self.weight.shape[2:])
         for part in samples.split(max(1, _PATCH_ELEMENTS // max(1, size))):
             yield Piece(0, self.groups, self._patches(functional.pad(part.float(), ends)))
-
-    def squares(self, factor: Factor, outputs: Tensor) -> Tensor:
-        batched = self._batched(outputs)
-        return _squares(batched, (0, *range(2, batched.ndim))).reshape(self.groups, -1)
 
     def _batched(self, tensor: Tensor) -> Tensor:
         return tensor[None] if tensor.ndim < self.weight.ndim else tensor
@@ -168,12 +151,6 @@ class _Lookup(Operation):
     def pieces(self, factor: Factor) -> Iterator[Piece]:
         yield from ()
 
-    def squares(self, factor: Factor, outputs: Tensor) -> Tensor:
-        """One sum for each row, of the means over columns of squares."""
-        means = outputs.detach().double().square().mean(-1).flatten()
-        sums = torch.zeros(1, len(self.weight), dtype=torch.float64, device=means.device)
-        return sums.index_add_(1, self.inputs.flatten(), means[None])
-
 
 def recognise(function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Operation | None:
     """What a call of a torch function multiplies, if it is such a call."""
@@ -184,10 +161,6 @@ def recognise(function: Callable[..., Any], arguments: Sequence[Any], keywords: 
         return read(*arguments, **keywords)
     except TypeError:  # a form of the call that the reader does not know
         return None
-
-
-def _squares(tensor: Tensor, dimensions: tuple[int, ...]) -> Tensor:
-    return tensor.detach().double().square().sum(dimensions)
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Operation | None:
