@@ -9,7 +9,7 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from metaq.integrations.pretrained import quiet
+from metaq.integrations.folder_models import quiet
 
 WORDS = ["the", "cat", "dog", "sat", "on", "a", "mat", "ran", "to", "house", "."]
 VOCABULARY = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}

@@ -35,12 +35,12 @@ _MODULES = {
     "compress_state_dict": "metaq.checkpoints",
     "decode": "metaq.numpy",
     "encode": "metaq.numpy",
-    "from_pretrained": "metaq.integrations.transformers",
+    "from_pretrained": "metaq.integrations.pretrained",
     "load_file": "metaq.api",
     "load_into": "metaq.api",
     "safe_open": "metaq.api",
     "save": "metaq.api",
-    "save_pretrained": "metaq.integrations.transformers",
+    "save_pretrained": "metaq.integrations.pretrained",
 }
 
 __all__ = list(_MODULES)

@@ -1,9 +1,9 @@
 from metaq.api import load_file, load_into, safe_open, save
-from metaq.checkpoints import CompressionConfig, compress_state_dict
+from metaq.checkpoints import CompressionConfig, compress_calibrated, compress_state_dict
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
-from metaq.integrations.transformers import from_pretrained, save_pretrained
+from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
@@ -31,6 +31,7 @@ __all__ = [
     "Sized",
     "calibrate",
     "compress",
+    "compress_calibrated",
     "compress_losslessly",
     "compress_state_dict",
     "decode",

@@ -49,13 +49,12 @@ void check_weights(const WeightArrays& weights, const ImportanceArrays& importan
 }
 
 // Replaces symbols, the nearest to the weights to begin with; returns the bits that the mixing coder takes for them.
-double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances,
-                        const FilledArrays& symbols, double rate_weight) {
+double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& importances, const FilledArrays& symbols,
+                        double rate_weight) {
     check_weights(weights, importances, symbols);
     std::vector<metaq::rdoq::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        blocks.push_back(
-            {weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i])});
+        blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i])});
     }
     nb::gil_scoped_release release;
     double bits = 0;
@@ -101,9 +100,8 @@ public:
         : quantizer_(machine_of(states), static_cast<float>(rate_weight)) {}
 
     void quantize(const Matrix<float>& targets, const ShareArray& shares, const Vector<const float>& scales,
-                  const Matrix<const float>& importances,
-                  const Vector<const float>& row_levels, const Matrix<std::int32_t>& symbols,
-                  const Matrix<float>& errors, float most) {
+                  const Matrix<const float>& importances, const Vector<const float>& row_levels,
+                  const Matrix<std::int32_t>& symbols, const Matrix<float>& errors, float most) {
         const std::size_t columns = targets.shape(0), rows = targets.shape(1), matrices = shares.shape(0);
         check_size("columns of shares", columns, shares.shape(1));
         check_size("columns of shares", columns, shares.shape(2));
@@ -118,9 +116,17 @@ public:
         if (rows == 0 || matrices == 0 || rows % matrices != 0) {
             throw std::invalid_argument("targets: rows do not divide among the matrices of the shares");
         }
-        const metaq::second_order::Columns block{
-            columns,           rows,          matrices,          targets.data(), shares.data(), scales.data(),
-            importances.data(), row_levels.data(), symbols.data(), errors.data(), most};
+        const metaq::second_order::Columns block{columns,
+                                                 rows,
+                                                 matrices,
+                                                 targets.data(),
+                                                 shares.data(),
+                                                 scales.data(),
+                                                 importances.data(),
+                                                 row_levels.data(),
+                                                 symbols.data(),
+                                                 errors.data(),
+                                                 most};
         nb::gil_scoped_release release;
         quantizer_.quantize(block);
     }
@@ -141,8 +147,7 @@ bool are_dependent(const SymbolArray& symbols) {
 void bind_quantizers(nb::module_& module) {
     // Without conversion: it would fill copies.
     module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(),
-               nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(),
-               nb::arg("rate_weight"));
+               nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
     module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(),
                nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("most"),
                nb::arg("rate_weight"), nb::arg("states"));
@@ -150,8 +155,8 @@ void bind_quantizers(nb::module_& module) {
         .def(nb::init<double, std::size_t>(), nb::arg("rate_weight"), nb::arg("states"))
         .def("quantize", &PythonColumnQuantizer::quantize, nb::arg("targets").noconvert(),
              nb::arg("shares").noconvert(), nb::arg("scales").noconvert(), nb::arg("importances").noconvert(),
-             nb::arg("row_levels").noconvert(),
-             nb::arg("symbols").noconvert(), nb::arg("errors").noconvert(), nb::arg("most"));
+             nb::arg("row_levels").noconvert(), nb::arg("symbols").noconvert(), nb::arg("errors").noconvert(),
+             nb::arg("most"));
     module.def("are_dependent", &are_dependent, nb::arg("symbols"));
 }
 

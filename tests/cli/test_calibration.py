@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 import metaq
 from metaq import integrations
+from metaq.checkpoints import CompressionConfig, FolderKind, compress_path
 from metaq.cli import calibration
 
 transformers = pytest.importorskip("transformers")
@@ -16,7 +17,8 @@ pytest.importorskip("PIL")
 
 import hugging_face_folders as folders  # noqa: E402
 
-from metaq.integrations.pretrained import quiet  # noqa: E402
+import metaq.integrations.transformers  # noqa: E402 - makes the quantizer known
+from metaq.integrations.folder_models import quiet  # noqa: E402
 
 MODELS = {
     "bert": folders.bert,
@@ -35,6 +37,7 @@ def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("models")
     for name, make in MODELS.items():
         make(path / name)
+    compress_path(path / "bert", path / "wrapped", CompressionConfig(bits=8), kind=FolderKind.SAFETENSORS)
     (path / "x.txt").write_text("\n".join(folders.texts(80)))
     (path / "x.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in folders.texts(80)))
     folders.images(path / "images", 8)
@@ -149,6 +152,8 @@ def test_without_data_a_line_says_what_it_is_worth(command, place, folder, tmp_p
         ("bert", ("--calibrate", "none.txt"), "found no such file or folder"),
         ("gpt2", ("--calibrate", "x.txt", "--window", "65"), "expected at most the 64 tokens that the model takes"),
         ("images", ("--calibrate", "x.txt"), "'*.safetensors', found none"),
+        ("wrapped", ("--calibrate", "x.txt"), "expected weights that are not compressed yet, found .mtq files"),
+        ("images", ("--calibrate", "x.txt", "--as", "safetensors"), "'*.safetensors', found none"),
     ],
 )
 def test_refused(fails, place, tmp_path, source, options, message):
@@ -158,9 +163,37 @@ def test_refused(fails, place, tmp_path, source, options, message):
 
 @pytest.mark.usefixtures("nothing_left")
 def test_without_transformers(fails, place, tmp_path, monkeypatch):
-    for name in ("calibration_data", "calibration_text", "pretrained"):
+    for name in ("calibration_data", "calibration_text", "folder_models"):
         monkeypatch.delitem(sys.modules, f"metaq.integrations.{name}", raising=False)
         monkeypatch.delattr(integrations, name, raising=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = fails("compress", place / "bert", "-o", tmp_path / "small", "--calibrate", place / "x.txt")
     assert message == "metaq: metaq compress needs transformers: pip install 'metaq-nn[transformers]'\n"
+
+
+@pytest.mark.parametrize("model", ["bert-bfloat16", "llama", "mixtral"])
+def test_folders_for_transformers(succeeds, place, tmp_path, model):
+    options = ("--calibrate", place / "x.txt", "--samples", "20", "--window", "16", "--json")
+    for name, kind in (("mtq", "mtq"), ("small", "safetensors")):
+        report = json.loads(succeeds("compress", place / model, "-o", tmp_path / name, "--as", kind, *options))
+    assert report["bytes"] == sum(path.stat().st_size for path in (tmp_path / "small").glob("*.safetensors"))
+    assert (tmp_path / "small" / "README.md").is_file()
+    found = metaq.from_pretrained(tmp_path / "small")
+    expected = metaq.from_pretrained(tmp_path / "mtq")
+    assert found.keys() == expected.keys() == tensors(place / model).keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    succeeds("decompress", tmp_path / "mtq", "-o", tmp_path / "floats", "-q")
+    kind = getattr(transformers, json.loads((place / model / "config.json").read_text())["architectures"][0])
+    with quiet():
+        loaded, info = kind.from_pretrained(tmp_path / "small", output_loading_info=True)
+        floats = kind.from_pretrained(tmp_path / "floats").state_dict()
+    assert not any(info.values())
+    assert loaded.state_dict().keys() == floats.keys()
+    assert all(torch.equal(floats[name], tensor) for name, tensor in loaded.state_dict().items())
+
+
+def test_the_size_of_a_folder_for_transformers(succeeds, place, tmp_path):
+    options = ("--calibrate", place / "x.txt", "--samples", "9", "--window", "16", "--size", "40kB", "-q")
+    succeeds("compress", place / "bert", "-o", tmp_path / "small", "--as", "safetensors", *options)
+    size = sum(path.stat().st_size for path in (tmp_path / "small").glob("*.safetensors"))
+    assert 0.9 * 40_000 < size <= 40_000

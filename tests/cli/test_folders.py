@@ -73,3 +73,20 @@ def test_compare_sorts(succeeds, folder, compressed):
     sizes = [row["second_bytes"] for row in rows("--sort", "second_bytes")]
     assert sizes == sorted(sizes, reverse=True)
     assert "2.bias" not in succeeds("compare", folder, compressed, "--top", "2")
+
+
+def test_folders_for_transformers(succeeds, fails, folder, compressed, tmp_path):
+    command = ("compress", folder, "-o", tmp_path / "wrapped", "--step", "0.25", "--as", "safetensors", "--json")
+    assert "config.json: expected an object with a 'model_type'" in fails(*command)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    found = json.loads(succeeds(*command))
+    assert found["bytes"] == sum(path.stat().st_size for path in (tmp_path / "wrapped").glob("*.safetensors"))
+    tensors = metaq.from_pretrained(tmp_path / "wrapped")
+    stored = metaq.from_pretrained(compressed)
+    assert list(tensors) == list(stored)
+    assert all(tensor.equal(stored[name]) for name, tensor in tensors.items())
+    assert (tmp_path / "wrapped" / "README.md").is_file()
+    assert "--force replaces it" in fails(*command)
+    succeeds(*command, "--force")
+    succeeds("decompress", tmp_path / "wrapped", "-o", tmp_path / "back", "-q")
+    assert (tmp_path / "back" / "config.json").is_file()

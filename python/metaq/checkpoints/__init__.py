@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from metaq.checkpoints.compression import compress_path
     from metaq.checkpoints.config import CompressionConfig, CompressionReport
     from metaq.checkpoints.decompression import decompress_path
+    from metaq.checkpoints.folder_kind import FolderKind
     from metaq.checkpoints.places import work_folder
     from metaq.checkpoints.state_dict import compress_state_dict
 
 __all__ = [
     "CompressionConfig",
     "CompressionReport",
+    "FolderKind",
     "compress_calibrated",
     "compress_path",
     "compress_state_dict",
@@ -27,6 +29,7 @@ __all__ = [
 _MODULES = {
     "CompressionConfig": "config",
     "CompressionReport": "config",
+    "FolderKind": "folder_kind",
     "compress_path": "compression",
     "compress_calibrated": "calibrated",
     "compress_state_dict": "state_dict",

@@ -1,11 +1,10 @@
-"""A folder of shards to `.mtq` shards by its model and some data. The model and the files are held in memory."""
+"""A folder of shards to a compressed one by its model and some data. The model and the files are held in memory."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from metaq import coding
 from metaq.checkpoints.calibrated import compress_calibrated
 from metaq.checkpoints.compressed_shards import Shard, Summary, encode_shard, entries_at
 from metaq.checkpoints.config import DEFAULT_BITS, QUALITIES, CompressionConfig, CompressionReport
-from metaq.checkpoints.places import check_folder, working
+from metaq.checkpoints.folder_kind import FolderKind
+from metaq.checkpoints.places import working
+from metaq.checkpoints.shard_folder import opened_folder
 from metaq.checkpoints.source_names import Matches, Place, match
 from metaq.checkpoints.state_dict import compress_state_dict
 from metaq.compressed_model import CodedTensor, encode
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.io import open_source
-from metaq.io.huggingface import MTQ, read_checkpoint_folder
 from metaq.io.source import Layout, TensorSource, size_bytes
 from metaq.progress import Progress
 from metaq.tensors import DTYPES
@@ -47,6 +46,7 @@ def compress_calibrated_folder(
     refit_epochs: int | None = None,
     force: bool = False,
     key: str | None = None,
+    kind: FolderKind = FolderKind.MTQ,
     progress: Progress | None = None,
 ) -> CompressionReport:
     """Compress a folder of shards to such a folder, as `compress_path` does, but by what data says of the model.
@@ -62,29 +62,25 @@ def compress_calibrated_folder(
             `compress_calibrated`.
         force: as of `compress_path`.
         key: as of `compress_path`.
+        kind: as of `compress_path`.
 
     Raises:
         InputError: what `compress_path` or `compress_calibrated` refuses, or a model of other tensors.
     """
     start, progress = time.perf_counter(), progress or Progress()
     check_config(config)
-    found = read_checkpoint_folder(source)
-    check_folder(found, output, MTQ, force)
-    with ExitStack() as opened:
-        sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
-        found.check(lambda shard: sources[shard].layouts)
-        parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
+    with opened_folder(source, output, kind, key, force) as opened:
+        parts = opened.parts
         config.check_names(name for tensors in parts.values() for name in tensors.layouts)
-        config = replace(config, coder=config.coder or coding.suitable(sum(map(size_bytes, parts.values()))))
-        with working(output, "compress with data", found.paths(), {}, resume=False) as folder:
+        coder = config.coder or coding.suitable(sum(map(size_bytes, parts.values())))
+        config = replace(opened.asked_of_shards(config), coder=coder)
+        with working(output, "compress with data", opened.found.paths(), {}, resume=False) as folder:
             progress.begin("loading the model and the data")
             model, batches = load()
             shards = _shards(parts, model, list(batches), config, refit_epochs, progress)
             for part, shard in shards.items():
                 write_atomically(folder.path / part, shard.data)
-            found.finish(folder.path, MTQ)
-            folder.publish_all(output)
-        return _report(parts, shards, str(output), str(config.coder), start)
+            return opened.publish(folder, output, _report(parts, shards, str(output), coder, start))
 
 
 def check_config(config: CompressionConfig) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
-from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.checkpoints.folder_kind import FolderKind
+from metaq.checkpoints.places import check_file, working
 from metaq.checkpoints.ranks import Ranks, sizes_bytes
 from metaq.checkpoints.resumable import WorkFolder
+from metaq.checkpoints.shard_folder import opened_folder
 from metaq.errors import InputError
 from metaq.io import open_source
-from metaq.io.huggingface import MTQ, read_checkpoint_folder
+from metaq.io.huggingface import MTQ
 from metaq.io.source import TensorSource
 from metaq.io.standard import readable, writable
 from metaq.progress import Progress
@@ -31,6 +33,7 @@ def compress_path(
     resume: bool = False,
     force: bool = False,
     key: str | None = None,
+    kind: FolderKind = FolderKind.MTQ,
     progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> CompressionReport:
@@ -41,6 +44,8 @@ def compress_path(
         resume: go on with what a stopped run left.
         force: replace an output that exists, which is refused otherwise. The source is never replaced.
         key: under which the state dict is, in files of torch.save that hold more than one.
+        kind: of the shards of a compressed folder. Those of safetensors are for `AutoModel.from_pretrained`, and a
+            `README.md` beside them says what came of the compression and how to load it.
         ranks: other processes, among which the shards of a folder are shared.
 
     Raises:
@@ -48,22 +53,18 @@ def compress_path(
             cannot be written or exists.
     """
     start, progress = time.perf_counter(), progress or Progress()
-    described = asdict(config) | {"key": key}
+    described = asdict(config) | {"key": key, "kind": kind}
     if source.is_dir():
-        found = read_checkpoint_folder(source)
-        check_folder(found, output, MTQ, force)
-        with ExitStack() as opened:
-            sources = {shard: opened.enter_context(closing(open_source(source / shard, key))) for shard in found.shards}
-            found.check(lambda shard: sources[shard].layouts)
-            parts = {found.renamed(shard, MTQ): tensors for shard, tensors in sources.items()}
-            with working(output, "compress", found.paths(), described, resume) as folder:
+        with opened_folder(source, output, kind, key, force) as shards:
+            config = shards.asked_of_shards(config)
+            with working(output, "compress", shards.found.paths(), described, resume) as folder:
                 if ranks is not None:
-                    paths = {found.renamed(shard, MTQ): path.absolute() for shard, path in found.paths().items()}
-                    ranks.share(paths, sizes_bytes(parts), key)
-                checkpoint, totals = _compress(parts, config, folder, progress, ranks)
-        found.finish(folder.path, MTQ)
-        folder.publish_all(output)
-        return _report(checkpoint, totals, str(output), len(parts), start)
+                    ranks.share(shards.absolute_paths(), sizes_bytes(shards.parts), key)
+                checkpoint, totals = _compress(shards.parts, config, folder, progress, ranks)
+            report = _report(checkpoint, totals, str(output), len(shards.parts), start)
+            return shards.publish(folder, output, report)
+    if kind is not FolderKind.MTQ:
+        raise InputError(f"{source}: expected a folder of shards to write as {kind}, found a file")
     if ranks is not None:
         raise InputError(f"{source}: expected a folder of shards to share among {ranks.count} ranks, found a file")
     check_file(source, output, force)

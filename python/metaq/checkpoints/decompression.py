@@ -1,4 +1,7 @@
-"""`.mtq` files and folders back to checkpoints. Needs torch only to write files of torch.save."""
+"""`.mtq` files and folders back to checkpoints.
+
+Needs torch only to write files of torch.save, and to read safetensors files with `.mtq` files in them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import threading
 from pathlib import Path
 
 from metaq.checkpoints.chunk_decoder import decode_to_safetensors, decoded_bytes, open_reader, stored_tensors
+from metaq.checkpoints.model_folder import unwrap_folder
 from metaq.checkpoints.places import check_file, check_folder, working
 from metaq.io import format_for
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
 from metaq.io.onnx import GRAPH
+from metaq.io.payload import has_payload
 from metaq.io.standard import STANDARD, readable, writable
 from metaq.progress import Progress
 from metaq.threads import in_parallel, thread_counts
@@ -50,6 +55,9 @@ def decompress_path(
 
 
 def _decompress_folder(source: Path, output: Path, resume: bool, force: bool, progress: Progress) -> None:
+    if any(map(has_payload, source.glob(f"*{SAFETENSORS}"))):
+        unwrap_folder(source, output, resume, force, progress)
+        return
     found = read_folder(source, MTQ)
     check_folder(found, output, SAFETENSORS, force)
     readers = {shard: open_reader(path) for shard, path in found.paths().items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from metaq.errors import InputError
 
 if TYPE_CHECKING:
-    from metaq.checkpoints import CompressionConfig, CompressionReport
+    from metaq.checkpoints import CompressionConfig, CompressionReport, FolderKind
     from metaq.checkpoints.ranks import Ranks
     from metaq.progress import Progress
 
@@ -50,6 +50,7 @@ def compress_with_data(
     resume: bool,
     force: bool,
     key: str | None,
+    kind: FolderKind,
     progress: Progress,
     ranks: Ranks | None,
 ) -> CompressionReport:
@@ -77,6 +78,7 @@ def compress_with_data(
         refit_epochs=options.refit_epochs,
         force=force,
         key=key,
+        kind=kind,
         progress=progress,
     )
 

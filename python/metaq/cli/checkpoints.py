@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from metaq.checkpoints.folder_kind import FolderKind
 from metaq.cli.bars import byte_bar, resumable, spinner, step_bars
 from metaq.cli.calibration import DataOptions, compress_with_data, hint_at_data
 from metaq.cli.compress_options import (
+    AsKind,
     Bits,
     Calibrate,
     CheckpointPath,
@@ -55,6 +57,7 @@ def compress(
     override: TensorBits = None,
     coder: CoderName = None,
     key: Key = None,
+    kind: AsKind = FolderKind.MTQ,
     calibrate: Calibrate = None,
     samples: Samples = None,
     window: Window = None,
@@ -68,9 +71,10 @@ def compress(
 
     Matrices and filters are quantized. Biases and norms stay as exact as float16, or exact with --step and --keep.
     With --lossless everything stays as it is, bit for bit: bfloat16 weights take about two thirds of their size.
-    A folder of shards becomes a folder of .mtq shards. With --calibrate the model of a Hugging Face folder is run on
-    some data, and files of the same size are nearer to it. The place - is standard input or output. Started by
-    "torchrun -m metaq compress", the processes share the shards of a folder.
+    A folder of shards becomes a folder of .mtq shards or, with --as safetensors, one that transformers loads. With
+    --calibrate the model of a Hugging Face folder is run on some data, and files of the same size are nearer to it. The
+    place - is standard input or output. Started by "torchrun -m metaq compress", the processes share the shards of a
+    folder.
     """
     from metaq.checkpoints import CompressionConfig, compress_path
     from metaq.checkpoints.ranks import joined
@@ -91,7 +95,7 @@ def compress(
             coder=coder,
         )
         options = DataOptions(calibrate, samples, window, refit)
-        shared: Any = {"resume": resume, "force": force, "key": key, "ranks": ranks}
+        shared: Any = {"resume": resume, "force": force, "key": key, "kind": kind, "ranks": ranks}
         with resumable(output, quiet) as progress:
             if calibrate is None:
                 report = compress_path(source, output, config, progress=progress, **shared)

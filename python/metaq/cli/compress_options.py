@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from metaq.checkpoints.folder_kind import FolderKind
 from metaq.cli.options import Quality
 
 _TARGET = "What to compress to: one of these at most; without any, 4 bits"
@@ -67,6 +68,15 @@ Key = Annotated[
     str | None,
     typer.Option(
         help="The key under which a torch file holds its state dict.", show_default=False, rich_help_panel=_CHOICES
+    ),
+]
+AsKind = Annotated[
+    FolderKind,
+    typer.Option(
+        "--as",
+        help="What a folder's shards become: .mtq files, or safetensors files with these in them, "
+        "which AutoModel.from_pretrained loads after `import metaq.integrations.transformers`.",
+        rich_help_panel=_CHOICES,
     ),
 ]
 Calibrate = Annotated[

@@ -18,13 +18,17 @@ class OpenFile(Generic[Array]):
     Tensors asked for in the file's order are decoded some at a time, ahead, on all cores. What else was decoded with a
     tensor is kept for later, up to 64 MiB of it. Several threads may ask.
 
+    Args:
+        file: its path, or a reader of it, which is closed with this.
+        new: makes the arrays.
+
     Raises:
         InputError: the file cannot be read.
         FormatError: its header or its size is not that of a whole `.mtq` file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], new: NewArray[Array]) -> None:
-        self._reader = Reader(map_bytes(path), str(path))
+    def __init__(self, file: str | os.PathLike[str] | Reader, new: NewArray[Array]) -> None:
+        self._reader = file if isinstance(file, Reader) else Reader(map_bytes(file), str(file))
         self._new = new
         self._next = 0  # behind the tensor that was asked for last
         self._ahead: dict[str, Array] = {}  # decoded, not asked for yet

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metaq.errors import InputError
 from metaq.integrations import calibration_text as text
-from metaq.integrations import pretrained
+from metaq.integrations import folder_models
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 IMAGES, IMAGES_OF_A_BATCH = 256, 16
@@ -50,15 +50,15 @@ def load(
     is_images = _is_images(data)
     if is_images and window is not None:
         raise InputError(f"window: expected none for images, found {window}")
-    config = pretrained.load_config(folder)
+    config = folder_models.load_config(folder)
     if not is_images:
-        tokenizer = pretrained.load_tokenizer(folder)
-        model = pretrained.load_model(folder, config)
-        with pretrained.quiet():
+        tokenizer = folder_models.load_tokenizer(folder)
+        model = folder_models.load_model(folder, config)
+        with folder_models.quiet():
             return model, text.batches(model, tokenizer, data, samples, window)
-    processor, paths = pretrained.load_image_processor(folder), _image_paths(data, samples or IMAGES)
-    model = pretrained.load_model(folder, config)
-    with pretrained.quiet():
+    processor, paths = folder_models.load_image_processor(folder), _image_paths(data, samples or IMAGES)
+    model = folder_models.load_model(folder, config)
+    with folder_models.quiet():
         return model, _image_batches(model, processor, paths)
 
 
@@ -102,5 +102,5 @@ def _pixels(path: Path, processor: Any, mode: str) -> Tensor:
         with Image.open(path) as image:
             pixels: Tensor = processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]
     except Exception as error:
-        raise InputError(f"{path}: expected an image, found {pretrained.first_line(error)}") from error
+        raise InputError(f"{path}: expected an image, found {folder_models.first_line(error)}") from error
     return pixels

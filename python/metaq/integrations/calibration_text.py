@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from metaq.errors import InputError
-from metaq.integrations.pretrained import first_line
+from metaq.integrations.folder_models import first_line
 
 SUFFIXES = (".txt", ".jsonl")
 WINDOW_TOKENS, WINDOWS, SENTENCES = 1024, 128, 512

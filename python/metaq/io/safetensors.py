@@ -89,7 +89,7 @@ class SafetensorsFile:
         self.layouts: dict[str, Layout] = {}
         self.aliases: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
-        with _opening(path):
+        with opening(path):
             with safe_open(path, framework="numpy") as file:
                 self.metadata: dict[str, str] = dict(file.metadata() or {})
                 for name in file.offset_keys():
@@ -120,7 +120,7 @@ class SafetensorsFile:
         part = torch.empty(len(elements), dtype=DTYPES[dtype])
         room = octets_of(part).data
         offset = self._offsets[name] + elements.start * dtype.itemsize
-        with _opening(self.path):
+        with opening(self.path):
             while len(room):
                 count = os.preadv(self._file.fileno(), [room], offset)
                 if count == 0:
@@ -134,8 +134,8 @@ class SafetensorsFile:
 
 
 @contextmanager
-def _opening(path: Path) -> Iterator[None]:
-    """Errors within become one that names the file."""
+def opening(path: Path) -> Iterator[None]:
+    """Errors of the library and of the system within become one that names the file."""
     from safetensors import SafetensorError
 
     try:
@@ -157,19 +157,10 @@ def write_pieces(
     Raises:
         InputError: a place that cannot be written, or a tensor under the one name that the format keeps for itself.
     """
-    if "__metadata__" in layouts:
-        raise InputError(f"{path}: expected no tensor called '__metadata__' in a .safetensors file, found one")
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    offsets, size = {}, 0
-    # Readers view the bytes as elements, which must lie at multiples of their width.
-    for name, layout in sorted(layouts.items(), key=lambda item: -item[1].dtype.itemsize):
-        offsets[name], size = size, size + layout.size_bytes
-        entries[name] = {"dtype": _NAMES[layout.dtype], "shape": layout.shape, "data_offsets": [offsets[name], size]}
-    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    start, end = 8 + len(header), 8 + len(header) + size
+    header, offsets, size = packed_header(layouts, metadata, str(path))
+    start, end = len(header), len(header) + size
     with atomic_file(path, end) as file:
-        file.write(struct.pack("<Q", len(header)) + header)
+        file.write(header)
         file.flush()
         file.truncate(end)
 
@@ -181,6 +172,31 @@ def write_pieces(
                 raise write_error(path, error, end) from None
 
         fill(put)
+
+
+def packed_header(
+    layouts: Mapping[str, Layout], metadata: Mapping[str, str], name: str = "file"
+) -> tuple[bytes, dict[str, int], int]:
+    """What a file begins with, where behind it each tensor begins, and how many bytes the tensors take.
+
+    Args:
+        name: what errors call the file.
+
+    Raises:
+        InputError: a tensor is under the one name that the format keeps for itself.
+    """
+    if "__metadata__" in layouts:
+        raise InputError(f"{name}: expected no tensor called '__metadata__' in a .safetensors file, found one")
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offsets, size = {}, 0
+    # Readers view the bytes as elements, which must lie at multiples of their width.
+    for tensor, layout in sorted(layouts.items(), key=lambda item: -item[1].dtype.itemsize):
+        offsets[tensor], size = size, size + layout.size_bytes
+        place = [offsets[tensor], size]
+        entries[tensor] = {"dtype": _NAMES[layout.dtype], "shape": layout.shape, "data_offsets": place}
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header, offsets, size
 
 
 def _write_at(file: BinaryIO, data: memoryview, offset: int) -> None:

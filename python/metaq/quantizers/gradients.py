@@ -52,8 +52,8 @@ class Gradients:
     """Sums of squared gradients of weights, a backward pass for each batch.
 
     What is drawn for one sample does not depend on another, and gradients are 0 in the mean. So the square of a batch's
-    gradient is, in the mean, the sum over its samples of the squares of theirs, with all that positions of a sample have
-    in common.
+    gradient is, in the mean, the sum over its samples of the squares of theirs, with all that positions of a sample
+    have in common.
 
     Args:
         loss: what they are of; if not given, it follows from each output.

@@ -7,9 +7,9 @@ H^-1 = Uᵀ U, U upper triangular in that order, an error of e in column j costs
 ``d_j = 1 / U[j, j]²``, where each column k behind it has moved by ``-e U[j, k] / U[j, j]``: errors of columns then add
 up.
 
-- Steps are ``sigma / √(c d_j)``, so that an error costs the same everywhere (waterfilling, as WaterSIC, 2603.04956): one
-  step and a scale for each column, and, where the rows of several matrices lie in one tensor, for each row, rounded to
-  an eighth of an octave. Scales that cost more bits than they spare are left out; errors are then weighted by their
+- Steps are ``sigma / √(c d_j)``, so that an error costs the same everywhere (waterfilling, as WaterSIC, 2603.04956):
+  one step and a scale for each column, and, where the rows of several matrices lie in one tensor, for each row, rounded
+  to an eighth of an octave. Scales that cost more bits than they spare are left out; errors are then weighted by their
   costs. Deviation: outputs of a layer count alike. Where those whose gradients are small get fewer bits, networks do
   worse.
 - Within a column all targets are known, so that the indices are the cheapest path of a trellis down its rows

@@ -33,8 +33,7 @@ struct Columns {
 
 class ColumnQuantizer {
 public:
-    ColumnQuantizer(const dependent::Machine& machine, float rate_weight)
-        : viterbi_(machine, rate_weight) {}
+    ColumnQuantizer(const dependent::Machine& machine, float rate_weight) : viterbi_(machine, rate_weight) {}
 
     void quantize(const Columns& block) {
         in_steps_.resize(block.rows);

@@ -1,0 +1,289 @@
+"""`.mtq` files within `.safetensors` files, which is how a folder for `AutoModel.from_pretrained` holds them.
+
+Such a file has two kinds of uint8 tensors beside plain ones:
+
+    metaq.payload.N     a whole `.mtq` file; N is its number among those of the folder
+    NAME                16 bytes that stand for a tensor: "metaq", three bytes of 0, N, and the tensor's place in that
+                        `.mtq` file, each of four bytes, the least significant first
+
+`transformers` finds out from the names in a file which parameters there are. It renames them, merges some, and sends
+each to its device before it looks at any value. So every name is there, and what stands under it says by itself where
+its weights are. A payload is not cut into a piece for each tensor, because tensors share its header, chunks and
+statistics.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from metaq.errors import FormatError, InputError
+from metaq.files import map_bytes
+from metaq.format.dtypes import BY_NAME
+from metaq.format.reader import Reader
+from metaq.format.safe_open import OpenFile
+from metaq.io.safetensors import Put, opening, packed_header, write_pieces
+from metaq.io.source import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+QUANT_METHOD, VERSION = "metaq", 1  # what `quantization_config` in a folder's config.json says
+PAYLOAD = "metaq.payload."
+METADATA = {"format": "pt"}  # without which transformers refuses a file
+
+_REFERENCE = struct.Struct("<8sII")
+_MAGIC = b"metaq\0\0\0"
+_MOST_BYTES = 10**15  # of a payload
+_MOST_HEADER_BYTES = 10**8  # as the safetensors library has it
+
+
+class Reference(NamedTuple):
+    """What stands for a tensor: the number of the payload that it is in, and its place there."""
+
+    payload: int
+    tensor: int
+
+    def octets(self) -> np.ndarray:
+        """The 16 bytes, uint8."""
+        return np.frombuffer(_REFERENCE.pack(_MAGIC, *self), np.uint8)
+
+
+def read_reference(octets: np.ndarray) -> Reference | None:
+    """The reference that an array of uint8 is, or None if it is a tensor by itself.
+
+    Example:
+        >>> read_reference(Reference(0, 3).octets())
+        Reference(payload=0, tensor=3)
+    """
+    if octets.dtype != np.uint8 or octets.shape != (_REFERENCE.size,):
+        return None
+    magic, payload, tensor = _REFERENCE.unpack(octets.tobytes())
+    return Reference(payload, tensor) if magic == _MAGIC else None
+
+
+def write_wrapped(source: Path, target: Path, number: int) -> list[str]:
+    """Wrap a `.mtq` file in a `.safetensors` file; returns the names in it.
+
+    Args:
+        number: of the payload among those of the folder.
+
+    Raises:
+        InputError: a file cannot be read or written, or a tensor has the name of a payload.
+        FormatError: the source's header or size is not that of a whole `.mtq` file.
+    """
+    data = map_bytes(source)
+    names = [row[0] for row in Reader(data, str(source)).rows]
+    payload = f"{PAYLOAD}{number}"
+    layouts = _layouts(names, payload, len(data))
+
+    def fill(put: Put) -> None:
+        for index, name in enumerate(names):
+            put(name, 0, Reference(number, index).octets())
+        put(payload, 0, np.frombuffer(data, np.uint8))
+
+    write_pieces(target, layouts, METADATA, fill)
+    return list(layouts)
+
+
+def wrapping_bytes(names: Iterable[str], number: int) -> int:
+    """How many bytes a `.safetensors` file has at most beside the `.mtq` file of these names that is wrapped in it."""
+    header, _, size_bytes = packed_header(_layouts(list(names), f"{PAYLOAD}{number}", _MOST_BYTES), METADATA)
+    return len(header) + size_bytes - _MOST_BYTES
+
+
+def _layouts(names: Sequence[str], payload: str, size_bytes: int) -> dict[str, Layout]:
+    octet = BY_NAME["uint8"]
+    for name in names:
+        if name.startswith(PAYLOAD):
+            raise InputError(f"tensor {name!r}: expected a name that does not begin with {PAYLOAD!r}, found one")
+    return {name: Layout(octet, (_REFERENCE.size,)) for name in names} | {payload: Layout(octet, (size_bytes,))}
+
+
+class WrappedTensors:
+    """The tensors of `.safetensors` files that have `.mtq` files in them, decoded as they are asked for.
+
+    Args:
+        files: all those of a folder.
+
+    Raises:
+        InputError: a file is not a `.safetensors` file, or no payload is in any.
+        FormatError: the header or the size of a payload is not that of a whole `.mtq` file.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.places: dict[str, Path] = {}
+        self._payload_places: dict[str, Path] = {}
+        self._payloads: dict[int, _Payload] = {}
+        self._last: int | None = None  # the number of the payload that was read last
+        with ExitStack() as failing:
+            for path in files:
+                for name, octets in _read_names(path):
+                    if octets is None:
+                        self.places[name] = path
+                        continue
+                    self._payload_places[name], number = path, _number(path, name)
+                    if number in self._payloads:
+                        raise InputError(f"{path}: expected each payload in one file, found {name!r} in another too")
+                    self._payloads[number] = _Payload(octets, f"{path}, {name}")
+                    failing.callback(self._payloads[number].close)
+            if not self._payloads:
+                place = files[0].parent if files else "folder"
+                remedy = "`metaq compress FOLDER -o OUTPUT --as safetensors` makes such files"
+                raise InputError(f"{place}: expected a tensor '{PAYLOAD}0' in its files, found none; {remedy}")
+            failing.pop_all()
+
+    def close(self) -> None:
+        """Let go of the files; tensors taken from them stay."""
+        for payload in self._payloads.values():
+            payload.close()
+
+    def names_in(self, path: Path) -> list[str]:
+        """The names that a file has, those of payloads included."""
+        return [name for name, place in (self.places | self._payload_places).items() if place == path]
+
+    def payloads(self) -> dict[int, memoryview]:
+        """The `.mtq` files, by their numbers."""
+        return {number: payload.octets for number, payload in self._payloads.items()}
+
+    def reference(self, tensor: Tensor) -> Reference | None:
+        """What a tensor of a file refers to, if it is a reference."""
+        if tensor.shape != (_REFERENCE.size,) or tensor.element_size() != 1 or tensor.is_floating_point():
+            return None
+        return read_reference(tensor.cpu().numpy())
+
+    def tensor_at(self, reference: Reference, name: str) -> Tensor:
+        """The tensor that a reference stands for, on the CPU.
+
+        Args:
+            name: what errors call it.
+
+        Raises:
+            FormatError: the reference leads nowhere, or a chunk of the payload is damaged.
+        """
+        if reference.payload not in self._payloads:
+            found = f"one to payload {reference.payload}"
+            raise FormatError(f"tensor {name!r}: expected a reference to one of the folder's payloads, found {found}")
+        payload = self._payloads[reference.payload]
+        if reference.tensor >= len(payload.rows):
+            found = f"one to tensor {reference.tensor}"
+            raise FormatError(f"tensor {name!r}: expected a reference to one of {len(payload.rows)}, found {found}")
+        if self._last not in (None, reference.payload):
+            self._payloads[self._last].forget()
+        self._last = reference.payload
+        return payload.tensor(reference.tensor)
+
+    def items(self) -> Iterator[tuple[str, Reference | None, Tensor]]:
+        """Every name, in the files' order, what stands under it if that is a reference, and its tensor.
+
+        Second names of one tensor in a file come with the same object.
+        """
+        for path in dict.fromkeys(self.places.values()):
+            yield from self.items_in(path)
+
+    def items_in(self, path: Path) -> Iterator[tuple[str, Reference | None, Tensor]]:
+        """As `items`, of one file."""
+        from safetensors import safe_open
+
+        seen: dict[tuple[int, int], Tensor] = {}
+        with opening(path), safe_open(path, framework="pt") as file:
+            for name in (name for name, place in self.places.items() if place == path):
+                tensor = file.get_tensor(name)
+                reference = self.reference(tensor)
+                if reference is None:
+                    yield name, None, tensor.clone()
+                    continue
+                first = self._first(reference)
+                found = seen[first] if first in seen else self.tensor_at(reference, name)
+                if first in self._shared:
+                    seen[first] = found
+                yield name, reference, found
+
+    @cached_property
+    def _shared(self) -> set[tuple[int, int]]:
+        """Where tensors are that have several names."""
+        return {
+            (number, row[5])
+            for number, payload in self._payloads.items()
+            for index, row in enumerate(payload.rows)
+            if row[5] != index
+        }
+
+    def _first(self, reference: Reference) -> tuple[int, int]:
+        """The place of the first name of what is referred to."""
+        payload = self._payloads.get(reference.payload)
+        if payload is None or reference.tensor >= len(payload.rows):
+            return reference
+        return reference.payload, payload.rows[reference.tensor][5]
+
+
+class _Payload:
+    """A `.mtq` file within another file, read like one by itself."""
+
+    def __init__(self, octets: memoryview, name: str) -> None:
+        self.octets = octets
+        self._name = name
+        self._open()
+
+    def _open(self) -> None:
+        from metaq.tensors import new_tensor
+
+        reader = Reader(self.octets, self._name)
+        self.rows = reader.rows
+        self._file: OpenFile[Tensor] = OpenFile(reader, new_tensor)
+        self._is_read = False
+
+    def tensor(self, index: int) -> Tensor:
+        """The tensor at a place in the file."""
+        self._is_read = True
+        return self._file.get_tensor(self.rows[index][0])
+
+    def forget(self) -> None:
+        """Let go of what was decoded ahead, of which there would be too much if every payload kept some."""
+        if self._is_read:
+            self._file.close()
+            self._open()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _read_names(path: Path) -> Iterator[tuple[str, memoryview | None]]:
+    """The names in a file in its order, and with those of payloads their bytes, of a memory map."""
+    data = map_bytes(path)
+    with opening(path):
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.offset_keys())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:begin]))
+    for name in names:
+        first, last = header[name]["data_offsets"]
+        yield name, data[begin + first : begin + last] if name.startswith(PAYLOAD) else None
+
+
+def _number(path: Path, name: str) -> int:
+    text = name.removeprefix(PAYLOAD)
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InputError(f"{path}: expected a number behind {PAYLOAD!r}, found {name!r}")
+    return int(text)
+
+
+def has_payload(path: Path) -> bool:
+    """Whether a `.safetensors` file has a `.mtq` file in it; False where it is no such file. Reads the header alone."""
+    try:
+        with open(path, "rb") as file:
+            size_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size_bytes)) if size_bytes < _MOST_HEADER_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and any(name.startswith(PAYLOAD) for name in header)
