@@ -28,6 +28,7 @@ from metaq.quantizers.rounding import is_roundable, round_as_float16
 from metaq.quantizers.second_order import States
 from metaq.quantizers.sequential import Moments, SequentialOptions, quantize_sequentially
 from metaq.quantizers.uniform import is_quantizable
+from metaq.threads import in_threads
 
 _log = logging.getLogger(__name__)
 _ROUNDS = 4  # of sequential quantization, to meet the target
@@ -66,7 +67,7 @@ def compress_calibrated(
     """
     config, progress, kept = config or CompressionConfig(), progress or Progress(), list(batches)
     calibration = calibrate(model, kept, progress=progress)
-    checkpoint = CalibratedCheckpoint(model.state_dict(), calibration, config, metadata)
+    checkpoint = CalibratedCheckpoint(model.state_dict(), calibration, config, metadata, progress)
     sigmas = checkpoint.find_steps()
     quantized = copy.deepcopy(model)
     coded = _quantize_to_target(checkpoint, model, quantized, kept, sigmas, progress)
@@ -99,7 +100,8 @@ class CalibratedCheckpoint:
         state: Mapping[str, Tensor],
         calibration: Calibration,
         config: CompressionConfig,
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if config.lossless or config.step is not None:
             found = "lossless" if config.lossless else "step"
@@ -107,7 +109,7 @@ class CalibratedCheckpoint:
                 f"compress: expected bits, size_bytes, max_error or quality with calibration, found {found}"
             )
         config.check_names(state)
-        self.config, self.metadata = config, dict(metadata or {})
+        self.config, self.metadata, self.progress = config, dict(metadata or {}), progress or Progress()
         self.kept = keep(state)
         size_bytes = sum(tensor.nbytes for tensor in state.values())
         self.coder = config.coder or coding.suitable(size_bytes, config.lossless)
@@ -163,15 +165,25 @@ class CalibratedCheckpoint:
             raise InputError(f"{target.name}: {failure}") from None
 
     def _choose_scalings(self, names: Iterable[str], sigma: float) -> None:
-        for name in names:
+        def choose(name: str) -> WeightProblem:
             problem = self.problems[name]
             if isinstance(problem, MatrixProblem):
-                scaling = problem.choose_scaling(self.weights[name], sigma)
-                self.problems[name] = replace(problem, scaling=scaling)
+                return replace(problem, scaling=problem.choose_scaling(self.weights[name], sigma))
+            return problem
+
+        chosen = list(names)
+        self.problems |= dict(zip(chosen, in_threads(choose, chosen), strict=True))
 
     def quantize(self, sigmas: Mapping[str, float]) -> dict[str, CodedTensor]:
         """Weights on these steps."""
-        return {name: self.problems[name].quantize(self.weights[name], sigma) for name, sigma in sigmas.items()}
+        self.progress.begin("measuring", sum(self.weights[name].nbytes for name in sigmas))
+
+        def quantize(name: str) -> CodedTensor:
+            found = self.problems[name].quantize(self.weights[name], sigmas[name])
+            self.progress.advance(self.weights[name].nbytes, 0)
+            return found
+
+        return dict(zip(sigmas, in_threads(quantize, list(sigmas)), strict=True))
 
     def measure(self, coded: Mapping[str, CodedTensor], target: Target) -> float:
         """What the target is about: of these weights, the size of a whole file being that with all other tensors."""
