@@ -15,7 +15,7 @@ from metaq.experiments import checkpoint
 from metaq.experiments.data import Split
 from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import StageSection
-from metaq.integrations.transformers import FILE
+from metaq.integrations import FILE
 from metaq.io import read_state, write_state
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods.hemp import Gradient, Quantizer
