@@ -37,7 +37,8 @@ class Report:
     def __init__(self, path: Path | None, command: str) -> None:
         self.path = path
         found = json.loads(path.read_text()) if path and path.exists() else {}
-        self.fields: dict[str, Any] = {"networks": {}, "rows": []} | found | {"command": command, "machine": machine()}
+        kept = {key: found.get(key, default) for key, default in (("networks", {}), ("rows", []))}
+        self.fields: dict[str, Any] = {"command": command, "machine": machine(), **kept}
 
     @property
     def rows(self) -> list[Row]:

@@ -103,7 +103,7 @@ def nearest_by_tensor(layers: Sequence[Layer], bits: float) -> list[Rounded]:
     found = []
     for layer in layers:
         grid = Grid(layer.matrices.flatten(), int(bits))
-        found.append(Rounded(grid.nearest(layer.matrices), bits * layer.matrices.numel() + grid.bits))
+        found.append(Rounded(grid.nearest(layer.matrices), int(bits) * layer.matrices.numel() + grid.bits))
     return found
 
 

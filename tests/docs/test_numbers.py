@@ -113,6 +113,16 @@ def test_calibration():
         assert cells("docs/checkpoints.md", f"{plain['bits_per_weight']:g}") == expected
 
 
+def test_what_data_is_worth():
+    rows = result("benchmarks/results/post_training_resnet20.json")["rows"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = [row for row in rows if row["method"] == method]
+        spelled = {row["setting"]: f"{percent(row['accuracy'])}, {row['bytes']:,} B" for row in found}
+        is_file = "yes" if all(row["is_file"] for row in found) else "no"
+        expected = [*(spelled.get(setting, "") for setting in (1.5, 2, 2.5, 3, 4)), is_file]
+        assert cells("docs/checkpoints.md", method) == expected
+
+
 def test_trellis():
     rows = result("benchmarks/results/trellis.json")["results"]
     gaps = {(row["way"], f"{row['step']:g}"): f"{row['gap_bits']:.3f}" for row in rows}
