@@ -123,6 +123,13 @@ def test_what_data_is_worth():
         assert cells("docs/checkpoints.md", method) == expected
 
 
+def test_layers_above_the_bound():
+    means = result("benchmarks/results/post_training_bound.json")["networks"]["bound"]
+    text = " ".join(text_of("docs/checkpoints.md").split())
+    assert f"ours lies {means['metaq']['mean_gap_bits']:.3f} bits a weight above" in text
+    assert f"ideal entropy {means['scalar feedback']['mean_gap_bits']:.3f} (" in text
+
+
 def test_trellis():
     rows = result("benchmarks/results/trellis.json")["results"]
     gaps = {(row["way"], f"{row['step']:g}"): f"{row['gap_bits']:.3f}" for row in rows}
