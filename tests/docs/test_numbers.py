@@ -113,14 +113,15 @@ def test_calibration():
         assert cells("docs/checkpoints.md", f"{plain['bits_per_weight']:g}") == expected
 
 
-def test_what_data_is_worth():
-    rows = result("benchmarks/results/post_training_resnet20.json")["rows"]
+@pytest.mark.parametrize("network", ["ResNet-20", "ResNet-32"])
+def test_what_data_is_worth(network):
+    rows = result(f"benchmarks/results/post_training_{network.lower().replace('-', '')}.json")["rows"]
     for method in dict.fromkeys(row["method"] for row in rows):
         found = [row for row in rows if row["method"] == method]
         spelled = {row["setting"]: f"{percent(row['accuracy'])}, {row['bytes']:,} B" for row in found}
         is_file = "yes" if all(row["is_file"] for row in found) else "no"
         expected = [*(spelled.get(setting, "") for setting in (1.5, 2, 2.5, 3, 4)), is_file]
-        assert cells("docs/checkpoints.md", method) == expected
+        assert cells("docs/checkpoints.md", network, method) == expected
 
 
 def test_layers_above_the_bound():
