@@ -1,4 +1,4 @@
-"""The baselines of `post_training.py`, written anew from their papers: layers to rounded layers and what those take.
+"""The baselines of `post_training.py`, written anew from their papers' main ideas.
 
 nearest-tensor, nearest-groups: rounding to nearest; a float16 scale and a zero point for each tensor, or for each 128
     weights of a row.
@@ -10,7 +10,7 @@ watersic: 2603.04956; errors fed back, steps by waterfilling, all layers at one 
 l1-scales: as EntQuant; a float16 scale for each row, chosen by squared error and the L1 norm of its symbols.
 
 Where a weight's inputs are unknown or it is a table that is looked up in, "gptq" rounds to nearest in groups.
-A baseline whose size is an ideal entropy counts no tables: no file is as small.
+A baseline whose size is an ideal entropy counts no tables, and no file is written.
 """
 
 import math
