@@ -104,13 +104,22 @@ def test_checkpoints_beside_the_reference():
         assert found[1 + 2 * (at % 3) :][:2] == [f"{row['file_bytes']:,}", f"{row['size_ratio']:.3f}"]
 
 
-def test_calibration():
-    rows = result("benchmarks/results/calibration.json")["rows"]
-    for plain, calibrated in zip(rows[::2], rows[1::2], strict=True):
-        expected = []
-        for row in (plain, calibrated):
-            expected += [f"{row['file_bytes']:,} B", f"{percent(row['accuracy'])}, {row['loss']:.3f}"]
-        assert cells("docs/checkpoints.md", f"{plain['bits_per_weight']:g}") == expected
+@pytest.mark.parametrize("network", ["ResNet-20", "ResNet-32"])
+def test_what_data_is_worth(network):
+    rows = result(f"benchmarks/results/post_training_{network.lower().replace('-', '')}.json")["rows"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = [row for row in rows if row["method"] == method]
+        spelled = {row["setting"]: f"{percent(row['accuracy'])}, {row['bytes']:,} B" for row in found}
+        is_file = "yes" if all(row["is_file"] for row in found) else "no"
+        expected = [*(spelled.get(setting, "") for setting in (1.5, 2, 2.5, 3, 4)), is_file]
+        assert cells("docs/checkpoints.md", network, method) == expected
+
+
+def test_layers_above_the_bound():
+    means = result("benchmarks/results/post_training_bound.json")["networks"]["bound"]
+    text = " ".join(text_of("docs/checkpoints.md").split())
+    assert f"ours lies {means['metaq']['mean_gap_bits']:.3f} bits a weight above" in text
+    assert f"ideal entropy {means['scalar feedback']['mean_gap_bits']:.3f} (" in text
 
 
 def test_trellis():

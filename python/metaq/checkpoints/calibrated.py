@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,8 @@ from metaq.quantizers.uniform import is_quantizable
 from metaq.threads import in_threads
 
 _log = logging.getLogger(__name__)
-_ROUNDS = 4  # of sequential quantization, to meet the target
+_ROUNDS, _PATIENCE = 8, 3  # of sequential quantization: at most, and until anything below the target will do
+_SPARE = 1e-3  # of a target: norms that are fitted afterwards may take a few bytes more
 _REACH = (24.0, 14.0)  # octaves of steps tried below and above the one of about one bit a weight
 
 
@@ -233,23 +235,25 @@ def _quantize_to_target(
     target, fixed = target_of(checkpoint.config), set(checkpoint.config.tensor_bits)
     count = sum(tensor.numel() for tensor in checkpoint.weights.values())
     free = [name for name in sigmas if checkpoint.config.bits_pattern(name) not in fixed]
-    for _ in range(_ROUNDS):
+    for tried in range(_ROUNDS):
         coded = _quantize_blocks(checkpoint, quantized, batches, sigmas, progress)
         chosen = {name: tensor for name, tensor in coded.items() if name in free}
         if not chosen:
-            break
+            return coded
         value = checkpoint.measure(coded if target.quantity is Quantity.SIZE else chosen, target)
         ratio = value / target.value
-        if 1 - 2 * NEAR <= ratio <= 1:
-            break
+        if ratio <= 1 - _SPARE and (ratio >= 1 - 2 * NEAR or tried >= _PATIENCE):
+            return coded
+        aim = 1 - NEAR / 2 * (1 + tried / 2)
         if target.quantity is Quantity.ERROR:
-            octaves = -0.5 * torch.tensor(ratio).log2().item() - NEAR / 2
+            octaves = 0.5 * math.log2(aim / ratio)
         else:
             bits = value * 8 / count if target.quantity is Quantity.SIZE else value
-            octaves = bits * (1 - (1 - NEAR / 2) / ratio)
+            octaves = bits * (1 - aim / ratio)
         sigmas = sigmas | {name: sigmas[name] * 2**octaves for name in free}
         quantized.load_state_dict(model.state_dict())
-    return coded
+    found = f"{value:.6g} in {_ROUNDS} rounds"
+    raise InputError(f"{target.name}: expected steps that lead to {target.value:.6g}, found {found}; ask for another")
 
 
 def _quantize_blocks(
