@@ -274,6 +274,8 @@ class _Problem:
         behind -= moved.transpose(0, 1).reshape(behind.shape)
 
     def result(self) -> Quantized:
+        if not bool(torch.isfinite(self.errors).all()):
+            raise InputError("weights: expected finite ones that make up for others, found NaN or infinity")
         back = self.found.order.argsort()
         cost = float(((self.errors / self.scales[:, None]).square() * self.importances).double().sum()) * self.sigma**2
         return Quantized(self.symbols[back].T.contiguous(), self.step, self.row_logs, self._in_order(back), cost)

@@ -51,7 +51,8 @@ private:
         const float scale = block.scales[j];
         double sum = 0;
         for (std::size_t i = 0; i < block.rows; ++i) {
-            in_steps_[i] = target[i] / scale;
+            const float in_steps = target[i] / scale;
+            in_steps_[i] = std::isfinite(in_steps) ? in_steps : 0;  // the error is as little finite as the target
             sum += std::abs(static_cast<double>(in_steps_[i]));
         }
         const auto level = static_cast<float>(std::log2(sum / static_cast<double>(block.rows) + 1e-6));
