@@ -107,7 +107,7 @@ def test_targets_are_met_from_below(target):
 def test_every_kind_of_weight_is_in_the_file(coder, by_blocks, caplog, tmp_path):
     model, config = Mixed(), CompressionConfig(bits=4, coder=coder)
     if by_blocks:
-        found = metaq.compress_calibrated(model, mixed_batches(), config)
+        found = metaq.compress_calibrated(model, mixed_batches(), config, refit_epochs=1)
     else:
         calibration = metaq.calibrate(model, mixed_batches())
         found = metaq.compress_state_dict(model.state_dict(), config, calibration=calibration)
@@ -133,6 +133,24 @@ def test_rows_that_are_never_looked_up_are_coarser_but_there():
     table, exact = found.decompress()["0.weight"], model[0].weight.detach()
     missed = (table - exact).square().mean(1)
     assert 3 * missed[:40].mean() < missed[40:].mean() < 0.8 * exact.square().mean()
+
+
+class WithUnusedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.pooler = deep(), nn.Linear(10, 10)
+
+    def forward(self, inputs):
+        hidden = self.body(inputs)
+        return {"last_hidden_state": hidden[:, None], "pooled": self.pooler(hidden)}
+
+
+def test_what_does_not_matter_to_the_outputs_is_not_lost():
+    model = WithUnusedHead()
+    found = metaq.compress_calibrated(model, deep_batches(), CompressionConfig(bits=4), refit_epochs=0)
+    exact = model.pooler.weight.detach()
+    assert (found.decompress()["pooler.weight"] - exact).square().sum() < 0.1 * exact.square().sum()
 
 
 def test_patterns_keep_and_give_bits():

@@ -111,20 +111,21 @@ def weight_problems(
 ) -> dict[str, WeightProblem]:
     """The problem of each weight.
 
-    Those that were not calibrated cost what the others do on average. So do, in part, rows of tables that were never
-    looked up: costs are as the square root of how often that was, so that what the data does not have is not lost.
+    Those that were not calibrated, or do not matter to the outputs, as a head that they do not come from, cost what the
+    others do on average. So do, in part, rows of tables that were never looked up: costs are as the square root of how
+    often that was, so that what the data does not have is not lost.
     """
     known: dict[str, WeightProblem] = {}
     feedbacks: dict[int, Feedback] = {}
     for name in weights:
         view = calibration.views.get(name)
-        if view is None:
+        if view is None or not calibration.rows[name].any():
             continue
         if name in calibration.inputs and not (view.is_transposed and view.groups > 1):
             inputs = calibration.inputs[name]
             if id(inputs) not in feedbacks:
                 feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
-            cost = max(float(calibration.rows[name].double().mean()), _TINY)
+            cost = float(calibration.rows[name].double().mean())
             known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, states)
         elif name in calibration.counts:
             known[name] = RowProblem(_table_costs(calibration, name), states)
