@@ -126,7 +126,8 @@ def test_a_broken_shard_ends_all(folder, tmp_path, broken):
     [
         (("--size", "10"), "size_bytes: expected at least"),
         (("--bits", "3", "--lossless"), "expected at most one of"),
-        (("--calibrate", "data"), "No such option: --calibrate"),
+        (("--nonsense", "data"), "No such option: --nonsense"),
+        (("--calibrate", "data"), "--calibrate: expected one process, found 2"),
     ],
 )
 def test_what_cannot_be_is_said_once(folder, tmp_path, options, expected):
