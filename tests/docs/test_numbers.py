@@ -113,6 +113,8 @@ def test_what_data_is_worth(network):
         is_file = "yes" if all(row["is_file"] for row in found) else "no"
         expected = [*(spelled.get(setting, "") for setting in (1.5, 2, 2.5, 3, 4)), is_file]
         assert cells("docs/checkpoints.md", network, method) == expected
+    accuracies = {row["method"]: percent(row["accuracy"]) for row in rows if row["setting"] == 2}
+    assert {accuracies["metaq"], accuracies["metaq-no-data"]} < set(re.findall(r"[\d.]+ %", text_of("README.md")))
 
 
 def test_layers_above_the_bound():

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from metaq.checkpoints.ranks import Ranks
     from metaq.progress import Progress
 
-# What data is worth. A figure that is measured belongs here, with the model and the size that it holds for.
-_WORTH = "with --calibrate files of the same size are nearer to the float model"
+# The figures are those of "What data is worth" in docs/checkpoints.md.
+_WORTH = (
+    "with --calibrate it would be nearer to the float model: a ResNet-20 at 2 bits has 83.8 % top-1 so, 75.1 % without"
+)
 
 _log = logging.getLogger(__name__)
 
