@@ -13,7 +13,7 @@ up.
   costs. Deviation: outputs of a layer count alike. Where those whose gradients are small get fewer bits, networks do
   worse.
 - Within a column all targets are known, so that the indices are the cheapest path of a trellis down its rows
-  (`metaq.quantizers.trellis`). Files hold such a tensor column by column (docs/format.md, "Matrices").
+  (`metaq.quantizers.trellis`). Files hold such a tensor column by column (docs/format.md, "Tensor entry").
 """
 
 from __future__ import annotations
