@@ -24,7 +24,8 @@ from metaq.progress import Progress
 from metaq.quantizers import second_order
 from metaq.quantizers.calibration import Calibration, calibrate
 from metaq.quantizers.layers import MatrixView
-from metaq.quantizers.refitting import refit
+from metaq.quantizers.observation import still
+from metaq.quantizers.refitting import distance, refit
 from metaq.quantizers.rounding import is_roundable, round_as_float16
 from metaq.quantizers.second_order import States
 from metaq.quantizers.sequential import Moments, SequentialOptions, quantize_sequentially
@@ -236,8 +237,9 @@ def _quantize_to_target(
     target, fixed = target_of(checkpoint.config), set(checkpoint.config.tensor_bits)
     count = sum(tensor.numel() for tensor in checkpoint.weights.values())
     free = [name for name in sigmas if checkpoint.config.bits_pattern(name) not in fixed]
+    has_cross = _choose_cross(checkpoint, model, batches, sigmas, progress)
     for tried in range(_ROUNDS):
-        coded = _quantize_blocks(checkpoint, quantized, batches, sigmas, progress)
+        coded = _quantize_blocks(checkpoint, quantized, batches, sigmas, has_cross, progress)
         chosen = {name: tensor for name, tensor in coded.items() if name in free}
         if not chosen:
             return coded
@@ -257,11 +259,32 @@ def _quantize_to_target(
     raise InputError(f"{target.name}: expected steps that lead to {target.value:.6g}, found {found}; ask for another")
 
 
+def _choose_cross(
+    checkpoint: CalibratedCheckpoint,
+    model: nn.Module,
+    batches: list[Any],
+    sigmas: Mapping[str, float],
+    progress: Progress,
+) -> bool:
+    """Whether outputs come nearer if weights aim at what they gave before, on inputs that have changed.
+
+    In convolutional networks they do by far. In transformers, whose layers have other ways around them, they may not.
+    """
+    distances = []
+    for has_cross in (True, False):
+        tried = copy.deepcopy(model)
+        _quantize_blocks(checkpoint, tried, batches, sigmas, has_cross, progress)
+        with still(tried), still(model), torch.no_grad():
+            distances.append(sum(float(distance(tried, model, batch, at)) for at, batch in enumerate(batches)))
+    return distances[0] < distances[1]
+
+
 def _quantize_blocks(
     checkpoint: CalibratedCheckpoint,
     quantized: nn.Module,
     batches: list[Any],
     sigmas: Mapping[str, float],
+    has_cross: bool,
     progress: Progress,
 ) -> dict[str, CodedTensor]:
     coded: dict[str, CodedTensor] = {}
@@ -281,7 +304,8 @@ def _quantize_blocks(
         coded[name] = problem.quantize(aimed, sigmas[name])
         return view.matrices(coded[name].decompress()).to(matrices.device)
 
-    quantize_sequentially(quantized, batches, quantize, options=SequentialOptions(cross=True), progress=progress)
+    options = SequentialOptions(cross=has_cross)
+    quantize_sequentially(quantized, batches, quantize, options=options, progress=progress)
     missing = {name: sigma for name, sigma in sigmas.items() if name not in coded}
     return coded | checkpoint.quantize(missing)
 

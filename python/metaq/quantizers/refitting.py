@@ -105,9 +105,9 @@ class _Descent:
         """Take a step for each batch, in an order that is drawn."""
         for index in torch.randperm(len(batches), generator=self.generator).tolist():
             with torch.enable_grad():
-                distance = _distance(self.model, self.reference, batches[index], index)
-            if distance.requires_grad:
-                self._step(torch.autograd.grad(distance, self.vectors, allow_unused=True))
+                missed = distance(self.model, self.reference, batches[index], index)
+            if missed.requires_grad:
+                self._step(torch.autograd.grad(missed, self.vectors, allow_unused=True))
             progress.advance(batch_bytes(batches[index]), 0)
 
     @torch.no_grad()
@@ -133,9 +133,9 @@ class _Best:
 
     def look(self) -> None:
         """Keep the model's state if it is better."""
-        distance = self._measure()
-        if distance < self.distance or self.distance != self.distance:
-            self.distance, self._state = distance, self._copy()
+        found = self._measure()
+        if found < self.distance or self.distance != self.distance:
+            self.distance, self._state = found, self._copy()
 
     def restore(self) -> None:
         """Put the model into the best state."""
@@ -148,7 +148,7 @@ class _Best:
 
     @torch.no_grad()
     def _measure(self) -> float:
-        distances = [_distance(self.model, self.reference, batch, index) for index, batch in enumerate(self.held_out)]
+        distances = [distance(self.model, self.reference, batch, index) for index, batch in enumerate(self.held_out)]
         return float(torch.stack(distances).mean())
 
 
@@ -168,7 +168,8 @@ def _only_vectors(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             parameter.requires_grad_(has_asked)
 
 
-def _distance(model: nn.Module, reference: nn.Module, batch: Any, index: int) -> Tensor:
+def distance(model: nn.Module, reference: nn.Module, batch: Any, index: int) -> Tensor:
+    """How far outputs are from those of a reference, as in `Refit`, on a batch, whose place among others is given."""
     with torch.no_grad():
         expected, loss = main_output(run(reference, batch, index))
     found, _ = main_output(run(model, batch, index))
