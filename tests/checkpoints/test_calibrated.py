@@ -196,6 +196,33 @@ def test_what_data_does_not_help(config, message):
         metaq.compress_calibrated(deep(), deep_batches(), CompressionConfig(**config))
 
 
+@pytest.mark.parametrize("target", [{"size_bytes": 10**9}, {"bits": 24.0}])
+def test_more_than_weights_can_use(target):
+    model = deep()
+    with torch.no_grad():
+        model[0].weight[0, 0] = 50  # far from all others
+    found = metaq.compress_calibrated(model, deep_batches(2), CompressionConfig(**target)).decompress()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_that_are_all_zero():
+    model = nn.Linear(20, 4)
+    nn.init.zeros_(model.weight)
+    found = metaq.compress_calibrated(model, deep_batches(2), CompressionConfig(max_error=1e-2))
+    assert not found.decompress()["weight"].any()
+
+
+def test_what_is_wrong_is_said_before_the_model_runs():
+    def run(*_):
+        raise AssertionError("the model has run")
+
+    model = deep()
+    model.register_forward_pre_hook(run)
+    with pytest.raises(InputError, match="found step"):
+        metaq.compress_calibrated(model, deep_batches(), CompressionConfig(step=0.1))
+
+
 def test_no_data():
     with pytest.raises(InputError, match="at least one batch"):
         metaq.compress_calibrated(deep(), [])
