@@ -226,6 +226,8 @@ def test_what_is_wrong_is_said_before_the_model_runs():
 def test_no_data():
     with pytest.raises(InputError, match="at least one batch"):
         metaq.compress_calibrated(deep(), [])
+    with pytest.raises(InputError, match="batches: expected several"):
+        metaq.compress_calibrated(deep(), deep_batches()[0])
 
 
 def test_layouts_say_which_scales_there_are():

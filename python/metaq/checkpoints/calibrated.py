@@ -22,7 +22,7 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, 
 from metaq.errors import InputError
 from metaq.progress import Progress
 from metaq.quantizers import second_order
-from metaq.quantizers.calibration import Calibration, calibrate
+from metaq.quantizers.calibration import Calibration, calibrate, check_batches
 from metaq.quantizers.layers import MatrixView
 from metaq.quantizers.observation import still
 from metaq.quantizers.refitting import distance, refit
@@ -70,6 +70,7 @@ def compress_calibrated(
         >>> model, batches = torch.nn.Linear(64, 32), [torch.randn(16, 64) for _ in range(4)]
         >>> small = metaq.compress_calibrated(model, batches, metaq.CompressionConfig(bits=3))
     """
+    check_batches(batches)
     config, progress, kept = config or CompressionConfig(), progress or Progress(), list(batches)
     _check_config(config, model.state_dict())
     calibration = calibrate(model, kept, progress=progress)
