@@ -40,6 +40,16 @@ def test_shares_and_costs_are_those_of_least_squares():
         assert float(found.costs[0, j]) == pytest.approx(float(least), rel=1e-4)
 
 
+def test_the_factor_is_that_of_the_inverse():
+    inputs = moments(150, groups=2)
+    found = feedback(inputs, torch.tensor([10**15, 10**15]))
+    inverse = torch.linalg.inv(damped(inputs)[:, found.order][:, :, found.order])
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    roots = factor.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(found.costs, roots.square().reciprocal(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.shares, (factor / roots[:, :, None]).float(), rtol=1e-5, atol=1e-6)
+
+
 def test_few_inputs_tell_little_of_how_columns_belong_together():
     inputs = moments(6)
     strong, weak = (feedback(inputs, torch.tensor([count])).shares[0].triu(1).abs().sum() for count in (10**6, 2))

@@ -5,7 +5,7 @@ error δ of W costs ``c Σ_i δ_i H δ_iᵀ``. Columns are quantized one after t
 for the errors of those that are (optimal brain surgeon in a fixed order, as Frantar et al. 2023, GPTQ). With
 H^-1 = Uᵀ U, U upper triangular in that order, an error of e in column j costs least, ``d_j e²`` with
 ``d_j = 1 / U[j, j]²``, where each column k behind it has moved by ``-e U[j, k] / U[j, j]``: errors of columns then add
-up.
+up. In the reverse order H is ``L D Lᵀ`` with ones on L's diagonal: D has the d_j, ``L^-1`` the ``U[j, k] / U[j, j]``.
 
 - Steps are ``sigma / √(c d_j)``, so that an error costs the same everywhere (waterfilling, as WaterSIC, 2603.04956):
   one step and a scale for each column, and, where the rows of several matrices lie in one tensor, for each row, rounded
@@ -118,14 +118,15 @@ def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
     """
     moments = _regular(inputs, positions)
     order = moments.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
-    moments = moments[:, order][:, :, order]
+    backwards = order.flip(0)
     try:
-        lower = torch.linalg.cholesky(moments)
-        factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+        lower = torch.linalg.cholesky(moments[:, backwards][:, :, backwards])
     except RuntimeError:
         raise InputError("inputs: expected second moments, found a matrix that has negative eigenvalues") from None
-    roots = factor.diagonal(dim1=1, dim2=2)
-    return Feedback(order, (factor / roots[:, :, None]).float(), roots.square().reciprocal())
+    roots = lower.diagonal(dim1=1, dim2=2)
+    unit, identity = lower / roots[:, None], torch.eye(len(order), dtype=lower.dtype).expand_as(lower)
+    shares = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
+    return Feedback(order, shares.float().flip(1, 2), roots.square().flip(1))
 
 
 def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor) -> Tensor:
@@ -159,7 +160,9 @@ def _regular(inputs: Tensor, positions: Tensor) -> Tensor:
         raise InputError("inputs: expected second moments, found a negative one on the diagonal")
     share = _noise_share(moments, positions.cpu())
     damped = share[:, 0] * diagonal + _DAMPING * diagonal.mean(1, keepdim=True).clamp_min(1e-30)
-    return (1 - share) * moments + torch.diag_embed(damped)
+    regular = (1 - share) * moments
+    regular.diagonal(dim1=1, dim2=2).add_(damped)
+    return regular
 
 
 class States(IntEnum):
