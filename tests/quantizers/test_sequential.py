@@ -180,13 +180,15 @@ def test_layer_by_layer_inputs_are_those_of_the_quantized_model(name):
 
 
 def inputs_of_layers(model, batches):
-    """For each Linear, its inputs for all batches, as rows."""
+    """For each Linear, its inputs for all batches, as rows, without padding."""
     found = {}
+
+    def tokens(inputs):
+        return inputs[MASK.bool()] if inputs.shape[:2] == MASK.shape else inputs
+
     hooks = [
         module.register_forward_hook(
-            lambda _, arguments, output, name=name: found.setdefault(f"{name}.weight", []).append(
-                arguments[0].flatten(0, -2)
-            )
+            lambda _, arguments, output, name=name: found.setdefault(f"{name}.weight", []).append(tokens(arguments[0]))
         )
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)

@@ -30,10 +30,10 @@ from metaq.errors import FormatError, InputError
 from metaq.progress import Progress
 from metaq.quantizers import calibration_file
 from metaq.quantizers.gradients import Gradients, Loss
-from metaq.quantizers.layers import Factor, MatrixView, Weights
+from metaq.quantizers.layers import MatrixView, Weights
 from metaq.quantizers.moments import SharedSums
 from metaq.quantizers.observation import Observation, batch_bytes, run, sample_count, still
-from metaq.quantizers.operations import Operation
+from metaq.quantizers.padding import token_mask
 
 _log = logging.getLogger(__name__)
 _NAMES_SHOWN = 5  # of weights that a message is about
@@ -133,6 +133,10 @@ def calibrate(
 ) -> Calibration:
     """Run a model on some data, to have its weights quantized by what matters to its predictions.
 
+    Padding does not count: where a batch has an ``attention_mask`` of shape (samples, positions), what is at its zeros
+    is left out of inputs, lookups and outputs that have these dimensions first, apart or as one. Where a model has put
+    inputs into another order, as for experts, and in convolutions, padding still counts.
+
     Every parameter that multiplies something is calibrated: of `torch.nn.Linear`, convolutions, attention, experts,
     embeddings, and of modules that are called otherwise. The model runs in evaluation mode, and is left as it was,
     gradients included.
@@ -161,19 +165,15 @@ def calibrate(
     if not weights.parameters:
         raise InputError("calibrate: expected a model with weights of two dimensions or more, found none")
     sums, found = SharedSums(), Gradients(weights, loss, seed) if gradients else None
-
-    def listen(factor: Factor, operation: Operation, output: Tensor) -> Tensor:
-        sums.add(factor, operation)
-        return output
-
     samples = 0
     progress.begin("calibrating")
     with still(model), found.of_weights(model) if found else torch.no_grad():
         for index, batch in enumerate(islice(batches, limit)):
-            with Observation(weights, listen):
+            is_token = token_mask(batch, index)
+            with Observation(weights, sums.listener(is_token)):
                 output = run(model, batch, index)
             if found:
-                found.take(output)
+                found.take(output, is_token)
             samples += sample_count(batch)
             progress.advance(batch_bytes(batch), 0)
     if samples == 0:

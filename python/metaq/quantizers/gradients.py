@@ -14,6 +14,7 @@ from torch.nn import functional
 from metaq.errors import InputError
 from metaq.quantizers.layers import MatrixView, Weights
 from metaq.quantizers.moments import SharedSums
+from metaq.quantizers.padding import at_tokens
 
 
 class Loss(Enum):
@@ -79,8 +80,11 @@ class Gradients:
             for parameter, has_asked in asked.items():
                 parameter.requires_grad_(has_asked)
 
-    def take(self, output: Any) -> None:
+    def take(self, output: Any, is_token: Tensor | None = None) -> None:
         """Add the gradients of a batch, and let go of its graph.
+
+        Args:
+            is_token: where outputs count, as in `metaq.quantizers.padding.token_mask`.
 
         Raises:
             InputError: there is no finite tensor of the shape that the loss asks for.
@@ -91,6 +95,7 @@ class Gradients:
         if not fits or not bool(torch.isfinite(values).all()):
             expected = "logits of two or three dimensions" if loss is Loss.LIKELIHOOD else "outputs"
             raise InputError(f"calibrate: expected finite {expected}, found shape {tuple(values.shape)} or others")
+        values = at_tokens(values, is_token)
         total = self._likelihood(values) if loss is Loss.LIKELIHOOD else self._signed(values)
         known = {name: self._weights.parameters[name] for name in self._weights.views}
         if not total.requires_grad or not known:

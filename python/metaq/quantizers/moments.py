@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from metaq.errors import InputError
 from metaq.quantizers.layers import Factor, MatrixView
+from metaq.quantizers.observation import Listener
 from metaq.quantizers.operations import Operation
 
 _DOUBLE_ELEMENTS = 1 << 20  # of sums that are kept in float64
@@ -128,8 +130,18 @@ class SharedSums:
     sums: dict[str, InputSums] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, factor: Factor, operation: Operation, reference: Operation | None = None) -> None:
-        """Add what an operation multiplies by a weight; ``reference`` as in `InputSums.add`.
+    def add(
+        self,
+        factor: Factor,
+        operation: Operation,
+        reference: Operation | None = None,
+        is_token: Tensor | None = None,
+    ) -> None:
+        """Add what an operation multiplies by a weight, without what is at padding.
+
+        Args:
+            reference: as in `InputSums.add`.
+            is_token: as in `metaq.quantizers.padding.token_mask`.
 
         Raises:
             InputError: inputs that are not finite, or not those of the weights with which it has shared them so far.
@@ -137,13 +149,30 @@ class SharedSums:
         name = factor.view.name
         if not self.sharing.is_new(factor, operation):
             return
+        operation = operation.at_tokens(is_token)
         if operation.is_lookup:
             counts = self.counts.setdefault(name, torch.zeros(factor.view.rows, dtype=torch.int64))
             counts += operation.inputs.flatten().bincount(minlength=factor.view.rows).cpu()
             return
         if name not in self.sums:
             self.sums[name] = InputSums.zeros(factor.view, operation.inputs.device, self.has_cross)
-        self.sums[name].add(factor, operation, reference)
+        self.sums[name].add(factor, operation, reference and reference.at_tokens(is_token))
+
+    def listener(
+        self, is_token: Tensor | None = None, take_reference: Callable[[str], Operation | None] | None = None
+    ) -> Listener:
+        """Adds every operation of a run on a batch.
+
+        Args:
+            is_token: of the batch, as for `add`.
+            take_reference: gives the reference of the next operation with a weight, by its name.
+        """
+
+        def listen(factor: Factor, operation: Operation, output: Tensor) -> Tensor:
+            self.add(factor, operation, take_reference and take_reference(factor.view.name), is_token)
+            return output
+
+        return listen
 
     def of(self, name: str) -> InputSums | None:
         """The sums of a weight; None if it is only looked up in."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from metaq.quantizers.layers import Factor, Weights
+from metaq.quantizers.padding import at_tokens
 
 _PATCH_ELEMENTS = 1 << 24  # that are made of a convolution's inputs at a time
 
@@ -53,6 +54,10 @@ class Operation(ABC):
         """Whether it depends on the model which inputs are multiplied by which group."""
         return False
 
+    def at_tokens(self, is_token: Tensor | None) -> Self:
+        """Without inputs at padding, if they are ordered by samples and positions (`metaq.quantizers.padding`)."""
+        return replace(self, inputs=at_tokens(self.inputs, is_token, inner=0 if self.is_lookup else 1))
+
     @abstractmethod
     def factor(self, weights: Weights) -> Factor | None:
         """The parameter multiplied by, if it is one."""
@@ -74,6 +79,9 @@ class _Product(Operation):
 
 class _SlotProduct(_Product):
     """``inputs[g] @ weight[g].T``, weight of shape (groups, outputs, inputs)."""
+
+    def at_tokens(self, is_token: Tensor | None) -> Self:
+        return replace(self, inputs=at_tokens(self.inputs.transpose(0, 1), is_token).transpose(0, 1))
 
     def pieces(self, factor: Factor) -> Iterator[Piece]:
         yield Piece(0, factor.count, self.inputs.detach().float())

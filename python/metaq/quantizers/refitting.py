@@ -20,6 +20,7 @@ from metaq.progress import Progress
 from metaq.quantizers.calibration import check_batches
 from metaq.quantizers.gradients import Loss, main_output
 from metaq.quantizers.observation import batch_bytes, run, sample_count, still
+from metaq.quantizers.padding import at_tokens, token_mask
 from metaq.quantizers.recalibration import recalibrate
 
 _HELD_OUT_SHARE = 0.1  # of the batches
@@ -169,14 +170,18 @@ def _only_vectors(model: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 def distance(model: nn.Module, reference: nn.Module, batch: Any, index: int) -> Tensor:
-    """How far outputs are from those of a reference, as in `Refit`, on a batch, whose place among others is given."""
+    """How far outputs are from those of a reference, as in `Refit`, on a batch, whose place among others is given.
+
+    Outputs at padding do not count (`metaq.quantizers.padding.token_mask`).
+    """
     with torch.no_grad():
         expected, loss = main_output(run(reference, batch, index))
     found, _ = main_output(run(model, batch, index))
     if found.shape != expected.shape:
         shape = tuple(expected.shape)
         raise InputError(f"refit: expected outputs of the reference's shape {shape}, found {tuple(found.shape)}")
-    expected, found = expected.float(), found.float()
+    is_token = token_mask(batch, index)
+    expected, found = (at_tokens(outputs.float(), is_token) for outputs in (expected, found))
     if loss is Loss.LIKELIHOOD:
         rows = found.reshape(-1, found.shape[-1]).log_softmax(-1)
         aim = expected.reshape(-1, expected.shape[-1]).log_softmax(-1)

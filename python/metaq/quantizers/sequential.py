@@ -28,6 +28,7 @@ from metaq.quantizers.layers import Factor, MatrixView, Weights
 from metaq.quantizers.moments import SharedSums
 from metaq.quantizers.observation import Observation, run, sample_count, still
 from metaq.quantizers.operations import Operation
+from metaq.quantizers.padding import token_mask
 from metaq.quantizers.replay import Memory, Replay, memory_of
 from metaq.quantizers.stages import Stage, trace
 
@@ -92,7 +93,7 @@ def quantize_sequentially(
     """Quantize the weights of a model in place, in the order in which they run.
 
     Weights that are used in several stages, as an embedding that is the last layer, too, are quantized in the first,
-    by the inputs that they have in the model as it was.
+    by the inputs that they have in the model as it was. Padding does not count, as in `metaq.calibrate`.
 
     Args:
         model: any. Its blocks are found by `metaq.quantizers.stages`. If an error is raised, it may be quantized in
@@ -125,6 +126,7 @@ class _Quantization:
         self.model, self.batches, self.quantize, self.options = model, batches, quantize, options
         self.progress = progress
         self.samples = sum(map(sample_count, batches))
+        self.is_token = [token_mask(batch, index) for index, batch in enumerate(batches)]
         self.parameters = Weights(model.named_parameters()).parameters
         first = trace(model, batches[0], keeps=options.memory is not Memory.NOTHING)
         memory = options.memory or memory_of(model, batches[0], first)
@@ -148,7 +150,7 @@ class _Quantization:
         if self.repeated:
             weights = self._weights(self.repeated)
             for index, batch in enumerate(self.batches):
-                with Observation(weights, _listener(sums)):
+                with Observation(weights, sums.listener(self.is_token[index])):
                     run(self.model, batch, index)
         return sums
 
@@ -188,7 +190,7 @@ class _Quantization:
         sums, weights = SharedSums(self.options.cross), self._weights(names)
         for index in range(len(self.batches)):
             references = self._references(stage, names, index, is_last) if self.options.cross else None
-            with Observation(weights, _listener(sums, references)):
+            with Observation(weights, sums.listener(self.is_token[index], references.take if references else None)):
                 self.quantized_way.run(stage, index)
         for name in weights.used_differently:
             del sums.sharing.views[name]
@@ -268,11 +270,3 @@ class _References:
         """The next operation of a weight."""
         kept = self.operations.get(name)
         return kept.pop(0) if kept else None
-
-
-def _listener(sums: SharedSums, references: _References | None = None) -> Callable[[Factor, Operation, Tensor], Tensor]:
-    def listen(factor: Factor, operation: Operation, output: Tensor) -> Tensor:
-        sums.add(factor, operation, references.take(factor.view.name) if references else None)
-        return output
-
-    return listen
