@@ -136,6 +136,14 @@ def test_the_aim_is_that_of_least_squares():
     assert torch.equal(aim(weights[None], inputs[None], 0 * cross[None], MANY)[0], weights)
 
 
+def test_groups_that_have_seen_nothing_are_not_lost():
+    inputs = torch.stack([torch.eye(3), 3 * torch.eye(3), torch.zeros(3, 3), torch.eye(3)])
+    costs = feedback(inputs, torch.tensor([10**6, 3 * 10**6, 0, 10**6])).costs
+    torch.testing.assert_close(costs[2], costs[0] / 8, rtol=1e-3, atol=0)
+    alone = feedback(inputs[:1], MANY).costs
+    torch.testing.assert_close(costs[:1], alone, rtol=1e-3, atol=0)
+
+
 def test_dead_inputs_do_no_harm():
     found = feedback(torch.zeros(1, 3, 3), torch.tensor([0]))
     assert torch.equal(found.shares[0], torch.eye(3))

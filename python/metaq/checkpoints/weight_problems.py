@@ -58,12 +58,23 @@ class MatrixProblem:
 
 def _layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout | None:
     """Trellises run along what the file scans: down the columns, which are a transposed weight's rows."""
+    if view.is_transposed and (rows is not None or columns is not None):
+        return _transposed_layout(view, rows, columns)
     if view.is_transposed:
-        return MatrixLayout(1, columns, rows) if rows is not None or columns is not None else None
+        return None
     count, leading = view.groups * view.rows, 1
     while math.prod(view.shape[:leading]) < count:
         leading += 1
     return MatrixLayout(leading, rows, columns, by_columns=True)
+
+
+def _transposed_layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout:
+    """The file's rows are the columns of one matrix, or of one after the other, whose rows have one scale together."""
+    if view.groups == 1:
+        return MatrixLayout(1, columns, rows)
+    of_groups = 0 if rows is None else rows.astype(np.int64).reshape(view.groups, view.rows)[:, :1]
+    of_columns = 0 if columns is None else columns.astype(np.int64)
+    return MatrixLayout(2, np.broadcast_to(of_groups + of_columns, (view.groups, view.columns)).flatten())
 
 
 @dataclass(frozen=True)
@@ -121,18 +132,23 @@ def weight_problems(
         view = calibration.views.get(name)
         if view is None or not calibration.rows[name].any():
             continue
-        if name in calibration.inputs and not (view.is_transposed and view.groups > 1):
+        if name in calibration.inputs:
             inputs = calibration.inputs[name]
             if id(inputs) not in feedbacks:
                 feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
             cost = float(calibration.rows[name].double().mean())
-            known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, states)
+            known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, _states_for(view, states))
         elif name in calibration.counts:
             known[name] = RowProblem(_table_costs(calibration, name), states)
     logs = [float(problem.costs.clamp_min(_TINY).log().mean()) for problem in known.values()]
     usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
     rest = RowProblem(torch.full((1,), usual, dtype=torch.float64), states)
     return {name: known.get(name, rest) for name in weights}
+
+
+def _states_for(view: MatrixView, states: States) -> States:
+    """Files scan transposed matrices one after the other, and so have no column of all of them for a trellis."""
+    return States.FREE if view.is_transposed and view.groups > 1 else states
 
 
 def _table_costs(calibration: Calibration, name: str) -> Tensor:

@@ -32,10 +32,11 @@ from metaq.quantizers.trellis import RATE_WEIGHT
 
 _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
 _COLUMNS = 64  # quantized before those behind them move
+_LEAST_SHARE = 0.1  # of the inputs that groups see on average, which those count as having seen that saw fewer
 _ALIKE = 2  # inputs that tell no more than one, about: those near each other resemble each other
 _ROW_SHARE = 0.5  # of a row's deviation from the mean magnitude that coders expect of it
 _SCALE_BITS = 5  # what a scale takes in a file, about
-_EIGHTHS = 127  # of an octave, the most that a scale may be from 1
+_EIGHTHS = 63  # of an octave, the most that a scale may be from 1: the product of two is in a file's range, too
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
     """The feedback of second moments H, symmetric and positive semidefinite.
 
     What lies beside the diagonal counts the less, the fewer inputs it was seen in: otherwise weights would make up for
-    each other on just those. Inputs that never were other than zero, and moments that are singular, are damped.
+    each other on just those. Inputs that never were other than zero, and moments that are singular, are damped. Groups
+    that have seen less than a tenth of the inputs that all see on average get what is missing of that from all.
 
     Args:
         inputs: H, of shape (groups, columns, columns).
@@ -158,11 +160,23 @@ def _regular(inputs: Tensor, positions: Tensor) -> Tensor:
     diagonal = moments.diagonal(dim1=1, dim2=2)
     if bool((diagonal < 0).any()):
         raise InputError("inputs: expected second moments, found a negative one on the diagonal")
+    moments = _filled(moments, positions.cpu())
+    diagonal = moments.diagonal(dim1=1, dim2=2)
     share = _noise_share(moments, positions.cpu())
     damped = share[:, 0] * diagonal + _DAMPING * diagonal.mean(1, keepdim=True).clamp_min(1e-30)
     regular = (1 - share) * moments
     regular.diagonal(dim1=1, dim2=2).add_(damped)
     return regular
+
+
+def _filled(moments: Tensor, positions: Tensor) -> Tensor:
+    """Moments to which groups that have seen hardly any inputs, as experts may, get some of those of all groups.
+
+    What the data does not have is then coarser, but not lost.
+    """
+    seen = positions.double() / positions.double().mean().clamp_min(1)
+    lacking = (_LEAST_SHARE - seen).clamp_min(0)
+    return moments + lacking[:, None, None] * moments.mean(0) if bool(lacking.any()) else moments
 
 
 class States(IntEnum):
