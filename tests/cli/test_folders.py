@@ -4,8 +4,10 @@ import json
 
 import pytest
 import safetensors.torch
+import torch
 
 import metaq
+from metaq.io.payload import Reference
 
 
 @pytest.fixture
@@ -90,3 +92,67 @@ def test_folders_for_transformers(succeeds, fails, folder, compressed, tmp_path)
     succeeds(*command, "--force")
     succeeds("decompress", tmp_path / "wrapped", "-o", tmp_path / "back", "-q")
     assert (tmp_path / "back" / "config.json").is_file()
+
+
+@pytest.fixture
+def wrapped(succeeds, folder, compressed, tmp_path):
+    """The folder of two .mtq shards as one that transformers loads."""
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    succeeds("compress", folder, "-o", tmp_path / "wrapped", "--step", "0.25", "--as", "safetensors", "-q")
+    return tmp_path / "wrapped"
+
+
+def rewritten(path, **changed):
+    """Write a .safetensors file anew, with other tensors."""
+    tensors = safetensors.torch.load(path.read_bytes())
+    safetensors.torch.save_file({**tensors, **changed}, path, {"format": "pt"})
+
+
+def test_inspect_of_what_transformers_loads(succeeds, compressed, wrapped):
+    found, expected = (json.loads(succeeds("inspect", place, "--json")) for place in (wrapped, compressed))
+    assert [file["file"] for file in found["files"]] == ["1.safetensors", "2.safetensors"]
+    for one, other in zip(found["files"], expected["files"], strict=True):
+        assert one | {"file": other["file"]} == other
+    sizes = sum(path.stat().st_size for path in wrapped.glob("*.safetensors"))
+    assert found["file_bytes"] == sizes
+    assert found["wrapping_bytes"] == sizes - expected["file_bytes"] > 0
+    assert (found["plain_tensors"], found["plain_bytes"]) == (0, 0)
+    assert (found["shards"], found["tensors"], found["weights"]) == (2, 4, 2 * 2003)
+    assert "1.safetensors" in succeeds("inspect", wrapped)
+
+
+def test_verify_of_what_transformers_loads(succeeds, fails, compressed, wrapped):
+    found, expected = (json.loads(succeeds("verify", place, "--json")) for place in (wrapped, compressed))
+    hashes = [[row["weights_sha256"] for row in result["files"]] for result in (found, expected)]
+    assert hashes[0] == hashes[1]
+    assert (found["verdict"], found["shards"], found["tensors"]) == ("whole and unchanged", 2, 4)
+    rewritten(wrapped / "1.safetensors", **{"1.bias": torch.ones(3)})
+    found = json.loads(succeeds("verify", wrapped, "--json"))
+    assert found["verdict"] == "whole and unchanged, but for plain tensors, which have no checksum"
+    assert (found["plain_tensors"], found["plain_bytes"]) == (1, 12)
+    lost = torch.from_numpy(Reference(1, 2).octets().copy())
+    rewritten(wrapped / "1.safetensors", **{"1.bias": lost})
+    assert "tensor '1.bias': expected a reference to one of 2, found one to tensor 2" in fails("verify", wrapped)
+    data = bytearray((wrapped / "2.safetensors").read_bytes())
+    data[-6] ^= 1
+    (wrapped / "2.safetensors").write_bytes(data)
+    rewritten(wrapped / "1.safetensors", **{"1.bias": torch.ones(3)})
+    assert "2.safetensors, metaq.payload.1: expected chunk" in fails("verify", wrapped, "-q")
+    (wrapped / "2.safetensors").unlink()
+    assert "expected the shard 2.safetensors beside it" in fails("verify", wrapped)
+
+
+def test_several_payloads_in_one_file(succeeds, wrapped):
+    second = safetensors.torch.load((wrapped / "2.safetensors").read_bytes())
+    rewritten(wrapped / "1.safetensors", **second)
+    (wrapped / "2.safetensors").unlink()
+    (wrapped / "model.safetensors.index.json").unlink()
+    found = json.loads(succeeds("verify", wrapped, "--json"))
+    names = ["1.safetensors, metaq.payload.0", "1.safetensors, metaq.payload.1"]
+    assert sorted(row["file"] for row in found["files"]) == names
+    assert found["tensors"] == 4
+
+
+def test_folders_without_any(fails, folder):
+    for verb in ("inspect", "verify"):
+        assert "expected a folder with *.mtq files, or with *.safetensors files that" in fails(verb, folder)

@@ -30,8 +30,11 @@ def compressed(succeeds, folder, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["inspect", "verify"])
-def test_inspect_and_verify(succeeds, file, compressed, verb):
-    for source in (file, compressed):
+def test_inspect_and_verify(succeeds, file, folder, compressed, verb):
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    wrapped = folder.with_name("wrapped")
+    succeeds("compress", folder, "-o", wrapped, "--step", "0.25", "--as", "safetensors", "-q")
+    for source in (file, compressed, wrapped):
         assert without_torch(verb, source, "--json") == succeeds(verb, source, "--json")
 
 

@@ -151,7 +151,10 @@ def export(
 
 
 def inspect(source: MtqPath, as_json: AsJson = False) -> None:
-    """Show what a .mtq file holds, tensor by tensor, and what each costs; of a folder, file by file."""
+    """Show what a .mtq file holds, tensor by tensor, and what each costs; of a folder, file by file.
+
+    A folder may have .mtq files by themselves, or within .safetensors files, as --as safetensors makes them.
+    """
     from metaq.report.contents import inspect_file, inspect_folder
     from metaq.report.tables import show, show_entries
 
@@ -165,7 +168,10 @@ def inspect(source: MtqPath, as_json: AsJson = False) -> None:
 
 
 def verify(source: MtqPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Check every byte of a .mtq file or of a folder's: checksums, limits, and that all of it decodes."""
+    """Check every byte of a .mtq file or of a folder's: checksums, limits, and that all of it decodes.
+
+    A folder may have .mtq files by themselves, or within .safetensors files, as --as safetensors makes them.
+    """
     from metaq.report.contents import verify_file, verify_folder
     from metaq.report.tables import print_result, show
 

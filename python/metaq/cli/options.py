@@ -44,7 +44,7 @@ Overrides = Annotated[
         "Overrides are applied in the order given: of two of the same entry, the later wins.",
     ),
 ]
-MtqPath = Annotated[Path, typer.Argument(help="A .mtq file, or a folder of such files.", show_default=False)]
+MtqPath = Annotated[Path, typer.Argument(help="A .mtq file, or a folder that metaq compress made.", show_default=False)]
 
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,72 @@ def _layouts(names: Sequence[str], payload: str, size_bytes: int) -> dict[str, L
     return {name: Layout(octet, (_REFERENCE.size,)) for name in names} | {payload: Layout(octet, (size_bytes,))}
 
 
+class Entry(NamedTuple):
+    """What stands under a name in a `.safetensors` file; its bytes are of a memory map."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    octets: memoryview
+
+    @property
+    def payload(self) -> int | None:
+        """The number of the payload that it is, or None if it is none.
+
+        Raises:
+            InputError: it has the name of a payload, but no number.
+        """
+        text = self.name.removeprefix(PAYLOAD)
+        if text == self.name:
+            return None
+        if not text.isascii() or not text.isdigit() or len(text) > 9:
+            raise InputError(f"{self.path}: expected a number behind {PAYLOAD!r}, found {self.name!r}")
+        return int(text)
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it refers to, if it is a reference."""
+        octets = np.frombuffer(self.octets, np.uint8)
+        return read_reference(octets) if self.shape == octets.shape else None
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """All that is in a `.safetensors` file, in its order.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    data = map_bytes(path)
+    with opening(path):
+        from safetensors import safe_open
+
+        with safe_open(path, framework="numpy") as file:
+            names = list(file.offset_keys())
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:begin]))
+
+    def entry(name: str) -> Entry:
+        first, last = header[name]["data_offsets"]
+        return Entry(path, name, tuple(header[name]["shape"]), data[begin + first : begin + last])
+
+    return [entry(name) for name in names]
+
+
+def check_reference(reference: Reference, name: str, counts: Mapping[int, int]) -> None:
+    """Raise a FormatError if a reference leads nowhere.
+
+    Args:
+        name: under which it stands.
+        counts: how many tensors each payload of the folder has, by its number.
+    """
+    if reference.payload not in counts:
+        found = f"one to payload {reference.payload}"
+        raise FormatError(f"tensor {name!r}: expected a reference to one of the folder's payloads, found {found}")
+    if reference.tensor >= counts[reference.payload]:
+        found = f"one to tensor {reference.tensor}"
+        raise FormatError(f"tensor {name!r}: expected a reference to one of {counts[reference.payload]}, found {found}")
+
+
 class WrappedTensors:
     """The tensors of `.safetensors` files that have `.mtq` files in them, decoded as they are asked for.
 
@@ -125,15 +191,16 @@ class WrappedTensors:
         self._last: int | None = None  # the number of the payload that was read last
         with ExitStack() as failing:
             for path in files:
-                for name, octets in _read_names(path):
-                    if octets is None:
-                        self.places[name] = path
+                for entry in read_entries(path):
+                    if entry.payload is None:
+                        self.places[entry.name] = path
                         continue
-                    self._payload_places[name], number = path, _number(path, name)
-                    if number in self._payloads:
-                        raise InputError(f"{path}: expected each payload in one file, found {name!r} in another too")
-                    self._payloads[number] = _Payload(octets, f"{path}, {name}")
-                    failing.callback(self._payloads[number].close)
+                    if entry.payload in self._payloads:
+                        found = f"{entry.name!r} in another too"
+                        raise InputError(f"{path}: expected each payload in one file, found {found}")
+                    self._payload_places[entry.name] = path
+                    self._payloads[entry.payload] = _Payload(entry.octets, f"{path}, {entry.name}")
+                    failing.callback(self._payloads[entry.payload].close)
             if not self._payloads:
                 place = files[0].parent if files else "folder"
                 remedy = "`metaq compress FOLDER -o OUTPUT --as safetensors` makes such files"
@@ -168,13 +235,8 @@ class WrappedTensors:
         Raises:
             FormatError: the reference leads nowhere, or a chunk of the payload is damaged.
         """
-        if reference.payload not in self._payloads:
-            found = f"one to payload {reference.payload}"
-            raise FormatError(f"tensor {name!r}: expected a reference to one of the folder's payloads, found {found}")
+        check_reference(reference, name, {number: len(payload.rows) for number, payload in self._payloads.items()})
         payload = self._payloads[reference.payload]
-        if reference.tensor >= len(payload.rows):
-            found = f"one to tensor {reference.tensor}"
-            raise FormatError(f"tensor {name!r}: expected a reference to one of {len(payload.rows)}, found {found}")
         if self._last not in (None, reference.payload):
             self._payloads[self._last].forget()
         self._last = reference.payload
@@ -254,28 +316,6 @@ class _Payload:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
-
-
-def _read_names(path: Path) -> Iterator[tuple[str, memoryview | None]]:
-    """The names in a file in its order, and with those of payloads their bytes, of a memory map."""
-    data = map_bytes(path)
-    with opening(path):
-        from safetensors import safe_open
-
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.offset_keys())
-    begin = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:begin]))
-    for name in names:
-        first, last = header[name]["data_offsets"]
-        yield name, data[begin + first : begin + last] if name.startswith(PAYLOAD) else None
-
-
-def _number(path: Path, name: str) -> int:
-    text = name.removeprefix(PAYLOAD)
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise InputError(f"{path}: expected a number behind {PAYLOAD!r}, found {name!r}")
-    return int(text)
 
 
 def has_payload(path: Path) -> bool:

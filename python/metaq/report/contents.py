@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
 from metaq.progress import Progress
 from metaq.report.blocks import blocks, payload_bytes
-from metaq.report.folders import mtq_paths
+from metaq.report.folders import MtqFolder, mtq_folder
 from metaq.report.symbol_statistics import Symbols, compact, counts, entropy_bits_of_counts, tuple_entropy
 
 Row = dict[str, Any]
@@ -54,31 +55,47 @@ def inspect_file(path: Path, progress: Progress) -> Contents:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    reader = Reader(map_bytes(path), str(path))
-    progress.begin(f"reading {path.name}", payload_bytes(reader))
-    return inspect(reader, progress)
+    return _inspect(Reader(map_bytes(path), str(path)), path.name, progress)
 
 
 def inspect_folder(path: Path, progress: Progress) -> Contents:
-    """`inspect_file` of each file of a folder, a row for each, and their sums.
+    """`inspect_file` of each `.mtq` file of a folder, also of those within `.safetensors` files, and their sums.
 
     Raises:
         InputError: the folder has no `.mtq` file, lacks one that its index names, or one cannot be read.
-        FormatError: one is not a whole and unchanged `.mtq` file.
+        FormatError: one is not a whole and unchanged `.mtq` file, or a reference to a tensor in one leads nowhere.
     """
+    folder = mtq_folder(path)
     files: list[Contents] = []
     rows: list[Row] = []
-    for shard in mtq_paths(path):
-        found = inspect_file(shard, progress)
+    for part in folder.parts:
+        found = _inspect(part.reader(), part.name, progress)
         weights = sum(math.prod(row["shape"]) for row in found.rows if not row["kind"].startswith("alias"))
-        row: Row = {"file": shard.name, "tensors": len(found.rows), "weights": weights}
+        row: Row = {"file": part.name, "tensors": len(found.rows), "weights": weights}
         row |= {"file_bytes": found.summary["file_bytes"]}
         rows.append(row | {"file_bits_per_weight": 8 * row["file_bytes"] / max(1, weights)})
-        files.append(Contents(found.rows, {"file": shard.name, **found.summary}, found.metadata))
-    total = {key: sum(row[key] for row in rows) for key in ("tensors", "weights", "file_bytes")}
-    summary = {"folder": str(path), "shards": len(rows), **total}
-    summary["file_bits_per_weight"] = 8 * total["file_bytes"] / max(1, total["weights"])
+        files.append(Contents(found.rows, {"file": part.name, **found.summary}, found.metadata))
+    summary = _sums(path, folder, rows, ("tensors", "weights", "file_bytes"))
+    summary["file_bits_per_weight"] = 8 * summary["file_bytes"] / max(1, summary["weights"])
     return Contents(rows, summary, files=files)
+
+
+def _inspect(reader: Reader, name: str, progress: Progress) -> Contents:
+    progress.begin(f"reading {name}", payload_bytes(reader))
+    return inspect(reader, progress)
+
+
+def _sums(path: Path, folder: MtqFolder, rows: list[Row], keys: Sequence[str]) -> Row:
+    """What a folder's files have together, those that `.mtq` files are wrapped in included."""
+    plain = folder.plain
+    beside = {"tensors": plain.tensors, "weights": plain.weights, "file_bytes": plain.size_bytes}
+    beside["file_bytes"] += folder.wrapping_bytes or 0
+    found: Row = {"folder": str(path), "shards": len(rows)}
+    found |= {key: sum(row[key] for row in rows) + beside[key] for key in keys}
+    if folder.wrapping_bytes is not None:
+        found |= {"wrapping_bytes": folder.wrapping_bytes, "plain_tensors": plain.tensors}
+        found |= {"plain_bytes": plain.size_bytes}
+    return found
 
 
 def verify_file(path: Path, progress: Progress) -> Row:
@@ -88,22 +105,30 @@ def verify_file(path: Path, progress: Progress) -> Row:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    progress.begin(f"verifying {path.name}")
-    reader = Reader(map_bytes(path), str(path))
-    result: Row = {"file": str(path), "verdict": "whole and unchanged", "tensors": len(reader.header.tensors)}
-    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader)}
+    return _verify(Reader(map_bytes(path), str(path)), str(path), path.name, progress)
 
 
 def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
-    """`verify_file` of each file of a folder, a row for each, and their sums.
+    """`verify_file` of each `.mtq` file of a folder, also of those within `.safetensors` files, and their sums.
+
+    Plain tensors in `.safetensors` files have no checksum; of those it is checked that they are as long as they should.
 
     Raises:
         InputError: the folder has no `.mtq` file, lacks one that its index names, or one cannot be read.
-        FormatError: one is not a whole and unchanged `.mtq` file.
+        FormatError: one is not a whole and unchanged `.mtq` file, or a reference to a tensor in one leads nowhere.
     """
-    rows = [{**verify_file(shard, progress), "file": shard.name} for shard in mtq_paths(path)]
-    total = {key: sum(row[key] for row in rows) for key in ("tensors", "file_bytes")}
-    return rows, {"folder": str(path), "shards": len(rows), "verdict": "whole and unchanged", **total}
+    folder = mtq_folder(path)
+    rows = [_verify(part.reader(), part.name, part.name, progress) for part in folder.parts]
+    verdict = "whole and unchanged"
+    if folder.plain.tensors:
+        verdict += ", but for plain tensors, which have no checksum"
+    return rows, {**_sums(path, folder, rows, ("tensors", "file_bytes")), "verdict": verdict}
+
+
+def _verify(reader: Reader, file: str, name: str, progress: Progress) -> Row:
+    progress.begin(f"verifying {name}")
+    result: Row = {"file": file, "verdict": "whole and unchanged", "tensors": len(reader.header.tensors)}
+    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader)}
 
 
 def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
