@@ -1,5 +1,6 @@
 """`metaq export`: what it writes and prints, and what it refuses."""
 
+import io
 import json
 import sys
 
@@ -78,3 +79,57 @@ def test_without_the_package(fails, tmp_path, like, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     message = fails("export", tmp_path / "x.mtq", "-o", tmp_path / "y.onnx", "--like", like)
     assert message == "metaq: metaq export needs onnx: pip install 'metaq-nn[onnx]'\n"
+
+
+@pytest.fixture
+def of_a_model(succeeds, tmp_path):
+    """A model, and a file that was made of it."""
+    weights = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
+    save(tmp_path / "whole.onnx", (64, 48), w=weights, steps=np.array([1, 2]))
+    succeeds("compress", tmp_path / "whole.onnx", "-o", tmp_path / "whole.mtq", "--step", "0.5", "-q")
+    return tmp_path / "whole.onnx", tmp_path / "whole.mtq"
+
+
+def test_a_file_has_the_graph_of_the_model_that_it_was_made_of(succeeds, of_a_model, tmp_path):
+    whole, source = of_a_model
+    results = [
+        json.loads(succeeds("export", source, "-o", tmp_path / name, "--json", *options))
+        for name, options in (("own.onnx", ()), ("given.onnx", ("--like", whole)))
+    ]
+    assert results[0]["kinds"] == results[1]["kinds"] == {"int4 DequantizeLinear": 1}
+    own, given = (onnx.load(tmp_path / name) for name in ("own.onnx", "given.onnx"))
+    assert [node.SerializeToString() for node in own.graph.node] == [n.SerializeToString() for n in given.graph.node]
+    found, expected = ({t.name: t.SerializeToString() for t in model.graph.initializer} for model in (own, given))
+    assert found == expected
+    onnx.checker.check_model(own)
+
+
+def test_without_a_graph(fails, tmp_path, like):
+    message = fails("export", tmp_path / "x.mtq", "-o", tmp_path / "y.onnx")
+    assert "x.mtq: expected the graph of an .onnx model in it, found none; `--like MODEL.onnx` gives one" in message
+
+
+def test_standard_input(succeeds, fails, monkeypatch, of_a_model, tmp_path):
+    whole, source = of_a_model
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes())))
+    succeeds("export", "-", "-o", tmp_path / "piped.onnx", "-q")
+    succeeds("export", source, "-o", tmp_path / "own.onnx", "-q")
+    assert (tmp_path / "piped.onnx").read_bytes() == (tmp_path / "own.onnx").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(source.read_bytes()[:-9])))
+    assert "metaq: standard input: expected" in fails("export", "-", "-o", tmp_path / "no.onnx")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(whole.read_bytes())))
+    assert "metaq: standard input: expected" in fails("export", "-", "-o", tmp_path / "no.onnx")
+
+
+def test_files_of_a_folder_one_after_the_other(command, fails, tmp_path):
+    weights = {name: torch.randn(64, 48) for name in ("v", "w")}
+    (tmp_path / "small").mkdir()
+    for name, weight in weights.items():
+        metaq.save(metaq.compress({name: weight}, step=1.0), tmp_path / "small" / f"{name}.mtq")
+    save(tmp_path / "whole.onnx", (64, 48), **{name: weight.numpy() for name, weight in weights.items()})
+    folder = fails("export", tmp_path / "small", "-o", tmp_path / "y.onnx", "--like", tmp_path / "whole.onnx")
+    assert "small: expected a .mtq file, found a folder; export its files one after the other" in folder
+    first, last = tmp_path / "first.onnx", tmp_path / "last.onnx"
+    assert command("export", tmp_path / "small" / "v.mtq", "-o", first, "--like", tmp_path / "whole.onnx")[0] == 0
+    assert command("export", tmp_path / "small" / "w.mtq", "-o", last, "--like", first)[0] == 0
+    assert [node.op_type for node in onnx.load(last).graph.node].count("DequantizeLinear") == 2

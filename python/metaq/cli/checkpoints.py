@@ -32,7 +32,6 @@ from metaq.cli.compress_options import (
 from metaq.cli.options import (
     AsJson,
     Force,
-    MtqFile,
     MtqPath,
     Output,
     Quiet,
@@ -125,19 +124,25 @@ def decompress(
 
 
 def export(
-    source: MtqFile,
+    source: Annotated[Path, typer.Argument(help="A .mtq file, or -.", show_default=False)],
     output: Output,
     like: Annotated[
-        Path, typer.Option(help="The .onnx model whose initialisers have the names of the tensors.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(
+            help="The .onnx model whose initialisers have the names of the tensors. A file that was made of an .onnx "
+            "model needs none.",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Write an .onnx model with the weights of a .mtq file, those that are quantized as integers.
 
-    The graph is that of another .onnx model. Initialisers of 4, 8 or 16 bits take the place of its quantized weights,
-    with the operators that make these of them. It becomes opset 21, if it is less.
+    The graph is that of another .onnx model, or of the one that the file was made of. Initialisers of 4, 8 or 16 bits
+    take the place of its quantized weights, with the operators that make these of them. It becomes opset 21, if it is
+    less. The place - is standard input.
     """
     from metaq.integrations.onnx import export as export_file
     from metaq.report.tables import print_result

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, external_data_helper
 
+from metaq.checkpoints.chunk_decoder import stored_tensors
 from metaq.checkpoints.places import check_file
 from metaq.errors import InputError, nearest_name
 from metaq.files import map_bytes, write_atomically
@@ -22,7 +23,8 @@ from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
 from metaq.integrations.onnx_forms import Form, alias, compact, plain
 from metaq.integrations.onnx_opset import raise_opset, subgraphs
-from metaq.io.onnx import DTYPES, MOST_BYTES
+from metaq.io.onnx import DTYPES, GRAPH, MOST_BYTES, Onnx
+from metaq.io.standard import readable
 from metaq.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -57,7 +59,12 @@ class ExportReport:
 
 
 def export(
-    source: str | Path, output: str | Path, like: str | Path, *, force: bool = False, progress: Progress | None = None
+    source: str | Path,
+    output: str | Path,
+    like: str | Path | None = None,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> ExportReport:
     """Write the `.onnx` model ``like`` with the weights of a `.mtq` file, those that are quantized as integers.
 
@@ -68,37 +75,56 @@ def export(
     are higher or nothing became integers.
 
     Args:
-        source: a `.mtq` file.
+        source: a `.mtq` file; "-" is standard input.
         output: a path that ends in ``.onnx``; the model is one file.
-        like: the model that gives the graph. Values in files beside it are read and become part of it.
+        like: the model that gives the graph. Values in files beside it are read and become part of it. If not given, it
+            is the model that the file was made of, whose graph such a file holds.
         force: replace an output that exists, which is refused otherwise. ``source`` and ``like`` never are.
         progress: is told of decoded bytes, and of those that stand for them in the model.
 
     Raises:
-        InputError: a file is unreadable or not of its kind; no name of the file is one of an initialiser's; the shape
-            of such a name differs, or its dtype is wider in the file; the model cannot be raised to opset 21 or is of
-            over 2 GiB; or the output exists or cannot be written.
+        InputError: a file is unreadable or not of its kind; there is neither ``like`` nor a graph in the file; no name
+            of the file is one of an initialiser's; the shape of such a name differs, or its dtype is wider in the file;
+            the model cannot be raised to opset 21 or is of over 2 GiB; or the output exists or cannot be written.
         FormatError: the source is not a whole and unchanged `.mtq` file.
 
     Example::
 
         report = metaq.integrations.onnx.export("model.mtq", "small.onnx", like="model.onnx")
     """
-    source, output, like = Path(source), Path(output), Path(like)
+    source, output, given = Path(source), Path(output), None if like is None else Path(like)
+    _check_places(source, output, given, force)
+    with readable(source) as path:
+        reader = Reader(map_bytes(path), str(path))
+        model, bytes_before = _own_model(reader) if given is None else _load(given)
+        name = f"the graph in {reader.name}" if given is None else str(given)
+        wanted = _matched(reader, model, name)
+        forms = _forms(reader, wanted, _overridable(model), _renaming(model), progress or Progress())
+        left = tuple(tensor.name for tensor in _float_initializers(model) if tensor.name not in forms)
+        if any(form.nodes for form in forms.values()):
+            model = raise_opset(model, name)
+        _replace(model, forms)
+        size_bytes = _write(model, output)
+    return ExportReport(len(forms), left, dict(Counter(form.kind for form in forms.values())), bytes_before, size_bytes)
+
+
+def _check_places(source: Path, output: Path, like: Path | None, force: bool) -> None:
     if output.suffix != ".onnx":
         raise InputError(f"{output}: expected a path ending in .onnx, found {output.suffix or 'no suffix'}")
-    for given in (source, like):
+    if source.is_dir():
+        remedy = "export its files one after the other, each with the model before as the graph"
+        raise InputError(f"{source}: expected a .mtq file, found a folder; {remedy}")
+    for given in (source, *([] if like is None else [like])):
         check_file(given, output, force)
-    reader = Reader(map_bytes(source), str(source))
-    model, bytes_before = _load(like)
-    wanted = _matched(reader, model, like)
-    forms = _forms(reader, wanted, _overridable(model), _renaming(model), progress or Progress())
-    left = tuple(tensor.name for tensor in _float_initializers(model) if tensor.name not in forms)
-    if any(form.nodes for form in forms.values()):
-        model = raise_opset(model, str(like))
-    _replace(model, forms)
-    size_bytes = _write(model, output)
-    return ExportReport(len(forms), left, dict(Counter(form.kind for form in forms.values())), bytes_before, size_bytes)
+
+
+def _own_model(reader: Reader) -> tuple[ModelProto, int]:
+    """The model that a file was made of, with the file's values, and the bytes that it takes."""
+    if not any(entry.name == GRAPH for entry in reader.header.tensors):
+        found = "none; `--like MODEL.onnx` gives one"
+        raise InputError(f"{reader.name}: expected the graph of an .onnx model in it, found {found}")
+    model = Onnx().together(Path(reader.name), stored_tensors(reader, with_graph=True))
+    return model, model.ByteSize()
 
 
 def _load(path: Path) -> tuple[ModelProto, int]:
@@ -121,7 +147,7 @@ def _float_initializers(model: ModelProto) -> list[TensorProto]:
     return [t for t in model.graph.initializer if t.data_type in DTYPES and DTYPES[t.data_type].is_float]
 
 
-def _matched(reader: Reader, model: ModelProto, like: Path) -> dict[int, Wanted]:
+def _matched(reader: Reader, model: ModelProto, like: str) -> dict[int, Wanted]:
     """By their places in the file, the tensors that the graph has; what only one of both has is warned of."""
     initializers = {tensor.name: tensor for tensor in _float_initializers(model)}
     floats = {index: entry for index, entry in enumerate(reader.header.tensors) if entry.dtype.is_float}

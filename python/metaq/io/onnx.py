@@ -77,11 +77,25 @@ class Onnx(Format):
 
     def write(self, path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
         """The model that was taken apart, with these values; at most 2 GiB."""
-        onnx = self._package(path)
         if GRAPH not in tensors:
             found = "those of another checkpoint"
             raise InputError(f"{path}: expected tensors of an .onnx model to write one, found {found}")
-        model = _graph(onnx, path, tensors[GRAPH])
+        model = self.together(path, tensors)
+        if model.ByteSize() > MOST_BYTES:
+            raise InputError(f"{path}: expected a model of at most 2 GiB, found {model.ByteSize()} bytes")
+        write_atomically(path, model.SerializeToString(deterministic=True))
+
+    def together(self, path: Path, tensors: Mapping[str, StoredTensor]) -> Any:
+        """The model that was taken apart, with these values, as a ModelProto.
+
+        Args:
+            path: what errors call it.
+            tensors: GRAPH among them.
+
+        Raises:
+            InputError: GRAPH is no model, or an initialiser of it has no value, or one of another dtype or shape.
+        """
+        model = _graph(self._package(path), path, tensors[GRAPH])
         for tensor in model.graph.initializer:
             if tensor.data_type in DTYPES:
                 values = tensors.get(tensor.name)
@@ -90,9 +104,7 @@ class Onnx(Format):
                     found = "none" if values is None else f"{values.dtype} of shape {values.shape}"
                     raise InputError(f"{path}: expected the values of initialiser {tensor.name!r}, found {found}")
                 tensor.raw_data = values.octets.tobytes()
-        if model.ByteSize() > MOST_BYTES:
-            raise InputError(f"{path}: expected a model of at most 2 GiB, found {model.ByteSize()} bytes")
-        write_atomically(path, model.SerializeToString(deterministic=True))
+        return model
 
     def _package(self, path: Path) -> ModuleType:
         try:
