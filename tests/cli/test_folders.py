@@ -142,6 +142,17 @@ def test_verify_of_what_transformers_loads(succeeds, fails, compressed, wrapped)
     assert "expected the shard 2.safetensors beside it" in fails("verify", wrapped)
 
 
+def test_compare_of_what_transformers_loads(succeeds, folder, compressed, wrapped):
+    found, expected = (json.loads(succeeds("compare", folder, place, "--json")) for place in (wrapped, compressed))
+    assert found["tensors"] == expected["tensors"]
+    assert found["relative_squared_error"] == expected["relative_squared_error"]
+    assert found["second_bytes"] == sum(path.stat().st_size for path in wrapped.glob("*.safetensors"))
+    rewritten(wrapped / "1.safetensors", **{"1.bias": torch.ones(3)})
+    changed = json.loads(succeeds("compare", compressed, wrapped, "--json"))
+    assert changed["tensors_that_differ"] == 0
+    assert [row["second_bytes"] for row in changed["tensors"] if row["tensor"] == "1.bias"] == [12]
+
+
 def test_several_payloads_in_one_file(succeeds, wrapped):
     second = safetensors.torch.load((wrapped / "2.safetensors").read_bytes())
     rewritten(wrapped / "1.safetensors", **second)

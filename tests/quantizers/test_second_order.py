@@ -50,6 +50,14 @@ def test_the_factor_is_that_of_the_inverse():
     torch.testing.assert_close(found.shares, (factor / roots[:, :, None]).float(), rtol=1e-5, atol=1e-6)
 
 
+def test_many_groups_are_decomposed_some_at_a_time():
+    factors, inputs = torch.arange(1000, 2100), moments(64)
+    found = feedback(inputs * factors[:, None, None], MANY.expand(1100))
+    alone = feedback(inputs, MANY)
+    torch.testing.assert_close(found.costs, alone.costs * factors[:, None], rtol=1e-3, atol=0)
+    torch.testing.assert_close(found.shares, alone.shares.expand_as(found.shares), rtol=0, atol=1e-3)
+
+
 def test_few_inputs_tell_little_of_how_columns_belong_together():
     inputs = moments(6)
     strong, weak = (feedback(inputs, torch.tensor([count])).shares[0].triu(1).abs().sum() for count in (10**6, 2))

@@ -31,6 +31,7 @@ from metaq.matrix_layout import scales
 from metaq.quantizers.trellis import RATE_WEIGHT
 
 _DAMPING = 0.01  # of the diagonal's mean, added to it, as GPTQ does
+_ELEMENTS = 1 << 22  # of moments that are decomposed at a time, whose copies take 32 MB each
 _COLUMNS = 64  # quantized before those behind them move
 _LEAST_SHARE = 0.1  # of the inputs that groups see on average, which those count as having seen that saw fewer
 _ALIKE = 2  # inputs that tell no more than one, about: those near each other resemble each other
@@ -121,14 +122,25 @@ def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
     moments = _regular(inputs, positions)
     order = moments.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
     backwards = order.flip(0)
+    shares, costs = torch.empty(moments.shape), torch.empty(moments.shape[:2], dtype=torch.float64)
+    at_a_time = max(1, _ELEMENTS // len(order) ** 2)
+    for first in range(0, len(moments), at_a_time):
+        groups = slice(first, first + at_a_time)
+        unit, diagonal = _decomposed(moments[groups, backwards][:, :, backwards])
+        identity = torch.eye(len(order), dtype=torch.float64).expand_as(unit)
+        inverse = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
+        shares[groups], costs[groups] = inverse.flip(1, 2), diagonal.flip(1)
+    return Feedback(order, shares, costs)
+
+
+def _decomposed(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """L and the diagonal of D of moments, which are ``L D Lᵀ``, L with ones on its diagonal."""
     try:
-        lower = torch.linalg.cholesky(moments[:, backwards][:, :, backwards])
+        lower = torch.linalg.cholesky(moments)
     except RuntimeError:
         raise InputError("inputs: expected second moments, found a matrix that has negative eigenvalues") from None
     roots = lower.diagonal(dim1=1, dim2=2)
-    unit, identity = lower / roots[:, None], torch.eye(len(order), dtype=lower.dtype).expand_as(lower)
-    shares = torch.linalg.solve_triangular(unit, identity, upper=False, unitriangular=True)
-    return Feedback(order, shares.float().flip(1, 2), roots.square().flip(1))
+    return lower / roots[:, None], roots.square()
 
 
 def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +18,9 @@ from metaq.files import map_bytes
 from metaq.format.reader import Reader
 from metaq.io import open_source, read_state
 from metaq.io.huggingface import MTQ
+from metaq.io.payload import Entry, WrappedTensors, check_reference, read_entries
 from metaq.report.contents import shared_sizes
-from metaq.report.folders import checkpoint_paths
+from metaq.report.folders import checkpoint_paths, is_wrapped
 from metaq.tensors import load_tensors
 
 Row = dict[str, Any]
@@ -41,10 +42,15 @@ class ComparedCheckpoint:
 
 
 class _Shards(Mapping[str, Tensor]):
-    """Tensors of a folder's files, of which the file of the tensor last asked for is in memory."""
+    """Tensors of a folder's files, of which the file of the tensor last asked for is in memory.
 
-    def __init__(self, places: Mapping[str, Path]) -> None:
-        self._places = places
+    Args:
+        places: the file of each.
+        read: gives a file's tensors.
+    """
+
+    def __init__(self, places: Mapping[str, Path], read: Callable[[Path], Mapping[str, Tensor]]) -> None:
+        self._places, self._read = places, read
         self._path: Path | None = None
         self._tensors: Mapping[str, Tensor] = {}
 
@@ -52,7 +58,7 @@ class _Shards(Mapping[str, Tensor]):
         path = self._places[name]
         if path != self._path:
             self._tensors = {}
-            self._path, self._tensors = path, _read_tensors(path)
+            self._path, self._tensors = path, self._read(path)
         return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -63,7 +69,7 @@ class _Shards(Mapping[str, Tensor]):
 
 
 def read_checkpoint(path: Path) -> ComparedCheckpoint:
-    """A `.mtq` file, any state dict that `metaq compress` takes, or a folder of such files.
+    """A `.mtq` file, any state dict that `metaq compress` takes, or a folder of such files or that transformers loads.
 
     Raises:
         InputError: it cannot be read, or two files of a folder have a tensor of the same name.
@@ -72,18 +78,44 @@ def read_checkpoint(path: Path) -> ComparedCheckpoint:
     if not path.is_dir():
         tensors = _read_tensors(path)
         return ComparedCheckpoint(path, tensors, _tensor_bytes(path, tensors), path.stat().st_size)
+    wrapped = _Wrapped(path) if is_wrapped(path) else None
     paths = checkpoint_paths(path)
     places: dict[str, Path] = {}
     sizes: dict[str, float] = {}
     for shard in paths:
-        of_shard = _tensor_bytes(shard)
+        of_shard = _tensor_bytes(shard) if wrapped is None else wrapped.tensor_bytes(shard)
         for name in of_shard:
             if name in places:
                 found = f"it in {places[name].name} and {shard.name}"
                 raise InputError(f"{path}: expected tensor {name!r} in one file, found {found}")
             places[name] = shard
         sizes |= of_shard
-    return ComparedCheckpoint(path, _Shards(places), sizes, sum(shard.stat().st_size for shard in paths))
+    shards = _Shards(places, _read_tensors if wrapped is None else wrapped.read)
+    return ComparedCheckpoint(path, shards, sizes, sum(shard.stat().st_size for shard in paths))
+
+
+class _Wrapped:
+    """The files of a folder that have `.mtq` files in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors = WrappedTensors(checkpoint_paths(folder))
+        readers = {number: Reader(octets, str(folder)) for number, octets in self._tensors.payloads().items()}
+        self._sizes = {number: shared_sizes(reader) for number, reader in readers.items()}
+
+    def read(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a file."""
+        return {name: tensor for name, _, tensor in self._tensors.items_in(path)}
+
+    def tensor_bytes(self, path: Path) -> dict[str, float]:
+        """Bytes that each tensor of a file takes, what it is wrapped in apart."""
+        return {entry.name: self._bytes(entry) for entry in read_entries(path) if entry.payload is None}
+
+    def _bytes(self, entry: Entry) -> float:
+        reference = entry.reference
+        if reference is None:
+            return len(entry.octets)
+        check_reference(reference, entry.name, {number: len(sizes) for number, sizes in self._sizes.items()})
+        return self._sizes[reference.payload][reference.tensor]
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

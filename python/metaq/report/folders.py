@@ -59,7 +59,7 @@ def mtq_folder(path: Path) -> MtqFolder:
         InputError: the folder has neither, or its index is malformed or names a file that is missing.
         FormatError: a tensor of a `.safetensors` file is a reference that leads nowhere.
     """
-    if not _has_mtq(path) and any(map(has_payload, path.glob(f"*{SAFETENSORS}"))):
+    if is_wrapped(path):
         return _wrapped_folder(path)
     return MtqFolder([Part(shard.name, partial(_open, shard)) for shard in mtq_paths(path)])
 
@@ -122,6 +122,11 @@ def checkpoint_paths(path: Path) -> list[Path]:
         InputError: the folder has no checkpoint, or its index is malformed or names a file that is missing.
     """
     return mtq_paths(path) if _has_mtq(path) else list(read_checkpoint_folder(path).paths().values())
+
+
+def is_wrapped(path: Path) -> bool:
+    """Whether a folder has `.mtq` files within `.safetensors` files, and none by themselves."""
+    return not _has_mtq(path) and any(map(has_payload, path.glob(f"*{SAFETENSORS}")))
 
 
 def _has_mtq(path: Path) -> bool:
