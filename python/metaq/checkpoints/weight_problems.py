@@ -58,18 +58,18 @@ class MatrixProblem:
 
 def _layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout | None:
     """Trellises run along what the file scans: down the columns, which are a transposed weight's rows."""
-    if view.is_transposed and (rows is not None or columns is not None):
-        return _transposed_layout(view, rows, columns)
     if view.is_transposed:
-        return None
+        return _transposed_layout(view, rows, columns)
     count, leading = view.groups * view.rows, 1
     while math.prod(view.shape[:leading]) < count:
         leading += 1
     return MatrixLayout(leading, rows, columns, by_columns=True)
 
 
-def _transposed_layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout:
+def _transposed_layout(view: MatrixView, rows: np.ndarray | None, columns: np.ndarray | None) -> MatrixLayout | None:
     """The file's rows are the columns of one matrix, or of one after the other, whose rows have one scale together."""
+    if rows is None and columns is None:
+        return None
     if view.groups == 1:
         return MatrixLayout(1, columns, rows)
     of_groups = 0 if rows is None else rows.astype(np.int64).reshape(view.groups, view.rows)[:, :1]
