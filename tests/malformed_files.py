@@ -67,7 +67,9 @@ def scaled(layout: bytes, codebook: bytes = STEP, dtype: bytes = FLOAT32, length
     return file((tensor(dtype=dtype, kind=SCALED, rest=shape(*lengths) + codebook + layout),))
 
 
+BASE = bytes(range(32))
 GOOD = file()
+GOOD_DIFFERENCE = file(flags=b"\1" + BASE)
 GOOD_SCALED = scaled(bytes([7, 1, 256 - 128, 127, 3, 4, 256 - 5]))
 
 
@@ -118,8 +120,14 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "header_truncated", sealed(b"\0\0" + varint(1000) + tensor(), [])
     yield "header_truncated", sealed(b"\0\0" + listed(varint(2**62) + b"w"), [])
     yield "header_left_over", file(behind=b"\0")
-    for bit in range(8):
+    for bit in range(1, 8):
         yield "reserved_flags", file(flags=bytes([1 << bit]))
+        yield "reserved_flags", file(flags=bytes([1 << bit | 1]) + BASE)
+    yield "header_truncated", sealed(b"\1" + BASE[:31], [])
+    yield "header_truncated", sealed(b"\1" + BASE + b"\0\0", [])
+    for dtype in (b"\1", b"\2", b"\3"):
+        yield "difference_dtype", file((tensor(dtype=dtype),), flags=b"\1" + BASE)
+        yield "difference_dtype", file((tensor(dtype=dtype, rest=shape(2, 3) + table(*range(9))),), flags=b"\1" + BASE)
     yield "bad_varint", file(metadata=b"\x80\0")
     yield "bad_varint", sealed(b"\0\0\0" + b"\xff" * 9 + b"\1", [])
     for text in (b"\xff", b"a\x80", b"\xc0\x80", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"):

@@ -7,6 +7,7 @@ Names follow the document. Every rule of it is checked; breaking one is a `Malfo
 
 import bisect
 import copy
+import hashlib
 import itertools
 import lzma
 import math
@@ -105,6 +106,11 @@ class Entry:
         return math.prod(self.shape)
 
     @property
+    def is_sum(self) -> bool:
+        """In a difference: whether it is added to the base's tensor."""
+        return self.codebook is not None and self.codebook.kind != INTEGER
+
+    @property
     def block(self) -> tuple[int, int, int]:
         if self.matrix is not None and self.matrix.by_columns:
             rows, columns = self.matrix.rows, self.matrix.columns
@@ -148,9 +154,11 @@ class Bytes:
             raise MalformedError("UTF-8") from None
 
 
-def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[list[int]]]:
+def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[list[int]], bytes | None]:
     source = Bytes(data)
-    require(source.byte() == 0, "flags")
+    flags = source.byte()
+    require(flags <= 1, "flags")
+    base = source.take(32) if flags == 1 else None
     metadata = [(source.string(), source.string()) for _ in range(source.varint())]
     require(len({key for key, _ in metadata}) == len(metadata), "metadata keys")
     entries: list[Entry] = []
@@ -158,9 +166,11 @@ def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[l
     for _ in range(source.varint()):
         entries.append(read_entry(source, entries, codebooks))
     require(len({entry.name for entry in entries}) == len(entries), "tensor names")
+    if base is not None:
+        require(all(entry.dtype == 0 for entry in entries if entry.is_sum), "dtype of a difference")
     chunks = [[source.byte(), source.varint(), source.varint()] for _ in range(source.varint())]
     require(source.at == len(data), "bytes behind the header")
-    return metadata, entries, chunks
+    return metadata, entries, chunks, base
 
 
 def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) -> Entry:
@@ -233,8 +243,18 @@ def read_codebook(source: Bytes) -> Codebook:
     return Codebook(kind, levels=levels, origin=origin)
 
 
-def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """Every tensor of a file: its dtype's name, its shape and its elements' bytes, row-major and little-endian."""
+Tensor = tuple[str, tuple[int, ...], bytes]  # its dtype's name, its shape and its elements, row-major, little-endian
+
+
+def decode(data: bytes) -> dict[str, Tensor]:
+    """Every tensor of a whole network's file."""
+    base, _, tensors = decode_any(data)
+    require(base is None, "a difference")
+    return tensors
+
+
+def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor]]:
+    """A difference's checksum of its base, and every tensor of a file, of a difference its values."""
     source = Bytes(data)
     require(source.take(3) == b"MTQ", "magic")
     require(source.byte() == 1, "version")
@@ -242,7 +262,7 @@ def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     require(1 <= size <= 1 << 26 and size <= (coded_size + 8) << 12, "header size")
     coded = source.take(coded_size)
     check_crc(source, data[: source.at])
-    _, entries, chunks = read_header(decode_text(coded, size))
+    _, entries, chunks, base = read_header(decode_text(coded, size))
 
     runs = [(i, None, e.block) for i, e in enumerate(entries) if e.codebook and e.size]
     kept = [(i, e) for i, e in enumerate(entries) if e.codebook is None and e.target is None and e.size]
@@ -273,11 +293,74 @@ def decode(data: bytes) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
             symbols[place] += decoded
     require(left == 0, "symbols in all")
     require(source.at == len(data), "bytes behind the file")
-    return assemble(entries, symbols)
+    return base, entries, assemble(entries, symbols)
 
 
 def check_crc(source: Bytes, covered: bytes) -> None:
     require(struct.unpack("<I", source.take(4))[0] == zlib.crc32(covered), "CRC")
+
+
+# ---- Differences ----
+
+
+def checksum(tensors: dict[str, Tensor]) -> bytes:
+    sha = hashlib.sha256()
+    codes = {name: code for code, (name, _, _) in DTYPES.items()}
+    for name in sorted(tensors, key=str.encode):
+        dtype, shape, raw = tensors[name]
+        sha.update(varint(len(name.encode())) + name.encode())
+        sha.update(bytes([codes[dtype], len(shape)]) + b"".join(map(varint, shape)) + raw)
+    return sha.digest()
+
+
+def apply(data: bytes, base: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a difference makes of its base."""
+    named, entries, tensors = decode_any(data)
+    require(named is not None, "no difference")
+    require(checksum(base) == named, "another base")
+    result = dict(base)
+    for entry in entries:
+        if entry.target is not None:
+            result[entry.name] = result[entries[entry.target].name]
+        elif not entry.is_sum:
+            result[entry.name] = tensors[entry.name]
+        else:
+            require(entry.name in base and base[entry.name][1] == entry.shape, "shape of a difference")
+            result[entry.name] = added(base[entry.name], tensors[entry.name][2])
+    return result
+
+
+def added(base: Tensor, values: bytes) -> Tensor:
+    dtype, shape, raw = base
+    require(dtype in CODED_FLOATS, "dtype of a base")
+    width = len(raw) // max(1, len(values) // 4)
+    out = bytearray()
+    for i, (d,) in enumerate(struct.iter_unpack("<f", values)):
+        element = raw[i * width : (i + 1) * width]
+        w = float_of(element, dtype)
+        require(math.isfinite(d), "infinite difference")
+        if d == 0 or math.isnan(w):
+            out += element
+        elif dtype == "float64":
+            out += struct.pack("<d", w + d)
+        else:
+            # The sum of two float32 is rounded to float64 and then to float32 as it would be to float32 at once.
+            out += float_bytes(rounded(w + d, "f"), dtype)
+    return dtype, shape, bytes(out)
+
+
+def float_of(element: bytes, dtype: str) -> float:
+    if dtype == "bfloat16":
+        return float(struct.unpack("<f", b"\0\0" + element)[0])
+    return float(struct.unpack("<" + {"float32": "f", "float16": "e", "float64": "d"}[dtype], element)[0])
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
 
 
 # ---- Values ----

@@ -1,5 +1,6 @@
 """The reference decoder agrees with the implementation: on golden files, on made ones, and on what is no file."""
 
+import importlib.util
 import re
 import struct
 import zlib
@@ -11,15 +12,19 @@ import pytest
 import reference_decoder as reference
 import torch
 
+import metaq
 from metaq import coding, compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.coding import base as coding_base
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, read_model
 from metaq.errors import FormatError
 from metaq.format.reader import Reader
 from metaq.tensors import load_tensors, octets_of
 
 HERE = Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("golden_make", HERE / "golden" / "make.py")
+make = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
 DOCUMENT = (HERE.parent / "docs" / "format.md").read_text()
 
 NAMES = [name for name, coder in coding.coders.items() if coder.identifier in reference.CODERS]
@@ -84,6 +89,39 @@ def test_golden_files(path):
     if any(chunk.coder not in reference.CODERS for chunk in Reader(data).header.chunks):
         pytest.skip("a coder that the reference decoder does not know")
     assert_agrees(data)
+
+
+def as_bytes(state):
+    """Tensors as the reference decoder has them."""
+    dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()}
+    return {name: (dtypes[name], tuple(tensor.shape), octets_of(tensor).tobytes()) for name, tensor in state.items()}
+
+
+def test_a_golden_difference():
+    data, base = (HERE / "golden" / "differences" / "task.mtq").read_bytes(), make.base()
+    made = metaq.apply_difference(read_model(Reader(data, takes_differences=True)), base)
+    assert reference.apply(data, as_bytes(base)) == as_bytes(made)
+    with pytest.raises(reference.MalformedError, match="a difference"):
+        reference.decode(data)
+    with pytest.raises(reference.MalformedError, match="another base"):
+        reference.apply(data, as_bytes(made))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_sums_of_every_dtype(dtype):
+    """Ties, cancellation, denormals and overflow among any bits."""
+    generator = torch.Generator().manual_seed(5)
+    words = torch.randint(-(2**62), 2**62, (4000,), generator=generator)
+    base = {
+        "w": words.view(torch.int16)[:4000].view(dtype) if dtype.itemsize == 2 else words.view(dtype)[:4000].clone()
+    }
+    near = torch.randint(-9, 10, (4000,), generator=generator, dtype=torch.int32)
+    for step in (2.0**-149, 2.0**-24, 2.0**-12, 0.1, 3e37):
+        entry = CodedTensor(near, UniformCodebook(step), torch.float32)
+        difference = CompressedModel({"w": entry}, base=metaq.checksum(base))
+        made = metaq.apply_difference(difference, base)
+        data = compressed_model.encode(difference, "stored")
+        assert reference.apply(data, as_bytes(base)) == as_bytes(made)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@ from metaq.api import load_file, load_into, safe_open, save
 from metaq.checkpoints import CompressionConfig, compress_calibrated, compress_state_dict
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
+from metaq.differences import apply_difference, checksum
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned, Sized
@@ -29,7 +30,9 @@ __all__ = [
     "Pruned",
     "RecipeError",
     "Sized",
+    "apply_difference",
     "calibrate",
+    "checksum",
     "compress",
     "compress_calibrated",
     "compress_losslessly",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from metaq.compressed_model import CompressedModel, coder_for, encode
+from metaq.compressed_model import CompressedModel, coder_for, encode, read_model
+from metaq.differences import apply_difference
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
 from metaq.format.reader import Reader
@@ -33,7 +35,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Every tensor of a `.mtq` file, by name, in the file's order and with its dtypes, on the CPU.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is a difference, which `load_into` applies.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
     return load_tensors(Reader(map_bytes(path), str(path)))
@@ -42,11 +44,14 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load a `.mtq` file into a model, which must have exactly its tensors; otherwise the model stays as it was.
 
+    A difference is applied to what the model holds, which must be its base, every bit of it.
+
     Raises:
-        InputError: the file cannot be read, or its names or shapes are not the model's.
+        InputError: the file cannot be read, its names or shapes are not the model's, or the model holds another base.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    tensors, state = load_file(path), model.state_dict()
+    reader, state = Reader(map_bytes(path), str(path), takes_differences=True), model.state_dict()
+    tensors = load_tensors(reader) if reader.base is None else _applied(reader, state)
     for name, tensor in state.items():
         expected = f"shape {tuple(tensor.shape)}"
         found = f"shape {tuple(tensors[name].shape)}" if name in tensors else "no such tensor"
@@ -56,6 +61,14 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if name not in state:
             raise InputError(f"{path}: expected only the tensors of {type(model).__name__}, found {name!r} too")
     model.load_state_dict(tensors)
+
+
+def _applied(reader: Reader, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a file's difference makes of a model's."""
+    try:
+        return apply_difference(read_model(reader), state)
+    except InputError as error:
+        raise InputError(f"{reader.name}: {error}") from None
 
 
 class safe_open(OpenFile[Tensor]):  # noqa: N801 - the name that safetensors has made known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from metaq.assign import check_matrix, check_symbols, reconstruct
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
 from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
 from metaq.errors import InputError
+from metaq.format.base_checksum import shortened
 from metaq.format.header import TensorEntry, fits_dtype, fits_limits
 from metaq.format.reader import Reader
 from metaq.format.sequence import RowRun, block_shape, scanned
@@ -21,6 +23,8 @@ from metaq.format.writer import Source, check_texts
 from metaq.format.writer import encode as encode_sources
 from metaq.matrix_layout import MatrixLayout
 from metaq.tensors import DTYPES, FORMAT_DTYPES, new_tensor, words_of
+
+_CHECKSUM = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,30 @@ class Alias:
 class CompressedModel:
     """Named tensors in order, each coded, kept as it is (a plain Tensor), or an alias; and free metadata.
 
+    With a ``base`` it is a difference: its coded tensors of floating point are what is added to the base's.
+
     Attributes:
         coder: name of the coder that the symbols were chosen for, which `metaq.save` takes; None if for none.
         is_elsewhere: True, without any tensors, where a model in shards was put together in another process. It cannot
             be saved.
+        base: of a difference, its base's checksum (`metaq.checksum`).
     """
 
     tensors: dict[str, CodedTensor | Tensor | Alias]
     metadata: dict[str, str] = field(default_factory=dict)
     coder: str | None = None
     is_elsewhere: bool = False
+    base: str | None = None
 
     def decompress(self) -> dict[str, Tensor]:
-        """Every tensor under its name, in order; an alias is the same object as its target."""
+        """Every tensor under its name, in order; an alias is the same object as its target.
+
+        Raises:
+            InputError: this is a difference, which has no weights of its own.
+        """
+        if self.base is not None:
+            remedy = "metaq.apply_difference(difference, base) gives its tensors"
+            raise InputError(f"model: expected a whole one, found a difference from {shortened(self.base)}; {remedy}")
         out: dict[str, Tensor] = {}
         for name, entry in self.tensors.items():
             if isinstance(entry, Alias):
@@ -128,6 +143,8 @@ def check_model(model: CompressedModel) -> None:
     if model.is_elsewhere:
         raise InputError("model: expected the one of the first rank, which has all tensors, found that of another rank")
     check_texts([*model.metadata.keys(), *model.metadata.values(), *model.tensors])
+    if model.base is not None and not _CHECKSUM.fullmatch(model.base):
+        raise InputError(f"model base: expected a checksum of 64 hexadecimal digits, found {model.base!r}")
     earlier: set[str] = set()
     for name, entry in model.tensors.items():
         if isinstance(entry, Alias):
@@ -138,6 +155,8 @@ def check_model(model: CompressedModel) -> None:
         check_state({name: entry.symbols if isinstance(entry, CodedTensor) else entry})
         if isinstance(entry, CodedTensor):
             _check_coded(name, entry)
+            if model.base is not None and entry.dtype.is_floating_point and entry.dtype != torch.float32:
+                raise InputError(f"tensor {name!r} of a difference: expected float32, found {entry.dtype}")
 
 
 def _check_coded(name: str, entry: CodedTensor) -> None:
@@ -209,7 +228,7 @@ def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
             sources.append(
                 Source(TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)), words_of(tensor))
             )
-    return encode_sources(sources, model.metadata, coder)
+    return encode_sources(sources, model.metadata, coder, model.base)
 
 
 def read_model(reader: Reader) -> CompressedModel:
@@ -225,7 +244,7 @@ def read_model(reader: Reader) -> CompressedModel:
             tensors[entry.name] = CodedTensor(symbols, entry.codebook, DTYPES[entry.dtype], entry.matrix)
         else:
             tensors[entry.name] = found[entry.name]
-    return CompressedModel(tensors, reader.header.metadata, _coder_of(reader))
+    return CompressedModel(tensors, reader.header.metadata, _coder_of(reader), base=reader.base)
 
 
 def _coder_of(reader: Reader) -> str | None:

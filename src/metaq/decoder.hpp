@@ -7,6 +7,9 @@
 //     error = file.decode(i, out);                                        // elements row-major, little-endian
 //     if (error != metaq::FileStatus::ok) ...                             // describe(error) puts it in words
 //
+// A file may be a difference: what another network, its base, becomes this one by. `open` refuses it, so that nobody takes
+// differences for weights, unless it is told to take it; `base()` then names the base, and decoding gives the differences.
+//
 // Nothing throws, and exceptions and run-time types may be switched off. Bytes are trusted in nothing: what breaks a rule of
 // the format, and an allocation that fails, ends with a status that says so, and with its place.
 //
@@ -41,22 +44,34 @@ inline constexpr auto in_order = [](std::size_t count, const auto& work) {
     for (std::size_t i = 0; i < count; ++i) work(i);
 };
 
+// Whether a file that is one may be opened.
+enum class Differences : bool { refused, taken };
+
 class File {
 public:
     using Output = FileOutput;
 
     // Checks all but the chunks' payloads. The file is empty unless this gives ok. `foreign_coders` are identifiers that the
-    // format does not have, but the caller's ForeignDecoder.
-    FileError open(std::span<const std::uint8_t> data, std::span<const std::uint8_t> foreign_coders = {}) noexcept {
+    // format does not have, but the caller's ForeignDecoder. Where differences are not taken, the error that one is has its
+    // base's checksum for a name.
+    FileError open(std::span<const std::uint8_t> data, std::span<const std::uint8_t> foreign_coders = {},
+                   Differences differences = Differences::refused) noexcept {
         *this = File();
         data_ = data;
-        const FileError error = read_file(foreign_coders);
+        FileError error = read_file(foreign_coders);
+        if (error.status == FileStatus::ok && differences == Differences::refused && !base().empty()) {
+            error.status = FileStatus::difference;
+            error.name = std::string_view(reinterpret_cast<const char*>(base().data()), base().size());
+        }
         if (error.status != FileStatus::ok) {
             header_ = {};
             layout_ = {};
         }
         return error;
     }
+
+    // Of a difference the checksum of its base, 32 bytes; of a model nothing.
+    std::span<const std::uint8_t> base() const { return header_.base; }
 
     std::span<const MetadataEntry> metadata() const { return header_.metadata; }
     std::span<const FileTensor> tensors() const { return header_.tensors; }

@@ -105,12 +105,14 @@ std::optional<ErrorRecord> to_python(const FileError& error) {
 // A file, the bytes that it looks at, and a session of reading it. Any thread may call.
 class PythonFile {
 public:
-    PythonFile(const ByteArray& data, const std::vector<std::uint8_t>& foreign_coders, std::size_t cache_bytes)
+    PythonFile(const ByteArray& data, const std::vector<std::uint8_t>& foreign_coders, std::size_t cache_bytes,
+               bool takes_differences)
         : data_(data), session_(file_, cache_bytes) {
         FileError error;
         {
             nb::gil_scoped_release release;
-            error = file_.open(view(data_), foreign_coders);
+            error = file_.open(view(data_), foreign_coders,
+                               takes_differences ? Differences::taken : Differences::refused);
         }
         error_ = to_python(error);
     }
@@ -118,6 +120,11 @@ public:
     PythonFile& operator=(const PythonFile&) = delete;
 
     const std::optional<ErrorRecord>& error() const { return error_; }
+
+    // Of a difference, its base's checksum.
+    std::optional<nb::bytes> base() const {
+        return file_.base().empty() ? std::nullopt : std::optional(nb::bytes(file_.base().data(), file_.base().size()));
+    }
 
     std::vector<std::tuple<std::string_view, std::string_view>> metadata() const {
         std::vector<std::tuple<std::string_view, std::string_view>> rows;
@@ -263,10 +270,12 @@ void bind_file(nb::module_& module) {
         .def_ro("expected", &ErrorRecord::expected)
         .def_ro("found", &ErrorRecord::found);
     nb::class_<PythonFile>(module, "File")
-        .def(nb::init<const ByteArray&, const std::vector<std::uint8_t>&, std::size_t>(), nb::arg("data"),
-             nb::arg("foreign_coders") = std::vector<std::uint8_t>(), nb::arg("cache_bytes") = std::size_t{1} << 26)
+        .def(nb::init<const ByteArray&, const std::vector<std::uint8_t>&, std::size_t, bool>(), nb::arg("data"),
+             nb::arg("foreign_coders") = std::vector<std::uint8_t>(), nb::arg("cache_bytes") = std::size_t{1} << 26,
+             nb::arg("takes_differences") = false)
         .def_prop_ro("error", &PythonFile::error)
         .def_prop_ro("decoded_chunks", &PythonFile::decoded_chunks)
+        .def("base", &PythonFile::base)
         .def("metadata", &PythonFile::metadata)
         .def("tensors", &PythonFile::tensors)
         .def("codebooks", &PythonFile::codebooks)

@@ -34,16 +34,17 @@ def parse(data):
     except reference.MalformedError:
         chunks = []
     sizes = [size for _, _, size in chunks]
-    return Reader(malformed.sealed(bytes(data), list(map(bytes, sizes)) if sum(sizes) < 1 << 20 else [])).header
+    file = malformed.sealed(bytes(data), list(map(bytes, sizes)) if sum(sizes) < 1 << 20 else [])
+    return Reader(file, takes_differences=True).header
 
 
 def string(text):
     return varint(len(text.encode())) + text.encode()
 
 
-def raw_header(tensors=(), chunks=(), flags=0, metadata=()):
+def raw_header(tensors=(), chunks=(), flags=0, metadata=(), base=b""):
     """A header from the bytes of its entries."""
-    out = bytes([flags]) + varint(len(metadata)) + b"".join(string(k) + string(v) for k, v in metadata)
+    out = bytes([flags]) + base + varint(len(metadata)) + b"".join(string(k) + string(v) for k, v in metadata)
     out += varint(len(tensors)) + b"".join(tensors)
     return out + varint(len(chunks)) + b"".join(chunks)
 
@@ -116,6 +117,7 @@ GOOD = [
     raw_header([raw_tensor(kind=CODED, rest=table([-1.0, 0.0, 1.0], 2))], [raw_chunk(2)]),
     raw_header([raw_tensor(dtype=16, kind=CODED, rest=INTEGER)], [raw_chunk(1, 1), raw_chunk(1, 1)]),
     raw_header(metadata=[("", ""), ("é", "\0")]),
+    raw_header([raw_tensor(kind=CODED, rest=STEP), raw_tensor("b", 2)], [raw_chunk()], flags=1, base=bytes(range(32))),
 ]
 
 
@@ -130,7 +132,12 @@ def test_good_headers_and_all_their_beginnings(data):
 
 
 BAD = {
-    "reserved flags": (raw_header(flags=128), "reserved flags"),
+    "reserved flags": (raw_header(flags=128), "flags 0 or 1, found 128"),
+    "half a checksum": (bytes([1]) + bytes(16), "32 more bytes, found 16"),
+    "a difference in bfloat16": (
+        raw_header([raw_tensor(dtype=2, kind=CODED, rest=STEP)], [raw_chunk()], flags=1, base=bytes(32)),
+        "differences to be float32, found bfloat16 for tensor 'a'",
+    ),
     "key twice": (raw_header(metadata=[("a", "b"), ("a", "c")]), "distinct metadata keys, found 'a' twice"),
     "name twice": (raw_header([raw_tensor(), raw_tensor()], [raw_chunk()]), "distinct tensor names, found 'a' twice"),
     "dtype": (raw_header([raw_tensor(dtype=6)], [raw_chunk()]), "a known dtype, found 6"),
@@ -244,6 +251,7 @@ def test_every_flipped_bit_parses_or_raises_a_format_error():
 def headers(draw):
     """Any header, with one chunk for all there is."""
     names = draw(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), unique=True, max_size=6))
+    base = draw(st.none() | st.binary(min_size=32, max_size=32).map(bytes.hex))
     entries = []
     for index, name in enumerate(names):
         dtype = draw(st.sampled_from(list(DTYPES.values())))
@@ -253,11 +261,12 @@ def headers(draw):
             target = draw(st.sampled_from(owned))
             entries.append(TensorEntry(name, entries[target].dtype, entries[target].shape, target=target))
         else:
-            entries.append(TensorEntry(name, dtype, shape, draw(codebooks(dtype))))
+            is_kept = base is not None and dtype.is_float and dtype != FLOAT32
+            entries.append(TensorEntry(name, dtype, shape, None if is_kept else draw(codebooks(dtype))))
     count = sum(run.shape[0] * run.shape[1] * run.shape[2] for run in runs(entries))
     chunks = [ChunkEntry(draw(st.integers(0, 6)), count, draw(st.integers(1, 2**10)))] if count else []
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
-    return Header(draw(st.dictionaries(text, text, max_size=3)), entries, chunks)
+    return Header(draw(st.dictionaries(text, text, max_size=3)), entries, chunks, base)
 
 
 def codebooks(dtype):

@@ -36,7 +36,15 @@ std::vector<std::uint8_t> in_halves(const metaq::File& file, metaq::FileSession&
 
 void decode(std::span<const std::uint8_t> data) {
     metaq::File file;
-    if (file.open(data) != metaq::FileStatus::ok) return check(file.tensors().empty());
+    const metaq::FileStatus status = file.open(data).status;
+    const bool is_difference = status == metaq::FileStatus::difference;
+    check(status == metaq::FileStatus::ok ? file.base().empty() : file.tensors().empty());
+    if (is_difference) {
+        check(file.open(data, {}, metaq::Differences::taken) == metaq::FileStatus::ok);
+        check(file.base().size() == metaq::kChecksumBytes);
+    } else if (status != metaq::FileStatus::ok) {
+        return;
+    }
     std::uint64_t bytes = 0;
     for (const metaq::FileTensor& tensor : file.tensors()) bytes += std::min(tensor.size_bytes(), kBytesLimit);
     if (bytes > kBytesLimit) return;

@@ -23,6 +23,7 @@ bool has_good_matrix(const metaq::FileTensor& tensor) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size) {
     metaq::FileHeader header;
     if (metaq::HeaderReader(std::span(bytes, size)).read(header) != metaq::FileStatus::ok) return 0;
+    if (!header.base.empty() && header.base.size() != metaq::kChecksumBytes) std::abort();
     for (const metaq::FileTensor& tensor : header.tensors) {
         const bool is_target = tensor.target < header.tensors.size() && tensor.size() < metaq::kElementsLimit;
         const bool has_codebook = !tensor.has_symbols() || tensor.codebook < header.codebooks.size();

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (COMPILER or CLANG), reas
 
 
 def whole_files():
-    golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").glob("*.mtq"))]
-    return [*golden, malformed.GOOD, malformed.GOOD_SCALED]
+    golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").rglob("*.mtq"))]
+    return [*golden, malformed.GOOD, malformed.GOOD_SCALED, malformed.GOOD_DIFFERENCE]
 
 
 def headers():

@@ -7,6 +7,7 @@ import torch
 from metaq import compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.differences import checksum
 from metaq.matrix_layout import MatrixLayout
 from metaq.quantizers.lossless import compress_losslessly
 
@@ -147,6 +148,51 @@ def scaled() -> CompressedModel:
     )
 
 
+def base() -> dict[str, torch.Tensor]:
+    """A base of every dtype that differences are of, with elements that stay as they are; tied weights, a counter."""
+    filters = hashed(6, 3, 3, 3, seed=100).double() / 2.0**32 - 0.5
+    head = (hashed(10, 24, seed=101).double() / 2.0**31 - 1).to(torch.bfloat16)
+    special = torch.tensor([-0.0, 0.0, 2.0**-149, float("nan"), float("inf"), 3.4e38])
+    return {
+        "features.weight": filters.float(),
+        "features.bias": torch.zeros(6),
+        "norm.weight": torch.ones(24, dtype=torch.float16),
+        "norm.running_mean": filters.float()[0, 0, 0],
+        "norm.num_batches_tracked": torch.tensor(7),
+        "head.weight": head,
+        "wide": filters.reshape(-1)[:20].clone(),
+        "special": special,
+        "same": torch.arange(5.0),
+        "tied.weight": head,
+    }
+
+
+def task() -> CompressedModel:
+    """A difference from that base, with a tensor of every kind, and one that is new."""
+    step, table = UniformCodebook(0.02734375), TableCodebook((-0.7, -0.1, -0.0, 0.001), 2)
+    symbols = {"features.weight": skewed(6, 3, 3, 3, seed=110), "features.bias": skewed(6, seed=111)}
+    tensors: dict[str, CodedTensor | torch.Tensor | Alias] = {
+        name: CodedTensor(of_name, step, torch.float32) for name, of_name in symbols.items()
+    }
+    return CompressedModel(
+        {
+            **tensors,
+            "norm.weight": CodedTensor(skewed(24, seed=112).clamp(-2, 1), table, torch.float32),
+            "norm.running_mean": torch.tensor([0.25, -1.0, 2.0**-130]),
+            "norm.num_batches_tracked": CodedTensor(torch.tensor(967).int(), IntegerCodebook(), torch.int64),
+            "head.weight": CodedTensor(
+                skewed(10, 24, seed=113), step, torch.float32, MatrixLayout(1, logs(10, 114) // 16)
+            ),
+            "wide": CodedTensor(skewed(20, seed=115), step, torch.float32),
+            "special": CodedTensor(torch.tensor([0, 1, 0, 5, -3, 1000]).int(), UniformCodebook(1e35), torch.float32),
+            "tied.weight": Alias("head.weight"),
+            "new": torch.tensor([1.5, -0.0]).to(torch.bfloat16),
+        },
+        {"task": "golden"},
+        base=checksum(base()),
+    )
+
+
 MODELS = {
     "every-dtype": every_dtype,
     "shapes": shapes,
@@ -162,6 +208,7 @@ def files() -> dict[str, tuple[CompressedModel, str]]:
     golden = {f"network-{coder}.mtq": (network(), coder) for coder in CODERS}
     golden["lossless-rans.mtq"] = lossless(), "rans"
     golden["dependent-adaptive.mtq"] = dependent(), "adaptive"
+    golden["differences/task.mtq"] = task(), "mixing"
     return golden | {f"{name}.mtq": (make(), "mixing") for name, make in MODELS.items()}
 
 

@@ -1,11 +1,13 @@
 """Golden files: what they hold, and that writing it again gives the same bytes. `make.py` writes them anew."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import metaq
 from metaq import compressed_model
 from metaq.compressed_model import read_model
 from metaq.format.reader import Reader
@@ -27,22 +29,34 @@ def golden(request):
 
 def test_it_decodes_to_its_model(golden):
     path, model, _ = golden
-    reader = Reader(path.read_bytes(), path.name)
+    reader = Reader(path.read_bytes(), path.name, takes_differences=True)
+    model = replace(model, base=None)  # of a difference the values
     decoded, expected = load_tensors(reader), model.decompress()
     assert list(decoded) == list(expected)
     assert digest(decoded) == digest(expected)
     assert reader.header.metadata == model.metadata
-    assert digest(read_model(reader).decompress()) == digest(expected)
+    assert digest(replace(read_model(reader), base=None).decompress()) == digest(expected)
 
 
 def test_it_encodes_to_the_same_bytes(golden):
     path, model, coder = golden
     assert compressed_model.encode(model, coder) == path.read_bytes()
-    assert compressed_model.encode(read_model(Reader(path.read_bytes())), coder) == path.read_bytes()
+    reader = Reader(path.read_bytes(), takes_differences=True)
+    assert compressed_model.encode(read_model(reader), coder) == path.read_bytes()
 
 
 def test_there_is_no_other_file():
-    assert {path.name for path in FOLDER.glob("*.mtq")} == set(FILES)
+    assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.mtq")} == set(FILES)
+
+
+def test_the_difference_makes_the_network_of_its_base():
+    difference = read_model(Reader((FOLDER / "differences" / "task.mtq").read_bytes(), takes_differences=True))
+    base = make.base()
+    made = metaq.apply_difference(difference, base)
+    assert list(made) == [*base, "new"]
+    assert metaq.checksum(made) == "678ca7643dcb43713b0f5c40f1debc6b67bf051d8b270ad67782bf4022c8e33e"
+    assert made["same"] is base["same"]
+    assert made["tied.weight"] is made["head.weight"]
 
 
 def test_tied_tensors_stay_tied():

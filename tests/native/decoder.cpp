@@ -191,6 +191,23 @@ TEST(errors_say_where_they_are) {
     }
 }
 
+TEST(differences_are_taken_only_where_they_are_asked_for) {
+    const Bytes data = contents("differences/task");
+    File file;
+    const FileError error = file.open(data);
+    CHECK(error == FileStatus::difference);
+    CHECK(file.tensors().empty() && file.base().empty());
+    const Bytes named(error.name.begin(), error.name.end());
+    CHECK(file.open(data, {}, metaq::Differences::taken) == FileStatus::ok);
+    CHECK(named.size() == metaq::kChecksumBytes && std::ranges::equal(named, file.base()));
+    const auto index = file.find("features.weight");
+    CHECK(index && file.tensors()[*index].dtype == metaq::Dtype::float32);
+    Bytes values(static_cast<std::size_t>(file.tensors()[*index].size_bytes()));
+    CHECK(file.decode(*index, values) == FileStatus::ok);
+    const Golden model("network-mixing");
+    CHECK(model.file.base().empty());
+}
+
 TEST(coders_of_the_caller) {
     Bytes data = contents("network-gzip");
     File file;

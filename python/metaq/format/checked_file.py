@@ -15,6 +15,7 @@ import numpy as np
 from metaq import _native, coding
 from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError, InputError
+from metaq.format.base_checksum import shortened
 from metaq.format.dtypes import DTYPES
 from metaq.format.header import (
     ALIAS,
@@ -44,7 +45,7 @@ _EXPECTED_AND_FOUND = {
     "header_checksum": ("a header that matches its checksum", "one that does not"),
     "header_coding": ("a text-coded header", "it {what}"),
     "header_left_over": ("the end of the header", "{found} more bytes"),
-    "reserved_flags": ("reserved flags 0", "{found}"),
+    "reserved_flags": ("flags 0 or 1", "{found}"),
     "bad_varint": ("a shortest varint below 2^63", "another"),
     "bad_utf8": ("UTF-8", "{octets}"),
     "repeated_key": ("distinct metadata keys", "{name} twice"),
@@ -60,6 +61,7 @@ _EXPECTED_AND_FOUND = {
     "bad_step": ("a positive finite step", "{step:g} for tensor {name}"),
     "bad_codebook_reference": ("a codebook defined before", "reference {found} for tensor {name}"),
     "codebook_dtype": ("a codebook for {what}", "a {kind} for tensor {name}"),
+    "difference_dtype": ("differences to be float32", "{what} for tensor {name}"),
     "scaled_codebook": ("a uniform codebook of scaled tensor {name}", "a {kind}"),
     "bad_layout": ("a layout of 1 to 7", "{found} for tensor {name}"),
     "bad_leading": ("one leading dimension or more, but fewer than {expected}", "{found} for tensor {name}"),
@@ -82,15 +84,24 @@ class CheckedFile:
         data: the whole file.
         name: what errors call it.
         cache_bytes: how much of what was decoded beside what was asked for may be kept for later.
+        takes_differences: whether the file may be a difference, whose values are no weights.
 
     Raises:
+        InputError: it is a difference, where those are not taken.
         FormatError: the bytes are not a version 1 file, whole and unchanged.
     """
 
-    def __init__(self, data: bytes | memoryview, name: str = "data", cache_bytes: int = 1 << 26) -> None:
+    def __init__(
+        self,
+        data: bytes | memoryview,
+        name: str = "data",
+        cache_bytes: int = 1 << 26,
+        takes_differences: bool = False,
+    ) -> None:
         self.data = memoryview(data).cast("B")
         self.name = name
-        self._file = _native.File(np.frombuffer(self.data, np.uint8), coding.identifiers(), cache_bytes)
+        octets = np.frombuffer(self.data, np.uint8)
+        self._file = _native.File(octets, coding.identifiers(), cache_bytes, takes_differences)
         if self._file.error is not None:
             self._fail(self._file.error)
         self.rows = self._file.tensors()
@@ -117,7 +128,13 @@ class CheckedFile:
             for index, (name, dtype, kind, shape, codebook, target) in enumerate(self.rows)
         ]
         chunks = [ChunkEntry(coder, symbols, size) for coder, symbols, _, size in self._file.chunks()]
-        return Header(dict(self._file.metadata()), tensors, chunks)
+        return Header(dict(self._file.metadata()), tensors, chunks, self.base)
+
+    @property
+    def base(self) -> str | None:
+        """Of a difference, its base's checksum in hexadecimal; None for a model."""
+        base = self._file.base()
+        return None if base is None else base.hex()
 
     @property
     def payload_offsets(self) -> list[int]:
@@ -188,6 +205,10 @@ class CheckedFile:
             raise FormatError(f"{self.name}{place}: {error}") from None
 
     def _fail(self, error: _native.FileError) -> NoReturn:
+        if error.status == "difference":
+            found = f"a difference from the base {shortened(error.name.hex())}"
+            remedy = "metaq.load_into(model, path) applies it to a model that holds that base"
+            raise InputError(f"{self.name}: expected a whole model, found {found}; {remedy}")
         if error.status == "unknown_coder":
             with self._naming(""):
                 coding.by_identifier(error.found[0])

@@ -26,6 +26,7 @@ MAX_DIMENSIONS = 32
 CODED, KEPT, ALIAS, SCALED = 0, 1, 2, 3
 KINDS_OF_SYMBOLS = (CODED, SCALED)
 UNIFORM, TABLE, INTEGER = 0, 1, 2
+DIFFERENCE = 1  # a flag
 
 
 class TensorEntry(NamedTuple):
@@ -57,11 +58,12 @@ class ChunkEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """All that a file says before its chunks."""
+    """All that a file says before its chunks; of a difference also its base's checksum, in hexadecimal."""
 
     metadata: dict[str, str]
     tensors: list[TensorEntry]
     chunks: list[ChunkEntry]
+    base: str | None = None
 
 
 def fits_limits(shape: tuple[int, ...]) -> bool:
@@ -85,21 +87,31 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+def string(text: str) -> bytes:
+    """UTF-8, and its length before it."""
+    encoded = text.encode("utf-8")
+    return varint(len(encoded)) + encoded
+
+
+def pack_shape(shape: tuple[int, ...]) -> bytes:
+    """The number of dimensions, and the dimensions."""
+    return bytes([len(shape)]) + b"".join(map(varint, shape))
+
+
 def pack(header: Header) -> bytes:
     """The header's bytes, before text coding."""
-    out = bytearray(b"\0")
+    out = bytearray(b"\0" if header.base is None else bytes([DIFFERENCE]) + bytes.fromhex(header.base))
     out += varint(len(header.metadata))
     for key, value in header.metadata.items():
-        out += _string(key) + _string(value)
+        out += string(key) + string(value)
     out += varint(len(header.tensors))
     codebooks: dict[bytes, int] = {}  # by their bytes, which tell -0.0 from 0.0
     for entry in header.tensors:
-        out += _string(entry.name) + bytes([entry.dtype.code])
+        out += string(entry.name) + bytes([entry.dtype.code])
         if entry.target is not None:
             out += bytes([ALIAS]) + varint(entry.target)
             continue
-        out += bytes([_kind(entry), len(entry.shape)])
-        out += b"".join(map(varint, entry.shape))
+        out += bytes([_kind(entry)]) + pack_shape(entry.shape)
         if entry.codebook is not None:
             definition = _pack_codebook(entry.codebook)
             out += varint(codebooks[definition]) if definition in codebooks else b"\0" + definition
@@ -123,11 +135,6 @@ def _pack_matrix(matrix: MatrixLayout) -> bytes:
     logs = [part for part in (matrix.row_logs, matrix.column_logs) if part is not None]
     layout = (matrix.row_logs is not None) | (matrix.column_logs is not None) << 1 | matrix.by_columns << 2
     return bytes([layout]) + varint(matrix.leading) + b"".join(part.tobytes() for part in logs)
-
-
-def _string(text: str) -> bytes:
-    encoded = text.encode("utf-8")
-    return varint(len(encoded)) + encoded
 
 
 def _pack_codebook(codebook: Codebook) -> bytes:

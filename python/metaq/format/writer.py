@@ -43,12 +43,13 @@ class Source(NamedTuple):
     content: np.ndarray | None
 
 
-def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -> bytes:
+def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, base: str | None = None) -> bytes:
     """A whole `.mtq` file.
 
     Args:
         coder: name of the coder for symbols; a chunk that it would not make smaller is stored, and the bytes of kept
             tensors take rANS instead where they are smaller by it than by mixing, or would be coded by adaptive.
+        base: of a difference, the checksum of its base (`metaq.format.base_checksum`).
 
     Raises:
         InputError: an unknown coder, or names or metadata that are no text, or more of either than a file may have.
@@ -74,7 +75,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str) -
         return encode_chunk(chunk, [symbols(run) for run in chunk], coder)
 
     encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
-    out = bytearray(encode_header(Header(dict(metadata), entries, [entry for entry, _ in encoded])))
+    out = bytearray(encode_header(Header(dict(metadata), entries, [entry for entry, _ in encoded], base)))
     for _, payload in encoded:
         out += sealed(payload)
     return bytes(out)

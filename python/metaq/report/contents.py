@@ -55,7 +55,7 @@ def inspect_file(path: Path, progress: Progress) -> Contents:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return _inspect(Reader(map_bytes(path), str(path)), path.name, progress)
+    return _inspect(Reader(map_bytes(path), str(path), takes_differences=True), path.name, progress)
 
 
 def inspect_folder(path: Path, progress: Progress) -> Contents:
@@ -101,11 +101,13 @@ def _sums(path: Path, folder: MtqFolder, rows: list[Row], keys: Sequence[str]) -
 def verify_file(path: Path, progress: Progress) -> Row:
     """Check and decode every byte of a file, and name its weights by a SHA-256 as `metaq.metrics.digest` does.
 
+    Of a difference, which has no weights, its base is named.
+
     Raises:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return _verify(Reader(map_bytes(path), str(path)), str(path), path.name, progress)
+    return _verify(Reader(map_bytes(path), str(path), takes_differences=True), str(path), path.name, progress)
 
 
 def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
@@ -128,7 +130,9 @@ def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
 def _verify(reader: Reader, file: str, name: str, progress: Progress) -> Row:
     progress.begin(f"verifying {name}")
     result: Row = {"file": file, "verdict": "whole and unchanged", "tensors": len(reader.header.tensors)}
-    return result | {"file_bytes": len(reader.data), "weights_sha256": weights_sha256(reader)}
+    digest = weights_sha256(reader)  # decodes it all
+    named = {"weights_sha256": digest} if reader.base is None else {"difference_from": reader.base}
+    return result | {"file_bytes": len(reader.data), **named}
 
 
 def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
@@ -152,7 +156,8 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
         rows.append(row)
     coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
     coded_bytes = payload_bytes(reader)
-    summary: Row = {
+    summary: Row = {} if reader.base is None else {"difference_from": reader.base}
+    summary |= {
         "file_bytes": len(reader.data),
         "header_and_checksum_bytes": len(reader.data) - coded_bytes,
         "coder": ", ".join(sorted({coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks})),

@@ -23,6 +23,8 @@ inline constexpr std::uint64_t kElementsLimit = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kTensorsLimit = 1u << 20;
 inline constexpr std::uint64_t kLevelsLimit = 1u << 20;
 inline constexpr std::uint8_t kDimensionsLimit = 32;
+inline constexpr std::uint8_t kDifferenceFlag = 1;
+inline constexpr std::uint64_t kChecksumBytes = 32;  // of a difference's base
 
 class HeaderReader {
 public:
@@ -32,7 +34,8 @@ public:
     // Reads everything; nothing in `header` is to be used unless this gives ok. Its texts are views of the data.
     FileError read(FileHeader& header) {
         const std::uint8_t flags = fields_.byte();
-        fields_.expect(flags == 0, FileStatus::reserved_flags, flags);
+        fields_.expect(flags <= kDifferenceFlag, FileStatus::reserved_flags, flags);
+        if (flags == kDifferenceFlag) header.base = fields_.take(kChecksumBytes);
         read_metadata(header);
         read_tensors(header);
         for (std::uint64_t left = fields_.count("chunks", 3); left > 0 && fields_.is_ok(); --left) {
@@ -189,7 +192,9 @@ private:
         const DtypeTraits traits = traits_of(tensor.dtype);
         const bool fits = kind == CodebookKind::integer ? !traits.is_float : tensor.dtype <= Dtype::float64;
         if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind)))
-            fields_.error().what = traits.name;
+            return void(fields_.error().what = traits.name);
+        const bool is_sum = header.base.empty() || !traits.is_float || tensor.dtype == Dtype::float32;
+        if (!fields_.expect(is_sum, FileStatus::difference_dtype)) fields_.error().what = traits.name;
     }
 
     void read_codebook(FileHeader& header) {

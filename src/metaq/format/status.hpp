@@ -21,7 +21,8 @@ namespace metaq {
     STATUS(header_coding, "expected a text-coded header, found bytes that no encoder writes") \
     STATUS(header_truncated, "header: expected more bytes, found its end") \
     STATUS(header_left_over, "header: expected its end, found more bytes") \
-    STATUS(reserved_flags, "header: expected flags of 0, found others") \
+    STATUS(reserved_flags, "header: expected flags of 0 or 1, found others") \
+    STATUS(difference, "expected a whole model, found a difference, which is nothing without its base") \
     STATUS(bad_varint, "expected a shortest varint below 2^63, found another") \
     STATUS(bad_utf8, "header: expected UTF-8, found other bytes") \
     STATUS(repeated_key, "header: expected distinct metadata keys, found one twice") \
@@ -38,6 +39,7 @@ namespace metaq {
     STATUS(bad_levels, "header: expected 1 to 2^20 finite increasing levels and an origin among them, found others") \
     STATUS(bad_codebook_reference, "header: expected a codebook defined before, found another number") \
     STATUS(codebook_dtype, "header: expected a codebook for its tensor's dtype, found another") \
+    STATUS(difference_dtype, "header: expected coded floats of a difference to be float32, found others") \
     STATUS(scaled_codebook, "header: expected a uniform codebook for a scaled tensor, found another") \
     STATUS(bad_layout, "header: expected a layout of 1 to 7 for a scaled tensor, found another") \
     STATUS(bad_leading, "header: expected some dimensions of a scaled tensor to make its rows, found none or all") \

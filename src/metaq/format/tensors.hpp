@@ -98,8 +98,9 @@ struct MetadataEntry {
     std::string_view key, value;
 };
 
-// Texts and scales are views of the header's bytes, shapes, levels and matrices of the last three lists.
+// Texts, scales and checksum are views of the header's bytes, shapes, levels and matrices of the last three lists.
 struct FileHeader {
+    std::span<const std::uint8_t> base;  // of a difference, its base's checksum; empty otherwise
     Buffer<MetadataEntry> metadata;
     Buffer<FileTensor> tensors;
     Buffer<FileCodebook> codebooks;
