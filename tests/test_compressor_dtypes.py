@@ -6,6 +6,8 @@ from small_training import METAQ, METHODS, adam, assert_shows_the_file, loss, ne
 from torch import nn
 
 import metaq
+from metaq.errors import InputError
+from metaq.methods.metaq.config import Final
 
 
 @pytest.mark.parametrize("method", [METAQ, METHODS["hemp"]], ids=["metaq", "hemp"])
@@ -62,3 +64,32 @@ def test_sparse_gradients_regularize_all_rows(kind):
         with compressor.latent_weights():
             weights.append(model.weight.detach().clone())
     torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_losses_of_weights_that_a_method_tries_are_theirs():
+    """In narrow dtypes too, where the model's parameters are a copy of what the method moves."""
+    model = network().bfloat16()
+    optimizer = adam(model)
+    compressor = metaq.Compressor(model, metaq.METaQ(strength=1e-3, final=Final.RATE, tolerance=0.0), optimizer)
+    train(model, compressor, optimizer, 3)
+    compressor.begin_last_phase()
+    seen = []
+
+    def validation_loss():
+        value = float(loss(model.eval()).detach())
+        seen.append(model[0].weight.detach().clone())
+        return value
+
+    compressor.end_epoch(validation_loss)
+    assert any(not torch.equal(seen[0], tried) for tried in seen[1:])
+
+
+def test_a_lost_step_is_found_where_training_sees_latent_weights():
+    model = network().bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    metaq.Compressor(model, METHODS["hemp"])
+    loss(model).backward()
+    loss(model.eval())
+    optimizer.step()
+    with pytest.raises(InputError, match=r"expected the weights that the last forward pass saw.*call regularize"):
+        loss(model.train())

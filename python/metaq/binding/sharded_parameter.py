@@ -57,6 +57,9 @@ class ShardedParameter(WorkingParameter):
         """What changes the parameter from here on is somebody else."""
         self._version = self.parameter._version
 
+    def check_unchanged(self) -> None:
+        """Nothing, since methods see the same memory."""
+
     def spend_gradient(self) -> None:
         """After the optimizer's step: hold the gradient no longer."""
         self.working.grad = None

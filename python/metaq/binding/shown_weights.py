@@ -37,7 +37,11 @@ class ShownWeights:
 
     def show(self, is_training: bool) -> None:
         """Put into the parameters what a forward pass in that mode is to see, and check it if it is there already."""
-        must_copy = self.is_stale(is_training)
+        # A method may have moved its weights since, as those do that try what a validation loss allows.
+        must_copy = self.is_stale(is_training) or not self._bound.holds_file_weights
+        if must_copy and self.mode is not None:
+            for working in self._working:
+                working.check_unchanged()
         self._find_shards()
         self._bound.on_forward(is_training)
         if must_copy:
@@ -46,11 +50,10 @@ class ShownWeights:
         self.mode = is_training
 
     def restore(self) -> None:
-        """Put the latent weights into the parameters."""
+        """Put what the optimizer trains into the parameters."""
         self._find_shards()
         self._bound.restore_weights()
-        for working in self._working:
-            working.lend()
+        self._lend()
         self.mode = None
 
     @torch.no_grad()
@@ -98,8 +101,10 @@ class ShownWeights:
                 self.show(before)
             else:
                 self._bound.restore_weights()
-                for working in self._working if awaits_step or self.is_lent else ():
-                    working.lend()
+                if self.is_lent:
+                    self._reveal()
+                elif awaits_step:
+                    self._lend()
 
     @contextmanager
     def latent(self) -> Iterator[None]:
@@ -107,6 +112,7 @@ class ShownWeights:
         before, self.is_lent = self.mode, True
         try:
             self.restore()
+            self._reveal()
             yield
         finally:
             self.is_lent = False
@@ -123,6 +129,14 @@ class ShownWeights:
             self.mode = None
             if before is not None and shows_after:
                 self.show(before)
+
+    def _lend(self) -> None:
+        for working in self._working:
+            working.lend()
+
+    def _reveal(self) -> None:
+        for working in self._working:
+            working.reveal()
 
     def _find_shards(self) -> None:
         if self._team.has_shards:

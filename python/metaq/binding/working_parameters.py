@@ -22,10 +22,12 @@ class WorkingParameter:
         working: what methods see: the same object where it can be.
     """
 
-    def __init__(self, name: str, path: str, parameter: nn.Parameter) -> None:
+    def __init__(self, name: str, path: str, parameter: nn.Parameter, working: Tensor | None = None) -> None:
         self.name, self.path, self.parameter, self.shape = name, path.split("."), parameter, parameter.shape
-        self.working = parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float())
-        self._narrow = parameter.data  # the model's own memory, while the optimizer is given other
+        if working is None:
+            working = parameter if parameter.dtype == torch.float32 else parameter.detach().float()
+        self.working = working if isinstance(working, nn.Parameter) else nn.Parameter(working)
+        self._own = parameter.data  # the model's memory, while the optimizer is given other
         self._version = parameter._version
         self._is_sparse = False
 
@@ -68,9 +70,13 @@ class WorkingParameter:
     def show(self) -> None:
         """Put what the working parameter holds now into the model's, in the model's dtype."""
         if not self.is_same:
-            self._narrow.copy_(self.working)
-            self.parameter.data = self._narrow
+            self._own.copy_(self._weights())
+            self.parameter.data = self._own
             self._version = self.parameter._version
+
+    def reveal(self) -> None:
+        """Let the model's parameter hold the latent weights, for people to look at."""
+        self.lend()
 
     def spend_gradient(self) -> None:
         """After the optimizer's step: drop a float32 gradient, to which that of the next pass could not be added."""
@@ -81,19 +87,25 @@ class WorkingParameter:
     def adopt(self) -> None:
         """Take what the model's parameter holds now."""
         if not self.is_same:
-            self.working.copy_(self.parameter)
+            self.working.copy_(self._latent(self.parameter.detach()))
             self._version = self.parameter._version
 
     def check(self, model: nn.Module) -> None:
         """Raise an InputError unless the model still has the parameter, as it was."""
-        now = self.check_place(model)
-        if not self.is_same and now.data_ptr() == self._narrow.data_ptr() and now._version != self._version:
-            if not torch.equal(now, self.working.to(now.dtype)):
-                raise InputError(
-                    f"parameter {self.name!r}: expected the weights that the last forward pass saw, found others; call"
-                    " adopt_weights() after loading weights"
-                )
-            self._version = now._version
+        self.check_place(model)
+        self.check_unchanged()
+
+    def check_unchanged(self) -> None:
+        """Raise an InputError if somebody has changed the model's parameter since it was put there."""
+        now = self.parameter
+        if self.is_same or now.data_ptr() != self._own.data_ptr() or now._version == self._version:
+            return
+        if not torch.equal(now, self._weights()):
+            raise InputError(
+                f"parameter {self.name!r}: expected the weights that the last forward pass saw, found others; call"
+                " regularize() between backward() and optimizer.step(), and adopt_weights() after loading weights"
+            )
+        self._version = now._version
 
     def check_place(self, model: nn.Module) -> nn.Parameter:
         """The model's parameter; an InputError unless it is still the one that was bound."""
@@ -108,6 +120,14 @@ class WorkingParameter:
                 " Compressor after resizing"
             )
         return now
+
+    def _weights(self) -> Tensor:
+        """What the working parameter holds now, as the model has it."""
+        return self.working.detach().to(self._own.dtype)
+
+    def _latent(self, weights: Tensor) -> Tensor:
+        """What the working parameter holds when the model's holds these weights."""
+        return weights
 
     def _present(self, model: nn.Module) -> nn.Parameter | None:
         """What the model has where the parameter was."""
