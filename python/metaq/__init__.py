@@ -21,6 +21,7 @@ _MODULES = {
     "Compressor": "metaq.compressor",
     "DataError": "metaq.errors",
     "DeepCompression": "metaq.methods",
+    "Difference": "metaq.methods",
     "FormatError": "metaq.errors",
     "InputError": "metaq.errors",
     "METaQ": "metaq.methods",

@@ -5,7 +5,7 @@ from metaq.compressor import Compressor
 from metaq.differences import apply_difference, checksum
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
-from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, METaQ, Pruned, Sized
+from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
 
@@ -23,6 +23,7 @@ __all__ = [
     "Compressor",
     "DataError",
     "DeepCompression",
+    "Difference",
     "FormatError",
     "InputError",
     "METaQ",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -13,15 +13,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from metaq.binding import forward_hooks
+from metaq.binding.base_network import BaseNetwork, has_base
 from metaq.binding.bound import bind, bind_frozen
 from metaq.binding.call_order import CallOrder
-from metaq.binding.contents import Contents, check_finite
+from metaq.binding.contents import Contents, check_finite, plain_state
+from metaq.binding.difference_parameter import DifferenceParameter
 from metaq.binding.optimizers import OptimizerHooks, check_held, length_of
 from metaq.binding.report import Report
-from metaq.binding.selection import Fate, Methods, select, unwrapped
+from metaq.binding.selection import Choice, Fate, Methods, select, unwrapped
 from metaq.binding.sharded_parameter import working_parameter
 from metaq.binding.shown_weights import ShownWeights
 from metaq.binding.team import active_team, team_of
+from metaq.binding.working_parameters import WorkingParameter
 from metaq.compressed_model import CompressedModel
 from metaq.compressed_model import encode as encode_model
 from metaq.errors import InputError
@@ -63,6 +66,7 @@ class Compressor:
         bound: the method at work.
         training_step: calls of `regularize` so far.
         training_steps: the training's length, 0 where it is not known.
+        base: the network that the method's differences are from; None where it trains weights.
         last_phase_step: the number of steps after which the last phase begins by itself; None for never.
 
     Raises:
@@ -88,13 +92,14 @@ class Compressor:
         self._has_equal_replicas = False
         trained = [c for c in choices if c.fate in (Fate.COMPRESSED, Fate.ROUNDED)]
         forward_hooks.check_unhooked(self.model, [choice.parameter for choice in trained])
-        self._working = [working_parameter(c.name, c.path, c.parameter) for c in trained]
+        self.base = self._base_of(choices)
+        self._working = [self._working_parameter(choice) for choice in trained]
         for working in self._working:
             check_finite(working.name, working.working)
         training = Training(self.training_steps)
         self.bound = bind(trained, {w.name: w.working for w in self._working}, training)
         choices, self.frozen = bind_frozen(choices, training)
-        self._contents = Contents(choices, [self.bound, *([self.frozen] if self.frozen else [])], self.team)
+        self._contents = Contents(choices, [self.bound, *([self.frozen] if self.frozen else [])], self.team, self.base)
         share = 1 - self.bound.last_phase_share
         self.last_phase_step = round(share * self.training_steps) if self.training_steps else None
         self.is_last_phase = False
@@ -256,12 +261,15 @@ class Compressor:
             "is_last_phase": self.is_last_phase,
             "method": self.bound.state_dict(),
             "frozen": None if self.frozen is None else self.frozen.state_dict(),
+            "base": None if self.base is None else self.base.state_dict(),
             "float_weights": {w.name: w.working.detach() for w in self._working if not w.is_same},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`; the model's own state may be loaded before or after, or before binding."""
         self.training_step, self.is_last_phase = state["training_step"], state["is_last_phase"]
+        if self.base is not None:
+            self.base.load_state_dict(state["base"])
         with torch.no_grad():
             for working in self._working:
                 if not working.is_same:
@@ -311,6 +319,24 @@ class Compressor:
 
     # Helpers.
 
+    def _base_of(self, choices: Sequence[Choice]) -> BaseNetwork | None:
+        """The network as it is now, where what is trained is the difference from it."""
+        if not has_base(choices):
+            return None
+        if not self._hooks.optimizers:
+            raise InputError(
+                "Compressor of a Difference: expected the optimizer, found none; give Compressor(..., optimizer), since"
+                " the parameters hold differences from regularize() to the end of its step"
+            )
+        return BaseNetwork(plain_state(self.model))
+
+    def _working_parameter(self, choice: Choice) -> WorkingParameter:
+        if self.base is None:
+            return working_parameter(choice.name, choice.path, choice.parameter)
+        if choice.name not in self.base.tensors:
+            raise InputError(f"model: expected {choice.name!r} in its state_dict(), found no such tensor")
+        return DifferenceParameter(choice.name, choice.path, choice.parameter, self.base.tensors[choice.name])
+
     def _check_replicas(self) -> None:
         """In the first forward pass: replicas must have been equal before the compressor was made, and be so now."""
         if self._has_equal_replicas or self.team.has_shards:
@@ -320,7 +346,8 @@ class Compressor:
         if self.team.groups:
             self._has_equal_replicas = True
             latent = [self.bound.latent_weights(name) for name in self.bound.parameters]
-            self.team.check_equal([*latent, *self.bound.file_weights().values()])
+            base = [] if self.base is None else self.base.tensors.values()
+            self.team.check_equal([*latent, *self.bound.file_weights().values(), *base])
 
     def _check_forward_pass(self) -> None:
         """Refuse gradients of latent weights, where the method is to have those of the file's.

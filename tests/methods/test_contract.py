@@ -7,6 +7,7 @@ import torch
 import metaq
 from metaq.errors import InputError
 from metaq.methods import by_name, methods
+from metaq.methods.hemp import Quantizer
 from metaq.methods.lc import Algorithm
 from metaq.methods.metaq.config import Counts, Final, LevelPlacement, Objective, Perspective
 
@@ -32,25 +33,36 @@ CONFIGURATIONS = {
         metaq.HEMP(levels=5, zero_level=True, straight_through=True), LOBSTER
     ),
     "metaq, pruned": metaq.Pruned(metaq.METaQ(strength=1e-3), LOBSTER),
+    "difference, metaq": metaq.Difference(metaq.METaQ(strength=1e-4, refresh_every=2)),
+    "difference, metaq, learned": metaq.Difference(metaq.METaQ(strength=1e-4, levels=LevelPlacement.LEARNED)),
+    "difference, metaq, rate": metaq.Difference(metaq.METaQ(strength=1e-4, final=Final.RATE, tolerance=0.1), 0.05),
+    "difference, metaq, sized": metaq.Difference(metaq.METaQ(target_bytes=900), 0.05),
+    "difference, hemp": metaq.Difference(metaq.HEMP(zero_level=True, quantizer=Quantizer.FIXED, straight_through=True)),
+    "difference, hemp, latent": metaq.Difference(metaq.HEMP(zero_level=True, quantizer=Quantizer.FIXED)),
+    "difference, lobster": metaq.Difference(LOBSTER),
+    "difference, lobster and metaq": metaq.Difference(metaq.Pruned(metaq.METaQ(strength=1e-4), LOBSTER), 0.05),
 }
+WHOLE = [name for name in CONFIGURATIONS if "difference" not in name]
 # HEMP and METaQ alone do not prune; METaQ keeps the weights at each tensor's commonest level, zero or not.
-PRUNE = [name for name in CONFIGURATIONS if "pruned" in name or not name.startswith(("hemp", "metaq", "lc, sized"))]
+PRUNE = [name for name in WHOLE if "pruned" in name or not name.startswith(("hemp", "metaq", "lc, sized"))]
 SEE_THE_FILE = [
-    name
-    for name in CONFIGURATIONS
-    if "straight" in name or name == "hemp, sized" or ("metaq" in name and "mean" not in name)
+    name for name in WHOLE if "straight" in name or name == "hemp, sized" or ("metaq" in name and "mean" not in name)
 ]
 
 
 def test_every_method_is_tried():
     tried = {type(configuration) for configuration in CONFIGURATIONS.values()}
-    assert set(methods.values()) | {metaq.Pruned, metaq.Sized} == tried
+    assert set(methods.values()) | {metaq.Difference, metaq.Pruned, metaq.Sized} == tried
 
 
-# Those that steer a size encode the file again and again.
-BRIEF_OR_SLOW = [
-    pytest.param(name, marks=pytest.mark.slow if "sized" in name or "target" in name else []) for name in CONFIGURATIONS
+# Those that steer a size encode the file again and again; differences share what the brief ones try.
+BRIEF_DIFFERENCES = "difference, hemp, latent", "difference, lobster and metaq"
+SLOW = [
+    name
+    for name in CONFIGURATIONS
+    if "sized" in name or "target" in name or ("difference" in name and name not in BRIEF_DIFFERENCES)
 ]
+BRIEF_OR_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in CONFIGURATIONS]
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
@@ -64,7 +76,7 @@ def test_zeros_stay_in_the_last_phase(name):
     contract.check_zeros_stay_in_the_last_phase(CONFIGURATIONS[name])
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name", WHOLE)
 def test_training_sees_the_weights_that_the_compressor_says(name):
     training = contract.Training(CONFIGURATIONS[name])
     for _ in range(4):

@@ -13,6 +13,7 @@ from metaq.binding.selection import Choice, Fate
 from metaq.binding.sharded_parameter import working_parameter
 from metaq.binding.shards import ShardRanks, is_distributed
 from metaq.methods.base import BoundMethod, Method
+from metaq.methods.difference import Difference
 from metaq.methods.training import Training
 
 
@@ -56,8 +57,11 @@ def bind_frozen(choices: Sequence[Choice], training: Training) -> tuple[list[Cho
 
 
 def _spread(training: Training, choices: Sequence[Choice]) -> Training:
-    """What a method on these parameters is told: also which processes have the shards of them."""
-    parameters = [choice.parameter for choice in choices]
+    """What a method on these parameters is told: also who has the shards of them, and the levels of differences."""
+    method, parameters = choices[0].method, [choice.parameter for choice in choices]
+    if isinstance(method, Difference):
+        distances = method.level_distances({choice.name: choice.parameter.detach() for choice in choices})
+        return replace(training, level_distances=distances)
     return replace(training, ranks=ShardRanks(parameters)) if any(map(is_distributed, parameters)) else training
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from metaq.binding.base_network import BaseNetwork
 from metaq.binding.gathering import gather
 from metaq.binding.report import Report
 from metaq.binding.selection import Choice, Fate, plain_name
@@ -28,10 +29,13 @@ class Contents:
         choices: what becomes of each parameter.
         bound: the methods of those that are trained, and of those that are quantized once.
         team: the processes that have the model together.
+        base: the network that all choices with a method are differences from.
     """
 
-    def __init__(self, choices: Sequence[Choice], bound: Sequence[BoundMethod], team: Team) -> None:
-        self.choices, self.team = list(choices), team
+    def __init__(
+        self, choices: Sequence[Choice], bound: Sequence[BoundMethod], team: Team, base: BaseNetwork | None = None
+    ) -> None:
+        self.choices, self.team, self.base = list(choices), team, base
         self._methods = {name: method for method in bound for name in method.parameters}
 
     @property
@@ -42,14 +46,15 @@ class Contents:
     def of_model(self, model: nn.Module) -> CompressedModel:
         """Of the bound model, whose parameters hold the weights of the file; on the first process of several."""
         if self.team.has_shards:
-            return gather(_plain_state(model), self.choices, self._quantized_now, self.team.is_first)
-        tensors = keep(_plain_state(model))
+            return gather(plain_state(model), self.choices, self._quantized_now, self.team.is_first)
+        state = plain_state(model)
+        tensors = keep(state)
         for choice in self.choices:
             self._code(tensors, choice, self._quantized_now(choice))
         for name, tensor in tensors.items():
             if isinstance(tensor, Tensor):
                 tensors[name] = tensor.clone()  # training changes the model's own
-        return CompressedModel(tensors)
+        return self._model(tensors, state)
 
     def of_average(self, averaged: nn.Module) -> CompressedModel:
         """Of another network of the same parameters, with the levels that the methods have now.
@@ -61,7 +66,8 @@ class Contents:
             found = "shards" if self.team.has_shards else "one that has its own"
             raise InputError(f"compress(): expected a method that quantizes any weights, in one piece, found {found}")
         given = {plain_name(name): parameter for name, parameter in averaged.named_parameters()}
-        tensors = keep(_plain_state(averaged))
+        state = plain_state(averaged)
+        tensors = keep(state)
         for choice in self.choices:
             name, weights = choice.name, given.get(choice.name)
             if weights is None or weights.shape != choice.parameter.shape:
@@ -72,8 +78,10 @@ class Contents:
                 tensors[name] = round_as_float16(weights).cpu()
             elif method := self._methods.get(name):
                 exact = weights.detach().to(method.latent_weights(name))
+                if self.base is not None:
+                    exact = exact - self.base.tensors[name].to(exact)
                 self._code(tensors, choice, method.quantize_parameter(name, exact))
-        return CompressedModel(tensors)
+        return self._model(tensors, state)
 
     def report(self) -> Report:
         """What becomes of each parameter; of shards, of all of them together."""
@@ -98,7 +106,13 @@ class Contents:
             raise InputError(f"model: expected {choice.name!r} in its state_dict(), found no such tensor")
         if quantized is not None:
             codebook, symbols = quantized
-            tensors[choice.name] = CodedTensor(symbols.cpu(), codebook, choice.dtype)
+            dtype = choice.dtype if self.base is None else torch.float32
+            tensors[choice.name] = CodedTensor(symbols.cpu(), codebook, dtype)
+
+    def _model(self, tensors: dict[str, CodedTensor | Tensor | Alias], state: Mapping[str, Tensor]) -> CompressedModel:
+        if self.base is None:
+            return CompressedModel(tensors)
+        return self.base.difference(tensors, state, self._methods)
 
 
 def check_finite(name: str, weights: Tensor) -> None:
@@ -107,6 +121,6 @@ def check_finite(name: str, weights: Tensor) -> None:
         raise InputError(f"parameter {name!r}: expected finite weights, found NaN or infinity")
 
 
-def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
     """A model's state dict, with the names of the network inside of wrappers."""
     return {plain_name(name): tensor for name, tensor in model.state_dict().items()}

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from metaq.binding.shards import check_no_flat_parameters
 from metaq.errors import InputError
 from metaq.methods.base import Method
+from metaq.methods.difference import Difference
 from metaq.quantizers.rounding import is_roundable
 from metaq.tensors import CODED_FLOATS
 
@@ -85,7 +86,7 @@ def select(model: nn.Module, methods: Methods) -> list[Choice]:
     Without patterns, matrices, filters and embeddings are compressed, and so are norms and biases of networks of up to
     `LARGE_NETWORK` elements; those of larger ones are rounded. With patterns the first one that fits a name decides,
     and a parameter that none fits is kept. The pattern "*" stands for all others, which go as they would without
-    patterns.
+    patterns. With `Difference` norms and biases of large networks are compressed too, and what is not trained is kept.
 
     Raises:
         InputError: a parameter that cannot be compressed is to be; nothing is; or a pattern fits no parameter.
@@ -110,18 +111,20 @@ def select(model: nn.Module, methods: Methods) -> list[Choice]:
         fitting = next((pattern for pattern in patterns if _fits(of_parameter, pattern)), None)
         method = None if fitting is None else patterns[fitting]
         is_small = fitting == _REST and is_large and parameter.ndim < 2
-        fate = _fate(of_parameter[0], parameter, is_small) if method is not None else Fate.KEPT
+        fate = _fate(of_parameter[0], parameter, method, is_small) if method is not None else Fate.KEPT
         by = method if fate in (Fate.COMPRESSED, Fate.FROZEN) else None
         choices.append(Choice(of_parameter, path, parameter, parameter.dtype, fate, by))
     _check_choices(choices)
     return choices
 
 
-def _fate(name: str, parameter: nn.Parameter, is_small: bool) -> Fate:
+def _fate(name: str, parameter: nn.Parameter, method: Method, is_small: bool) -> Fate:
     """What becomes of a parameter that has a method, and whose error would cost more than its bytes if ``is_small``."""
     _check_parameter(name, parameter)
     if not parameter.numel():
         return Fate.KEPT
+    if isinstance(method, Difference):  # nobody's difference is 0, and costs nothing; that of a norm is small
+        return Fate.COMPRESSED if parameter.requires_grad else Fate.KEPT
     if is_small:
         return Fate.ROUNDED if is_roundable(parameter) and parameter.requires_grad else Fate.KEPT
     return Fate.COMPRESSED if parameter.requires_grad else Fate.FROZEN

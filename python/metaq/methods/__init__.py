@@ -5,6 +5,7 @@ from __future__ import annotations
 from metaq.errors import entry_of_name
 from metaq.methods.base import BoundMethod, Method
 from metaq.methods.deep_compression import DeepCompression
+from metaq.methods.difference import Difference
 from metaq.methods.hemp import HEMP
 from metaq.methods.lc import LC
 from metaq.methods.lobster import LOBSTER
@@ -36,6 +37,7 @@ __all__ = [
     "LOBSTER",
     "BoundMethod",
     "DeepCompression",
+    "Difference",
     "METaQ",
     "Method",
     "Pruned",

@@ -40,18 +40,23 @@ class BoundMethod(ABC):
         learning_rate_limit: the optimizer's learning rate should not be above it.
         last_phase_share: of the training's length, if that is known, which the last phase takes.
         needs_validation_loss: whether the method does nothing unless `on_epoch` is called.
+        works_on_differences: of the class: whether it takes parameters that begin at zero (`Difference`).
         works_on_shards: of the class: whether it takes shards for parameters, and its statistics by `ranks`.
         quantizes_any_weights: whether `quantize_parameter` takes weights that the method has not trained itself, such
             as their moving average.
     """
 
     works_on_shards = False
+    works_on_differences = False
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], training: Training = UNKNOWN_TRAINING) -> None:
         self.parameters = dict(parameters)
         self.training_steps, self.ranks = training.steps, training.ranks
         if not self.works_on_shards:
             self.ranks.refuse_shards(type(self).__name__.removeprefix("Bound"))
+        if training.level_distances and not self.works_on_differences:
+            found = type(self).__name__.removeprefix("Bound")
+            raise InputError(f"Difference method: expected one that can begin at zero, as METaQ can, found {found}")
         self.shadow_weights: dict[str, Tensor] | None = None
         self.is_straight_through = False
         self.measure_every = 0

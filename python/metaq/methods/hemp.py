@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from metaq.assign import nearest, reconstruct
-from metaq.codebook import Codebook, TableCodebook, UniformCodebook
+from metaq.codebook import Codebook, TableCodebook, UniformCodebook, short_step
 from metaq.compressed_model import CompressedModel
+from metaq.errors import InputError
 from metaq.methods.base import Method, check_fields, gradient_of
-from metaq.methods.hemp_levels import multiples, shortened, symbol_range, trimmed
+from metaq.methods.hemp_levels import multiples, multiples_of, shortened, symbol_range, trimmed
 from metaq.methods.hemp_shards import LayersInShards
 from metaq.methods.hemp_terms import Layers, Weighting, nearest_level
 from metaq.methods.schedule import Schedule, factor_at, in_steps, is_schedule, known_length
@@ -172,6 +173,7 @@ class BoundHEMP(Steered):
     """HEMP's state for one model: the levels of its parameters."""
 
     works_on_shards = True
+    works_on_differences = True
 
     def __init__(self, config: HEMP, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
         super().__init__(parameters, training)
@@ -183,6 +185,10 @@ class BoundHEMP(Steered):
         self.error_strength = config.error_strength
         self.schedule = in_steps(config.schedule, self.training_steps, "HEMP schedule")
         self.has_step = config.zero_level and config.quantizer in (Quantizer.UNIFORM, Quantizer.FIXED)
+        self.given_steps = [training.level_distances[name] for name in parameters] if training.level_distances else []
+        if self.given_steps and not (config.zero_level and config.quantizer is Quantizer.FIXED):
+            found = f"{config.quantizer} and zero_level={config.zero_level}"
+            raise InputError(f"HEMP of a difference: expected Quantizer.FIXED and zero_level=True, found {found}")
         self._fit_anew(config.levels)
         self.settled: list[Tensor] | None = None  # latent weights that the last step of training is not to change
         self.lengths = torch.empty(0)  # code lengths in bits by which a rate-aware quantization chooses, (T, levels)
@@ -344,7 +350,11 @@ class BoundHEMP(Steered):
     def _fit_anew(self, count: int) -> None:
         """Fit so many levels, as if there had been none."""
         self._set_count(count)
-        self.levels = [self._fitted(tensor) for tensor in self._whole()]
+        if self.given_steps:
+            columns = zip(self.parameters.values(), self.given_steps, strict=True)
+            self.levels = [multiples_of(short_step(step), count, tensor.device) for tensor, step in columns]
+        else:
+            self.levels = [self._fitted(tensor) for tensor in self._whole()]
         self.layers = self._layers()
 
     def _refresh(self) -> None:

@@ -43,4 +43,10 @@ def multiples(weights: Tensor, count: int, reach: float = 1.0) -> Tensor:
     below = count // 2
     above = count - 1 - below
     step = short_step(reach * max(-least / below, greatest / above if above else 0.0, 0.0))
-    return torch.arange(-below, above + 1, dtype=torch.float32, device=weights.device) * step
+    return multiples_of(step, count, weights.device)
+
+
+def multiples_of(step: float, count: int, device: torch.device) -> Tensor:
+    """So many multiples of a step, zero at position ``count // 2``: float32 (C,)."""
+    below = count // 2
+    return torch.arange(-below, count - below, dtype=torch.float32, device=device) * step

@@ -64,6 +64,7 @@ class BoundLOBSTER(BoundMethod):
     """LOBSTER's state for one model: which weights are pruned, how much each is to shrink, how old the best loss is."""
 
     works_on_shards = True
+    works_on_differences = True
 
     def __init__(self, config: LOBSTER, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> None:
         super().__init__(parameters, training)

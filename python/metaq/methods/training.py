@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -74,10 +74,13 @@ class Training:
     Attributes:
         steps: its length in steps of the optimizer, 0 where it is not known.
         ranks: the processes that share the parameters.
+        level_distances: of parameters that are differences from a base, and so begin at zero: by name, the distance
+            that levels are to have. Empty where parameters are weights.
     """
 
     steps: int = 0
     ranks: Ranks = field(default_factory=Ranks)
+    level_distances: Mapping[str, float] = field(default_factory=dict)
 
 
 UNKNOWN_TRAINING = Training()

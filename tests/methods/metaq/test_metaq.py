@@ -12,6 +12,7 @@ from metaq.experiments.models import LeNet300
 from metaq.methods.metaq.config import AroundMean, Counts, Final, LevelPlacement, Objective, Perspective, Slopes, Solver
 from metaq.methods.metaq.method import METaQ
 from metaq.methods.metaq.objectives import slope_table
+from metaq.methods.training import Training
 from metaq.solvers import dual, knapsack, perspective
 
 
@@ -339,11 +340,12 @@ def test_rate_aware_quantization_makes_the_file_smaller_as_far_as_validation_all
 
 
 def test_without_strength_and_size_the_length_decides():
-    assert METaQ().size_target(training_steps=100).ratio == 12
-    assert not METaQ().size_target(training_steps=0)
-    assert not METaQ(strength=1e-5).size_target(training_steps=100)
-    assert METaQ(target_bytes=700).size_target(training_steps=100).size_bytes == 700
+    assert METaQ().size_target(Training(100)).ratio == 12
+    assert not METaQ().size_target(Training(100, level_distances={"w": 0.1}))
+    assert not METaQ().size_target(Training())
+    assert not METaQ(strength=1e-5).size_target(Training(100))
+    assert METaQ(target_bytes=700).size_target(Training(100)).size_bytes == 700
     assert METaQ().strength_for(10_000) == METaQ().strength_for(44_426) == 3e-5
     assert METaQ().strength_for(22_700_000) == pytest.approx(1.33e-6, rel=0.01)
     assert METaQ(strength=0.0).strength_for(22_700_000) == 0.0
-    assert METaQ(levels=LevelPlacement.AROUND_MEAN).size_target(100).ratio == 0
+    assert METaQ(levels=LevelPlacement.AROUND_MEAN).size_target(Training(100)).ratio == 0

@@ -11,6 +11,7 @@ from metaq.errors import InputError
 from metaq.methods.base import check_fields
 from metaq.methods.schedule import RAMP, Schedule, is_schedule
 from metaq.methods.size_control import SizeTarget
+from metaq.methods.training import Training
 from metaq.solvers import dual, perspective
 
 USUAL_RATIO = 12.0  # of float32 bytes to those of the file, at which the networks that were tried lose little
@@ -194,14 +195,14 @@ class METaQConfiguration:
     target_bytes: int = 0
     target_ratio: float = 0.0
 
-    def size_target(self, training_steps: int) -> SizeTarget:
+    def size_target(self, training: Training) -> SizeTarget:
         """The size to end at, if any: what is asked for or, where nothing is and the length is known, a usual ratio.
 
-        Args:
-            training_steps: the training's length, 0 where it is unknown.
+        No ratio is usual for differences.
         """
         can_aim = self.objective is Objective.CODELENGTH and self.levels is not LevelPlacement.AROUND_MEAN
-        if self.strength is None and can_aim and training_steps and not (self.target_bytes or self.target_ratio):
+        can_aim = can_aim and training.steps > 0 and not training.level_distances
+        if self.strength is None and can_aim and not (self.target_bytes or self.target_ratio):
             return SizeTarget(ratio=USUAL_RATIO)
         return SizeTarget(self.target_bytes, self.target_ratio)
 

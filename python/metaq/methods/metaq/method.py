@@ -65,7 +65,7 @@ class METaQ(METaQConfiguration, Method):
     def bind(self, parameters: Mapping[str, torch.nn.Parameter], training: Training = UNKNOWN_TRAINING) -> BoundMethod:
         """METaQ at work on these parameters, its levels placed by their present values."""
         method = self._bound(parameters, training)
-        target = self.size_target(training.steps)
+        target = self.size_target(training)
         return aimed(method, target) if target else method
 
     def bind_frozen(self, parameters: Mapping[str, torch.nn.Parameter], training: Training) -> BoundMethod | None:

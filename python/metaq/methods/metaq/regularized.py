@@ -44,7 +44,7 @@ class RegularizedTraining(BoundMethod):
         super().__init__(parameters, training)
         self.config = config
         self.training_step = 0
-        has_target = bool(config.size_target(self.training_steps))
+        has_target = bool(config.size_target(training))
         self.schedule = () if has_target else in_steps(config.schedule, self.training_steps, "METaQ schedule")
         self.strength = config.strength_for(weights_of(self))
         self.is_last_phase = False
@@ -77,6 +77,7 @@ class BoundMETaQ(RegularizedTraining, Steered):
     """METaQ's state for one model whose forward passes see the levels."""
 
     works_on_shards = True
+    works_on_differences = True
 
     view: QuantizedView
 
@@ -92,7 +93,10 @@ class BoundMETaQ(RegularizedTraining, Steered):
             self.ranks.refuse_shards("METaQ objective", "Objective.CODELENGTH, or whole parameters")
         tensors = list(self.parameters.values())
         self.growing: GrowingSteps | None = None
-        if config.step:
+        self.has_given_steps = bool(training.level_distances)
+        if self.has_given_steps:
+            steps = [short_step(training.level_distances[name]) for name in self.parameters]
+        elif config.step:
             greatest = self.ranks.max(torch.stack([_greatest(tensor) for tensor in tensors])).tolist()
             steps = [short_step(config.step * most) for most in greatest]
         else:
@@ -256,8 +260,11 @@ class BoundMETaQ(RegularizedTraining, Steered):
     def fit_levels(self, bits_per_weight: float) -> None:
         """Halve or double all steps until the weights' entropy is at least so much, and not much more.
 
-        Steps that are a fraction of the largest weight are never doubled: somebody has chosen them.
+        Steps that are a fraction of the largest weight are never doubled, and those of differences stay: somebody has
+        chosen them.
         """
+        if self.has_given_steps:
+            return
         weights = weights_of(self)
         for _ in range(_MOST_FITS):
             entropy = 8 * entropy_bytes(self._counts_now()) / weights
