@@ -266,7 +266,14 @@ class Compressor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`; the model's own state may be loaded before or after, or before binding."""
+        """Inverse of `state_dict`; the model's own state may be loaded before or after, or before binding.
+
+        Raises:
+            InputError: the state is of a `Difference`, and this compressor's method is none, or the other way round.
+        """
+        kinds = ["a Difference" if base is not None else "weights" for base in (self.base, state.get("base"))]
+        if kinds[0] != kinds[1]:
+            raise InputError(f"state of a Compressor: expected one that trains {kinds[0]}, found one of {kinds[1]}")
         self.training_step, self.is_last_phase = state["training_step"], state["is_last_phase"]
         if self.base is not None:
             self.base.load_state_dict(state["base"])

@@ -122,6 +122,20 @@ def test_verify(succeeds, file):
     assert "whole and unchanged" in succeeds("verify", file)
 
 
+def test_a_difference(succeeds, fails, tmp_path):
+    path, base = tmp_path / "task.mtq", {"w": torch.ones(40)}
+    symbols = torch.zeros(40, dtype=torch.int32).index_fill_(0, torch.tensor([3, 7]), -2)
+    entry = CodedTensor(symbols, UniformCodebook(0.5), torch.float32)
+    metaq.save(CompressedModel({"w": entry}, base=metaq.checksum(base)), path)
+    for verb in ("inspect", "verify"):
+        assert json.loads(succeeds(verb, path, "--json"))["difference_from"] == metaq.checksum(base)
+        assert metaq.checksum(base)[:12] in succeeds(verb, path)
+    assert "weights_sha256" not in json.loads(succeeds("verify", path, "--json"))
+    message = f"expected a whole model, found a difference from the base {metaq.checksum(base)[:12]}"
+    for arguments in (["decompress", path, "-o", tmp_path / "x.pt"], ["compare", path, path]):
+        assert message in fails(*arguments)
+
+
 def test_names_like_markup_are_no_markup(succeeds, tmp_path):
     folder = tmp_path / "a[" / "b]"
     folder.mkdir(parents=True)

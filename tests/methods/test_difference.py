@@ -147,6 +147,9 @@ def test_a_resumed_run_has_the_first_ones_base():
     train(resumed, other, second, 3)
     assert_same(whole, resumed)
     assert other.compress().base == metaq.checksum(base.state_dict())
+    plain = network()
+    with pytest.raises(InputError, match="expected one that trains weights, found one of a Difference"):
+        metaq.Compressor(plain, METHOD.method, adam(plain)).load_state_dict(states[2])
 
 
 def test_averages_are_of_weights():
@@ -192,6 +195,7 @@ def test_weight_decay_draws_towards_the_base():
         (metaq.LC(), "expected one that can begin at zero, as METaQ can, found LC"),
         (metaq.DeepCompression(), "expected one that can begin at zero.*found DeepCompression"),
         (metaq.METaQ(levels=LevelPlacement.AROUND_MEAN), "expected one that can begin at zero.*found AroundMean"),
+        (metaq.METaQ(step=0.1), "METaQ step of a difference: expected 0, as Difference.step is set, found 0.1"),
         (metaq.HEMP(), r"HEMP of a difference: expected Quantizer.FIXED and zero_level=True"),
     ],
 )

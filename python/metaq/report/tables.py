@@ -29,7 +29,8 @@ _HEADINGS = {
 }
 # What a narrow terminal goes without, the first of these first.
 _LESS_NEEDED = (
-    *("weights_sha256", "largest_difference", "dtype", "zeros", "levels", "zero_order_bits_per_weight"),
+    *("weights_sha256", "difference_from", "largest_difference", "dtype", "zeros", "levels"),
+    *("zero_order_bits_per_weight",),
     *("shape", "kind", "first_bytes", "header_and_checksum_bytes", "tensors", "network", "data", "method"),
 )
 _FOLDED = {"tensor", "file", "kind", "remark", "recipe", "description"}  # texts that may go on in a next line

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaq.codebook import UniformCodebook, short_step
+from metaq.errors import InputError
 from metaq.methods.base import BoundMethod
 from metaq.methods.metaq.config import Final, LevelPlacement, METaQConfiguration, Objective
 from metaq.methods.metaq.growing_steps import GrowingSteps
@@ -94,6 +95,8 @@ class BoundMETaQ(RegularizedTraining, Steered):
         tensors = list(self.parameters.values())
         self.growing: GrowingSteps | None = None
         self.has_given_steps = bool(training.level_distances)
+        if self.has_given_steps and config.step:
+            raise InputError(f"METaQ step of a difference: expected 0, as Difference.step is set, found {config.step}")
         if self.has_given_steps:
             steps = [short_step(training.level_distances[name]) for name in self.parameters]
         elif config.step:
