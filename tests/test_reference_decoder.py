@@ -111,11 +111,9 @@ def test_a_golden_difference():
 def test_sums_of_every_dtype(dtype):
     """Ties, cancellation, denormals and overflow among any bits."""
     generator = torch.Generator().manual_seed(5)
-    words = torch.randint(-(2**62), 2**62, (4000,), generator=generator)
-    base = {
-        "w": words.view(torch.int16)[:4000].view(dtype) if dtype.itemsize == 2 else words.view(dtype)[:4000].clone()
-    }
-    near = torch.randint(-9, 10, (4000,), generator=generator, dtype=torch.int32)
+    words = torch.randint(-(2**62), 2**62, (500,), generator=generator)
+    base = {"w": words.view(torch.int16)[:500].view(dtype) if dtype.itemsize == 2 else words.view(dtype)[:500].clone()}
+    near = torch.randint(-9, 10, (500,), generator=generator, dtype=torch.int32)
     for step in (2.0**-149, 2.0**-24, 2.0**-12, 0.1, 3e37):
         entry = CodedTensor(near, UniformCodebook(step), torch.float32)
         difference = CompressedModel({"w": entry}, base=metaq.checksum(base))

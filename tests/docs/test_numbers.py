@@ -138,6 +138,15 @@ def test_options_of_metaq(at):
     assert cells("docs/methods/metaq.md", run["group"], run["variant"]) == figures
 
 
+@pytest.mark.parametrize("at", range(1, 13))
+def test_differences(at):
+    row = result("benchmarks/results/differences.json")["rows"][at]
+    strength = f"{row['strength']:.0e}".replace("e-0", "e-")
+    step = f"{row['step']:g}" if "step" in row else ""
+    found = cells("docs/methods/difference.md", row["file"], strength, step)
+    assert found == [f"{row['file_bytes']:,.0f}", f"{row['accuracy']:.3f}"]
+
+
 @pytest.mark.parametrize(
     "recipe", ["lenet5-caffe-hemp1", "lenet5-caffe-hemp2", "lenet5-caffe-hemp4", "lenet5-caffe-hemp-lobster"]
 )
