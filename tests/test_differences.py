@@ -65,6 +65,7 @@ def test_a_checksum_is_of_names_dtypes_shapes_and_bits_in_any_order():
         {"a": state["a"], "b": state["b"]},
         {"c": state["a"], "b": state["b"], "n": state["n"]},
     ]
+    assert metaq.checksum({"w": torch.zeros(2), "b": torch.ones(1)}).startswith("0ccf89afb1e2")  # as its docstring says
     assert len({metaq.checksum(other) for other in [state, *others]}) == 6
 
 

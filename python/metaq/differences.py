@@ -16,11 +16,12 @@ from metaq.tensors import CODED_FLOATS, FORMAT_DTYPES, octets_of
 def checksum(state: Mapping[str, Tensor]) -> str:
     """The name of a base: SHA-256, in hexadecimal, of its tensors' names, dtypes, shapes and bytes, in any order.
 
-        >>> metaq.checksum({"w": torch.zeros(2), "b": torch.ones(1)})[:12]
-        '7b8c1fd1b2ae'
-
     Raises:
         InputError: a tensor that no file can hold.
+
+    Example:
+        >>> metaq.checksum({"w": torch.zeros(2), "b": torch.ones(1)})[:12]
+        '0ccf89afb1e2'
     """
     check_state(state)
     return base_checksum(state, _elements)
@@ -48,10 +49,18 @@ def apply_difference(difference: CompressedModel, base: Mapping[str, Tensor]) ->
         base: all tensors of the base, by name, on any device.
 
     Returns:
-        every tensor by name, in the base's order; those that the difference leaves alone are the base's own.
+        every tensor by name, in the base's order, and then those that are new; those that the difference leaves alone
+        are the base's own.
 
     Raises:
         InputError: a whole model, or another base than the difference's.
+
+    Example:
+        >>> base = {"w": torch.tensor([1.0, 2.0]), "b": torch.zeros(3)}
+        >>> entry = metaq.CodedTensor(torch.tensor([0, -3]), UniformCodebook(0.25), torch.float32)
+        >>> difference = metaq.CompressedModel({"w": entry}, base=metaq.checksum(base))
+        >>> metaq.apply_difference(difference, base)["w"].tolist()
+        [1.0, 1.25]
     """
     if difference.base is None:
         raise InputError("difference: expected one, found a whole model; decompress() gives its tensors")
