@@ -22,6 +22,7 @@ from metaq.compressed_model import CompressedModel
 from metaq.quantizers.layers import MatrixView
 
 FIXED_BITS = (2, 3, 4)
+REFIT_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ class Workbench:
         return sum(t.numel() * (16 if t.is_floating_point() else 8 * t.element_size()) for t in others.values())
 
 
-def sequential(bench: Workbench, rate: float) -> Quantized:
+def calibrated(refit_epochs: int, bench: Workbench, rate: float) -> Quantized:
     start = perf_counter()
-    compressed = metaq.compress_calibrated(bench.model, bench.network.batches, bench.config(rate))
+    batches, config = bench.network.batches, bench.config(rate)
+    compressed = metaq.compress_calibrated(bench.model, batches, config, refit_epochs=refit_epochs)
     return _read_back(bench, compressed, start)
 
 
@@ -152,7 +154,8 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "metaq": Method(sequential),
+    "metaq": Method(partial(calibrated, 0)),
+    "metaq-refit": Method(partial(calibrated, REFIT_EPOCHS)),
     "metaq-moments": Method(by_moments),
     "metaq-no-data": Method(without_data),
     **{name: Method(partial(baseline, run, True)) for name, run in baselines.WITHIN_BUDGET.items()},

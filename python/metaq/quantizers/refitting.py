@@ -21,7 +21,7 @@ from metaq.quantizers.calibration import check_batches
 from metaq.quantizers.gradients import Loss, main_output
 from metaq.quantizers.observation import batch_bytes, run, sample_count, still
 from metaq.quantizers.padding import at_tokens, token_mask
-from metaq.quantizers.recalibration import recalibrate
+from metaq.quantizers.recalibration import correct_statistics
 
 _HELD_OUT_SHARE = 0.1  # of the batches
 
@@ -81,7 +81,7 @@ def refit(
     with still(model), still(reference), _only_vectors(model) as vectors:
         best = _Best(model, vectors, reference, held_out)
         before = best.distance
-        recalibrate(model, fitted)
+        correct_statistics(model, reference, fitted)
         best.look()
         descent = _Descent(model, reference, vectors, learning_rate)
         for _ in range(epochs if vectors else 0):
