@@ -33,7 +33,7 @@ STEPS = (0.15, 0.3, 0.6)
 
 def moved(split: Split) -> Split:
     """The images, four pixels to the right and three down."""
-    return Split(functional.pad(split.images, (4, 0, 3, 0))[..., :-3, :-4], split.labels)
+    return Split(functional.pad(split.inputs, (4, 0, 3, 0))[..., :-3, :-4], split.labels)
 
 
 def train(model: nn.Module, split: Split, method: Method | None = None) -> int:
@@ -45,7 +45,7 @@ def train(model: nn.Module, split: Split, method: Method | None = None) -> int:
     for _ in range(EPOCHS):
         for batch in torch.randperm(len(split)).split(BATCH):
             optimizer.zero_grad()
-            functional.cross_entropy(model(split.images[batch]), split.labels[batch]).backward()
+            functional.cross_entropy(model(split.inputs[batch]), split.labels[batch]).backward()
             if compressor is not None:
                 compressor.regularize()
             optimizer.step()

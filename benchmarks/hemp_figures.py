@@ -72,7 +72,7 @@ def load(options: argparse.Namespace) -> Dataset:
     dataset = data.by_name(options.data)(options.held_out)
     if options.images is None:
         return dataset
-    return replace(dataset, train=Split(dataset.train.images[: options.images], dataset.train.labels[: options.images]))
+    return replace(dataset, train=Split(dataset.train.inputs[: options.images], dataset.train.labels[: options.images]))
 
 
 def trained(

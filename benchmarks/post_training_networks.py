@@ -91,8 +91,8 @@ def resnet(name: str, folder: Path, sizes: Sizes) -> Network:
     load_weights(model, f"{name}-cifar10")
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
     chosen, held_out = order[: sizes.calibration or 2048], dataset.validation
-    measure = Classified(model, held_out.images[: sizes.measured], held_out.labels[: sizes.measured])
-    return Network(model, list(dataset.train.images[chosen].split(BATCH)), measure, (1.5, 2, 2.5, 3, 4))
+    measure = Classified(model, held_out.inputs[: sizes.measured], held_out.labels[: sizes.measured])
+    return Network(model, list(dataset.train.inputs[chosen].split(BATCH)), measure, (1.5, 2, 2.5, 3, 4))
 
 
 def efficientnet(folder: Path, sizes: Sizes) -> Network:

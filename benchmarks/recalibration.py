@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     dataset = data.by_name(options.data)(HELD_OUT)
     chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
-    batches = dataset.train.images[chosen[: BATCH * options.batches]].split(BATCH)
+    batches = dataset.train.inputs[chosen[: BATCH * options.batches]].split(BATCH)
     model = models.by_name(options.network)()
     load_weights(model, f"{options.network}-cifar10")
     command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)

@@ -41,7 +41,7 @@ def resnet20(folder: Path, count: int) -> tuple[nn.Module, Batches]:
     model = models.by_name("resnet20")()
     load_weights(model, "resnet20-cifar10")
     test = data.by_name("cifar10-jpeg")(2000).test
-    return model, list(zip(test.images[:count].split(BATCH), test.labels[:count].split(BATCH), strict=True))
+    return model, list(zip(test.inputs[:count].split(BATCH), test.labels[:count].split(BATCH), strict=True))
 
 
 def efficientnet(folder: Path, count: int) -> tuple[nn.Module, Batches]:

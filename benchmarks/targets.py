@@ -85,7 +85,7 @@ def run_lenet(name: str, method: Method | None) -> dict[str, Any]:
     batches = [batch for _ in range(epochs) for batch in torch.randperm(len(split)).split(32)]
 
     def loss_of(batch: Tensor) -> Tensor:
-        return functional.cross_entropy(model(split.images[batch]), split.labels[batch])
+        return functional.cross_entropy(model(split.inputs[batch]), split.labels[batch])
 
     size_bytes, seconds = train(model, method, loss_of, batches, learning_rate=3e-3)
     accuracy = evaluate(model, dataset.test).accuracy

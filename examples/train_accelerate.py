@@ -22,7 +22,7 @@ model = LeNet5()
 model, optimizer, loader = accelerator.prepare(
     model,
     torch.optim.Adam(model.parameters(), lr=3e-3),
-    DataLoader(TensorDataset(data.train.images, data.train.labels), 16, shuffle=True),
+    DataLoader(TensorDataset(data.train.inputs, data.train.labels), 16, shuffle=True),
 )
 steps = epochs * -(-len(loader) // accelerator.gradient_accumulation_steps)
 compressor = metaq.Compressor(model, metaq.METaQ(), optimizer, training_steps=steps)  # new
@@ -44,6 +44,6 @@ if accelerator.is_main_process:
     metaq.load_into(LeNet5(), path)
     model.eval()
     with torch.no_grad():
-        images, labels = (tensor.to(accelerator.device) for tensor in (data.validation.images, data.validation.labels))
+        images, labels = (tensor.to(accelerator.device) for tensor in (data.validation.inputs, data.validation.labels))
         accuracy = float((model(images).argmax(1) == labels).float().mean())
     print(f"{path}: {size_bytes:,} bytes, held-out accuracy {accuracy:.4f}")

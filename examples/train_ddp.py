@@ -30,7 +30,7 @@ def main(path: str) -> None:
         for batch in torch.randperm(len(train), generator=order).split(BATCH)[: steps // EPOCHS]:
             part = batch.chunk(ranks)[rank]
             optimizer.zero_grad()
-            functional.cross_entropy(model(train.images[part]), train.labels[part]).backward()
+            functional.cross_entropy(model(train.inputs[part]), train.labels[part]).backward()
             compressor.regularize()
             optimizer.step()
         if rank == 0:

@@ -14,7 +14,7 @@ path = sys.argv[1] if len(sys.argv) > 1 else "task.mtq"
 EPOCHS, BATCH = 20, 32
 torch.manual_seed(0)
 data = by_name("digits")(200)
-moved = [functional.pad(split.images, (4, 0, 3, 0))[..., :-3, :-4] for split in (data.train, data.validation)]
+moved = [functional.pad(split.inputs, (4, 0, 3, 0))[..., :-3, :-4] for split in (data.train, data.validation)]
 
 
 def train(model, images, labels, learning_rate, method=None):
@@ -40,8 +40,8 @@ def accuracy(model, images):
 
 
 base = LeNet5()
-train(base, data.train.images, data.train.labels, 3e-3)
-print(f"base: {accuracy(base, data.validation.images):.3f} of the digits, {accuracy(base, moved[1]):.3f} of moved ones")
+train(base, data.train.inputs, data.train.labels, 3e-3)
+print(f"base: {accuracy(base, data.validation.inputs):.3f} of the digits, {accuracy(base, moved[1]):.3f} of moved ones")
 
 methods = {"whole": metaq.METaQ(strength=3e-5), "difference": metaq.Difference(metaq.METaQ(strength=3e-5))}
 for name, method in methods.items():

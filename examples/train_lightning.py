@@ -34,7 +34,7 @@ class Classifier(LightningModule):
 path = sys.argv[1] if len(sys.argv) > 1 else "classifier.mtq"
 seed_everything(0)
 data = by_name("mnist")(5000) if "METAQ_DATA" in os.environ else by_name("digits")(200)
-train, held_out = (TensorDataset(part.images, part.labels) for part in (data.train, data.validation))
+train, held_out = (TensorDataset(part.inputs, part.labels) for part in (data.train, data.validation))
 trainer = Trainer(
     max_epochs=3 if "METAQ_DATA" in os.environ else 5,
     callbacks=[MetaqCallback(metaq.METaQ(), path)],  # new

@@ -18,7 +18,7 @@ compressor = metaq.Compressor(model, metaq.METaQ(strength=3e-5), optimizer, trai
 for _epoch in range(10):
     for batch in torch.randperm(len(train)).split(32):
         optimizer.zero_grad()
-        functional.cross_entropy(model(train.images[batch]), train.labels[batch]).backward()
+        functional.cross_entropy(model(train.inputs[batch]), train.labels[batch]).backward()
         compressor.regularize()
         optimizer.step()
 size_bytes = metaq.save(compressor.compress(), path)

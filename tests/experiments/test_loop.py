@@ -47,10 +47,26 @@ def test_evaluation_gives_the_mean_over_all_images_and_restores_the_mode():
     model, split = tiny()
     model.train()
     result = evaluate(model, split)
-    logits = model(split.images).detach()
+    logits = model(split.inputs).detach()
     assert result.accuracy == float((logits.argmax(1) == split.labels).float().mean().double().mul(70).round() / 70)
     assert abs(result.loss - float(nn.functional.cross_entropy(logits, split.labels))) < 1e-6
     assert model.training
+
+
+def test_text_counts_every_position_and_an_epoch_its_share_of_the_windows():
+    characters = torch.arange(300) % 4
+    split = Split(characters[:-1].unfold(0, 8, 1), characters[1:].unfold(0, 8, 1), samples_per_epoch=37)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(4, 8), nn.Linear(8, 4))
+    stage = Stage(model, StageSection(epochs=60, batch_size=8, learning_rate=0.05), split, 0)
+    assert stage.steps_per_epoch == 4
+    before = evaluate(model, split)
+    logits = model(split.inputs).detach()
+    assert before.accuracy == float((logits.argmax(2) == split.labels).double().mean())
+    assert abs(before.loss - float(nn.functional.cross_entropy(logits.transpose(1, 2), split.labels))) < 1e-5
+    for epoch in range(60):
+        stage.run_epoch(epoch, lambda: None)
+    assert evaluate(model, split).accuracy == 1.0
 
 
 def test_plain_descent_takes_the_gradient_and_keeps_its_rate():
@@ -59,7 +75,7 @@ def test_plain_descent_takes_the_gradient_and_keeps_its_rate():
         1, 70, 0.5, optimizer=Optimizer.SGD, schedule=LearningRateSchedule.CONSTANT, weight_decay=0.1
     )
     before = model.weight.detach().clone()
-    nn.functional.cross_entropy(model(split.images), split.labels).backward()
+    nn.functional.cross_entropy(model(split.inputs), split.labels).backward()
     expected = before - 0.5 * (model.weight.grad + 0.1 * before)
     stage = Stage(model, section, split, 0)
     stage.run_epoch(0, lambda: None)
@@ -73,6 +89,8 @@ def test_distillation_is_the_softened_divergence_and_its_share_replaces_the_labe
     expected = 16 * (theirs * (theirs / ours).log()).sum(1).mean()
     torch.testing.assert_close(distillation_loss(logits, teacher, 4.0), expected)
     assert float(distillation_loss(logits, logits, 2.0)) == 0.0
+    positions = distillation_loss(logits[None], teacher[None], 4.0)
+    torch.testing.assert_close(positions, expected)
 
     model, split = tiny()
     other = nn.Linear(6, 3)
@@ -80,4 +98,4 @@ def test_distillation_is_the_softened_divergence_and_its_share_replaces_the_labe
     stage = Stage(model, section, split, 0, teacher=other)
     for epoch in range(40):
         stage.run_epoch(epoch, lambda: None)
-    torch.testing.assert_close(model(split.images).softmax(1), other(split.images).softmax(1), atol=0.02, rtol=0)
+    torch.testing.assert_close(model(split.inputs).softmax(1), other(split.inputs).softmax(1), atol=0.02, rtol=0)

@@ -181,7 +181,7 @@ def trained(method, epochs, seed=0):
         model.train()
         for batch in torch.randperm(len(data.train)).split(32):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(data.train.images[batch]), data.train.labels[batch]).backward()
+            nn.functional.cross_entropy(model(data.train.inputs[batch]), data.train.labels[batch]).backward()
             compressor.regularize()
             optimizer.step()
     return len(encode(compressor.compress())), evaluate(model, data.test).accuracy

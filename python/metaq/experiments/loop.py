@@ -1,4 +1,4 @@
-"""The training loop: epochs over images, with one step of the optimizer for every batch. It names no method."""
+"""The training loop: epochs over samples, with one step of the optimizer for every batch. It names no method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean cross-entropy in nats, and top-1 accuracy as a fraction."""
+    """Mean cross-entropy in nats and top-1 accuracy as a fraction, of images or of the next characters of a text."""
 
     loss: float
     accuracy: float
@@ -37,20 +37,27 @@ def evaluate(model: nn.Module, split: Split) -> Evaluation:
     model.eval()
     try:
         with torch.no_grad():
-            logits = torch.cat([model(images) for images in split.images.split(_EVALUATION_BATCH)])
+            logits = torch.cat([model(inputs) for inputs in split.inputs.split(_EVALUATION_BATCH)])
     finally:
         model.train(was_training)
-    hits = int((logits.argmax(dim=1) == split.labels).sum())
-    return Evaluation(float(functional.cross_entropy(logits, split.labels)), hits / len(split))
+    hits = int((logits.argmax(dim=-1) == split.labels).sum())
+    return Evaluation(float(label_loss(logits, split.labels)), hits / split.labels.numel())
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy, in nats, of logits (..., classes) from the labels (...), over whatever is told."""
+    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Kullback-Leibler divergence, in nats, of the outputs from the teacher's, both softened by ``temperature``.
 
-    It is multiplied by the temperature's square, so that gradients keep their size whatever the temperature.
+    It is the mean over what is told, as in `label_loss`, times the temperature's square, so that gradients keep their
+    size whatever the temperature.
     """
-    ours = functional.log_softmax(logits / temperature, dim=1)
-    theirs = functional.log_softmax(teacher_logits / temperature, dim=1)
+    ours, theirs = (
+        functional.log_softmax(each.flatten(0, -2) / temperature, dim=1) for each in (logits, teacher_logits)
+    )
     return functional.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
 
 
@@ -79,7 +86,8 @@ class Stage:
         self.teacher = teacher.eval() if teacher is not None else None
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(section, model)
-        self.steps_per_epoch = max(1, len(split) // section.batch_size)
+        self.samples_per_epoch = split.samples_per_epoch or len(split)
+        self.steps_per_epoch = max(1, self.samples_per_epoch // section.batch_size)
         self.training_steps = section.epochs * self.steps_per_epoch
         self.compressor: Compressor | None = None
         if method is not None:
@@ -92,10 +100,10 @@ class Stage:
             self.compressor.begin_last_phase()
         self.model.train()
         total = 0.0
-        for batch, (images, labels) in enumerate(self._batches()):
+        for batch, (inputs, labels) in enumerate(self._batches()):
             self._set_learning_rate((epoch + batch / self.steps_per_epoch) / self.section.epochs)
             self.optimizer.zero_grad()
-            loss = self._loss(images, labels)
+            loss = self._loss(inputs, labels)
             loss.backward()
             if self.compressor is not None:
                 self.compressor.regularize()
@@ -110,33 +118,33 @@ class Stage:
             self.compressor.end_epoch(lambda: evaluate(self.model, validation).loss)
         if self.section.recalibration_batches:
             size = self.section.batch_size
-            recalibrate(self.model, self.split.images.split(size)[: self.section.recalibration_batches])
+            recalibrate(self.model, self.split.inputs.split(size)[: self.section.recalibration_batches])
         return evaluate(self.model, validation)
 
     def is_last_phase(self, epoch: int) -> bool:
         """Whether an epoch's weights may become the file: in the last phase or, if there is none, the last epoch."""
         return epoch >= self.section.epochs - max(1, self.section.last_phase_epochs)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits = self.model(images)
-        loss = functional.cross_entropy(logits, labels)
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        logits = self.model(inputs)
+        loss = label_loss(logits, labels)
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            teacher_logits = self.teacher(images)
+            teacher_logits = self.teacher(inputs)
         distance = distillation_loss(logits, teacher_logits, self.section.temperature)
         return loss.lerp(distance, self.section.distillation)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training images in random order; those at the end that do not fill a batch are left out."""
-        order = torch.randperm(len(self.split), generator=self.generator)
+        """The epoch's samples in random order; those at the end that do not fill a batch are left out."""
+        order = torch.randperm(len(self.split), generator=self.generator)[: self.samples_per_epoch]
         for indices in order.split(self.section.batch_size)[: self.steps_per_epoch]:
-            images = self.split.images[indices]
+            inputs = self.split.inputs[indices]
             if self.section.shift_pixels:
-                images = shifted(images, self.section.shift_pixels, self.generator)
+                inputs = shifted(inputs, self.section.shift_pixels, self.generator)
             if self.section.flip:
-                images = flipped(images, self.generator)
-            yield images, self.split.labels[indices]
+                inputs = flipped(inputs, self.generator)
+            yield inputs, self.split.labels[indices]
 
     def _set_learning_rate(self, progress: float) -> None:
         rate = self.section.learning_rate

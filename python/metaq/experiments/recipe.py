@@ -30,7 +30,7 @@ class NetworkSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """Which data set, a name from `metaq.experiments.data`, and how many training images to hold out for choices."""
+    """A data set, by its name in `metaq.experiments.data`, and how many images or characters are held out."""
 
     name: str
     held_out: int
@@ -55,7 +55,7 @@ class StageSection:
     """One stage of training.
 
     Attributes:
-        epochs, batch_size: of training; an epoch leaves out the images that do not fill a batch.
+        epochs, batch_size: of training; an epoch leaves out the samples that do not fill a batch.
         learning_rate: the first one; `schedule` says how it changes.
         weight_decay: this times the weights is added to their gradients.
         last_phase_epochs: the last of ``epochs``, in which the zero pattern is frozen.

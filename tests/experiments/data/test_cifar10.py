@@ -49,7 +49,7 @@ def test_the_published_form(folder, monkeypatch):
     dataset = data.by_name("cifar10")(5)
     assert list(map(len, (dataset.train, dataset.validation, dataset.test))) == [45, 5, 7]
     assert dataset.test.labels.tolist() == list(range(7))
-    pixels = (dataset.test.images.permute(0, 2, 3, 1) * DEVIATION + MEAN) * 255
+    pixels = (dataset.test.inputs.permute(0, 2, 3, 1) * DEVIATION + MEAN) * 255
     expected = batches["test_batch.bin"][:, 1:].reshape(7, 3, 32, 32)
     assert np.array_equal(pixels.permute(0, 3, 1, 2).round().numpy().astype(np.uint8), expected)
 
@@ -74,7 +74,7 @@ def test_the_jpeg_copy(folder):
     write_zips(folder, {name: jpeg(colour) for name, colour in colours.items()})
     test = data.by_name("cifar10-jpeg")(1).test
     assert test.labels.tolist() == [0, 0, 9]
-    pixels = (test.images.mean(dim=(2, 3)) * DEVIATION + MEAN) * 255
+    pixels = (test.inputs.mean(dim=(2, 3)) * DEVIATION + MEAN) * 255
     expected = torch.tensor([(255.0, 0.0, 0.0), (128.0, 128.0, 128.0), (0.0, 0.0, 255.0)])
     assert float((pixels - expected).abs().max()) < 3
 

@@ -23,12 +23,12 @@ def test_splits(name):
     splits = (dataset.train, dataset.validation, dataset.test)
     assert tuple(map(len, splits)) == SIZES[name]
     for split in splits:
-        assert split.images.shape[1:] == (1, 28, 28)
-        assert abs(float(split.images.mean())) < 0.1
+        assert split.inputs.shape[1:] == (1, 28, 28)
+        assert abs(float(split.inputs.mean())) < 0.1
         assert set(split.labels.unique().tolist()) == set(range(10))
     again = data.by_name(name)(200)
     assert again.validation.labels.tolist() == dataset.validation.labels.tolist()
-    fingerprints = [set(map(hash, (image.numpy().tobytes() for image in split.images))) for split in splits[:2]]
+    fingerprints = [set(map(hash, (image.numpy().tobytes() for image in split.inputs))) for split in splits[:2]]
     assert len(fingerprints[0] & fingerprints[1]) <= 1  # MNIST holds a few images twice
 
 

@@ -7,7 +7,7 @@ from metaq.errors import InputError
 from metaq.experiments import models
 
 LENETS = {"lenet5": 44_426, "lenet5-caffe": 431_080, "lenet300": 266_610}
-FOR_CIFAR10 = {"resnet20": 269_722, "resnet32": 464_154, "mobilenet-v2": 2_296_922}
+FOR_CIFAR10 = {"resnet8": 77_850, "resnet20": 269_722, "resnet32": 464_154, "mobilenet-v2": 2_296_922}
 
 
 @pytest.mark.parametrize(("name", "size"), (LENETS | FOR_CIFAR10).items())

@@ -73,7 +73,7 @@ def train(start, method, epochs=12, stop_at=None):
     """(Accuracy on held-out digits of a net of two layers, whose tensors begin as ``start`` says, its compressor)."""
     digits = data.by_name("digits")(200)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(digits.train.images[0].numel(), 100), nn.ReLU(), nn.Linear(100, 10))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(digits.train.inputs[0].numel(), 100), nn.ReLU(), nn.Linear(100, 10))
     for layer, deviation in start.items():
         nn.init.normal_(model[layer].weight, std=deviation)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -83,13 +83,13 @@ def train(start, method, epochs=12, stop_at=None):
     for _ in range(epochs):
         for batch in torch.randperm(len(digits.train), generator=generator).split(64):
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(digits.train.images[batch]), digits.train.labels[batch])
+            loss = nn.functional.cross_entropy(model(digits.train.inputs[batch]), digits.train.labels[batch])
             loss.backward()
             if compressor:
                 compressor.regularize()
             optimizer.step()
     with torch.no_grad():
-        right = model(digits.test.images).argmax(dim=1) == digits.test.labels
+        right = model(digits.test.inputs).argmax(dim=1) == digits.test.labels
     return float(right.float().mean()), compressor
 
 

@@ -247,14 +247,14 @@ def train_on_digits(config, epochs=15):
     """(Zero-order entropy in bits of the weights at the end, training loss), from the same start every time."""
     split = metaq.experiments.data.by_name("digits")(200).train
     torch.manual_seed(3)
-    model = nn.Sequential(nn.Upsample(28), LeNet300()) if split.images.shape[-1] != 28 else LeNet300()
+    model = nn.Sequential(nn.Upsample(28), LeNet300()) if split.inputs.shape[-1] != 28 else LeNet300()
     compressor = metaq.Compressor(model, config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(epochs):
         for batch in torch.randperm(len(split), generator=generator).split(100):
             optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(model(split.images[batch]), split.labels[batch])
+            loss = nn.functional.cross_entropy(model(split.inputs[batch]), split.labels[batch])
             loss.backward()
             compressor.regularize()
             optimizer.step()

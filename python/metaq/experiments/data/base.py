@@ -1,8 +1,8 @@
-"""A data set: images and labels in memory, in three splits."""
+"""A data set: inputs and labels in memory, in three splits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,22 +14,29 @@ _SPLIT_SEED = 1234  # the held-out images are the same in every run, whatever it
 
 @dataclass(frozen=True)
 class Split:
-    """``images``: float32 (n, channels, height, width), normalised. ``labels``: int64 (n,)."""
+    """Samples: images with a class each, or windows of text with the character that follows each of theirs.
 
-    images: Tensor
+    Attributes:
+        inputs: float32 images (n, channels, height, width), normalised; or int64 characters (n, context).
+        labels: int64, of the shape of the positions that are told: (n,) for images, (n, context) for text.
+        samples_per_epoch: how many samples, drawn anew each time, make an epoch of training; None for all of them.
+    """
+
+    inputs: Tensor
     labels: Tensor
+    samples_per_epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
         """A copy on another device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training images, held-out training images for every choice, and the test set for the end."""
+    """Training samples, held-out samples for every choice, and the test set for the end."""
 
     train: Split
     validation: Split
@@ -50,5 +57,5 @@ def hold_out(train: Split, test: Split, held_out: int) -> Dataset:
         raise InputError(f"held-out images: expected 1 to {len(train) - 1}, found {held_out}")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     chosen, rest = order[:held_out], order[held_out:]
-    validation = Split(train.images[chosen], train.labels[chosen])
-    return Dataset(Split(train.images[rest], train.labels[rest]), validation, test)
+    validation = Split(train.inputs[chosen], train.labels[chosen])
+    return Dataset(Split(train.inputs[rest], train.labels[rest]), validation, test)

@@ -1,6 +1,7 @@
-"""The ResNets for CIFAR-10 (He et al. 2015, section 4.2), with shortcuts that have no parameters (option A).
+"""The ResNets for CIFAR-10 (He et al. 2015, section 4.2), with shortcuts that have no parameters (option A), and
+MLPerf Tiny's ResNet-8 (Banbury et al. 2021), whose shortcuts are convolutions where size halves.
 
-Names of parameters and buffers are those of the best known published checkpoints of these networks.
+Names of parameters and buffers are those of the best known published checkpoints of the former.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.stride = 1 if inputs == outputs else 2
-        self.added_channels = outputs - inputs
+        self.shortcut = self._shortcut(inputs, outputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, self.stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
@@ -23,9 +24,29 @@ class _Block(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = functional.relu(self.bn1(self.conv1(images)))
-        half = self.added_channels // 2
-        shortcut = functional.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, half, half))
-        return functional.relu(self.bn2(self.conv2(hidden)) + shortcut)
+        return functional.relu(self.bn2(self.conv2(hidden)) + self.shortcut(images))
+
+    def _shortcut(self, inputs: int, outputs: int) -> nn.Module:
+        return _Padding((outputs - inputs) // 2, self.stride)
+
+
+class _ProjectedBlock(_Block):
+    """The same, but where size halves, the shortcut is a 1x1 convolution."""
+
+    def _shortcut(self, inputs: int, outputs: int) -> nn.Module:
+        return nn.Identity() if self.stride == 1 else nn.Conv2d(inputs, outputs, 1, self.stride, bias=False)
+
+
+class _Padding(nn.Module):
+    """Every ``stride``-th pixel each way, with ``channels`` of zeros before the channels and as many behind."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images[:, :, :: self.stride, :: self.stride]
+        return functional.pad(pixels, (0, 0, 0, 0, self.channels, self.channels))
 
 
 class _ResNet(nn.Module):
@@ -35,6 +56,7 @@ class _ResNet(nn.Module):
     """
 
     blocks_per_group: int
+    block: type[_Block] = _Block
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +71,8 @@ class _ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def _group(self, inputs: int, outputs: int) -> nn.Sequential:
-        rest = (_Block(outputs, outputs) for _ in range(self.blocks_per_group - 1))
-        return nn.Sequential(_Block(inputs, outputs), *rest)
+        rest = (self.block(outputs, outputs) for _ in range(self.blocks_per_group - 1))
+        return nn.Sequential(self.block(inputs, outputs), *rest)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images."""
@@ -58,6 +80,15 @@ class _ResNet(nn.Module):
         hidden = self.layer3(self.layer2(self.layer1(hidden))).mean(dim=(2, 3))
         logits: Tensor = self.linear(hidden)
         return logits
+
+
+class ResNet8(_ResNet):
+    """ResNet-8 of MLPerf Tiny: 77,850 parameters, which are the published 78,186 without biases that shift the input of
+    batch normalisation, or are shifted by it.
+    """
+
+    blocks_per_group = 1
+    block = _ProjectedBlock
 
 
 class ResNet20(_ResNet):
