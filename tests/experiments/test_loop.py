@@ -1,11 +1,13 @@
 """The loop: its schedule, its batches, and that evaluation leaves the model as it was."""
 
+import pytest
 import torch
 from torch import nn
 
 from metaq.experiments.data import Split
 from metaq.experiments.loop import Stage, distillation_loss, evaluate
 from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
+from metaq.methods import HEMP, METaQ
 
 
 def tiny():
@@ -58,13 +60,13 @@ def test_text_counts_every_position_and_an_epoch_its_share_of_the_windows():
     split = Split(characters[:-1].unfold(0, 8, 1), characters[1:].unfold(0, 8, 1), samples_per_epoch=37)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(4, 8), nn.Linear(8, 4))
-    stage = Stage(model, StageSection(epochs=60, batch_size=8, learning_rate=0.05), split, 0)
+    stage = Stage(model, StageSection(epochs=15, batch_size=8, learning_rate=0.1), split, 0)
     assert stage.steps_per_epoch == 4
     before = evaluate(model, split)
     logits = model(split.inputs).detach()
     assert before.accuracy == float((logits.argmax(2) == split.labels).double().mean())
     assert abs(before.loss - float(nn.functional.cross_entropy(logits.transpose(1, 2), split.labels))) < 1e-5
-    for epoch in range(60):
+    for epoch in range(15):
         stage.run_epoch(epoch, lambda: None)
     assert evaluate(model, split).accuracy == 1.0
 
@@ -81,6 +83,36 @@ def test_plain_descent_takes_the_gradient_and_keeps_its_rate():
     stage.run_epoch(0, lambda: None)
     torch.testing.assert_close(model.weight.detach(), expected)
     assert stage.optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("method", [METaQ(step=0.15, radius=15, strength=1e-3), HEMP(levels=5), None])
+def test_the_last_phase_begins_with_the_average_of_the_optimizers_weights(method):
+    model, split = tiny()
+    section = StageSection(3, 16, 0.05, last_phase_epochs=1, average_decay=0.8)
+    stage = Stage(model, section, split, 0, method)
+    expected = latent(stage)
+    weights = [expected]
+
+    def advance():
+        nonlocal expected
+        expected = 0.8 * expected + 0.2 * weights[-1]
+        weights.append(latent(stage))
+
+    for epoch in range(2):
+        stage.run_epoch(epoch, advance)
+        stage.end_epoch(split)
+    if stage.compressor is not None:
+        stage.compressor.begin_last_phase = lambda: None  # in which the method changes some weights
+    stage._begin_last_phase()
+    assert not torch.allclose(expected, weights[-1], atol=1e-3)
+    torch.testing.assert_close(latent(stage), expected)
+
+
+def latent(stage):
+    if stage.compressor is None:
+        return stage.model.weight.detach().clone()
+    with stage.compressor.latent_weights():
+        return stage.model.weight.detach().clone()
 
 
 def test_distillation_is_the_softened_divergence_and_its_share_replaces_the_labels():

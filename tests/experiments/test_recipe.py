@@ -8,6 +8,8 @@ from metaq.errors import RecipeError
 from metaq.experiments.recipe import as_tree, known_recipes, load_recipe, recipe_from
 from metaq.methods.metaq.method import METaQ
 
+TEACHER = "teacher={{network='lenet5',count={count},training={{epochs=1,batch_size=1,learning_rate=1}}}}"
+
 
 @pytest.mark.parametrize("name", known_recipes())
 def test_every_recipe_of_the_package_is_valid(name):
@@ -38,6 +40,12 @@ def test_overrides_reach_every_kind_of_entry():
         ("training.epochs=0", "epochs: expected at least 1"),
         ("training.optimizer=adamw", "expected one of adam, sgd"),
         ("training.distillation=2", "distillation: expected 0 to 1"),
+        ("float_training.distillation=0.5", r"expected a \[teacher\] for it, found none"),
+        (TEACHER.format(count=1), "expected distillation in a stage"),
+        (TEACHER.format(count=0), "count: expected at least 1"),
+        ("teacher={network='lenet5',count=1}", "'teacher.training': expected a value, found none"),
+        ("training.scale_share=1", "scale_share: expected 0 to less than 1"),
+        ("float_training.average_decay=0.9", "average_decay: expected 0 without a last phase"),
         ("training.last_phase_epochs=1000", "last_phase_epochs"),
         ("method.strength=-1", "strength"),
         ("method.name=metaqq", "did you mean 'metaq'"),

@@ -82,6 +82,18 @@ def test_a_run_killed_anywhere_resumes_to_the_same_bytes(finished, tmp_path, at_
     assert len(lines) == 6
 
 
+def test_a_run_with_an_average_resumes_to_the_same_bytes(tmp_path):
+    def kill(stage, done, _):
+        if (stage, done) == ("compress", 70):
+            raise KilledError
+
+    overrides = ["training.average_decay=0.95"]
+    whole = short_run(tmp_path / "whole", overrides=overrides)
+    with pytest.raises(KilledError):
+        short_run(tmp_path / "killed", advance=kill, overrides=overrides)
+    assert short_run(tmp_path / "killed", resume=True, overrides=overrides)["weights_sha256"] == whole["weights_sha256"]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("at_step", [1, 100])
 def test_a_run_on_a_gpu_resumes(tmp_path, at_step):

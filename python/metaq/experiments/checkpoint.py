@@ -42,6 +42,7 @@ def save(path: Path, progress: RunProgress, stage: Stage, recipe: dict[str, Any]
         "optimizer": stage.optimizer.state_dict(),
         "generator": stage.generator.get_state(),
         "compressor": stage.compressor.state_dict() if stage.compressor is not None else {},
+        "average": stage.average.weights if stage.average is not None else {},
     }
     _write(path, state)
 
@@ -98,3 +99,5 @@ def restore(state: dict[str, Any], stage: Stage) -> None:
     stage.generator.set_state(state["generator"])
     if stage.compressor is not None:
         stage.compressor.load_state_dict(state["compressor"])
+    if stage.average is not None:
+        stage.average.load(state["average"])

@@ -13,7 +13,8 @@ from torch.nn import functional
 from metaq.compressed_model import CompressedModel
 from metaq.compressed_model import encode as encode_model
 from metaq.compressor import Compressor
-from metaq.experiments.augmentation import flipped, shifted
+from metaq.experiments.augmentation import augmented
+from metaq.experiments.averaging import RunningAverage
 from metaq.experiments.data import Split
 from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
 from metaq.methods import Method
@@ -67,7 +68,7 @@ class Stage:
     Args:
         method: None where the network is trained without one.
         encode: how its file will be written.
-        teacher: the float network, for distillation; None unless the section asks for it.
+        teacher: for distillation; None unless the section asks for it.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Stage:
         self.teacher = teacher.eval() if teacher is not None else None
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = _optimizer(section, model)
+        self.average = RunningAverage(model, section.average_decay) if section.average_decay else None
         self.samples_per_epoch = split.samples_per_epoch or len(split)
         self.steps_per_epoch = max(1, self.samples_per_epoch // section.batch_size)
         self.training_steps = section.epochs * self.steps_per_epoch
@@ -96,8 +98,9 @@ class Stage:
 
     def run_epoch(self, epoch: int, advance: Callable[[], None]) -> float:
         """Train for epoch number ``epoch`` (from 0); returns the mean training loss, the regulariser not counted."""
-        if self.compressor is not None and epoch == self.section.epochs - self.section.last_phase_epochs:
-            self.compressor.begin_last_phase()
+        first_of_last_phase = self.section.epochs - self.section.last_phase_epochs
+        if epoch == first_of_last_phase:
+            self._begin_last_phase()
         self.model.train()
         total = 0.0
         for batch, (inputs, labels) in enumerate(self._batches()):
@@ -107,6 +110,8 @@ class Stage:
             loss.backward()
             if self.compressor is not None:
                 self.compressor.regularize()
+            if self.average is not None and epoch < first_of_last_phase:
+                self.average.update()  # here the parameters hold what the optimizer trains, whatever the method
             self.optimizer.step()
             total += loss.item()
             advance()
@@ -125,6 +130,14 @@ class Stage:
         """Whether an epoch's weights may become the file: in the last phase or, if there is none, the last epoch."""
         return epoch >= self.section.epochs - max(1, self.section.last_phase_epochs)
 
+    def _begin_last_phase(self) -> None:
+        if self.average is not None:
+            self.average.put()
+        if self.compressor is not None:
+            if self.average is not None:
+                self.compressor.adopt_weights()
+            self.compressor.begin_last_phase()
+
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         logits = self.model(inputs)
         loss = label_loss(logits, labels)
@@ -140,11 +153,7 @@ class Stage:
         order = torch.randperm(len(self.split), generator=self.generator)[: self.samples_per_epoch]
         for indices in order.split(self.section.batch_size)[: self.steps_per_epoch]:
             inputs = self.split.inputs[indices]
-            if self.section.shift_pixels:
-                inputs = shifted(inputs, self.section.shift_pixels, self.generator)
-            if self.section.flip:
-                inputs = flipped(inputs, self.generator)
-            yield inputs, self.split.labels[indices]
+            yield augmented(inputs, self.section, self.generator), self.split.labels[indices]
 
     def _set_learning_rate(self, progress: float) -> None:
         rate = self.section.learning_rate

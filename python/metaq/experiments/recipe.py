@@ -61,8 +61,13 @@ class StageSection:
         last_phase_epochs: the last of ``epochs``, in which the zero pattern is frozen.
         shift_pixels: every image is moved at random by up to this much each way.
         flip: every image is mirrored left to right with a chance of one half.
-        distillation: share of the loss that is the distance from the float network's outputs instead of from the
-            labels, both softened by ``temperature``; for the second stage only, after that network has been trained.
+        rotation_degrees, scale_share, elastic_pixels: how far every image is rotated, scaled and bent at random
+            (`metaq.experiments.augmentation.distorted`).
+        average_decay: the last phase begins with a running average of the optimizer's own weights, of which every step
+            before it leaves this share; 0 for the weights of the last step.
+        distillation: share of the loss that is the distance from the teacher's outputs instead of from the labels, both
+            softened by ``temperature``. The teacher is the recipe's `TeacherSection`; in a recipe without one it is the
+            float network, which can teach the second stage only.
         recalibration_batches: before every evaluation batch normalisation's statistics are measured anew, on that many
             training batches; 0 leaves those that training gathered.
     """
@@ -76,6 +81,10 @@ class StageSection:
     last_phase_epochs: int = 0
     shift_pixels: int = 0
     flip: bool = False
+    rotation_degrees: float = 0.0
+    scale_share: float = 0.0
+    elastic_pixels: float = 0.0
+    average_decay: float = 0.0
     distillation: float = 0.0
     temperature: float = 1.0
     recalibration_batches: int = 0
@@ -88,12 +97,40 @@ class StageSection:
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("last_phase_epochs", 0 <= self.last_phase_epochs <= self.epochs, f"0 to {self.epochs}"),
             ("shift_pixels", self.shift_pixels >= 0, "at least 0"),
+            ("rotation_degrees", self.rotation_degrees >= 0, "at least 0"),
+            ("scale_share", 0 <= self.scale_share < 1, "0 to less than 1"),
+            ("elastic_pixels", self.elastic_pixels >= 0, "at least 0"),
+            ("average_decay", 0 <= self.average_decay < 1, "0 to less than 1"),
+            ("average_decay", not self.average_decay or self.last_phase_epochs > 0, "0 without a last phase"),
             ("distillation", 0 <= self.distillation <= 1, "0 to 1"),
             ("temperature", self.temperature > 0, "more than 0"),
             ("recalibration_batches", self.recalibration_batches >= 0, "at least 0"),
         ):
             if not holds:
                 raise RecipeError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class TeacherSection:
+    """An ensemble whose mean of probabilities teaches the stages of training that ask for distillation.
+
+    Attributes:
+        network: the name of its networks in `metaq.experiments.models`.
+        count: how many there are; their seeds are 0, 1, ...
+        training: how each of them is trained, from the labels.
+        folder: where they are kept, so that several runs share them; "" for the run's folder.
+    """
+
+    network: str
+    count: int
+    training: StageSection
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise RecipeError(f"count: expected at least 1, found {self.count}")
+        if self.training.distillation:
+            raise RecipeError(f"training.distillation: expected 0, found {self.training.distillation}")
 
 
 @dataclass(frozen=True)
@@ -125,6 +162,7 @@ class Recipe:
     training: StageSection
     file: FileSection = FileSection()
     pruning: MethodSection | None = None
+    teacher: TeacherSection | None = None
 
     @property
     def compression(self) -> Method:
@@ -179,8 +217,15 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
     try:
         models.by_name(recipe.network.name)
         data.by_name(recipe.data.name)
+        if recipe.teacher is not None:
+            models.by_name(recipe.teacher.network)
     except InputError as error:
         raise RecipeError(f"recipe {name}: {error}") from None
+    is_float_taught, is_taught = bool(recipe.float_training.distillation), bool(recipe.training.distillation)
+    if is_float_taught and recipe.teacher is None:
+        raise RecipeError(f"recipe {name}, float_training.distillation: expected a [teacher] for it, found none")
+    if recipe.teacher is not None and not (is_float_taught or is_taught):
+        raise RecipeError(f"recipe {name}, [teacher]: expected distillation in a stage of training, found none")
     if recipe.threads < 1:
         raise RecipeError(f"recipe {name}, threads: expected at least 1, found {recipe.threads}")
     return recipe
@@ -193,10 +238,8 @@ def as_tree(recipe: Recipe) -> dict[str, Any]:
         if tree[key] is not None:
             given = {name: value for name, value in tree[key]["configuration"].items() if value is not None}
             tree[key] = {"name": tree[key]["name"], **given}
-    if tree["pruning"] is None:
-        del tree["pruning"]
-    del tree["name"]
-    return tree
+    absent = [key for key in ("pruning", "teacher") if tree[key] is None]
+    return {key: value for key, value in tree.items() if key not in ("name", *absent)}
 
 
 def _plain(entries: list[tuple[str, Any]]) -> dict[str, Any]:

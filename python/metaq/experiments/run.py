@@ -21,6 +21,7 @@ from metaq.experiments.checkpoint import COMPRESS, FLOAT, RunProgress
 from metaq.experiments.data import Dataset
 from metaq.experiments.loop import Stage, evaluate
 from metaq.experiments.recipe import Recipe, as_tree
+from metaq.experiments.teacher import trained_teacher
 from metaq.files import write_atomically
 from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
@@ -120,21 +121,23 @@ class Run:
         write_atomically(self.folder / FILE, self.progress.best_file)
 
     def _new_network(self) -> nn.Module:
-        # Layers draw their initial weights from the global generator, so fork it, and leave the caller's as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.recipe.seed)
-            return models.by_name(self.recipe.network.name)().to(self.device)
+        return models.initial(self.recipe.network.name, self.recipe.seed).to(self.device)
 
     def _float_network(self) -> nn.Module:
         model = self._new_network()
         model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         return model
 
+    def _teacher(self) -> nn.Module:
+        if self.recipe.teacher is None:
+            return self._float_network()
+        return trained_teacher(self.recipe, self.folder, self.dataset, self.device, self.advance)
+
     def _run_stage(self, model: nn.Module, method: Method | None) -> None:
         name = FLOAT if method is None else COMPRESS
         section = self.recipe.float_training if method is None else self.recipe.training
         seed = self.recipe.seed + (method is not None)
-        teacher = self._float_network() if method is not None and section.distillation else None
+        teacher = self._teacher() if section.distillation else None
         stage = Stage(model, section, self.dataset.train, seed, method, self._encode, teacher)
         if self.state is not None:
             checkpoint.restore(self.state, stage)
@@ -191,12 +194,18 @@ class Run:
             "weights_sha256": self.progress.best_weights,
             "test_before": asdict(evaluate(before, self.dataset.test)),
             "test_after": asdict(evaluate(after, self.dataset.test)),
+            **self._teacher_result(),
             "seconds": sum(json.loads(line)["seconds"] for line in (self.folder / METRICS).read_text().splitlines()),
             "machine": f"{self._processor()}, torch {torch.__version__}",
             "config": self.tree,
         }
         self._write_json(RESULT, result)
         return result
+
+    def _teacher_result(self) -> dict[str, Any]:
+        if self.recipe.teacher is None:
+            return {}
+        return {"test_teacher": asdict(evaluate(self._teacher().eval(), self.dataset.test))}
 
     def _processor(self) -> str:
         if self.device.type == "cuda":

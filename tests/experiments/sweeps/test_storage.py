@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from metaq.errors import InputError
+from metaq.experiments.locking import locked
 from metaq.experiments.sweeps import storage
 from metaq.experiments.sweeps.storage import Heartbeat, Store
 
@@ -52,5 +53,5 @@ def test_a_worker_that_died_before_its_first_sign(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="expected a folder to write to"), storage.locked(tmp_path / "file"):
+    with pytest.raises(InputError, match="expected a folder to write to"), locked(tmp_path / "file"):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from metaq.errors import entry_of_name
@@ -10,6 +11,7 @@ from metaq.experiments.models.mobilenet import MobileNetV2
 from metaq.experiments.models.pretrained import load_weights
 from metaq.experiments.models.resnet import ResNet8, ResNet20, ResNet32
 from metaq.experiments.models.transformer import CharTransformer
+from metaq.experiments.models.wide_mnist import WideMnist
 
 models: dict[str, type[nn.Module]] = {
     "lenet5": LeNet5,
@@ -20,6 +22,7 @@ models: dict[str, type[nn.Module]] = {
     "resnet32": ResNet32,
     "mobilenet-v2": MobileNetV2,
     "char-transformer": CharTransformer,
+    "wide-mnist": WideMnist,
 }
 
 
@@ -32,6 +35,17 @@ def by_name(name: str) -> type[nn.Module]:
     return entry_of_name(name, models, "network")
 
 
+def initial(name: str, seed: int) -> nn.Module:
+    """A network with the initial weights of a seed; the global generator stays as it was.
+
+    Raises:
+        InputError: no network has that name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return by_name(name)()
+
+
 __all__ = [
     "CharTransformer",
     "LeNet5",
@@ -41,7 +55,9 @@ __all__ = [
     "ResNet8",
     "ResNet20",
     "ResNet32",
+    "WideMnist",
     "by_name",
+    "initial",
     "load_weights",
     "models",
 ]

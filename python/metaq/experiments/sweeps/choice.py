@@ -12,9 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metaq.errors import InputError
 from metaq.experiments import run
+from metaq.experiments.locking import locked
 from metaq.experiments.recipe import Recipe, recipe_from
 from metaq.experiments.run import Advance, Run
-from metaq.experiments.sweeps.storage import locked, original_number
+from metaq.experiments.sweeps.storage import original_number
 from metaq.experiments.sweeps.trials import counts, reason_of, trial_folder
 from metaq.files import read_bytes, write_atomically
 

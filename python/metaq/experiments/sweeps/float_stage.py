@@ -13,12 +13,12 @@ from metaq.experiments.run import Run
 from metaq.files import read_bytes, write_atomically
 
 # The sections of a recipe that decide what the float network becomes.
-_SECTIONS = ("seed", "threads", "network", "data", "float_training")
+_SECTIONS = ("seed", "threads", "network", "data", "float_training", "teacher")
 
 
 def shared_folder(sweep_folder: Path, tree: dict[str, Any], device: str) -> Path:
     """Where the float stage of a recipe is kept, for it and all others with the same one."""
-    decisive = json.dumps([device, *(tree[section] for section in _SECTIONS)], sort_keys=True)
+    decisive = json.dumps([device, *(tree.get(section) for section in _SECTIONS)], sort_keys=True)
     return sweep_folder / f"float-{hashlib.sha256(decisive.encode()).hexdigest()[:12]}"
 
 

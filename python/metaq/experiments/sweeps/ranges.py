@@ -14,7 +14,7 @@ from metaq.errors import InputError, nearest_name
 from metaq.experiments.recipe import Recipe, as_tree, recipe_from
 
 # How far a default range goes from the recipe's own value: it is divided and multiplied by this.
-_DEFAULT_FACTORS = {"target_bytes": 2.0, "strength": 10.0, "step": 2.0}
+_DEFAULT_FACTORS = {"target_bytes": 2.0, "target_ratio": 2.0, "strength": 10.0, "step": 2.0}
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def default_ranges(recipe: Recipe) -> tuple[Range, ...]:
     """
     section = as_tree(recipe)["method"]
     varied = {key for key in _DEFAULT_FACTORS if _is_number(section.get(key)) and section[key] > 0}
-    if "target_bytes" in varied:
+    if varied & {"target_bytes", "target_ratio"}:
         varied.discard("strength")  # which the method then chooses itself
     if not varied:
         name = section["name"]

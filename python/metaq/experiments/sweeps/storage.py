@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from metaq.errors import InputError
+from metaq.experiments.locking import locked
 
 _MOST_RETRIES = 10  # of one trial whose workers die: perhaps it is what kills them
 _BUSY_SECONDS = 60.0  # that a worker waits while another one writes to a file of SQLite
@@ -148,19 +148,6 @@ def retry(study: Study, number: int) -> None:
 def original_number(trial: FrozenTrial) -> int:
     """The number under which a trial was begun first: its own, if it is not the retry of another."""
     return int(trial.system_attrs.get("failed_trial", trial.number))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Alone in a folder, which is made: among the processes of all machines that see it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder to write to, found {error.strerror}") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from metaq.errors import DataError, MetaqError
 from metaq.experiments import run
 from metaq.experiments.checkpoint import COMPRESS
+from metaq.experiments.locking import locked
 from metaq.experiments.recipe import Recipe, as_tree, recipe_from
 from metaq.experiments.run import Advance, Run, usable
 from metaq.experiments.sweeps import float_stage
@@ -23,7 +24,6 @@ from metaq.experiments.sweeps.pruning import Point, Pruning
 from metaq.experiments.sweeps.ranges import Range, placed
 from metaq.experiments.sweeps.storage import (
     Store,
-    locked,
     open_study,
     original_number,
     quiet,
