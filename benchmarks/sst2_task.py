@@ -1,0 +1,176 @@
+"""SST-2 for a BERT: sentences in four parts, fine-tuning by `transformers.Trainer`, and accuracy.
+
+A tenth of the training sentences is held out for choices. Sentences are cut at 64 tokens and come in batches of about
+equal lengths. The classification head begins at zero, so that it is the same for all who have the network it sits on.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+MOST_TOKENS = 64
+EVALUATION_BATCH = 64
+_SPLIT_SEED = 1234  # the held-out sentences are the same in every run
+HEAD = "classifier."
+
+Sentence = dict[str, Any]
+"""``input_ids``, ``attention_mask`` and ``labels``, as the Trainer takes them."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a network is trained; the learning rate rises for a tenth, then falls to 0 in a line."""
+
+    epochs: int
+    learning_rate: float
+    seed: int = 0
+    batch_size: int = 32
+
+
+class Task:
+    """The sentences, and the network before fine-tuning.
+
+    Args:
+        folder: of a network that `AutoModelForSequenceClassification` loads, and of its tokenizer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        sentences = self._read("train")
+        order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(_SPLIT_SEED)).tolist()
+        held_out = len(order) // 10
+        self.train = [sentences[number] for number in order[held_out:]]
+        self.held_out = [sentences[number] for number in order[:held_out]]
+        self.dev = self._read("dev")
+
+    @property
+    def test(self) -> list[Sentence]:
+        """The test sentences, which are read when they are asked for."""
+        return self._read("test")
+
+    def _read(self, name: str) -> list[Sentence]:
+        path = Path(os.environ.get("METAQ_DATA", "data")) / "sst2" / f"{name}.tsv"
+        rows = [line.rsplit("\t", 1) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = self.tokenizer([text for text, _ in rows], truncation=True, max_length=MOST_TOKENS)
+        columns = zip(found["input_ids"], found["attention_mask"], rows, strict=True)
+        return [{"input_ids": ids, "attention_mask": mask, "labels": int(label)} for ids, mask, (_, label) in columns]
+
+    def base(self) -> nn.Module:
+        """The network with a head of zeros."""
+        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(self.folder, num_labels=2)
+        for name, parameter in model.named_parameters():
+            if name.startswith(HEAD):
+                nn.init.zeros_(parameter)
+        return model
+
+    def batches(self, sentences: Sequence[Sentence], size: int) -> list[dict[str, Tensor]]:
+        """Padded batches, short sentences first."""
+        ordered = sorted(sentences, key=lambda sentence: len(sentence["input_ids"]))
+        collate = DataCollatorWithPadding(self.tokenizer)
+        return [dict(collate(ordered[first : first + size])) for first in range(0, len(ordered), size)]
+
+    def accuracy(self, model: nn.Module, sentences: Sequence[Sentence]) -> float:
+        """The share of sentences that a network tells right, in evaluation mode."""
+        model.eval()
+        hits = 0
+        with torch.no_grad():
+            for batch in self.batches(sentences, EVALUATION_BATCH):
+                labels = batch.pop("labels")
+                hits += int((model(**batch).logits.argmax(dim=1) == labels).sum())
+        return hits / len(sentences)
+
+
+class _Stopwatch(TrainerCallback):
+    """Seconds and steps of this process; those of a process that was stopped are not known."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.start, self.processor_start = perf_counter(), os.times().user
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.steps += 1
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = perf_counter() - self.start
+        self.processor_seconds = os.times().user - self.processor_start
+
+
+def fine_tune(
+    task: Task, model: nn.Module, schedule: Schedule, folder: Path, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, float]:
+    """Train with AdamW, going on from the folder's last checkpoint; returns the steps and how many a second takes."""
+    arguments = TrainingArguments(
+        str(folder),
+        per_device_train_batch_size=schedule.batch_size,
+        num_train_epochs=schedule.epochs,
+        learning_rate=schedule.learning_rate,
+        weight_decay=0.0,  # embeddings of tokens that never come stay as they are
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        train_sampling_strategy="group_by_length",
+        seed=schedule.seed,
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    stopwatch = _Stopwatch()
+    collate = DataCollatorWithPadding(task.tokenizer)
+    trainer = Trainer(
+        model, arguments, train_dataset=task.train, data_collator=collate, callbacks=[*callbacks, stopwatch]
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.exists() else None)
+    steps, seconds = max(stopwatch.steps, 1), stopwatch.seconds
+    return {
+        "steps": trainer.state.max_steps,
+        "steps_per_second": steps / seconds,
+        "steps_per_processor_second": steps / max(stopwatch.processor_seconds, 1e-9),
+    }
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what `fine_tune` has left to go on from."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+@torch.no_grad()
+def clear_unmoved_embeddings(model: nn.Module, base: nn.Module) -> float:
+    """Set embeddings that fine-tuning has not moved, of tokens and places that never came, to zero; their share.
+
+    They then cost next to nothing in a file, whichever way the rest is quantized.
+    """
+    cleared = total = 0
+    originals: dict[str, nn.Module] = dict(base.named_modules())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            is_unmoved = (module.weight == originals[name].weight).all(dim=1)
+            module.weight[is_unmoved] = 0
+            cleared, total = cleared + int(is_unmoved.sum()), total + len(is_unmoved)
+    return cleared / total
+
+
+Train = Callable[[nn.Module, Path], dict[str, float]]
+"""Trains a network, with what it leaves to go on from in a folder; returns what `fine_tune` does."""
