@@ -6,7 +6,7 @@ equal lengths. The classification head begins at zero, so that it is the same fo
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +23,8 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
+
+from metaq.integrations.folder_models import quiet
 
 MOST_TOKENS = 64
 EVALUATION_BATCH = 64
@@ -74,7 +76,8 @@ class Task:
 
     def base(self) -> nn.Module:
         """The network with a head of zeros."""
-        model: nn.Module = AutoModelForSequenceClassification.from_pretrained(self.folder, num_labels=2)
+        with quiet():  # that there is no head
+            model: nn.Module = AutoModelForSequenceClassification.from_pretrained(self.folder, num_labels=2)
         for name, parameter in model.named_parameters():
             if name.startswith(HEAD):
                 nn.init.zeros_(parameter)
@@ -117,7 +120,10 @@ class _Stopwatch(TrainerCallback):
 def fine_tune(
     task: Task, model: nn.Module, schedule: Schedule, folder: Path, callbacks: Sequence[TrainerCallback] = ()
 ) -> dict[str, float]:
-    """Train with AdamW, going on from the folder's last checkpoint; returns the steps and how many a second takes."""
+    """Train with AdamW, going on from the folder's last checkpoint; returns the steps and how many a second takes.
+
+    Seconds are those of all that a training does, files and checkpoints among it.
+    """
     arguments = TrainingArguments(
         str(folder),
         per_device_train_batch_size=schedule.batch_size,
@@ -170,7 +176,3 @@ def clear_unmoved_embeddings(model: nn.Module, base: nn.Module) -> float:
             module.weight[is_unmoved] = 0
             cleared, total = cleared + int(is_unmoved.sum()), total + len(is_unmoved)
     return cleared / total
-
-
-Train = Callable[[nn.Module, Path], dict[str, float]]
-"""Trains a network, with what it leaves to go on from in a folder; returns what `fine_tune` does."""

@@ -12,6 +12,10 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 import hugging_face_folders as folders
+from transformers import TrainerCallback
+
+import metaq
+from metaq.integrations.transformers import MetaqCallback
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZES = {"metaq": 9000, "hemp": 9000, "post-training": 9000, "calibrated": 9000}
@@ -77,6 +81,31 @@ def test_the_head_begins_at_zero_and_unmoved_rows_take_nothing(arguments):
     share = task_of.clear_unmoved_embeddings(tuned, base)
     assert torch.equal(embeddings.any(dim=1).nonzero()[:, 0], torch.tensor([3, 4]))
     assert share == pytest.approx(1 - 2 / (16 + 64 + 2))
+
+
+def test_training_that_was_stopped_goes_on_to_the_same_file(arguments, tmp_path):
+    task_of = importlib.import_module("sst2_task")
+    task = task_of.Task(Path(arguments[1]))
+    schedule = task_of.Schedule(epochs=2, learning_rate=5e-3)
+
+    def train(folder, *more):
+        callbacks = [MetaqCallback(metaq.METaQ(target_bytes=9000)), *more]
+        found = task_of.fine_tune(task, task.base(), schedule, folder, callbacks)
+        return found, (folder / "model.mtq").read_bytes()
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, arguments, state, *_, **__):
+            if state.global_step == 7:
+                raise KeyboardInterrupt
+
+    whole, expected = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", Stop())
+    rest, found = train(tmp_path / "stopped")
+    assert whole["steps"] == rest["steps"] == 10
+    assert found == expected
+    task_of.forget_checkpoints(tmp_path / "stopped")
+    assert not list((tmp_path / "stopped").glob("checkpoint-*"))
 
 
 def test_lora_and_one_bit_files_give_the_networks_back(arguments, tmp_path):
