@@ -9,7 +9,8 @@ float: AdamW, as a `.safetensors` file of float32.
 cleared: the same with the embeddings of unused tokens at zero, without loss. It is what the next four begin with.
 metaq, hemp: trained towards each of `--sizes` by `MetaqCallback`.
 post-training, calibrated: quantized to each of the sizes without training, without and with data.
-difference: METaQ on the difference from the network before fine-tuning, which the reader has, to each of the sizes.
+difference: METaQ on the difference from the network before fine-tuning, which the reader has, to each of the sizes;
+    difference-strength: with a `--strength` instead, which ends at the size that the task needs.
 lora, lora-4bit: LoRA of rank 8 beside queries and values (`--lora-layers`), in float16 and at 4 bits a weight.
 bitfit: biases alone, in float16. bitdelta: one bit for the difference of each weight of "float".
 
@@ -75,6 +76,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--float-learning-rate", type=float, default=1e-4)
     parser.add_argument("--epochs", type=int, help="epochs of the other cases, instead of those that each has")
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--strength", type=float, default=1e-6, help='of METaQ, for the case "difference-strength"')
     parser.add_argument("--lora-layers", nargs="+", default=["query", "value"], help="ends of linear layers' names")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -159,8 +159,8 @@ def write_trained(make_method: Callable[[int], Method], job: Job, path: Path) ->
 def write_difference(job: Job, path: Path) -> Row:
     if not hasattr(metaq, "Difference"):
         raise SystemExit("difference: expected a metaq that has metaq.Difference, found one without")
-    method = metaq.Difference(metaq.METaQ(target_bytes=job.size))
-    speed = job.fine_tune(job.bench.task.base(), [MetaqCallback(method)])
+    method = metaq.METaQ(strength=job.key["strength"]) if "strength" in job.key else _metaq(job.size)
+    speed = job.fine_tune(job.bench.task.base(), [MetaqCallback(metaq.Difference(method))])
     (job.folder / FILE).replace(path)
     return speed
 
@@ -233,9 +233,10 @@ CASES = {
     "post-training": Case(write_post_training, read_whole, "mtq", has_size=True),
     "calibrated": Case(write_calibrated, read_whole, "mtq", has_size=True),
     "difference": Case(write_difference, read_whole, "mtq", _TRAINED, has_size=True),
+    "difference-strength": Case(write_difference, read_whole, "mtq", _TRAINED, options=("strength",)),
     "lora": Case(write_lora, read_update, "safetensors", Schedule(5, 1e-3), options=("lora_layers",)),
     "lora-4bit": Case(write_lora_4bit, read_update, "mtq", Schedule(5, 1e-3), options=("lora_layers",)),
     "bitfit": Case(write_bitfit, read_update, "safetensors", Schedule(5, 1e-3)),
     "bitdelta": Case(write_bitdelta, lambda bench, path: updates.read_one_bit(bench.task.base(), path), "safetensors"),
 }
-BY_DEFAULT = [name for name in CASES if name != "difference"]
+BY_DEFAULT = [name for name in CASES if not name.startswith("difference")]

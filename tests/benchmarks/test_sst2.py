@@ -69,6 +69,16 @@ def test_every_case_makes_a_file_once_and_the_test_set_is_used_at_the_end(argume
         sst2.main([*arguments, "--cases", "metaq", "--test"])
 
 
+@pytest.mark.skipif(not hasattr(metaq, "Difference"), reason="needs metaq.Difference")
+def test_differences_to_a_size_and_by_a_strength(arguments):
+    cases = ["--cases", "difference", "difference-strength", "--epochs", "4", "--learning-rate", "5e-3"]
+    importlib.import_module("sst2").main([*arguments, *cases])
+    sized, free = rows_of(arguments)
+    assert sized["bytes"] <= 1.02 * 9000
+    assert free["strength"] == 1e-6
+    assert free["size"] == 0
+
+
 def test_the_head_begins_at_zero_and_unmoved_rows_take_nothing(arguments):
     task_of = importlib.import_module("sst2_task")
     task = task_of.Task(Path(arguments[1]))
