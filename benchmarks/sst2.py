@@ -6,18 +6,18 @@
 Cases, of which "bytes" counts the whole file, the classification head included:
 
 float: AdamW, as a `.safetensors` file of float32.
-cleared: the same with the embeddings of unused tokens at zero, without loss. It is what the next four begin with.
-metaq, hemp: trained towards each of `--sizes` by `MetaqCallback`.
+cleared: the same with the embeddings of unused tokens at zero, without loss: what those up to "calibrated" begin with.
+metaq, hemp: trained towards each of `--sizes` by `MetaqCallback`; metaq-strength: with a `--strength` instead.
 post-training, calibrated: quantized to each of the sizes without training, without and with data.
-difference: METaQ on the difference from the network before fine-tuning, which the reader has, to each of the sizes;
-    difference-strength: with a `--strength` instead, which ends at the size that the task needs.
+difference, difference-strength: the same of METaQ on the difference from the network before fine-tuning, which the
+    reader has.
 lora, lora-4bit: LoRA of rank 8 beside queries and values (`--lora-layers`), in float16 and at 4 bits a weight.
 bitfit: biases alone, in float16. bitdelta: one bit for the difference of each weight of "float".
 
 Accuracies are those of the files, read back: on a tenth of the training sentences, held out for every choice, and on
 the development set. `--test` measures the rows on the test set instead, each once. Rows that the output has are not
 made again; training that was stopped goes on after its last epoch. Several processes may share a work folder once
-"float" is in it, and need an output each.
+"float" is in it, and need an output each. Without `--cases` all are made but those with differences or a strength.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--float-learning-rate", type=float, default=1e-4)
     parser.add_argument("--epochs", type=int, help="epochs of the other cases, instead of those that each has")
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--strength", type=float, default=1e-6, help='of METaQ, for the case "difference-strength"')
+    parser.add_argument("--strength", type=float, default=1e-6, help="of METaQ, where no size is asked for")
     parser.add_argument("--lora-layers", nargs="+", default=["query", "value"], help="ends of linear layers' names")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

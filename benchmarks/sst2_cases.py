@@ -150,8 +150,8 @@ def read_whole(bench: Workbench, path: Path) -> nn.Module:
     return model
 
 
-def write_trained(make_method: Callable[[int], Method], job: Job, path: Path) -> Row:
-    speed = job.fine_tune(job.bench.cleared(), [MetaqCallback(make_method(job.size))])
+def write_trained(make_method: Callable[[Job], Method], job: Job, path: Path) -> Row:
+    speed = job.fine_tune(job.bench.cleared(), [MetaqCallback(make_method(job))])
     (job.folder / FILE).replace(path)
     return speed
 
@@ -159,8 +159,7 @@ def write_trained(make_method: Callable[[int], Method], job: Job, path: Path) ->
 def write_difference(job: Job, path: Path) -> Row:
     if not hasattr(metaq, "Difference"):
         raise SystemExit("difference: expected a metaq that has metaq.Difference, found one without")
-    method = metaq.METaQ(strength=job.key["strength"]) if "strength" in job.key else _metaq(job.size)
-    speed = job.fine_tune(job.bench.task.base(), [MetaqCallback(metaq.Difference(method))])
+    speed = job.fine_tune(job.bench.task.base(), [MetaqCallback(metaq.Difference(_metaq(job)))])
     (job.folder / FILE).replace(path)
     return speed
 
@@ -216,12 +215,12 @@ def read_update(bench: Workbench, path: Path) -> nn.Module:
     return updates.merge(bench.task.base(), tensors)
 
 
-def _metaq(size: int) -> Method:
-    return metaq.METaQ(target_bytes=size)
+def _metaq(job: Job) -> Method:
+    return metaq.METaQ(strength=job.key["strength"]) if "strength" in job.key else metaq.METaQ(target_bytes=job.size)
 
 
-def _hemp(size: int) -> Method:
-    return metaq.Sized(metaq.HEMP(), target_bytes=size)
+def _hemp(job: Job) -> Method:
+    return metaq.Sized(metaq.HEMP(), target_bytes=job.size)
 
 
 _TRAINED = Schedule(6, 1e-4)
@@ -229,6 +228,7 @@ CASES = {
     "float": Case(write_float, read_float, "safetensors", Schedule(2, 1e-4)),
     "cleared": Case(write_cleared, read_whole, "mtq"),
     "metaq": Case(partial(write_trained, _metaq), read_whole, "mtq", _TRAINED, has_size=True),
+    "metaq-strength": Case(partial(write_trained, _metaq), read_whole, "mtq", _TRAINED, options=("strength",)),
     "hemp": Case(partial(write_trained, _hemp), read_whole, "mtq", _TRAINED, has_size=True),
     "post-training": Case(write_post_training, read_whole, "mtq", has_size=True),
     "calibrated": Case(write_calibrated, read_whole, "mtq", has_size=True),
@@ -239,4 +239,4 @@ CASES = {
     "bitfit": Case(write_bitfit, read_update, "safetensors", Schedule(5, 1e-3)),
     "bitdelta": Case(write_bitdelta, lambda bench, path: updates.read_one_bit(bench.task.base(), path), "safetensors"),
 }
-BY_DEFAULT = [name for name in CASES if not name.startswith("difference")]
+BY_DEFAULT = [name for name in CASES if "difference" not in name and "strength" not in name]
