@@ -17,7 +17,7 @@ bitfit: biases alone, in float16. bitdelta: one bit for the difference of each w
 Accuracies are those of the files, read back: on a tenth of the training sentences, held out for every choice, and on
 the development set. `--test` measures the rows on the test set instead, each once. Rows that the output has are not
 made again; training that was stopped goes on after its last epoch. Several processes may share a work folder once
-"float" is in it, and need an output each. Without `--cases` all are made but those with differences or a strength.
+"float" is in it, and need an output each. Without `--cases` all are made but those with a strength.
 """
 
 import argparse

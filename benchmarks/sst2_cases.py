@@ -157,8 +157,6 @@ def write_trained(make_method: Callable[[Job], Method], job: Job, path: Path) ->
 
 
 def write_difference(job: Job, path: Path) -> Row:
-    if not hasattr(metaq, "Difference"):
-        raise SystemExit("difference: expected a metaq that has metaq.Difference, found one without")
     speed = job.fine_tune(job.bench.task.base(), [MetaqCallback(metaq.Difference(_metaq(job)))])
     (job.folder / FILE).replace(path)
     return speed
@@ -239,4 +237,4 @@ CASES = {
     "bitfit": Case(write_bitfit, read_update, "safetensors", Schedule(5, 1e-3)),
     "bitdelta": Case(write_bitdelta, lambda bench, path: updates.read_one_bit(bench.task.base(), path), "safetensors"),
 }
-BY_DEFAULT = [name for name in CASES if "difference" not in name and "strength" not in name]
+BY_DEFAULT = [name for name in CASES if "strength" not in name]

@@ -18,7 +18,7 @@ import metaq
 from metaq.integrations.transformers import MetaqCallback
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SIZES = {"metaq": 9000, "hemp": 9000, "post-training": 9000, "calibrated": 9000}
+SIZES = {"metaq": 9000, "hemp": 9000, "post-training": 9000, "calibrated": 9000, "difference": 9000}
 
 
 @pytest.fixture
@@ -69,14 +69,12 @@ def test_every_case_makes_a_file_once_and_the_test_set_is_used_at_the_end(argume
         sst2.main([*arguments, "--cases", "metaq", "--test"])
 
 
-@pytest.mark.skipif(not hasattr(metaq, "Difference"), reason="needs metaq.Difference")
-def test_differences_to_a_size_and_by_a_strength(arguments):
-    cases = ["--cases", "difference", "difference-strength", "--epochs", "4", "--learning-rate", "5e-3"]
+def test_a_difference_with_a_strength_in_place_of_a_size(arguments):
+    cases = ["--cases", "difference-strength", "--epochs", "6", "--learning-rate", "5e-3", "--strength", "0"]
     importlib.import_module("sst2").main([*arguments, *cases])
-    sized, free = rows_of(arguments)
-    assert sized["bytes"] <= 1.02 * 9000
-    assert free["strength"] == 1e-6
-    assert free["size"] == 0
+    (row,) = rows_of(arguments)
+    assert (row["strength"], row["size"]) == (0, 0)
+    assert row["dev_accuracy"] > 0.9
 
 
 def test_the_head_begins_at_zero_and_unmoved_rows_take_nothing(arguments):
