@@ -6,7 +6,7 @@
 Cases, of which "bytes" counts the whole file, the classification head included:
 
 float: AdamW, as a `.safetensors` file of float32.
-cleared: the same with the embeddings of unused tokens at zero, without loss: what those up to "calibrated" begin with.
+narrow: the same without the embeddings of unused tokens, without loss: what those up to "calibrated" begin with.
 metaq, hemp: trained towards each of `--sizes` by `MetaqCallback`; metaq-strength: with a `--strength` instead.
 post-training, calibrated: quantized to each of the sizes without training, without and with data.
 difference, difference-strength: the same of METaQ on the difference from the network before fine-tuning, which the

@@ -10,7 +10,7 @@ from typing import Any
 
 import sst2_updates as updates
 from safetensors.torch import load_file, save_file
-from sst2_task import Schedule, Task, clear_unmoved_embeddings, fine_tune, forget_checkpoints
+from sst2_task import Schedule, Task, drop_unmoved_embeddings, fine_tune, forget_checkpoints, narrow_embedding
 from torch import nn
 
 import metaq
@@ -117,10 +117,10 @@ class Workbench:
         """The network that is fine-tuned in float."""
         return self.job("float").model()
 
-    def cleared(self) -> nn.Module:
+    def narrow(self) -> nn.Module:
         """The same without the embeddings of unused tokens and places."""
         model = self.tuned()
-        clear_unmoved_embeddings(model, self.task.base())
+        drop_unmoved_embeddings(model, self.task.base())
         return model
 
 
@@ -137,21 +137,30 @@ def read_float(bench: Workbench, path: Path) -> nn.Module:
     return model
 
 
-def write_cleared(job: Job, path: Path) -> Row:
+def write_narrow(job: Job, path: Path) -> Row:
     model = job.bench.tuned()
-    share = clear_unmoved_embeddings(model, job.bench.task.base())
+    share = drop_unmoved_embeddings(model, job.bench.task.base())
     metaq.save(metaq.compress_state_dict(model.state_dict(), metaq.CompressionConfig(lossless=True)), path)
-    return {"cleared_embeddings": share}
+    return {"dropped_embeddings": share}
 
 
-def read_whole(bench: Workbench, path: Path) -> nn.Module:
+def read_narrow(bench: Workbench, path: Path) -> nn.Module:
+    model = bench.task.base()
+    for name, tensor in metaq.load_file(path).items():
+        if name.endswith(".used"):
+            narrow_embedding(model, name.removesuffix(".used"), tensor)
+    metaq.load_into(model, path)
+    return model
+
+
+def read_difference(bench: Workbench, path: Path) -> nn.Module:
     model = bench.task.base()
     metaq.load_into(model, path)
     return model
 
 
 def write_trained(make_method: Callable[[Job], Method], job: Job, path: Path) -> Row:
-    speed = job.fine_tune(job.bench.cleared(), [MetaqCallback(make_method(job))])
+    speed = job.fine_tune(job.bench.narrow(), [MetaqCallback(make_method(job))])
     (job.folder / FILE).replace(path)
     return speed
 
@@ -164,7 +173,7 @@ def write_difference(job: Job, path: Path) -> Row:
 
 def write_post_training(job: Job, path: Path) -> Row:
     config = metaq.CompressionConfig(size_bytes=job.size)
-    metaq.save(metaq.compress_state_dict(job.bench.cleared().state_dict(), config), path)
+    metaq.save(metaq.compress_state_dict(job.bench.narrow().state_dict(), config), path)
     return {}
 
 
@@ -174,7 +183,7 @@ def write_calibrated(job: Job, path: Path) -> Row:
     for batch in batches:
         del batch["labels"]
     config = metaq.CompressionConfig(size_bytes=job.size)
-    metaq.save(metaq.compress_calibrated(job.bench.cleared(), batches, config), path)
+    metaq.save(metaq.compress_calibrated(job.bench.narrow(), batches, config), path)
     return {}
 
 
@@ -224,14 +233,14 @@ def _hemp(job: Job) -> Method:
 _TRAINED = Schedule(6, 1e-4)
 CASES = {
     "float": Case(write_float, read_float, "safetensors", Schedule(2, 1e-4)),
-    "cleared": Case(write_cleared, read_whole, "mtq"),
-    "metaq": Case(partial(write_trained, _metaq), read_whole, "mtq", _TRAINED, has_size=True),
-    "metaq-strength": Case(partial(write_trained, _metaq), read_whole, "mtq", _TRAINED, options=("strength",)),
-    "hemp": Case(partial(write_trained, _hemp), read_whole, "mtq", _TRAINED, has_size=True),
-    "post-training": Case(write_post_training, read_whole, "mtq", has_size=True),
-    "calibrated": Case(write_calibrated, read_whole, "mtq", has_size=True),
-    "difference": Case(write_difference, read_whole, "mtq", _TRAINED, has_size=True),
-    "difference-strength": Case(write_difference, read_whole, "mtq", _TRAINED, options=("strength",)),
+    "narrow": Case(write_narrow, read_narrow, "mtq"),
+    "metaq": Case(partial(write_trained, _metaq), read_narrow, "mtq", _TRAINED, has_size=True),
+    "metaq-strength": Case(partial(write_trained, _metaq), read_narrow, "mtq", _TRAINED, options=("strength",)),
+    "hemp": Case(partial(write_trained, _hemp), read_narrow, "mtq", _TRAINED, has_size=True),
+    "post-training": Case(write_post_training, read_narrow, "mtq", has_size=True),
+    "calibrated": Case(write_calibrated, read_narrow, "mtq", has_size=True),
+    "difference": Case(write_difference, read_difference, "mtq", _TRAINED, has_size=True),
+    "difference-strength": Case(write_difference, read_difference, "mtq", _TRAINED, options=("strength",)),
     "lora": Case(write_lora, read_update, "safetensors", Schedule(5, 1e-3), options=("lora_layers",)),
     "lora-4bit": Case(write_lora_4bit, read_update, "mtq", Schedule(5, 1e-3), options=("lora_layers",)),
     "bitfit": Case(write_bitfit, read_update, "safetensors", Schedule(5, 1e-3)),

@@ -12,8 +12,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -162,17 +164,57 @@ def forget_checkpoints(folder: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-@torch.no_grad()
-def clear_unmoved_embeddings(model: nn.Module, base: nn.Module) -> float:
-    """Set embeddings that fine-tuning has not moved, of tokens and places that never came, to zero; their share.
+class UsedEmbedding(nn.Module):
+    """An embedding that has vectors for some of its numbers alone, and zeros for all others.
 
-    They then cost next to nothing in a file, whichever way the rest is quantized.
+    Args:
+        count: how many numbers there are.
+        used: a bit for each, packed into bytes: whether it has a vector.
     """
-    cleared = total = 0
-    originals: dict[str, nn.Module] = dict(base.named_modules())
-    for name, module in model.named_modules():
+
+    def __init__(self, count: int, used: Tensor, width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.register_buffer("used", used)
+        self.weight = nn.Parameter(torch.zeros(int(unpacked(used, count).sum()), width))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """The vectors of some numbers."""
+        is_used = unpacked(self.used, self.count).bool()
+        places = (is_used.cumsum(dim=0) - 1).clamp(min=0)
+        return functional.embedding(places[numbers], self.weight) * is_used[numbers].unsqueeze(-1)
+
+
+@torch.no_grad()
+def drop_unmoved_embeddings(model: nn.Module, base: nn.Module) -> float:
+    """Leave out the embeddings that fine-tuning has not moved, of tokens and places that never came; their share.
+
+    A file then has one bit for each instead, whichever way the rest is quantized.
+    """
+    dropped = total = 0
+    for name, module in list(model.named_modules()):
         if isinstance(module, nn.Embedding):
-            is_unmoved = (module.weight == originals[name].weight).all(dim=1)
-            module.weight[is_unmoved] = 0
-            cleared, total = cleared + int(is_unmoved.sum()), total + len(is_unmoved)
-    return cleared / total
+            original = base.get_parameter(f"{name}.weight")
+            is_moved = (module.weight != original).any(dim=1)
+            narrow_embedding(model, name, packed(is_moved)).weight.copy_(module.weight[is_moved])
+            dropped, total = dropped + int((~is_moved).sum()), total + len(is_moved)
+    return dropped / total
+
+
+def narrow_embedding(model: nn.Module, name: str, used: Tensor) -> UsedEmbedding:
+    """Put a `UsedEmbedding` without values in the place of an embedding."""
+    embedding = model.get_submodule(name)
+    narrow = UsedEmbedding(embedding.num_embeddings, used, embedding.embedding_dim)
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, narrow)
+    return narrow
+
+
+def packed(bits: Tensor) -> Tensor:
+    """Booleans in bytes, eight in each."""
+    return torch.from_numpy(np.packbits(bits.numpy()))
+
+
+def unpacked(bits: Tensor, count: int) -> Tensor:
+    """Inverse of `packed`: zeros and ones."""
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count))

@@ -9,10 +9,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from sst2_task import HEAD, Task
+from sst2_task import HEAD, Task, packed, unpacked
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -102,8 +101,8 @@ def save_one_bit(task: Task, tuned: nn.Module, path: Path) -> None:
     tensors = {name: difference.half() for name, difference in rest.items()}
     for name, sign in signs.items():
         tensors[f"{name}.scale"] = scales[name].half()
-        tensors[f"{name}.moved"] = _packed(moved[name])
-        tensors[f"{name}.signs"] = _packed(sign[moved[name]] > 0)
+        tensors[f"{name}.moved"] = packed(moved[name])
+        tensors[f"{name}.signs"] = packed(sign[moved[name]] > 0)
     save_file(tensors, path)
 
 
@@ -136,15 +135,7 @@ def read_one_bit(base: nn.Module, path: Path) -> nn.Module:
         if name in tensors:
             parameter += tensors[name].float()
             continue
-        rows = _unpacked(tensors[f"{name}.moved"], len(parameter)).bool()
-        signs = 2 * _unpacked(tensors[f"{name}.signs"], int(rows.sum()) * parameter.shape[1]).float() - 1
+        rows = unpacked(tensors[f"{name}.moved"], len(parameter)).bool()
+        signs = 2 * unpacked(tensors[f"{name}.signs"], int(rows.sum()) * parameter.shape[1]).float() - 1
         parameter[rows] += tensors[f"{name}.scale"].float() * signs.reshape(-1, parameter.shape[1])
     return base
-
-
-def _packed(bits: Tensor) -> Tensor:
-    return torch.from_numpy(np.packbits(bits.numpy()))
-
-
-def _unpacked(packed: Tensor, count: int) -> Tensor:
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count))

@@ -49,7 +49,7 @@ def test_every_case_makes_a_file_once_and_the_test_set_is_used_at_the_end(argume
     rows = {row["case"]: row for row in rows_of(arguments)}
     assert list(rows) == importlib.import_module("sst2_cases").BY_DEFAULT
     assert rows["float"]["dev_accuracy"] == 1.0
-    for name in ("cleared", "metaq", "bitdelta"):
+    for name in ("narrow", "metaq", "bitdelta"):
         assert rows[name]["dev_accuracy"] > 0.9, name
     for name in SIZES:
         assert rows[name]["bytes"] <= 1.02 * rows[name]["size"], name
@@ -57,7 +57,7 @@ def test_every_case_makes_a_file_once_and_the_test_set_is_used_at_the_end(argume
     assert rows["bitdelta"]["bytes"] < rows["float"]["bytes"] / 5
     assert rows["float"]["steps"] == 6 * 5
     assert rows["float"]["steps_per_second"] > 0
-    assert rows["cleared"]["cleared_embeddings"] > 0.5
+    assert rows["narrow"]["dropped_embeddings"] > 0.5
     assert not list(Path(arguments[3]).glob("*/checkpoint-*"))
     assert all("test_accuracy" not in row for row in rows.values())
 
@@ -86,8 +86,12 @@ def test_the_head_begins_at_zero_and_unmoved_rows_take_nothing(arguments):
     embeddings = tuned.bert.embeddings.word_embeddings.weight
     with torch.no_grad():
         embeddings[3:5] += 1
-    share = task_of.clear_unmoved_embeddings(tuned, base)
-    assert torch.equal(embeddings.any(dim=1).nonzero()[:, 0], torch.tensor([3, 4]))
+    share = task_of.drop_unmoved_embeddings(tuned, base)
+    narrow = tuned.bert.embeddings.word_embeddings
+    assert torch.equal(narrow.weight, embeddings[3:5])
+    found = narrow(torch.tensor([[2, 3, 4], [5, 0, 15]]))
+    expected = torch.stack([0 * embeddings[0], embeddings[3], embeddings[4]])
+    assert torch.equal(found, torch.stack([expected, torch.zeros_like(expected)]))
     assert share == pytest.approx(1 - 2 / (16 + 64 + 2))
 
 
