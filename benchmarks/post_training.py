@@ -64,7 +64,8 @@ class Report:
 def run_network(report: Report, name: str, options: argparse.Namespace) -> None:
     """All cases of a network that are not yet there."""
     network = NETWORKS[name](options.folder, Sizes(options.calibration, options.measured))
-    bench = Workbench(network)
+    kept = options.calibrations / f"{name}-{options.calibration}.safetensors" if options.calibrations else None
+    bench = Workbench(network, kept)
     sizes = {"calibration": options.calibration, "measured": options.measured}
     entry = {"parameters": bench.parameters, "float": network.measure(network.model), "note": network.note}
     report.fields["networks"][name] = entry
@@ -164,6 +165,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path(), help="where a network is that is not in the library")
     parser.add_argument("--calibration", type=int, help="images, sentences or windows to calibrate on")
     parser.add_argument("--measured", type=int, help="images, sentences or windows to measure")
+    parser.add_argument("--calibrations", type=Path, help="folder to keep calibrations in, for runs that go on")
     parser.add_argument("--output", type=Path, help="JSON file to write, and to go on from")
     parser.add_argument("--plot", type=Path, help="SVG file to write")
     return parser.parse_args(arguments)
@@ -173,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(arguments)
     torch.set_num_threads(1)
     given = sys.argv[1:] if arguments is None else arguments
-    named = ["FOLDER" if text == str(options.folder) else text for text in given]
+    places = {str(options.folder), str(options.calibrations)}
+    named = ["FOLDER" if text in places else text for text in given]
     report = Report(options.output, shlex.join(["python", "benchmarks/post_training.py", *named]))
     for name in options.networks:
         if name == BOUND:

@@ -42,17 +42,28 @@ class Quantized:
 
 
 class Workbench:
-    """A network, and what methods need of it."""
+    """A network, and what methods need of it.
 
-    def __init__(self, network: Network) -> None:
-        self.network, self.model = network, network.model
+    Args:
+        kept: a file for its calibration, and one beside it for the seconds that took; None to calibrate anew.
+    """
+
+    def __init__(self, network: Network, kept: Path | None = None) -> None:
+        self.network, self.model, self.kept = network, network.model, kept
         self.parameters = sum(parameter.numel() for parameter in network.model.parameters())
 
     @cached_property
     def timed_calibration(self) -> tuple[metaq.Calibration, float]:
         """What all methods that take it share, and the seconds that it took."""
+        if self.kept and self.kept.exists():
+            return metaq.Calibration.load(self.kept), float(self.kept.with_suffix(".seconds").read_text())
         start = perf_counter()
-        return metaq.calibrate(self.model, self.network.batches), perf_counter() - start
+        found, seconds = metaq.calibrate(self.model, self.network.batches), perf_counter() - start
+        if self.kept:
+            self.kept.parent.mkdir(parents=True, exist_ok=True)
+            self.kept.with_suffix(".seconds").write_text(str(seconds))
+            found.save(self.kept)
+        return found, seconds
 
     def config(self, rate: float) -> metaq.CompressionConfig:
         """A file of so many bits for each parameter."""

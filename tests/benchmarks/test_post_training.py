@@ -113,13 +113,26 @@ def test_quantizers_stay_above_the_bound(module, layer):
 def test_a_run_and_one_that_goes_on(module, tmp_path):
     post_training = module("post_training")
     output, plot = tmp_path / "found.json", tmp_path / "found.svg"
-    sizes = ["--calibration", "64", "--measured", "64", "--output", str(output)]
+    sizes = [
+        "--calibration",
+        "64",
+        "--measured",
+        "64",
+        "--output",
+        str(output),
+        "--calibrations",
+        str(tmp_path / "kept"),
+    ]
     methods = ["metaq-no-data", "gptq", "scalar"]
     post_training.main(["--methods", *methods[:2], "--rates", "3", *sizes])
     first = json.loads(output.read_text())["rows"]
     post_training.main(["--methods", *methods, "--rates", "3", "4", "--plot", str(plot), *sizes])
     rows = json.loads(output.read_text())["rows"]
     assert rows[:2] == first
+    assert sorted(path.suffix for path in (tmp_path / "kept").iterdir()) == [".safetensors", ".seconds"]
+    assert str(tmp_path) not in json.loads(output.read_text())["command"].replace(str(output), "").replace(
+        str(plot), ""
+    )
     assert len(rows) == 6
     assert plot.exists()
     for row in rows:
