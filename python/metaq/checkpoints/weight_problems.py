@@ -20,6 +20,7 @@ from metaq.quantizers.layers import MatrixView
 from metaq.quantizers.second_order import Feedback, Scaling, States
 
 _TINY = 1e-30  # in the place of costs of zero
+_TOLD_ROWS = 64  # of a table, which tell what its costs are like
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,23 @@ class MatrixProblem:
     """A weight that multiplies inputs whose moments are known.
 
     Attributes:
-        output_cost: of a squared error in one of its outputs.
+        output_cost: of a squared error in one of its outputs; of a table that is multiplied by, too, one for each.
         scaling: chosen once, so that the same levels are tried on other inputs.
     """
 
     view: MatrixView
     feedback: Feedback
-    output_cost: float
+    output_cost: float | Tensor
     states: States
     scaling: Scaling | None = None
 
     @property
     def costs(self) -> Tensor:
-        """Of squared errors in its weights, the others making up for them; those of rows count alike."""
-        return self.output_cost * self.feedback.costs.flatten()
+        """Of squared errors in its weights, the others making up for them; of many rows of a table, some."""
+        outputs = torch.as_tensor(self.output_cost, dtype=torch.float64).reshape(-1).sort().values
+        middles = (torch.arange(_TOLD_ROWS) + 0.5) / _TOLD_ROWS * len(outputs)
+        told = outputs if len(outputs) <= _TOLD_ROWS else outputs[middles.long()]
+        return torch.outer(told, self.feedback.costs.flatten()).flatten()
 
     def choose_scaling(self, weight: Tensor, sigma: float) -> Scaling:
         """The scales that pay at this step."""
@@ -124,7 +128,8 @@ def weight_problems(
 
     Those that were not calibrated, or do not matter to the outputs, as a head that they do not come from, cost what the
     others do on average. So do, in part, rows of tables that were never looked up: costs are as the square root of how
-    often that was, so that what the data does not have is not lost.
+    often that was, so that what the data does not have is not lost. Where a table is multiplied by, too, as the head of
+    a language model, what a token's row costs as an output is shared out in the same way.
     """
     known: dict[str, WeightProblem] = {}
     feedbacks: dict[int, Feedback] = {}
@@ -136,7 +141,10 @@ def weight_problems(
             inputs = calibration.inputs[name]
             if id(inputs) not in feedbacks:
                 feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
-            cost = float(calibration.rows[name].double().mean())
+            cost: float | Tensor = float(calibration.rows[name].double().mean())
+            if name in calibration.counts:
+                often = _often(calibration, name)
+                cost = cost * often / often.mean()
             known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, _states_for(view, states))
         elif name in calibration.counts:
             known[name] = RowProblem(_table_costs(calibration, name), states)
@@ -155,5 +163,10 @@ def _table_costs(calibration: Calibration, name: str) -> Tensor:
     counts = calibration.counts[name].double()
     lookups = counts.sum().clamp_min(1)
     of_lookup = float((calibration.rows[name].double() * counts).sum() / lookups)
-    often = (counts + 0.3) / calibration.samples
-    return (of_lookup * (often * often.mean()).sqrt()).clamp_min(_TINY)
+    often = _often(calibration, name)
+    return (of_lookup * often * often.square().mean().sqrt()).clamp_min(_TINY)
+
+
+def _often(calibration: Calibration, name: str) -> Tensor:
+    """The square root of how often rows of a table are looked up in a sample, of shape (rows,)."""
+    return ((calibration.counts[name].double() + 0.3) / calibration.samples).sqrt()

@@ -37,6 +37,7 @@ _LEAST_SHARE = 0.1  # of the inputs that groups see on average, which those coun
 _ALIKE = 2  # inputs that tell no more than one, about: those near each other resemble each other
 _ROW_SHARE = 0.5  # of a row's deviation from the mean magnitude that coders expect of it
 _SCALE_BITS = 5  # what a scale takes in a file, about
+_SAMPLED_WEIGHTS = 1 << 22  # of a matrix, from which it is told which scales pay
 _EIGHTHS = 63  # of an octave, the most that a scale may be from 1: the product of two is in a file's range, too
 
 
@@ -202,7 +203,7 @@ def quantize(
     matrices: Tensor,
     found: Feedback,
     sigma: float,
-    output_cost: float,
+    output_cost: float | Tensor,
     scaling: Scaling,
     states: States = States.DEPENDENT,
 ) -> Quantized:
@@ -211,7 +212,7 @@ def quantize(
     Args:
         matrices: float32, (groups, rows, columns), finite.
         sigma: the step of a weight whose squared error costs 1; of free symbols half of it.
-        output_cost: of a squared error in an output, above 0.
+        output_cost: of a squared error in an output, above 0; one for all, or one for each, (groups * rows,).
 
     Raises:
         InputError: weights that are not finite, or too many steps from zero.
@@ -227,10 +228,17 @@ def quantize(
     return result
 
 
-def choose_scaling(matrices: Tensor, found: Feedback, sigma: float, output_cost: float) -> Scaling:
-    """The scales that pay: the least cost, in units of ``sigma²``, and bits times what a bit spares of it."""
-    groups = matrices.shape[0]
-    rows = (False, True) if groups > 1 else (False,)  # rows of a group differ in nothing that scales depend on
+def choose_scaling(matrices: Tensor, found: Feedback, sigma: float, output_cost: float | Tensor) -> Scaling:
+    """The scales that pay: the least cost, in units of ``sigma²``, and bits times what a bit spares of it.
+
+    Of large matrices some of the rows tell.
+    """
+    groups, count, columns = matrices.shape
+    # Rows of a group differ in nothing that scales depend on, unless their outputs have costs of their own.
+    rows = (False, True) if groups > 1 or isinstance(output_cost, Tensor) else (False,)
+    every = max(1, count * columns // _SAMPLED_WEIGHTS) if groups == 1 else 1
+    matrices = matrices[:, ::every]
+    output_cost = output_cost[::every] if isinstance(output_cost, Tensor) else output_cost
     choices = [Scaling(of_rows, of_columns) for of_rows in rows for of_columns in (False, True)]
 
     def price(scaling: Scaling) -> float:
@@ -243,21 +251,25 @@ def choose_scaling(matrices: Tensor, found: Feedback, sigma: float, output_cost:
 class _Problem:
     """Columns in the order in which they are quantized, in units of the steps of rows."""
 
-    def __init__(self, matrices: Tensor, found: Feedback, sigma: float, output_cost: float, scaling: Scaling) -> None:
+    def __init__(
+        self, matrices: Tensor, found: Feedback, sigma: float, output_cost: float | Tensor, scaling: Scaling
+    ) -> None:
         self.groups, rows, columns = matrices.shape
         self.found, self.sigma = found, sigma
-        logs = (found.costs * output_cost).log2()  # of what an error costs
+        outputs = torch.as_tensor(output_cost, dtype=torch.float64).expand(self.groups * rows)
+        logs = found.costs.log2()  # of what an error costs where outputs cost 1
         of_columns = logs.mean(0)
-        of_rows = (logs - of_columns).mean(1).repeat_interleave(rows)
+        of_rows = (logs - of_columns).mean(1).repeat_interleave(rows) + outputs.log2()
         self.row_logs = _eighths(-0.5 * (of_rows - of_rows.mean())) if scaling.rows else None
         self.column_logs = _eighths(-0.5 * (of_columns - of_columns.mean())) if scaling.columns else None
         self.step = float(np.float32(sigma * 2 ** (-0.5 * float(of_columns.mean() + of_rows.mean()))))
         row_scales = torch.ones(len(of_rows)) if self.row_logs is None else torch.from_numpy(scales(self.row_logs))
         self.scales = torch.ones(columns) if self.column_logs is None else torch.from_numpy(scales(self.column_logs))
         self.row_steps = self.step * row_scales
-        costs = (torch.exp2(logs).T / sigma**2).repeat_interleave(rows, 1)
-        steps = self.scales.double()[:, None] * self.row_steps.double()
-        self.importances = (costs * steps.square()).float()  # of an error of one step, in units of sigma²
+        importances = found.costs.T.repeat_interleave(rows, 1)  # of an error of one step, in units of sigma²
+        importances *= self.scales.double().square()[:, None]
+        importances *= outputs * (self.row_steps.double() / sigma).square()
+        self.importances = importances.float()
         targets = matrices.permute(2, 0, 1).reshape(columns, -1)[found.order] / self.row_steps
         self.targets = targets.float().contiguous()
         self._check(matrices)
