@@ -75,6 +75,19 @@ def test_the_cost_is_that_of_the_errors(scaling, groups, rows, columns, states):
     assert found.cost == pytest.approx(float(cost), rel=1e-4)
 
 
+@pytest.mark.parametrize("scaling", [PLAIN, Scaling(rows=True, columns=True)])
+def test_outputs_with_costs_of_their_own(scaling):
+    weights, inputs = normal(2, 60, 30), moments(30, groups=2)
+    outputs = torch.exp2(torch.arange(120) % 9).double()
+    found = quantize(weights, feedback(inputs, MANY.expand(2)), 2.0, outputs, scaling)
+    errors = (weights - found.values(2)).double()
+    by_row = torch.einsum("grc,gcd,grd->gr", errors, damped(inputs), errors).flatten()
+    assert found.cost == pytest.approx(float((outputs * by_row).sum()), rel=1e-4)
+    assert by_row[outputs == 256].mean() < 0.3 * by_row[outputs == 1].mean()
+    alike = quantize(weights, feedback(inputs, MANY.expand(2)), 0.7, torch.full((120,), 3.0), scaling)
+    assert torch.equal(alike.symbols, quantize(weights, feedback(inputs, MANY.expand(2)), 0.7, 3.0, scaling).symbols)
+
+
 def test_columns_move_as_those_before_them_miss():
     """Of one column at a time by the native quantizer, all by hand."""
     weights, shares = 3 * normal(5, 6), normal(6, 6, seed=2).triu(1)
@@ -131,6 +144,8 @@ def test_scales_are_taken_where_they_pay():
     assert choose_scaling(normal(1, 400, 40), found, 0.2, 1.0).columns
     assert not choose_scaling(normal(1, 2, 40), found, 0.2, 1.0).columns
     assert not choose_scaling(normal(1, 400, 40), feedback(torch.eye(40)[None], MANY), 0.3, 1.0).columns
+    assert choose_scaling(normal(1, 400, 40), found, 0.2, torch.exp(3 * normal(400)).double()).rows
+    assert not choose_scaling(normal(1, 400, 40), found, 0.2, torch.ones(400)).rows
 
 
 def test_the_aim_is_that_of_least_squares():
