@@ -22,7 +22,6 @@ from metaq.compressed_model import CompressedModel
 from metaq.quantizers.layers import MatrixView
 
 FIXED_BITS = (2, 3, 4)
-REFIT_EPOCHS = 2
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,9 @@ class Workbench:
         return sum(t.numel() * (16 if t.is_floating_point() else 8 * t.element_size()) for t in others.values())
 
 
-def calibrated(refit_epochs: int, bench: Workbench, rate: float) -> Quantized:
+def with_data(bench: Workbench, rate: float) -> Quantized:
     start = perf_counter()
-    batches, config = bench.network.batches, bench.config(rate)
-    compressed = metaq.compress_calibrated(bench.model, batches, config, refit_epochs=refit_epochs)
+    compressed = metaq.compress_calibrated(bench.model, bench.network.batches, bench.config(rate))
     return _read_back(bench, compressed, start)
 
 
@@ -165,8 +163,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "metaq": Method(partial(calibrated, 0)),
-    "metaq-refit": Method(partial(calibrated, REFIT_EPOCHS)),
+    "metaq": Method(with_data),
     "metaq-moments": Method(by_moments),
     "metaq-no-data": Method(without_data),
     **{name: Method(partial(baseline, run, True)) for name, run in baselines.WITHIN_BUDGET.items()},

@@ -15,6 +15,8 @@ from metaq.progress import Progress
 from metaq.quantizers.calibration import Calibration, calibrate, check_batches
 from metaq.quantizers.refitting import refit
 
+REFIT_EPOCHS = 2
+
 
 def compress_calibrated(
     model: nn.Module,
@@ -22,21 +24,21 @@ def compress_calibrated(
     config: CompressionConfig | None = None,
     *,
     metadata: Mapping[str, str] | None = None,
-    refit_epochs: int = 0,
+    refit_epochs: int = REFIT_EPOCHS,
     progress: Progress | None = None,
 ) -> CompressedModel:
     """Compress a model by what its outputs are on some data, block by block.
 
     Weights are quantized by `metaq.quantizers.second_order`, at once and block by block on the inputs that come out of
     the blocks before; what brings the outputs nearest to those of the model as it was is kept. Statistics of batch
-    normalisation are moved by what quantization moves; norms and biases may then be fitted to the outputs.
+    normalisation are moved by what quantization moves; norms and biases are then fitted to the outputs.
 
     Args:
         model: any; it is left as it was.
         batches: of inputs, as for `metaq.calibrate`. A few hundred samples do.
         config: to what size or error; by default 4 bits a weight.
         metadata: to be kept with the tensors.
-        refit_epochs: how often norms and biases see the data; 0 leaves them as they are.
+        refit_epochs: how often norms and biases see the data, unless it is a single batch; 0 leaves them as they are.
 
     Raises:
         InputError: what `metaq.calibrate` and `metaq.compress_state_dict` refuse, or a step or no loss being asked for,

@@ -111,7 +111,7 @@ RefitEpochs = Annotated[
         "--refit",
         metavar="EPOCHS",
         min=0,
-        help="Fit norms and biases to the quantized weights for so many epochs; 0 leaves them as they are.",
+        help="Fit norms and biases to the quantized weights for so many epochs, unless given 2; 0 leaves them.",
         show_default=False,
         rich_help_panel=_DATA,
     ),
