@@ -67,9 +67,12 @@ def run_network(report: Report, name: str, options: argparse.Namespace) -> None:
     kept = options.calibrations / f"{name}-{options.calibration}.safetensors" if options.calibrations else None
     bench = Workbench(network, kept)
     sizes = {"calibration": options.calibration, "measured": options.measured}
-    entry = {"parameters": bench.parameters, "float": network.measure(network.model), "note": network.note}
-    report.fields["networks"][name] = entry
-    report.write()
+    entry = report.fields["networks"].get(name, {})
+    if entry.get("sizes") != sizes:
+        found = network.measure(network.model)
+        entry = {"parameters": bench.parameters, "sizes": sizes, "float": found, "note": network.note}
+        report.fields["networks"][name] = entry
+        report.write()
     show_head(name, entry)
     for method in options.methods:
         for setting in options.rates or METHODS[method].settings(network):
