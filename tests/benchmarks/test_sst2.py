@@ -42,6 +42,7 @@ def rows_of(arguments):
     return json.loads(Path(arguments[5]).read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_every_case_makes_a_file_once_and_the_test_set_is_used_at_the_end(arguments, capsys):
     sst2 = importlib.import_module("sst2")
     more = ["--epochs", "2", "--learning-rate", "5e-3"]
@@ -69,6 +70,7 @@ def test_every_case_makes_a_file_once_and_the_test_set_is_used_at_the_end(argume
         sst2.main([*arguments, "--cases", "metaq", "--test"])
 
 
+@pytest.mark.slow
 def test_a_difference_with_a_strength_in_place_of_a_size(arguments):
     cases = ["--cases", "difference-strength", "--epochs", "6", "--learning-rate", "5e-3", "--strength", "0"]
     importlib.import_module("sst2").main([*arguments, *cases])
@@ -95,6 +97,7 @@ def test_the_head_begins_at_zero_and_unmoved_rows_take_nothing(arguments):
     assert share == pytest.approx(1 - 2 / (16 + 64 + 2))
 
 
+@pytest.mark.slow
 def test_training_that_was_stopped_goes_on_to_the_same_file(arguments, tmp_path):
     task_of = importlib.import_module("sst2_task")
     task = task_of.Task(Path(arguments[1]))

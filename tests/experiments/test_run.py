@@ -169,6 +169,7 @@ def test_ctrl_c_exits_with_130_and_the_run_goes_on(tmp_path, finished):
     assert (tmp_path / "run" / run.FILE).read_bytes() == (finished[0] / run.FILE).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     "METAQ_DATA" not in os.environ, reason="needs MNIST: set METAQ_DATA to the folder that holds mnist/"
 )
