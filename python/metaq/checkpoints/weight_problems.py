@@ -20,6 +20,7 @@ from metaq.quantizers.layers import MatrixView
 from metaq.quantizers.second_order import Feedback, Scaling, States
 
 _TINY = 1e-30  # in the place of costs of zero
+_MOST_UNSEEN = 0.3  # lookups that a row is taken for that had none
 _TOLD_ROWS = 64  # of a table, which tell what its costs are like
 
 
@@ -144,7 +145,7 @@ def weight_problems(
             cost: float | Tensor = float(calibration.rows[name].double().mean())
             if name in calibration.counts:
                 often = _often(calibration, name)
-                cost = cost * often / often.mean()
+                cost = cost * often / often.square().mean().sqrt()
             known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, _states_for(view, states))
         elif name in calibration.counts:
             known[name] = RowProblem(_table_costs(calibration, name), states)
@@ -168,5 +169,11 @@ def _table_costs(calibration: Calibration, name: str) -> Tensor:
 
 
 def _often(calibration: Calibration, name: str) -> Tensor:
-    """The square root of how often rows of a table are looked up in a sample, of shape (rows,)."""
-    return ((calibration.counts[name].double() + 0.3) / calibration.samples).sqrt()
+    """The square root of how often rows of a table are looked up in a sample, of shape (rows,).
+
+    Those that never were share what tells of them: as often as there are rows that were looked up once (Good-Turing).
+    """
+    counts = calibration.counts[name].double()
+    unseen, once = int((counts == 0).sum()), int((counts == 1).sum())
+    expected = min(_MOST_UNSEEN, max(once, 1) / max(unseen, 1))
+    return (counts.clamp_min(expected) / calibration.samples).sqrt()
