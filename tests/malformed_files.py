@@ -8,7 +8,7 @@ from metaq import _native, coding
 from metaq.format.header import varint
 
 FLOAT32, UINT8, INT64, BOOL = b"\0", b"\x10", b"\x14", b"\x15"
-CODED, KEPT, ALIAS, SCALED = b"\0", b"\1", b"\2", b"\3"
+CODED, KEPT, ALIAS, SCALED, CHANGED, REMOVED = (bytes([kind]) for kind in range(6))
 SCALAR = b"\0"
 STEP = b"\0\0" + struct.pack("<f", 0.5)  # a new codebook, uniform
 INTEGERS = b"\0\2"
@@ -70,6 +70,27 @@ def scaled(layout: bytes, codebook: bytes = STEP, dtype: bytes = FLOAT32, length
 BASE = bytes(range(32))
 GOOD = file()
 GOOD_DIFFERENCE = file(flags=b"\1" + BASE)
+UNCHANGED = b"\0\0\0" + struct.pack("<I", 1 << 16)  # about a stream of changes
+
+
+def changed(
+    common: int = 6,
+    differing: int = 1,
+    source: bytes = b"\0",
+    lengths: tuple[int, ...] = (2, 3),
+    dtype: bytes = FLOAT32,
+) -> bytes:
+    """The entry of a changed tensor."""
+    return tensor(dtype=dtype, kind=CHANGED, rest=shape(*lengths) + varint(common) + varint(differing) + source)
+
+
+def difference(tensors: tuple[bytes, ...], chunks: tuple[tuple[int, int, bytes], ...]) -> bytes:
+    """A file that is a difference."""
+    return file(tensors, chunks, flags=b"\1" + BASE)
+
+
+GONE = tensor(b"gone", kind=REMOVED, rest=b"")
+GOOD_CHANGE = difference((changed(), GONE), ((9, 0, UNCHANGED),))
 GOOD_SCALED = scaled(bytes([7, 1, 256 - 128, 127, 3, 4, 256 - 5]))
 
 
@@ -86,6 +107,7 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield from tensor_lists()
     yield from codebooks()
     yield from matrices()
+    yield from changes()
     yield from chunk_lists()
     yield from payloads()
 
@@ -204,8 +226,33 @@ def matrices() -> Iterator[tuple[str, bytes]]:
     )
 
 
+def changes() -> Iterator[tuple[str, bytes]]:
+    for kind in (6, 7, 255):
+        yield "unknown_kind", difference((tensor(kind=bytes([kind])),), ())
+    yield "unknown_kind", file((GONE,))
+    yield "kept_bool", difference((changed(dtype=BOOL),), ((9, 0, UNCHANGED),))
+    for common, lengths in ((0, (2, 3)), (7, (2, 3)), (1, (0, 3)), (2**62, (2, 3))):
+        yield "bad_common", difference((changed(common, 0, lengths=lengths),), ())
+    yield "too_many_elements", difference((changed(lengths=(2**40,)),), ())
+    for differing in (7, 2**62):
+        yield "bad_differing", difference((changed(6, differing),), ())
+    for source in (b"\2", b"\xff"):
+        yield "bad_source", difference((changed(source=source),), ())
+    yield "bad_utf8", difference((changed(source=b"\1" + string(b"\xff")),), ())
+    yield "bad_alias", difference((GONE, tensor(b"a", kind=ALIAS, rest=b"\0")), ())
+    yield "repeated_name", difference((GONE, GONE), ())
+    yield "chunk_sum", difference((changed(),), ())
+    yield "chunk_of_changes", difference((changed(),), ((0, 0, PLAIN),))
+    yield "chunk_of_changes", difference((changed(), tensor(b"v")), ((9, 6, UNCHANGED), (9, 0, UNCHANGED)))
+    yield "chunk_of_changes", difference((changed(), tensor(b"v")), ((0, 0, PLAIN + PLAIN[1:]),))
+    yield "chunk_of_changes", difference((changed(), changed().replace(b"w", b"v", 1)), ((9, 0, UNCHANGED),))
+    yield "chunk_of_changes", file(chunks=((9, 0, PLAIN),))
+    yield "chunk_symbols", difference((changed(6, 0),), ((9, 0, UNCHANGED),))
+    yield "chunk_symbols", difference((changed(2**20, lengths=(2**20,)),), ((9, 0, b"\0"),))
+
+
 def chunk_lists() -> Iterator[tuple[str, bytes]]:
-    yield "unknown_coder", file(chunks=((9, 0, PLAIN),))
+    yield "unknown_coder", file(chunks=((10, 0, PLAIN),))
     yield "unknown_coder", file(chunks=((255, 0, PLAIN),))
     yield "chunk_symbols", file(chunks=((0, 7, PLAIN),))
     yield "chunk_symbols", file(chunks=((0, 0, b""),))

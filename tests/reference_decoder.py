@@ -93,6 +93,14 @@ class Matrix:
 
 
 @dataclass
+class Change:
+    shape: tuple[int, ...]  # of the result
+    common: int
+    differing: int
+    source: str
+
+
+@dataclass
 class Entry:
     name: str
     dtype: int
@@ -100,6 +108,8 @@ class Entry:
     codebook: Codebook | None = None
     target: int | None = None
     matrix: Matrix | None = None
+    change: Change | None = None
+    is_removed: bool = False
 
     @property
     def size(self) -> int:
@@ -164,7 +174,7 @@ def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[l
     entries: list[Entry] = []
     codebooks: list[Codebook] = []
     for _ in range(source.varint()):
-        entries.append(read_entry(source, entries, codebooks))
+        entries.append(read_entry(source, entries, codebooks, 3 if base is None else 5))
     require(len({entry.name for entry in entries}) == len(entries), "tensor names")
     if base is not None:
         require(all(entry.dtype == 0 for entry in entries if entry.is_sum), "dtype of a difference")
@@ -173,22 +183,31 @@ def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[l
     return metadata, entries, chunks, base
 
 
-def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook]) -> Entry:
+def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook], last_kind: int) -> Entry:
     entry = Entry(source.string(), source.byte())
     require(entry.dtype in DTYPES, "dtype")
     kind = source.byte()
-    require(kind <= 3, "kind")
-    require(kind != 1 or DTYPES[entry.dtype][0] != "bool", "kept bool")
+    require(kind <= last_kind, "kind")
+    require(kind not in (1, 4) or DTYPES[entry.dtype][0] != "bool", "kept bool")
     if kind == 2:
         target = source.varint()
         require(target < len(before), "alias")
         require(before[target].target is None and before[target].dtype == entry.dtype, "alias")
+        require(not before[target].is_removed, "alias")
         entry.target, entry.shape = target, before[target].shape
+        return entry
+    if kind == 5:
+        entry.is_removed, entry.shape = True, (0,)
         return entry
     dimensions = source.byte()
     require(dimensions <= 32, "dimensions")
     entry.shape = tuple(source.varint() for _ in range(dimensions))
     require(math.prod(max(1, d) for d in entry.shape) < 1 << 40, "elements")
+    if kind == 4:
+        common, differing, is_renamed = source.varint(), source.varint(), source.byte()
+        require(1 <= common <= entry.size and differing <= common and is_renamed <= 1, "change")
+        entry.change = Change(entry.shape, common, differing, source.string() if is_renamed else entry.name)
+        entry.shape = (entry.size - common,)
     if kind in (0, 3):
         reference = source.varint()
         if reference == 0:
@@ -248,13 +267,17 @@ Tensor = tuple[str, tuple[int, ...], bytes]  # its dtype's name, its shape and i
 
 def decode(data: bytes) -> dict[str, Tensor]:
     """Every tensor of a whole network's file."""
-    base, _, tensors = decode_any(data)
+    base, _, tensors, _ = decode_any(data)
     require(base is None, "a difference")
     return tensors
 
 
-def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor]]:
-    """A difference's checksum of its base, and every tensor of a file, of a difference its values."""
+CHANGES = 8  # the elements in common of a changed tensor, in the place of a plane
+Changes = dict[int, list[tuple[bytes, int]]]  # by entry: payloads, each with its number of elements
+
+
+def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor], Changes]:
+    """A difference's checksum of its base, every tensor of a file, of a difference its values, and what changes."""
     source = Bytes(data)
     require(source.take(3) == b"MTQ", "magic")
     require(source.byte() == 1, "version")
@@ -267,7 +290,10 @@ def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor
     runs = [(i, None, e.block) for i, e in enumerate(entries) if e.codebook and e.size]
     kept = [(i, e) for i, e in enumerate(entries) if e.codebook is None and e.target is None and e.size]
     runs += [(i, p, e.block) for p in range(8) for i, e in kept if p < e.bytes_each]
+    changed = [(i, e.change) for i, e in enumerate(entries) if e.change and e.change.differing]
+    runs += [(i, CHANGES, (change.common, 1, 1)) for i, change in changed]
     symbols: dict[tuple[int, int | None], list[int]] = {(i, p): [] for i, p, _ in runs}
+    changes: dict[int, list[tuple[bytes, int]]] = {i: [] for i, _ in changed}
     left = sum(math.prod(shape) for _, _, shape in runs)
     number, first = 0, 0  # the run and the row that come next
     for coder, count, payload_size in chunks:
@@ -287,13 +313,17 @@ def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor
             first += taken
             if first == rows:
                 number, first = number + 1, 0
+        if coder == 9 or any(plane == CHANGES for _, plane in places):
+            require(coder == 9 and [plane for _, plane in places] == [CHANGES], "chunk of changes")
+            changes[places[0][0]].append((payload, blocks[0][0]))
+            continue
         require(coder in CODERS, "coder")
         for place, decoded in zip(places, CODERS[coder](payload, blocks), strict=True):
             require(all(map(is_symbol, decoded)), "symbol")
             symbols[place] += decoded
     require(left == 0, "symbols in all")
     require(source.at == len(data), "bytes behind the file")
-    return base, entries, assemble(entries, symbols)
+    return base, entries, assemble(entries, symbols), changes
 
 
 def check_crc(source: Bytes, covered: bytes) -> None:
@@ -315,12 +345,26 @@ def checksum(tensors: dict[str, Tensor]) -> bytes:
 
 def apply(data: bytes, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """What a difference makes of its base."""
-    named, entries, tensors = decode_any(data)
+    named, entries, tensors, changes = decode_any(data)
     require(named is not None, "no difference")
     require(checksum(base) == named, "another base")
     result = dict(base)
-    for entry in entries:
-        if entry.target is not None:
+    for i, entry in enumerate(entries):
+        dtype = DTYPES[entry.dtype][0]
+        if entry.is_removed:
+            require(entry.name in base and base[entry.name][0] == dtype, "removed tensor")
+            del result[entry.name]
+        elif entry.change is not None:
+            change = entry.change
+            require(change.source in base and base[change.source][0] == dtype, "source of a change")
+            raw = base[change.source][2][: change.common * entry.bytes_each]
+            require(len(raw) == change.common * entry.bytes_each, "source of a change")
+            parts, at = [], 0
+            for payload, count in changes.get(i, []):
+                parts.append(changed(payload, entry.dtype, raw[at : at + count * entry.bytes_each]))
+                at += count * entry.bytes_each
+            result[entry.name] = dtype, change.shape, (b"".join(parts) or raw) + tensors[entry.name][2]
+        elif entry.target is not None:
             result[entry.name] = result[entries[entry.target].name]
         elif not entry.is_sum:
             result[entry.name] = tensors[entry.name]
@@ -1232,6 +1276,113 @@ def decode_rans(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
     check_filler(payload, rest.at, count)
     ends = [sum(map(math.prod, blocks[: i + 1])) for i in range(len(blocks))]
     return [symbols[end - math.prod(block) : end] for block, end in zip(blocks, ends, strict=True)]
+
+
+# ---- Coder 9 ----
+
+MANTISSA_BITS = {0: 23, 1: 10, 2: 7, 3: 52, 4: 3, 5: 2}
+
+
+def make_magnitudes() -> list[tuple[int, int]]:
+    classes = [(least, 0) for least in range(1, 8)]
+    for length in range(4, 65):
+        t = 2 if length <= 16 else 1 if length <= 32 else 0
+        classes += [((1 << t) + i << length - 1 - t, length - 1 - t) for i in range(1 << t)]
+    return classes
+
+
+MAGNITUDES = make_magnitudes()
+
+
+def difference_share(source: Bits) -> int:
+    is_most, length = source.get(1), source.get(5)
+    require(length <= 16, "share")
+    v = 0 if length == 0 else (1 << length - 1) + (source.get(min(length - 1, 5)) << max(length - 6, 0))
+    require(v <= 1 << 15, "share")
+    return (1 << 16) - v if is_most else v
+
+
+def difference_units(source: Bits, units: int) -> list[int]:
+    if source.get(1) == 0:
+        return list(range(units))
+    order, u, is_listed = source.get(4), 0, False
+    listed: list[int] = []
+    while u < units:
+        run = source.golomb(order) + (u > 0 or is_listed)
+        require(run <= units - u, "units")
+        listed += range(u, u + run) if is_listed else ()
+        u, is_listed = u + run, not is_listed
+    return listed
+
+
+def changed(payload: bytes, dtype: int, base: bytes) -> bytes:
+    """The elements that a chunk makes of the base's."""
+    is_float, b = dtype in MANTISSA_BITS, DTYPES[dtype][1]
+    count, sign = len(base) // b, 1 << (8 * b - 1)
+    words = [int.from_bytes(base[i * b : (i + 1) * b], "little") for i in range(count)]
+
+    def ordered(w: int) -> int:
+        return w ^ (sign - 1) if is_float and w >= sign else w
+
+    def moved(w: int, d: int) -> int:
+        return ordered((ordered(w) + (-d if is_float and w >= sign else d)) % (2 * sign))
+
+    source = Bits(payload)
+    listed = difference_units(source, -(-count // 256))
+    lanes, word_count = 1 << source.get(2), source.golomb(12)
+    classes = 1 + source.golomb(2)
+    require(classes <= 16, "classes")
+    first = [0]
+    for _ in range(classes - 1):
+        first.append(first[-1] + 1 + source.golomb(1))
+        require(first[-1] <= 2047, "first exponent")
+    entries = source.golomb(3)
+    require(entries <= 246, "symbols")
+    same, tables = [], []
+    for _ in range(classes):
+        same.append([difference_share(source) for _ in range(4)])
+        has_changes = min(same[-1]) < 1 << 16
+        require(entries > 0 or not has_changes, "symbols")
+        tables.append(rans_table(source, entries, 12) if has_changes else [])
+    require(source.get(-source.position % 8) == 0, "padding")
+    rest = Bytes(payload, source.position // 8)
+    states = list(struct.unpack(f"<{lanes}I", rest.take(4 * lanes)))
+    require(all(state >= 1 << 16 for state in states), "state")
+    renewal = Bytes(rest.take(2 * word_count))
+    low = Bits(payload[rest.at :])
+    entry_at = [[entry for entry, f in enumerate(table) for _ in range(f)] for table in tables]
+    starts = [[sum(table[:entry]) for entry in range(len(table))] for table in tables]
+
+    def renormalised(x: int) -> int:
+        return x << 16 | int.from_bytes(renewal.take(2), "little") if x < 1 << 16 else x
+
+    for at in range(0, len(listed), lanes):
+        units = listed[at : at + lanes]
+        h = [0] * lanes
+        for step in range(256):
+            for j, unit in enumerate(units):
+                i = 256 * unit + step
+                if i >= count:
+                    continue
+                w = words[i]
+                c = bisect.bisect_right(first, (w % sign) >> MANTISSA_BITS[dtype] if is_float else 0) - 1
+                x, s = states[j], same[c][h[j]]
+                v = x % (1 << 16)
+                changes = v >= s
+                x = renormalised(((1 << 16) - s) * (x >> 16) + v - s if changes else s * (x >> 16) + v)
+                if changes:
+                    v = x % (1 << 12)
+                    e = entry_at[c][v]
+                    x = tables[c][e] * (x >> 12) + v - starts[c][e]
+                    least, bits = MAGNITUDES[e >> 1]
+                    d = least + low.get(bits)
+                    words[i] = moved(w, -d if e % 2 else d)
+                    x = renormalised(x)
+                h[j], states[j] = 2 * h[j] % 4 + changes, x
+    require(all(state == 1 << 16 for state in states), "last states")
+    require(renewal.at == len(renewal.data), "words left over")
+    low.finish()
+    return b"".join(word.to_bytes(b, "little") for word in words)
 
 
 # ---- Coder 8 ----

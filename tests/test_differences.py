@@ -143,7 +143,7 @@ def test_load_into_a_model_once(tmp_path):
     assert torch.equal(model.second.weight, before["first.weight"] + 0.25 * torch.eye(3))
     assert torch.equal(model.first.bias, before["first.bias"])
     after = copy.deepcopy(model.state_dict())
-    with pytest.raises(InputError, match=r"task.mtq: difference: expected the base.*difference applied"):
+    with pytest.raises(InputError, match=r"task.mtq: expected the base.*difference applied"):
         metaq.load_into(model, path)
     with pytest.raises(InputError, match=r"tensor 'first.weight': expected shape \(3, 3\)"):
         metaq.load_into(nn.Linear(3, 3), path)

@@ -107,6 +107,13 @@ def test_a_golden_difference():
         reference.apply(data, as_bytes(made))
 
 
+def test_a_golden_difference_without_loss():
+    data, base = (HERE / "golden" / make.LOSSLESS).read_bytes(), as_bytes(make.lossless_base())
+    assert reference.apply(data, base) == as_bytes(make.lossless_new())
+    with pytest.raises(reference.MalformedError, match="another base"):
+        reference.apply(data, as_bytes(make.lossless_new()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_sums_of_every_dtype(dtype):
     """Ties, cancellation, denormals and overflow among any bits."""

@@ -2,7 +2,7 @@ from metaq.api import load_file, load_into, safe_open, save
 from metaq.checkpoints import CompressionConfig, compress_calibrated, compress_state_dict
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
-from metaq.differences import apply_difference, checksum
+from metaq.differences import apply, apply_difference, checksum, delta
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
@@ -31,6 +31,7 @@ __all__ = [
     "Pruned",
     "RecipeError",
     "Sized",
+    "apply",
     "apply_difference",
     "calibrate",
     "checksum",
@@ -39,6 +40,7 @@ __all__ = [
     "compress_losslessly",
     "compress_state_dict",
     "decode",
+    "delta",
     "encode",
     "from_pretrained",
     "load_file",

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from metaq.compressed_model import CompressedModel, coder_for, encode, read_model
-from metaq.differences import apply_difference
+from metaq.compressed_model import CompressedModel, coder_for, encode
+from metaq.differences import StateNetwork
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
+from metaq.format.applying import apply_to
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
 from metaq.tensors import load_tensors, new_tensor
@@ -65,10 +66,7 @@ def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def _applied(reader: Reader, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that a file's difference makes of a model's."""
-    try:
-        return apply_difference(read_model(reader), state)
-    except InputError as error:
-        raise InputError(f"{reader.name}: {error}") from None
+    return apply_to(reader, StateNetwork(state), new_tensor)
 
 
 class safe_open(OpenFile[Tensor]):  # noqa: N801 - the name that safetensors has made known

@@ -232,7 +232,15 @@ def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
 
 
 def read_model(reader: Reader) -> CompressedModel:
-    """A file's content still quantized: symbols and codebooks."""
+    """A file's content still quantized: symbols and codebooks.
+
+    Raises:
+        InputError: a difference without loss, which is made of its base alone.
+        FormatError: a chunk is damaged.
+    """
+    if any(entry.change is not None or entry.is_removed for entry in reader.header.tensors):
+        expected, other = "a model or a trained difference", "one without loss"
+        raise InputError(f"{reader.name}: expected {expected}, found {other}; metaq.apply takes it and its base")
     found = reader.symbols(new_tensor)
     entries = reader.header.tensors
     tensors: dict[str, CodedTensor | Tensor | Alias] = {}
@@ -249,5 +257,5 @@ def read_model(reader: Reader) -> CompressedModel:
 
 def _coder_of(reader: Reader) -> str | None:
     """Name of the coder of a file's first chunk that is not stored: that of coded tensors, if there are any."""
-    names = [coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks]
+    names = [coding.name_of(chunk.coder) for chunk in reader.header.chunks]
     return next((name for name in names if name != "stored"), None)

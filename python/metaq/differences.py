@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metaq.compressed_model import Alias, CodedTensor, CompressedModel, check_model, check_state
+from metaq.compressed_model import Alias, CodedTensor, CompressedModel, check_model, check_state, shared_names
 from metaq.errors import InputError
-from metaq.format.base_checksum import Elements, base_checksum, shortened
-from metaq.tensors import CODED_FLOATS, FORMAT_DTYPES, octets_of
+from metaq.format.applying import apply_to, open_difference
+from metaq.format.base_checksum import base_checksum, shortened
+from metaq.format.changes import encode_difference
+from metaq.format.network import Layout
+from metaq.tensors import CODED_FLOATS, FORMAT_DTYPES, new_tensor, octets_of
+
+
+class StateNetwork:
+    """A state dict, on any device, as a `metaq.format.network.Network`; a tensor is fetched when it is asked for.
+
+    Raises:
+        InputError: a tensor that no file can hold.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, name: str = "") -> None:
+        check_state(state)
+        self.name, self.metadata, self.aliases = name, dict(metadata or {}), shared_names(state)
+        self.layouts = {key: Layout(FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)) for key, tensor in state.items()}
+        self._flat = {key: tensor.detach().reshape(-1) for key, tensor in state.items()}
+
+    def octets(self, name: str, elements: range) -> np.ndarray:
+        """The elements' bytes; a view where they are in memory."""
+        return octets_of(self._flat[name][elements.start : elements.stop])
+
+
+def delta(base: Mapping[str, Tensor], new: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What makes one network of another, without loss, as the bytes of a `.mtq` file.
+
+    Tensors that are equal take nothing, also under new names. Others of the same name and dtype, rows being added or
+    not, are coded as changes of the base's: by how many floats of its dtype an element has moved, given its
+    exponent in the base and whether its neighbours have changed. What is left is held as it is.
+
+    Args:
+        base: all tensors of the network that the receiver has, by name, on any device.
+        new: all tensors of the network to come.
+        metadata: any texts, which the file holds.
+
+    Raises:
+        InputError: a tensor, a name or metadata that no file can hold.
+
+    Example:
+        >>> base = {"w": torch.arange(2000.0)}
+        >>> new = {"w": base["w"] + torch.arange(2000) % 50 // 49}
+        >>> update = metaq.delta(base, new)
+        >>> torch.equal(metaq.apply(base, update)["w"], new["w"]), len(update) < 400
+        (True, True)
+    """
+    return encode_difference(StateNetwork(base), StateNetwork(new, metadata))
+
+
+def apply(base: Mapping[str, Tensor], difference: bytes | memoryview | str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The network that a difference makes of its base, every tensor new and on the CPU.
+
+    Args:
+        base: all tensors of the base, by name, on any device.
+        difference: the bytes of a `.mtq` file that is a difference, made by `delta` or trained; or its path.
+
+    Returns:
+        every tensor by name, in the base's order, and then those that are new; shared ones are the same object.
+
+    Raises:
+        InputError: a whole model, or another base than the difference's; the message names both.
+        FormatError: the bytes are not a whole and unchanged `.mtq` file.
+    """
+    return apply_to(open_difference(difference), StateNetwork(base), new_tensor)
 
 
 def checksum(state: Mapping[str, Tensor]) -> str:
@@ -23,8 +88,7 @@ def checksum(state: Mapping[str, Tensor]) -> str:
         >>> metaq.checksum({"w": torch.zeros(2), "b": torch.ones(1)})[:12]
         '0ccf89afb1e2'
     """
-    check_state(state)
-    return base_checksum(state, _elements)
+    return base_checksum(StateNetwork(state))
 
 
 def add(base: Tensor, difference: Tensor) -> Tensor:
@@ -85,10 +149,6 @@ def apply_difference(difference: CompressedModel, base: Mapping[str, Tensor]) ->
             values = entry.decompress()
             result[name] = _sum(name, base[name], values) if name in sums else values
     return result
-
-
-def _elements(tensor: Tensor) -> Elements:
-    return Elements(FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape), octets_of(tensor))
 
 
 def _is_sum(entry: CodedTensor | Tensor | Alias) -> bool:

@@ -11,18 +11,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from metaq.codebook import IntegerCodebook
-from metaq.coding import DEFAULT_CODER, SYMBOL_LIMIT
+from metaq.coding import DEFAULT_CODER
 from metaq.errors import InputError
 from metaq.files import map_bytes, write_atomically
 from metaq.format import writer
+from metaq.format.applying import apply_to, open_difference
+from metaq.format.changes import encode_difference
 from metaq.format.dtypes import BY_NAME, new_array
-from metaq.format.header import TensorEntry, fits_limits
+from metaq.format.network import array_network, layout_of, octets_of, whole_source
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
 from metaq.format.writer import Source
 
-__all__ = ["decode", "encode", "load", "load_file", "safe_open", "save", "save_file"]
+__all__ = ["apply", "decode", "delta", "encode", "load", "load_file", "safe_open", "save", "save_file"]
 
 
 def load(data: bytes | memoryview) -> dict[str, np.ndarray]:
@@ -78,6 +79,46 @@ def save_file(
     write_atomically(filename, save(tensor_dict, metadata, coder))
 
 
+def delta(
+    base: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """What makes one network of another, without loss, as the bytes of a `.mtq` file; as `metaq.delta`::
+
+        base = {"weight": np.zeros((300, 400), np.float32)}
+        new = {"weight": np.eye(300, 400, dtype=np.float32)}
+        update = metaq.numpy.delta(base, new)
+        assert (metaq.numpy.apply(base, update)["weight"] == new["weight"]).all()
+
+    Args:
+        base: all arrays of the network that the receiver has, of dtypes as `save` has them.
+        new: all arrays of the network to come.
+        metadata: any texts, which the file holds.
+
+    Raises:
+        InputError: an array or text that no file can hold.
+    """
+    return encode_difference(array_network(base), array_network(new, metadata))
+
+
+def apply(
+    base: Mapping[str, np.ndarray], difference: bytes | memoryview | str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
+    """The network that a difference makes of its base, every array new; as `metaq.apply`.
+
+    Args:
+        base: all arrays of the base, by name.
+        difference: the bytes of a `.mtq` file that is a difference, made by `delta` or trained; or its path.
+
+    Returns:
+        every array by name, in the base's order, and then those that are new; shared ones are the same object.
+
+    Raises:
+        InputError: a whole model, or another base than the difference's; the message names both.
+        FormatError: the bytes are not a whole and unchanged `.mtq` file.
+    """
+    return apply_to(open_difference(difference), array_network(base), new_array)
+
+
 def encode(arrays: Mapping[str, np.ndarray], coder: str = DEFAULT_CODER) -> bytes:
     """Integer arrays as the bytes of a `.mtq` file: names, shapes, dtypes, checksums and all.
 
@@ -123,15 +164,5 @@ class safe_open(OpenFile[np.ndarray]):  # noqa: N801 - the name that safetensors
 
 
 def _source(name: str, array: np.ndarray) -> Source:
-    """An array as it is written: integers as symbols if they are such, everything else in byte planes."""
-    if not isinstance(array, np.ndarray) or array.dtype.name not in BY_NAME:
-        found = getattr(array, "dtype", type(array).__name__)
-        raise InputError(f"array {name!r}: expected a NumPy array of {', '.join(BY_NAME)}, found {found}")
-    if not fits_limits(array.shape):
-        found = f"shape {array.shape}"
-        raise InputError(f"array {name!r}: expected at most 32 dimensions and 2^40 elements, found {found}")
-    entry = TensorEntry(name, BY_NAME[array.dtype.name], array.shape)
-    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    if not entry.dtype.is_float and (native.size == 0 or max(-int(native.min()), int(native.max())) < SYMBOL_LIMIT):
-        return Source(entry._replace(codebook=IntegerCodebook()), native.astype(np.int32))
-    return Source(entry, native.reshape(-1).view(f"u{entry.dtype.itemsize}"))
+    """An array as it is written, without loss."""
+    return whole_source(name, layout_of(name, array), octets_of(array))

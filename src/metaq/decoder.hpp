@@ -9,6 +9,7 @@
 //
 // A file may be a difference: what another network, its base, becomes this one by. `open` refuses it, so that nobody takes
 // differences for weights, unless it is told to take it; `base()` then names the base, and decoding gives the differences.
+// Of changed tensors (`change` is not null) `apply` makes the elements that they have in common with the base's, bit for bit.
 //
 // Nothing throws, and exceptions and run-time types may be switched off. Bytes are trusted in nothing: what breaks a rule of
 // the format, and an allocation that fails, ends with a status that says so, and with its place.
@@ -121,6 +122,39 @@ public:
         return decoder.decode(places);
     }
 
+    // Of a difference: what a chunk of changes (whose run has the section `kChangeSection`) makes of as many elements of
+    // the base as it has, both row-major and little-endian. They may be the same memory.
+    FileError apply_chunk(std::size_t chunk, std::span<const std::uint8_t> base,
+                          std::span<std::uint8_t> out) const noexcept {
+        const ChunkDecoder decoder(header_, layout_, chunk, Content::values, nullptr);
+        const FileError error = decoder.check();
+        return error.status == FileStatus::ok ? decoder.apply(base, out) : error;
+    }
+
+    // The elements that a changed tensor has in common with the base's tensor `change->source`, which begins with those of
+    // `base`: `change->common` of them. Whatever lies behind them in the result is what `decode` gives.
+    FileError apply(std::size_t index, std::span<const std::uint8_t> base, std::span<std::uint8_t> out) const noexcept {
+        FileError error;
+        error.tensor = index;
+        error.status = FileStatus::bad_index;
+        if (index >= tensors().size() || tensors()[index].change == nullptr) return error;
+        const FileTensor& tensor = tensors()[index];
+        const std::size_t width = traits_of(tensor.dtype).bytes;
+        const std::uint64_t size = tensor.change->common * width;
+        error.status = FileStatus::wrong_base;
+        if (base.size() < size || out.size() != size) return error;
+        if (tensor.change->differing == 0 && base.data() != out.data())
+            std::copy_n(base.data(), out.size(), out.data());
+        for (std::size_t i = layout_.find(kChangeSection, index, 0); i < layout_.runs.size(); ++i) {
+            const Run& run = layout_.runs[i];
+            if (run.tensor != index || run.section != kChangeSection) break;
+            const std::size_t first = static_cast<std::size_t>(run.first()) * width, bytes = run.symbols() * width;
+            error = apply_chunk(run.chunk, base.subspan(first, bytes), out.subspan(first, bytes));
+            if (error.status != FileStatus::ok) return error;
+        }
+        return {};
+    }
+
     // For those who ask for tensors in the order of the file: the end of the tensors that are best decoded together with the
     // first, for they lie in its chunks, or in those that as many threads decode meanwhile.
     std::size_t end_of_group(std::size_t first, std::size_t threads) const {
@@ -185,7 +219,7 @@ private:
         if (error.status != FileStatus::ok) return error;
         for (std::size_t i = 0; i < header_.chunks.size(); ++i) {
             const FileChunk& chunk = header_.chunks[i];
-            const bool is_known = chunk.coder <= static_cast<std::uint8_t>(CoderId::adaptive) ||
+            const bool is_known = chunk.coder <= kDifferenceCoder ||
                                   std::find(foreign_coders.begin(), foreign_coders.end(), chunk.coder) !=
                                       foreign_coders.end();
             fields.expect(is_known, FileStatus::unknown_coder, chunk.coder);

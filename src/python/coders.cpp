@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "metaq/adaptive/coder.hpp"
+#include "metaq/difference/coder.hpp"
+#include "metaq/format/chunk.hpp"
 #include "metaq/huffman/coder.hpp"
 #include "metaq/mixing/coder.hpp"
 #include "metaq/range/coder.hpp"
@@ -132,6 +134,23 @@ void rans_decode_values(const ByteArray& data, const std::vector<Shape>& shapes,
     check_status(status);
 }
 
+// What makes elements of another network of those of a base, as a chunk's payload; and how many differ.
+std::tuple<nb::bytes, std::uint64_t> difference_encode(const ByteArray& base, const ByteArray& other, unsigned dtype) {
+    const auto known = static_cast<Dtype>(dtype);
+    if (dtype > UINT8_MAX || traits_of(known).name == nullptr || known == Dtype::boolean)
+        throw std::invalid_argument("a dtype that no changed tensor has");
+    check_size("bytes of the other network", base.size(), other.size());
+    if (base.size() % traits_of(known).bytes != 0 || base.size() / traits_of(known).bytes > difference::kElementsLimit)
+        throw std::invalid_argument("not whole elements, or more than a chunk has");
+    Bytes out;
+    std::uint64_t changed = 0;
+    {
+        nb::gil_scoped_release release;
+        changed = difference::encode(word_traits_of(known), view(base), view(other), out);
+    }
+    return {to_python(out), changed};
+}
+
 nb::bytes encode_text(const ByteArray& bytes) {
     Bytes out;
     metaq::Status status = metaq::Status::ok;
@@ -165,6 +184,7 @@ void bind_coders(nb::module_& module) {
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<mixing::encode, mixing::decode>(module, "mixing_encode", "mixing_decode");
     bind_coder<adaptive::encode, adaptive::decode>(module, "adaptive_encode", "adaptive_decode");
+    module.def("difference_encode", &difference_encode, nb::arg("base"), nb::arg("other"), nb::arg("dtype"));
     module.def("text_encode", &encode_text, nb::arg("bytes"));
     module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
 }

@@ -39,6 +39,8 @@ using TensorRow = std::tuple<std::string_view, unsigned, unsigned, nb::tuple, st
 using CodebookRow = std::tuple<unsigned, float, std::int64_t, nb::bytes>;
 using Logs = std::optional<nb::bytes>;  // of scales
 using MatrixRow = std::tuple<std::size_t, std::tuple<std::uint64_t, Logs, Logs, bool>>;
+using ChangeRow = std::tuple<std::size_t, std::tuple<nb::tuple, std::uint64_t, std::uint64_t, std::string_view>>;
+using Octets = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ChunkRow = std::tuple<unsigned, std::size_t, std::size_t, std::size_t>;
 using RunRow = std::tuple<std::size_t, std::optional<unsigned>, std::uint64_t, Shape>;
 
@@ -167,6 +169,32 @@ public:
         return rows;
     }
 
+    // Of the changed tensors: their position, the result's shape, how many elements are in common with which tensor of the
+    // base, and how many of them differ.
+    std::vector<ChangeRow> changes() const {
+        std::vector<ChangeRow> rows;
+        for (std::size_t i = 0; i < file_.tensors().size(); ++i) {
+            const FileChange* const change = file_.tensors()[i].change;
+            if (change == nullptr || file_.tensors()[i].kind == TensorKind::alias) continue;
+            const Sizes shape(change->shape.begin(), change->shape.end());
+            rows.emplace_back(
+                i, std::tuple(nb::tuple(nb::cast(shape)), change->common, change->differing, change->source));
+        }
+        return rows;
+    }
+
+    // Fills an array with what a chunk of changes makes of the base's elements.
+    std::optional<ErrorRecord> apply_chunk(std::size_t chunk, const ByteArray& base, const Octets& out) {
+        if (chunk >= file_.chunks().size()) throw std::out_of_range("no such chunk");
+        FileError error;
+        {
+            nb::gil_scoped_release release;
+            error = file_.apply_chunk(chunk, view(base), {out.data(), out.size()});
+        }
+        ++decoded_chunks_;
+        return to_python(error);
+    }
+
     std::vector<ChunkRow> chunks() const {
         std::vector<ChunkRow> rows;
         for (const PlacedChunk& chunk : file_.chunks()) {
@@ -281,6 +309,10 @@ void bind_file(nb::module_& module) {
         .def("codebooks", &PythonFile::codebooks)
         .def("matrices", &PythonFile::matrices)
         .def("chunks", &PythonFile::chunks)
+        .def("changes", &PythonFile::changes)
+        // Without conversion: it would fill a copy.
+        .def("apply_chunk", &PythonFile::apply_chunk, nb::arg("chunk"), nb::arg("base").noconvert(),
+             nb::arg("out").noconvert())
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
         // Without conversion: it would fill copies.

@@ -141,7 +141,7 @@ BAD = {
     "key twice": (raw_header(metadata=[("a", "b"), ("a", "c")]), "distinct metadata keys, found 'a' twice"),
     "name twice": (raw_header([raw_tensor(), raw_tensor()], [raw_chunk()]), "distinct tensor names, found 'a' twice"),
     "dtype": (raw_header([raw_tensor(dtype=6)], [raw_chunk()]), "a known dtype, found 6"),
-    "kind": (raw_header([raw_tensor(kind=4)], [raw_chunk()]), "kind 0, 1, 2 or 3, found 4"),
+    "kind": (raw_header([raw_tensor(kind=4)], [raw_chunk()]), "a kind of 0 to 3, found 4"),
     "33 dimensions": (raw_header([raw_tensor(shape=(1,) * 33)], [raw_chunk()]), "at most 32 dimensions, found 33"),
     "2^40 elements": (raw_header([raw_tensor(shape=(2**20, 2**20))], [raw_chunk()]), r"fewer than 2\^40"),
     "one huge dimension": (raw_header([raw_tensor(shape=(2**62,))], [raw_chunk()]), r"fewer than 2\^40"),

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (COMPILER or CLANG), reas
 
 def whole_files():
     golden = [path.read_bytes() for path in sorted((ROOT / "tests" / "golden").rglob("*.mtq"))]
-    return [*golden, malformed.GOOD, malformed.GOOD_SCALED, malformed.GOOD_DIFFERENCE]
+    return [*golden, malformed.GOOD, malformed.GOOD_SCALED, malformed.GOOD_DIFFERENCE, malformed.GOOD_CHANGE]
 
 
 def headers():

@@ -7,7 +7,7 @@ import torch
 from metaq import compressed_model
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
-from metaq.differences import checksum
+from metaq.differences import checksum, delta
 from metaq.matrix_layout import MatrixLayout
 from metaq.quantizers.lossless import compress_losslessly
 
@@ -193,6 +193,48 @@ def task() -> CompressedModel:
     )
 
 
+def lossless_base() -> dict[str, torch.Tensor]:
+    """The tensors of a golden network, and others of every dtype that tensors change in, with odd bits."""
+    noise = hashed(600, seed=130)
+    floats = noise.double() / 2.0**31 - 1
+    floats = floats * floats * floats
+    return {
+        **network().decompress(),
+        "float16": floats.half(),
+        "bfloat16": floats.to(torch.bfloat16).reshape(30, 20),
+        "float64": floats,
+        "e4m3": floats.to(torch.float8_e4m3fn),
+        "e5m2": floats.to(torch.float8_e5m2),
+        "int16": (noise % 3000).short(),
+        "int64": noise << 30,
+        "uint8": (noise % 256).to(torch.uint8),
+        "special": torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 2.0**-149, 1.0, -1.0] * 9),
+        "flag": torch.tensor([True, False]),
+        "gone": torch.ones(3),
+        "before": floats.float(),
+    }
+
+
+def lossless_new() -> dict[str, torch.Tensor]:
+    """What a step of training and some surgery make of it: every kind of change."""
+    base = lossless_base()
+    new = {name: tensor for name, tensor in base.items() if name not in ("gone", "before")}
+    for name in ("features.0.weight", "classifier.weight", "float16", "bfloat16", "float64", "e4m3", "e5m2"):
+        noise = hashed(*base[name].shape, seed=131).double() / 2.0**31 - 1
+        cubed = noise * noise * noise
+        new[name] = (base[name].double() * (1 + cubed * cubed / 4)).to(base[name].dtype)
+    new["decoder.weight"] = new["classifier.weight"]  # tied in both
+    new["int16"] = base["int16"] + (hashed(600, seed=132) % 50 == 0).short()
+    new["int64"] = base["int64"] - (hashed(600, seed=133) % 2 << 20)
+    new["uint8"] = torch.cat([base["uint8"][:400] + 1, base["uint8"][:50]])
+    new["bfloat16"] = torch.cat([new["bfloat16"], new["bfloat16"][:4] * 2])
+    new["special"] = base["special"].flip(0)
+    new["flag"] = ~base["flag"]
+    new["after"] = base["before"].reshape(3, 200)
+    new["fresh"] = base["float64"][:7].float()
+    return new
+
+
 MODELS = {
     "every-dtype": every_dtype,
     "shapes": shapes,
@@ -212,8 +254,17 @@ def files() -> dict[str, tuple[CompressedModel, str]]:
     return golden | {f"{name}.mtq": (make(), "mixing") for name, make in MODELS.items()}
 
 
+LOSSLESS = "differences/lossless.mtq"
+
+
+def lossless_file() -> bytes:
+    """The golden difference without loss."""
+    return delta(lossless_base(), lossless_new(), {"step": "1"})
+
+
 def main() -> None:
     """Write them all."""
+    (FOLDER / LOSSLESS).write_bytes(lossless_file())
     for name, (model, coder) in files().items():
         (FOLDER / name).write_bytes(compressed_model.encode(model, coder))
 

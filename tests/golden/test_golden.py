@@ -46,7 +46,7 @@ def test_it_encodes_to_the_same_bytes(golden):
 
 
 def test_there_is_no_other_file():
-    assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.mtq")} == set(FILES)
+    assert {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.mtq")} == {*FILES, make.LOSSLESS}
 
 
 def test_the_difference_makes_the_network_of_its_base():
@@ -57,6 +57,20 @@ def test_the_difference_makes_the_network_of_its_base():
     assert metaq.checksum(made) == "678ca7643dcb43713b0f5c40f1debc6b67bf051d8b270ad67782bf4022c8e33e"
     assert made["same"] is base["same"]
     assert made["tied.weight"] is made["head.weight"]
+
+
+def test_the_difference_without_loss():
+    data, new = (FOLDER / make.LOSSLESS).read_bytes(), make.lossless_new()
+    assert make.lossless_file() == data
+    made = metaq.apply(make.lossless_base(), data)
+    assert set(made) == set(new)
+    assert metaq.checksum(made) == metaq.checksum(new)
+    assert made["decoder.weight"] is made["classifier.weight"]
+    reader = Reader(data, takes_differences=True)
+    entries = {entry.name: entry for entry in reader.header.tensors}
+    assert entries["after"].change.source == "before"
+    assert {name for name, entry in entries.items() if entry.is_removed} == {"gone", "before"}
+    assert sum(entry.change is not None for entry in entries.values()) > 9
 
 
 def test_tied_tensors_stay_tied():

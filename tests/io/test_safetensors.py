@@ -14,8 +14,9 @@ from safetensors import safe_open
 
 from metaq.errors import InputError
 from metaq.format.dtypes import BY_NAME
+from metaq.format.network import Layout
 from metaq.io.safetensors import SafetensorsFile, write_pieces, write_safetensors
-from metaq.io.source import Layout, size_bytes
+from metaq.io.source import size_bytes
 from metaq.tensors import DTYPES, octets_of
 
 

@@ -166,13 +166,14 @@ def test_python_refuses_malformed_files_as_well():
 def test_the_good_file_of_the_malformed_ones(run):
     assert_agrees(malformed.GOOD, run)
     assert_agrees(malformed.GOOD_SCALED, run)
-    assert_refused(malformed.GOOD_DIFFERENCE, run, MESSAGES["difference"])
+    for data in (malformed.GOOD_DIFFERENCE, malformed.GOOD_CHANGE):
+        assert_refused(data, run, MESSAGES["difference"])
     for data in malformed.UNSUPPORTED:
         assert_refused(data, run, MESSAGES["unsupported_coder"])
 
 
 def test_every_status_is_tried_and_documented():
-    of_the_call = {"ok", "bad_index", "bad_elements", "wrong_output_size", "no_memory"}
+    of_the_call = {"ok", "bad_index", "bad_elements", "wrong_output_size", "wrong_base", "no_memory"}
     tried = {name for name, _ in MALFORMED} | {"difference", "unsupported_coder", "stream_truncated"}
     names = set(MESSAGES)
     assert names == tried | of_the_call

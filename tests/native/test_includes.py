@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "src"
-CODERS = {"adaptive", "huffman", "mixing", "range", "rans", "stored", "text"}
+CODERS = {"adaptive", "difference", "huffman", "mixing", "range", "rans", "stored", "text"}
 TRAINING = {"quantizers", "methods", "solvers"}
 FOLDERS = {"base", "format"} | CODERS | TRAINING
 INCLUDE = re.compile(r"^\s*#\s*include\s*[\"<]([^\">]+)[\">]", re.MULTILINE)

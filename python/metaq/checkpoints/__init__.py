@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from metaq.checkpoints.folder_kind import FolderKind
     from metaq.checkpoints.places import work_folder
     from metaq.checkpoints.state_dict import compress_state_dict
+    from metaq.checkpoints.updates import apply_differences, write_difference
 
 __all__ = [
     "CompressionConfig",
     "CompressionReport",
     "FolderKind",
+    "apply_differences",
     "compress_calibrated",
     "compress_path",
     "compress_state_dict",
     "decompress_path",
     "work_folder",
+    "write_difference",
 ]
 
 # Where each name lives. Nothing is loaded before it is used: decompression does without torch.
@@ -30,11 +33,13 @@ _MODULES = {
     "CompressionConfig": "config",
     "CompressionReport": "config",
     "FolderKind": "folder_kind",
+    "apply_differences": "updates",
     "compress_path": "compression",
     "compress_calibrated": "calibrated",
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",
     "work_folder": "places",
+    "write_difference": "updates",
 }
 
 

@@ -23,7 +23,8 @@ from metaq.checkpoints.state_dict import compress_state_dict
 from metaq.compressed_model import CodedTensor, encode
 from metaq.errors import InputError
 from metaq.files import write_atomically
-from metaq.io.source import Layout, TensorSource, size_bytes
+from metaq.format.network import Layout
+from metaq.io.source import TensorSource, size_bytes
 from metaq.progress import Progress
 from metaq.tensors import DTYPES
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from metaq.files import forget_pages, map_bytes
 from metaq.format.dtypes import Dtype, new_array
+from metaq.format.network import Layout
 from metaq.format.reader import Reader
 from metaq.io.onnx import GRAPH
 from metaq.io.safetensors import Put, write_pieces
-from metaq.io.source import Layout, StoredTensor
+from metaq.io.source import StoredTensor
 from metaq.progress import Progress
 from metaq.threads import StoppedError, stream
 

@@ -14,8 +14,9 @@ from metaq.checkpoints.tensor_plan import sum_of_squares
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel, code_integers, encode
 from metaq.errors import InputError
+from metaq.format.network import Layout
 from metaq.format.reader import Reader
-from metaq.io.source import Layout, TensorSource
+from metaq.io.source import TensorSource
 from metaq.matrix_layout import MatrixLayout
 from metaq.tensors import DTYPES
 

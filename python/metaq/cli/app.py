@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 import metaq
-from metaq.cli import checkpoints, experiments, sweep
+from metaq.cli import checkpoints, experiments, sweep, updates
 from metaq.cli.bars import StoppedByUserError
 from metaq.errors import MetaqError
 from metaq.torchrun import launch
@@ -39,6 +39,7 @@ app = typer.Typer(
 )
 for command in (
     *(checkpoints.compress, checkpoints.decompress, checkpoints.export),
+    *(updates.delta, updates.apply),
     *(checkpoints.inspect, checkpoints.verify, checkpoints.compare, checkpoints.curve),
     *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),
     *(experiments.demo, experiments.complexity),

@@ -12,6 +12,7 @@ from metaq.errors import FormatError, entry_of_name
 __all__ = [
     "CHUNK_SYMBOLS",
     "DEFAULT_CODER",
+    "DIFFERENCE",
     "SYMBOLS_PER_BYTE",
     "SYMBOL_LIMIT",
     "Coder",
@@ -23,9 +24,11 @@ __all__ = [
     "by_name",
     "coders",
     "identifiers",
+    "name_of",
     "suitable",
 ]
 
+DIFFERENCE = 9  # the byte in a file of what codes changes of a base, which is no coder of symbols
 DEFAULT_CODER = "mixing"  # of networks that were trained to be small
 _SLOW_BYTES = 1 << 22  # the slow coder takes well below a second for tensors of fewer bytes
 
@@ -45,6 +48,11 @@ def by_identifier(identifier: int) -> Coder:
     if identifier not in _by_identifier:
         raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {identifier}")
     return _by_identifier[identifier]
+
+
+def name_of(identifier: int) -> str:
+    """What reports call the coder with that byte in the file, also that of changes."""
+    return "difference" if identifier == DIFFERENCE else by_identifier(identifier).name
 
 
 def identifiers() -> list[int]:

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
 
-import numpy as np
-
-from metaq.format.dtypes import Dtype
 from metaq.format.header import pack_shape, string
-
-Array = TypeVar("Array")
+from metaq.format.network import Network, pieces
 
 _SHOWN_DIGITS = 12
 
 
-class Elements(NamedTuple):
-    """A tensor as a checksum sees it; ``octets`` are its elements, row-major, as uint8 in one dimension."""
-
-    dtype: Dtype
-    shape: tuple[int, ...]
-    octets: np.ndarray
-
-
-def base_checksum(tensors: Mapping[str, Array], elements_of: Callable[[Array], Elements]) -> str:
-    """SHA-256, in hexadecimal, of all tensors in the order of their names: of each its name, dtype, shape and bytes.
-
-    Args:
-        elements_of: is asked for one tensor at a time.
-    """
+def base_checksum(network: Network) -> str:
+    """SHA-256, in hexadecimal, of all tensors in the order of their names: of each its name, dtype, shape and bytes."""
     sha = hashlib.sha256()
-    for name in sorted(tensors, key=lambda name: name.encode("utf-8")):
-        elements = elements_of(tensors[name])
-        sha.update(string(name) + bytes([elements.dtype.code]) + pack_shape(elements.shape))
-        sha.update(elements.octets.data)
+    for name in sorted(network.layouts, key=lambda name: name.encode("utf-8")):
+        layout = network.layouts[name]
+        sha.update(string(name) + bytes([layout.dtype.code]) + pack_shape(layout.shape))
+        for piece in pieces(layout.size):
+            sha.update(network.octets(name, piece).data)
     return sha.hexdigest()
 
 

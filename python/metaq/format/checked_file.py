@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,8 +23,10 @@ from metaq.format.header import (
     KINDS_OF_SYMBOLS,
     MAGIC,
     MAX_HEADER_BYTES,
+    REMOVED,
     TABLE,
     UNIFORM,
+    Change,
     ChunkEntry,
     Header,
     TensorEntry,
@@ -52,8 +55,8 @@ _EXPECTED_AND_FOUND = {
     "repeated_name": ("distinct tensor names", "{name} twice"),
     "too_many_tensors": ("at most 2^20 tensors", "{found}"),
     "unknown_dtype": ("a known dtype", "{found} for tensor {name}"),
-    "unknown_kind": ("kind 0, 1, 2 or 3", "{found} for tensor {name}"),
-    "kept_bool": ("bool tensors to be coded", "a kept one, {name}"),
+    "unknown_kind": ("a kind of 0 to {expected}", "{found} for tensor {name}"),
+    "kept_bool": ("bool tensors to be coded", "a kept or changed one, {name}"),
     "bad_alias": ("an earlier tensor of the same dtype", "alias {name} of entry {found}"),
     "too_many_dimensions": ("at most 32 dimensions", "{found} for tensor {name}"),
     "too_many_elements": ("fewer than 2^40 elements", "more, with {found} in one dimension, for tensor {name}"),
@@ -67,6 +70,10 @@ _EXPECTED_AND_FOUND = {
     "bad_leading": ("one leading dimension or more, but fewer than {expected}", "{found} for tensor {name}"),
     "empty_matrix": ("a scaled tensor to have elements", "none in tensor {name}"),
     "bad_row_scale": ("row scales that keep the step finite", "2^({found}/8) for tensor {name}"),
+    "bad_common": ("1 to {expected} elements in common with the base", "{found} for tensor {name}"),
+    "bad_differing": ("at most {expected} differing elements", "{found} for tensor {name}"),
+    "bad_source": ("0 or 1 for the name in the base", "{found} for tensor {name}"),
+    "chunk_of_changes": ("chunk {chunk} to be of one changed tensor and of coder 9, or of neither", "another"),
     "chunk_symbols": ("1 to {expected} symbols", "{found}"),
     "chunk_sum": ("chunks of {expected} symbols in all", "{found}"),
     "chunk_inside_row": ("chunk {chunk} to end between rows", "an end inside one"),
@@ -115,6 +122,7 @@ class CheckedFile:
     def header(self) -> Header:
         """All that the file says before its chunks."""
         books = [_codebook(*row) for row in self._file.codebooks()]
+        changes = {tensor: Change(*row) for tensor, row in self._file.changes()}
         matrices = {tensor: _matrix(*row) for tensor, row in self._file.matrices()}
         tensors = [
             TensorEntry(
@@ -124,6 +132,8 @@ class CheckedFile:
                 books[codebook] if kind in KINDS_OF_SYMBOLS else None,
                 target if kind == ALIAS else None,
                 matrices.get(index),
+                changes.get(index),
+                kind == REMOVED,
             )
             for index, (name, dtype, kind, shape, codebook, target) in enumerate(self.rows)
         ]
@@ -189,6 +199,29 @@ class CheckedFile:
         if error is not None:
             self._fail(error)
 
+    def check_payloads(self) -> None:
+        """Check every chunk's checksum, without decoding.
+
+        Raises:
+            FormatError: a chunk is damaged.
+        """
+        for number, (_, _, offset, size) in enumerate(self._file.chunks()):
+            if zlib.crc32(self.data[offset : offset + size]).to_bytes(4, "little") != self.data[offset + size :][:4]:
+                expected, found = f"chunk {number} to match its checksum", "one that does not"
+                raise FormatError(f"{self.name}: expected {expected}, found {found}")
+
+    def apply_chunk(self, chunk: int, base: np.ndarray) -> np.ndarray:
+        """The elements that a chunk of changes makes of as many of the base: the bytes of both, uint8 in one dimension.
+
+        Raises:
+            FormatError: the chunk is damaged.
+        """
+        out = np.empty(base.size, np.uint8)
+        error = self._file.apply_chunk(chunk, base, out)
+        if error is not None:
+            self._fail(error)
+        return out
+
     def _decode_elsewhere(
         self, chunk: int, coder: int, payload: bytes, shapes: list[tuple[int, int, int]]
     ) -> list[np.ndarray]:
@@ -221,6 +254,11 @@ class CheckedFile:
         """A coder can say more of a bad stream than that it is bad."""
         assert error.chunk is not None
         coder, _, offset, size = self._file.chunks()[error.chunk]
+        if coder == coding.DIFFERENCE:
+            found = "its end" if error.status == "stream_truncated" else "another"
+            raise FormatError(
+                f"{self.name}, chunk {error.chunk}: difference stream: expected one as encoders write it, found {found}"
+            )
         shapes = [shape for *_, shape in self._file.runs(error.chunk)]
         self._decode_elsewhere(error.chunk, coder, bytes(self.data[offset : offset + size]), shapes)
         stream = f"chunk {error.chunk}: {coding.by_identifier(coder).name} stream"

@@ -23,16 +23,31 @@ MAX_HEADER_BYTES = 1 << 26
 MAX_ELEMENTS = 1 << 40
 MAX_DIMENSIONS = 32
 
-CODED, KEPT, ALIAS, SCALED = 0, 1, 2, 3
+CODED, KEPT, ALIAS, SCALED, CHANGED, REMOVED = 0, 1, 2, 3, 4, 5
 KINDS_OF_SYMBOLS = (CODED, SCALED)
 UNIFORM, TABLE, INTEGER = 0, 1, 2
 DIFFERENCE = 1  # a flag
 
 
+class Change(NamedTuple):
+    """How a changed tensor of a difference is made of the base's.
+
+    The first ``common`` elements of both correspond, and so many of them are ``differing``. ``shape`` is the result's,
+    ``source`` the name of the base's tensor.
+    """
+
+    shape: tuple[int, ...]
+    common: int
+    differing: int
+    source: str
+
+
 class TensorEntry(NamedTuple):
     """One tensor: coded if it has a codebook, an alias of the entry at ``target`` if it has one, kept otherwise.
 
-    A coded tensor that is seen as a matrix, ``scaled`` in the file's terms, has its layout as ``matrix``.
+    A coded tensor that is seen as a matrix, ``scaled`` in the file's terms, has its layout as ``matrix``. A changed one
+    has a ``change``, and its shape is that of what the file keeps of it, the elements behind those in common with the
+    base's. A removed one has no elements.
     """
 
     name: str
@@ -41,6 +56,8 @@ class TensorEntry(NamedTuple):
     codebook: Codebook | None = None
     target: int | None = None
     matrix: MatrixLayout | None = None
+    change: Change | None = None
+    is_removed: bool = False
 
     @property
     def size(self) -> int:
@@ -111,7 +128,13 @@ def pack(header: Header) -> bytes:
         if entry.target is not None:
             out += bytes([ALIAS]) + varint(entry.target)
             continue
-        out += bytes([_kind(entry)]) + pack_shape(entry.shape)
+        out += bytes([_kind(entry)])
+        if entry.is_removed:
+            continue
+        if entry.change is not None:
+            out += _pack_change(entry.name, entry.change)
+            continue
+        out += pack_shape(entry.shape)
         if entry.codebook is not None:
             definition = _pack_codebook(entry.codebook)
             out += varint(codebooks[definition]) if definition in codebooks else b"\0" + definition
@@ -126,9 +149,18 @@ def pack(header: Header) -> bytes:
 
 
 def _kind(entry: TensorEntry) -> int:
+    if entry.is_removed:
+        return REMOVED
+    if entry.change is not None:
+        return CHANGED
     if entry.codebook is None:
         return KEPT
     return CODED if entry.matrix is None else SCALED
+
+
+def _pack_change(name: str, change: Change) -> bytes:
+    source = b"\0" if change.source == name else b"\1" + string(change.source)
+    return pack_shape(change.shape) + varint(change.common) + varint(change.differing) + source
 
 
 def _pack_matrix(matrix: MatrixLayout) -> bytes:

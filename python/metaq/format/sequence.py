@@ -14,10 +14,13 @@ from metaq.format.header import TensorEntry
 from metaq.matrix_layout import MatrixLayout
 
 _ROW_SYMBOLS = 1 << 20  # in rows of more, coders see each symbol as a row
+_CHANGE_SYMBOLS = 1 << 20  # of a chunk of changes: as many as keep every thread at work
+
+CHANGES = 8  # in the place of a plane: the elements that a changed tensor has in common with the base's
 
 
 class RowRun(NamedTuple):
-    """Whole rows of one tensor (or of one byte plane of it) within a chunk."""
+    """Whole rows of one tensor, of one byte plane of it, or of its `CHANGES`, within a chunk."""
 
     tensor: int
     plane: int | None
@@ -43,7 +46,7 @@ def block_shape(shape: tuple[int, ...], matrix: MatrixLayout | None = None) -> t
 
 
 def runs(tensors: Sequence[TensorEntry]) -> list[RowRun]:
-    """The symbol sequence, one run for each coded tensor and each plane of a kept one."""
+    """The symbol sequence: a run of each coded tensor, each plane of a kept one, and the changes of a changed one."""
     owned = [
         (index, entry, block_shape(entry.shape, entry.matrix))
         for index, entry in enumerate(tensors)
@@ -53,6 +56,9 @@ def runs(tensors: Sequence[TensorEntry]) -> list[RowRun]:
     kept = [(index, entry.dtype.itemsize, shape) for index, entry, shape in owned if entry.codebook is None]
     for plane in range(8):
         sequence += [RowRun(index, plane, 0, shape) for index, width, shape in kept if plane < width]
+    for index, entry in enumerate(tensors):
+        if entry.target is None and entry.change is not None and entry.change.differing:
+            sequence.append(RowRun(index, CHANGES, 0, (entry.change.common, 1, 1)))
     return sequence
 
 
@@ -95,7 +101,11 @@ def cut(sequence: Iterable[RowRun], most_symbols: int) -> Iterator[list[RowRun]]
 
 def cut_for(coder: str, sequence: Iterable[RowRun]) -> Iterator[list[RowRun]]:
     """Chunks as the coder of that name likes them: of quantized weights, and of each plane."""
-    for _, group in groupby(sequence, key=lambda run: run.plane):
+    for plane, group in groupby(sequence, key=lambda run: run.plane):
         of_group = list(group)
+        if plane == CHANGES:
+            for run in of_group:
+                yield from cut([run], _CHANGE_SYMBOLS)
+            continue
         symbols = sum(len(run.elements) for run in of_group)
         yield from cut(of_group, coding.by_name(coder).chunk_symbols(symbols))

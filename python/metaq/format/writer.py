@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from metaq import coding
+from metaq import _native, coding
 from metaq.coding import SYMBOLS_PER_BYTE
 from metaq.coding import text as text_coder
 from metaq.errors import InputError
@@ -25,7 +25,7 @@ from metaq.format.header import (
     pack,
     varint,
 )
-from metaq.format.sequence import RowRun, cut_for, runs, scanned
+from metaq.format.sequence import CHANGES, RowRun, cut_for, runs, scanned
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
@@ -36,11 +36,13 @@ class Source(NamedTuple):
     """A tensor to be written: its entry, and what it holds.
 
     ``content`` are the int32 symbols of a coded tensor in its shape, all of which stand for something; the elements'
-    bits of a kept one as unsigned integers, in one dimension; nothing of an alias.
+    bits of a kept one as unsigned integers, in one dimension; nothing of an alias. ``elements`` gives, of those that a
+    changed tensor has in common with the base's, the bytes of the base's and of the new ones.
     """
 
     entry: TensorEntry
     content: np.ndarray | None
+    elements: Callable[[range], tuple[np.ndarray, np.ndarray]] | None = None
 
 
 def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, base: str | None = None) -> bytes:
@@ -62,7 +64,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, b
 
     def symbols(run: RowRun) -> np.ndarray:
         """The symbols of a run, of the tensor or of one of its planes."""
-        entry, content = sources[run.tensor]
+        entry, content, _ = sources[run.tensor]
         assert content is not None  # runs are not of aliases
         if run.plane is not None:
             with splitting:
@@ -72,6 +74,8 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, b
         return scanned(content, run, entry.matrix)
 
     def encode_runs(chunk: list[RowRun]) -> tuple[ChunkEntry, bytes]:
+        if chunk[0].plane == CHANGES:
+            return encode_changes(chunk[0], sources[chunk[0].tensor])
         return encode_chunk(chunk, [symbols(run) for run in chunk], coder)
 
     encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
@@ -104,6 +108,13 @@ def encode_chunk(chunk: list[RowRun], blocks: Blocks, coder: str) -> tuple[Chunk
     readable = [item for item in payloads if size <= SYMBOLS_PER_BYTE * len(item[0])]
     payload, identifier = min(readable, key=lambda item: len(item[0]))
     return ChunkEntry(identifier, size, len(payload)), payload
+
+
+def encode_changes(run: RowRun, source: Source) -> tuple[ChunkEntry, bytes]:
+    """The entry in the header and the payload of a chunk of elements that a tensor has in common with the base's."""
+    assert source.elements is not None
+    payload, _ = _native.difference_encode(*source.elements(run.elements), source.entry.dtype.code)
+    return ChunkEntry(coding.DIFFERENCE, len(run.elements), len(payload)), payload
 
 
 def _candidates(plane: int | None, blocks: Blocks, coder: str) -> list[str]:

@@ -21,12 +21,12 @@ from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
 from metaq.files import TEMPORARY_PREFIX, map_bytes, write_error
 from metaq.format.dtypes import DTYPES
+from metaq.format.network import Layout
 from metaq.format.reader import Reader
 from metaq.integrations import FILE
 from metaq.integrations.repository import folder_of
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
 from metaq.io.payload import WrappedTensors, has_payload
-from metaq.io.source import Layout
 
 Model = TypeVar("Model", bound=nn.Module)
 _WEIGHTS = (".bin", ".mtq", ".pt", ".safetensors", ".index.json")

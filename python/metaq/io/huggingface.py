@@ -63,7 +63,7 @@ class Folder:
 
     def renamed(self, shard: str, suffix: str) -> str:
         """A shard's file name in a folder of shards of another suffix."""
-        return self._stem(shard.removesuffix(self.suffix)) + suffix
+        return shard if suffix == self.suffix else self._stem(shard.removesuffix(self.suffix)) + suffix
 
     def _stem(self, name: str) -> str:
         return _NAME + name.removeprefix(_TORCH_NAME) if self.suffix == TORCH and name.startswith(_TORCH_NAME) else name
@@ -88,6 +88,8 @@ class Folder:
 
     def _index_name(self, suffix: str) -> str:
         assert self.index is not None
+        if suffix == self.suffix:
+            return self.index
         return self._stem(self.index.removesuffix(f"{self.suffix}.index.json")) + f"{suffix}.index.json"
 
     def check_names(self, suffix: str) -> None:

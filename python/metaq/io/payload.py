@@ -27,10 +27,10 @@ import numpy as np
 from metaq.errors import FormatError, InputError
 from metaq.files import map_bytes
 from metaq.format.dtypes import BY_NAME
+from metaq.format.network import Layout
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
 from metaq.io.safetensors import Put, opening, packed_header, write_pieces
-from metaq.io.source import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,9 @@ import numpy as np
 from metaq.errors import InputError
 from metaq.files import atomic_file, write_error
 from metaq.format.dtypes import BY_NAME, DTYPES
+from metaq.format.network import Layout
 from metaq.io.format import Format
-from metaq.io.source import Layout, StoredTensor, TensorSource, stored
+from metaq.io.source import StoredTensor, TensorSource, stored
 
 if TYPE_CHECKING:
     from torch import Tensor

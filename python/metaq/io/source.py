@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from metaq.format.dtypes import Dtype
+from metaq.format.network import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class Layout(NamedTuple):
-    """What is known of a tensor before it is read."""
-
-    dtype: Dtype
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes that the elements take."""
-        return self.size * self.dtype.itemsize
 
 
 class StoredTensor(NamedTuple):

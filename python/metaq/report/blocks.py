@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
+from metaq.coding import DIFFERENCE
 from metaq.format.reader import Reader
 from metaq.report.symbol_statistics import Symbols
 from metaq.threads import stream
@@ -14,8 +17,8 @@ from metaq.threads import stream
 class Block(NamedTuple):
     """Symbols of one tensor that lie in one chunk: a part of its quantized weights, or of a byte plane (``is_plane``).
 
-    Of each tensor, the parts of its quantized weights come in the order in which coders see them: row by row, or column
-    by column.
+    Changes of a base are no symbols: their blocks are empty. Of each tensor, the parts of its quantized weights come in
+    the order in which coders see them: row by row, or column by column.
     """
 
     tensor: int
@@ -29,8 +32,13 @@ def blocks(reader: Reader) -> Iterator[tuple[int, list[Block]]]:
     Raises:
         FormatError: a chunk is damaged.
     """
+
+    def decode(chunk: int) -> list[Symbols]:
+        is_of_changes = chunks[chunk][0].coder == DIFFERENCE
+        return [np.zeros(0, np.int8)] if is_of_changes else reader.decode_chunk(chunk)
+
     chunks = list(zip(reader.header.chunks, reader.chunk_runs(), strict=True))
-    decoded = stream(reader.decode_chunk, range(len(chunks)), os.cpu_count() or 1)
+    decoded = stream(decode, range(len(chunks)), os.cpu_count() or 1)
     for (chunk, runs), parts in zip(chunks, decoded, strict=True):
         found = [Block(run.tensor, run.plane is not None, part) for run, part in zip(runs, parts, strict=True)]
         yield chunk.payload_bytes, found

@@ -13,7 +13,7 @@ import numpy as np
 from metaq import coding
 from metaq.files import map_bytes
 from metaq.format.digest import weights_sha256
-from metaq.format.header import TensorEntry
+from metaq.format.header import Change, TensorEntry
 from metaq.format.reader import Reader
 from metaq.progress import Progress
 from metaq.report.blocks import blocks, payload_bytes
@@ -130,7 +130,8 @@ def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
 def _verify(reader: Reader, file: str, name: str, progress: Progress) -> Row:
     progress.begin(f"verifying {name}")
     result: Row = {"file": file, "verdict": "whole and unchanged", "tensors": len(reader.header.tensors)}
-    digest = weights_sha256(reader)  # decodes it all
+    digest = weights_sha256(reader)  # decodes it all but changes, for which it would take the base
+    reader.check_payloads()
     named = {"weights_sha256": digest} if reader.base is None else {"difference_from": reader.base}
     return result | {"file_bytes": len(reader.data), **named}
 
@@ -148,11 +149,17 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
     rows = []
     for index, entry in enumerate(entries):
         row: Row = {"tensor": entry.name, "dtype": entry.dtype.name, "shape": list(entry.shape), "kind": "kept"}
+        weights = entry.size
         if entry.target is not None:
             row["kind"] = f"alias of {entries[entry.target].name}"
+        elif entry.is_removed:
+            row["kind"] = "removed"
+        elif entry.change is not None:
+            row |= _change(entry.name, entry.change)
+            weights = math.prod(entry.change.shape)
         elif entry.codebook is not None:
             row |= {"kind": _kind(entry), **_statistics(symbols.get(index, []), entry.size)}
-        row |= {"bits_per_weight": 8 * sizes[index] / max(1, entry.size), "bytes": round(sizes[index], 1)}
+        row |= {"bits_per_weight": 8 * sizes[index] / max(1, weights), "bytes": round(sizes[index], 1)}
         rows.append(row)
     coded = [_joined(parts) for index, parts in symbols.items() if entries[index].dtype.is_float]
     coded_bytes = payload_bytes(reader)
@@ -160,10 +167,17 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
     summary |= {
         "file_bytes": len(reader.data),
         "header_and_checksum_bytes": len(reader.data) - coded_bytes,
-        "coder": ", ".join(sorted({coding.by_identifier(chunk.coder).name for chunk in reader.header.chunks})),
+        "coder": ", ".join(sorted({coding.name_of(chunk.coder) for chunk in reader.header.chunks})),
     }
     summary |= {f"entropy_order_{order}_bits_per_weight": tuple_entropy(coded, order) for order in _ORDERS}
     return Contents(rows, summary, reader.header.metadata)
+
+
+def _change(name: str, change: Change) -> Row:
+    """What is said of a changed tensor: where it comes from, and how much of it differs."""
+    of = "" if change.source == name else f" from {change.source}"
+    kind = f"changed{of}" if change.differing else f"equal{of}"
+    return {"shape": list(change.shape), "kind": kind, "changed_share": change.differing / change.common}
 
 
 def _kind(entry: TensorEntry) -> str:

@@ -302,7 +302,7 @@ private:
         std::uint64_t elements = 0;
         for (std::size_t i = 0; i < outputs_.size(); ++i) {
             Placed& output = outputs_[i];
-            if (header_.tensors[output.tensor].kind != TensorKind::kept || output.joined == output.end) continue;
+            if (header_.tensors[output.tensor].has_symbols() || output.joined == output.end) continue;
             const std::uint64_t end = joinable_end(output);
             elements += end - output.joined;
             while (output.joined < end) {

@@ -9,6 +9,7 @@
 #include "metaq/adaptive/coder.hpp"
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/symbols.hpp"
+#include "metaq/difference/decoder.hpp"
 #include "metaq/format/crc32.hpp"
 #include "metaq/format/scales.hpp"
 #include "metaq/format/sequence.hpp"
@@ -32,11 +33,28 @@ enum class CoderId : std::uint8_t {
     zstd = 5,
     lzma = 6,
     rans = 7,
-    adaptive = 8
+    adaptive = 8,
+    difference = kDifferenceCoder
 };
 
 inline bool is_native(CoderId coder) {
     return coder <= CoderId::mixing || coder == CoderId::rans || coder == CoderId::adaptive;
+}
+
+inline difference::WordTraits word_traits_of(Dtype dtype) {
+    const DtypeTraits traits = traits_of(dtype);
+    const auto mantissa_bits = [&]() -> unsigned {
+        switch (dtype) {
+            case Dtype::float32: return 23;
+            case Dtype::float16: return 10;
+            case Dtype::bfloat16: return 7;
+            case Dtype::float64: return 52;
+            case Dtype::float8_e4m3fn: return 3;
+            case Dtype::float8_e5m2: return 2;
+            default: return 0;
+        }
+    };
+    return {traits.bytes, mantissa_bits(), traits.is_float};
 }
 
 // What becomes of coded tensors. Kept ones are elements in any case.
@@ -92,6 +110,7 @@ public:
 
     // Fills the places, one for each run, with `run_width` bytes for each symbol; null where nobody wants them.
     FileError decode(std::span<std::uint8_t* const> places) const {
+        if (coder() == CoderId::difference) return failed(FileStatus::wrong_base);
         if (!is_native(coder()) && foreign_ == nullptr) return failed(FileStatus::unsupported_coder);
         if (coder() == CoderId::rans) return decode_values(places);
         Symbols symbols;
@@ -99,6 +118,15 @@ public:
             return failed(FileStatus::no_memory);
         const FileError error = of_stream(decode_symbols(symbols.blocks));
         return error.status == FileStatus::ok ? convert(places, symbols) : error;
+    }
+
+    // What a chunk of changes makes of as many elements of the base; both may be the same memory.
+    FileError apply(std::span<const std::uint8_t> base, std::span<std::uint8_t> out) const {
+        if (coder() != CoderId::difference) return failed(FileStatus::wrong_base);
+        const Dtype dtype = header_.tensors[runs_[0].tensor].dtype;
+        const std::size_t size = runs_[0].symbols() * traits_of(dtype).bytes;
+        if (base.size() != size || out.size() != size) return failed(FileStatus::wrong_base);
+        return of_stream(difference::decode(chunk_.payload, word_traits_of(dtype), base, out));
     }
 
 private:

@@ -52,7 +52,7 @@ public:
 
 private:
     struct Part {  // of the list that a view is of, which moves while it grows
-        std::size_t first, count;
+        std::size_t first = 0, count = 0;
     };
 
     // Fails if memory ran out.
@@ -111,12 +111,13 @@ private:
         tensor.dtype = static_cast<Dtype>(dtype);
         fields_.expect(traits_of(tensor.dtype).name != nullptr, FileStatus::unknown_dtype, dtype);
         const std::uint8_t kind = fields_.is_ok() ? fields_.byte() : std::uint8_t{0};
-        fields_.expect(kind <= 3, FileStatus::unknown_kind, kind);
+        const std::uint8_t most = header.base.empty() ? 3 : 5;
+        fields_.expect(kind <= most, FileStatus::unknown_kind, kind, most);
         tensor.kind = static_cast<TensorKind>(kind);
         tensor.target = header.tensors.size();
-        fields_.expect(tensor.kind != TensorKind::kept || tensor.dtype != Dtype::boolean, FileStatus::kept_bool);
-        if (fields_.is_ok() && tensor.kind == TensorKind::alias) read_alias(header, tensor, shape);
-        if (fields_.is_ok() && tensor.kind != TensorKind::alias) read_shape(header, shape);
+        const bool has_words = tensor.kind == TensorKind::kept || tensor.kind == TensorKind::changed;
+        fields_.expect(!has_words || tensor.dtype != Dtype::boolean, FileStatus::kept_bool);
+        if (fields_.is_ok()) read_layout(header, tensor, shape);
         if (fields_.is_ok() && tensor.has_symbols()) read_codebook_reference(header, tensor);
         if (fields_.is_ok() && tensor.kind == TensorKind::scaled) read_matrix(header, tensor, shape);
         if (fields_.is_ok()) return;
@@ -124,12 +125,48 @@ private:
         fields_.error().name = tensor.name;
     }
 
+    void read_layout(FileHeader& header, FileTensor& tensor, Part& shape) {
+        switch (tensor.kind) {
+            case TensorKind::alias: return read_alias(header, tensor, shape);
+            case TensorKind::changed: return read_change(header, tensor, shape);
+            case TensorKind::removed: return set_length(header, 0, shape);
+            default: read_shape(header, shape);
+        }
+    }
+
+    void set_length(FileHeader& header, std::uint64_t length, Part& shape) {
+        shape = {header.lengths.size(), 1};
+        keep(header.lengths.append(length));
+    }
+
+    void read_change(FileHeader& header, const FileTensor& tensor, Part& shape) {
+        Part whole{header.lengths.size(), 0};
+        read_shape(header, whole);
+        if (!fields_.is_ok()) return;
+        std::uint64_t size = 1;
+        for (std::size_t i = 0; i < whole.count; ++i) size *= header.lengths[whole.first + i];
+        FileChange change;
+        change.common = fields_.varint();
+        if (!fields_.expect(1 <= change.common && change.common <= size, FileStatus::bad_common, change.common, size))
+            return;
+        change.differing = fields_.varint();
+        if (!fields_.expect(change.differing <= change.common, FileStatus::bad_differing, change.differing,
+                            change.common))
+            return;
+        const std::uint8_t is_renamed = fields_.byte();
+        if (!fields_.expect(is_renamed <= 1, FileStatus::bad_source, is_renamed)) return;
+        change.source = is_renamed == 1 ? fields_.string() : tensor.name;
+        if (keep(header.changes.append(change) && whole_shapes_.append(whole)))
+            set_length(header, size - change.common, shape);
+    }
+
     void read_alias(const FileHeader& header, FileTensor& tensor, Part& shape) {
         const std::uint64_t target = fields_.varint();
         if (!fields_.expect(target < header.tensors.size(), FileStatus::bad_alias, target)) return;
         tensor.target = static_cast<std::size_t>(target);
         const FileTensor& original = header.tensors[tensor.target];
-        const bool fits = original.kind != TensorKind::alias && original.dtype == tensor.dtype;
+        const bool is_tensor = original.kind != TensorKind::alias && original.kind != TensorKind::removed;
+        const bool fits = is_tensor && original.dtype == tensor.dtype;
         fields_.expect(fits, FileStatus::bad_alias, target);
         shape = shapes_[tensor.target];
     }
@@ -237,9 +274,13 @@ private:
     // Views of lists that do not move any more.
     void link(FileHeader& header) const {
         const FileMatrix* matrix = header.matrices.data();
+        for (std::size_t i = 0; i < header.changes.size(); ++i)
+            header.changes[i].shape = view(header, whole_shapes_[i]);
+        const FileChange* change = header.changes.data();
         for (std::size_t i = 0; i < header.tensors.size(); ++i) {
             FileTensor& tensor = header.tensors[i];
-            tensor.shape = std::span<const std::uint64_t>(header.lengths).subspan(shapes_[i].first, shapes_[i].count);
+            tensor.shape = view(header, shapes_[i]);
+            if (tensor.kind == TensorKind::changed) tensor.change = change++;
             if (tensor.kind == TensorKind::scaled) tensor.matrix = matrix++;
         }
         for (std::size_t i = 0; i < header.codebooks.size(); ++i) {
@@ -248,10 +289,15 @@ private:
         }
     }
 
+    static std::span<const std::uint64_t> view(const FileHeader& header, const Part& part) {
+        return std::span<const std::uint64_t>(header.lengths).subspan(part.first, part.count);
+    }
+
     std::span<const std::uint8_t> data_;
     FieldReader fields_;
-    Buffer<Part> shapes_;  // by tensor
-    Buffer<Part> levels_;  // by codebook
+    Buffer<Part> shapes_;        // by tensor
+    Buffer<Part> whole_shapes_;  // of the changed ones
+    Buffer<Part> levels_;        // by codebook
 };
 
 }  // namespace metaq

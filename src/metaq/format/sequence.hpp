@@ -18,7 +18,7 @@ inline constexpr std::uint64_t kRowSymbolsLimit = 1u << 20;
 // Rows of a coded tensor, or of a plane of a kept one, as they follow each other in the symbol sequence.
 struct Run {
     std::size_t tensor;
-    unsigned section;  // 0: of coded tensors; 1 to 8: of the planes, the most significant first
+    unsigned section;  // 0: of coded tensors; 1 to 8: of the planes, the most significant first; 9: of changed elements
     std::uint64_t rows, channels, kernel;
     std::uint64_t first_row = 0;
     std::size_t chunk = 0;
@@ -61,9 +61,17 @@ inline unsigned end_section(const FileTensor& tensor) {
     return tensor.has_symbols() ? 1 : 1 + traits_of(tensor.dtype).bytes;
 }
 
+inline constexpr unsigned kChangeSection = 9;
+
+inline bool has_section(const FileTensor& tensor, unsigned section) {
+    if (section == kChangeSection) return tensor.change != nullptr && tensor.change->differing > 0;
+    return first_section(tensor) <= section && section < end_section(tensor) && tensor.size() > 0;
+}
+
 // Coders see d0 rows of d1 channels of the rest, or else as many rows as there are elements; of a tensor that is scanned by
 // columns, a row for each column.
 inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned section) {
+    if (section == kChangeSection) return {index, section, tensor.change->common, 1, 1};
     if (tensor.is_scanned_by_columns()) {
         const FileMatrix& matrix = *tensor.matrix;
         if (matrix.rows > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};
@@ -75,13 +83,12 @@ inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned secti
     return {index, section, tensor.shape[0], tensor.shape[1], row / tensor.shape[1]};
 }
 
-// One run for each coded tensor and each plane of a kept one. False if memory runs out.
+// One run for each coded tensor, each plane of a kept one, and what has changed of each changed one. False if memory runs out.
 [[nodiscard]] inline bool make_sequence(std::span<const FileTensor> tensors, Buffer<Run>& sequence) {
-    for (unsigned section = 0; section <= 8; ++section) {
+    for (unsigned section = 0; section <= kChangeSection; ++section) {
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             const FileTensor& tensor = tensors[i];
-            const bool has_section = first_section(tensor) <= section && section < end_section(tensor);
-            if (tensor.kind == TensorKind::alias || !has_section || tensor.size() == 0) continue;
+            if (tensor.kind == TensorKind::alias || !has_section(tensor, section)) continue;
             if (!sequence.append(whole_run(i, tensor, section))) return false;
         }
     }
@@ -119,6 +126,16 @@ inline FileError count_symbols(std::span<const Run> sequence, std::span<FileChun
     return error;
 }
 
+inline constexpr std::uint8_t kDifferenceCoder = 9;
+
+// Whether a chunk is of one changed tensor and of the coder for it, or of neither.
+inline bool suits_coder(const PlacedChunk& chunk, const FileLayout& layout) {
+    const std::span<const Run> runs = layout.runs_of(chunk);
+    const auto is_change = [](const Run& run) { return run.section == kChangeSection; };
+    if (chunk.coder != kDifferenceCoder) return std::none_of(runs.begin(), runs.end(), is_change);
+    return runs.size() == 1 && is_change(runs[0]);
+}
+
 // The runs of every chunk; the chunks cover the sequence exactly.
 inline FileError cut(std::span<const Run> sequence, FileLayout& layout) {
     FileError error;
@@ -142,6 +159,8 @@ inline FileError cut(std::span<const Run> sequence, FileLayout& layout) {
             }
         }
         chunk.end_run = layout.runs.size();
+        error.status = FileStatus::chunk_of_changes;
+        if (!suits_coder(chunk, layout)) return error;
     }
     return {};
 }

@@ -29,8 +29,8 @@ namespace metaq {
     STATUS(repeated_name, "header: expected distinct tensor names, found one twice") \
     STATUS(too_many_tensors, "header: expected at most 2^20 tensors, found more") \
     STATUS(unknown_dtype, "header: expected a known dtype, found another") \
-    STATUS(unknown_kind, "header: expected a tensor of kind 0, 1, 2 or 3, found another") \
-    STATUS(kept_bool, "header: expected bool tensors to be coded, found a kept one") \
+    STATUS(unknown_kind, "header: expected a tensor of kind 0 to 3, or of a difference 0 to 5, found another") \
+    STATUS(kept_bool, "header: expected bool tensors to be coded, found a kept or a changed one") \
     STATUS(bad_alias, "header: expected an alias of an earlier tensor of its dtype, found another") \
     STATUS(too_many_dimensions, "header: expected at most 32 dimensions, found more") \
     STATUS(too_many_elements, "header: expected fewer than 2^40 elements, found more") \
@@ -45,13 +45,17 @@ namespace metaq {
     STATUS(bad_leading, "header: expected some dimensions of a scaled tensor to make its rows, found none or all") \
     STATUS(empty_matrix, "header: expected a scaled tensor to have elements, found none") \
     STATUS(bad_row_scale, "header: expected row scales that keep the step finite, found one that does not") \
+    STATUS(bad_common, "header: expected a changed tensor to have elements in common with the base's, found none or too many") \
+    STATUS(bad_differing, "header: expected no more elements to differ than are in common, found more") \
+    STATUS(bad_source, "header: expected a changed tensor to have the base's name, 0, or another, 1, found neither") \
     STATUS(unknown_coder, "header: expected a known coder, found another") \
     STATUS(chunk_symbols, "header: expected a chunk of 1 to 2^26 symbols that it can hold, found others") \
     STATUS(chunk_sum, "header: expected chunks of as many symbols as the tensors have, found others") \
+    STATUS(chunk_of_changes, "header: expected chunks of the coder 9 for one changed tensor each, found others") \
     STATUS(chunk_inside_row, "header: expected chunks that end between rows, found one that does not") \
     /* Its chunks */ \
     STATUS(chunk_checksum, "expected a chunk that matches its checksum, found another") \
-    STATUS(unsupported_coder, "coder not supported in this decoder: it reads stored, Huffman, range, mixing, adaptive and rans chunks") \
+    STATUS(unsupported_coder, "coder not supported in this decoder: it reads stored, Huffman, range, mixing, adaptive, rans and difference chunks") \
     STATUS(stream_truncated, "chunk: expected more bytes, found the end of its payload") \
     STATUS(stream_corrupt, "chunk: expected a payload as encoders write it, found another") \
     STATUS(symbol_range, "chunk: expected symbols that have a value, found others") \
@@ -60,6 +64,7 @@ namespace metaq {
     STATUS(bad_index, "expected the index of a tensor, found a larger one") \
     STATUS(bad_elements, "expected elements of the tensor, found some behind its end") \
     STATUS(wrong_output_size, "expected room for exactly the tensor's bytes, found another size") \
+    STATUS(wrong_base, "expected the elements of the base that a chunk changes, found another number or another chunk") \
     STATUS(no_memory, "expected more memory, found none")
 // clang-format on
 

@@ -50,7 +50,7 @@ inline DtypeTraits traits_of(Dtype dtype) {
     return {};
 }
 
-enum class TensorKind : std::uint8_t { coded = 0, kept = 1, alias = 2, scaled = 3 };
+enum class TensorKind : std::uint8_t { coded = 0, kept = 1, alias = 2, scaled = 3, changed = 4, removed = 5 };
 enum class CodebookKind : std::uint8_t { uniform = 0, table = 1, integer = 2 };
 
 struct FileCodebook {
@@ -68,14 +68,24 @@ struct FileMatrix {
     bool by_columns = false;  // symbols are scanned so
 };
 
+// How a changed tensor of a difference is made of the base's.
+struct FileChange {
+    std::span<const std::uint64_t> shape;  // of the result
+    std::uint64_t common = 0;     // elements, the first of both: those behind them the file holds as it holds kept ones
+    std::uint64_t differing = 0;  // of these, as the file says; if none, it holds nothing of them
+    std::string_view source;      // the base's tensor
+};
+
 struct FileTensor {
     std::string_view name;
     Dtype dtype = Dtype::float32;
     TensorKind kind = TensorKind::kept;
-    std::span<const std::uint64_t> shape;
-    std::size_t codebook = 0;            // of a coded or scaled one, in FileHeader::codebooks
-    std::size_t target = 0;              // of an alias, in FileHeader::tensors; its own position otherwise
+    std::span<const std::uint64_t>
+        shape;                 // of what the file holds as a tensor: of a changed one what it has beyond the base's
+    std::size_t codebook = 0;  // of a coded or scaled one, in FileHeader::codebooks
+    std::size_t target = 0;    // of an alias, in FileHeader::tensors; its own position otherwise
     const FileMatrix* matrix = nullptr;  // of a scaled one
+    const FileChange* change = nullptr;  // of a changed one
 
     bool has_symbols() const { return kind == TensorKind::coded || kind == TensorKind::scaled; }
     bool is_scanned_by_columns() const { return matrix != nullptr && matrix->by_columns; }
@@ -98,7 +108,7 @@ struct MetadataEntry {
     std::string_view key, value;
 };
 
-// Texts, scales and checksum are views of the header's bytes, shapes, levels and matrices of the last three lists.
+// Texts, scales and checksum are views of the header's bytes, shapes, levels, matrices and changes of the last lists.
 struct FileHeader {
     std::span<const std::uint8_t> base;  // of a difference, its base's checksum; empty otherwise
     Buffer<MetadataEntry> metadata;
@@ -109,6 +119,7 @@ struct FileHeader {
     Buffer<std::uint64_t> lengths;
     Buffer<float> levels;
     Buffer<FileMatrix> matrices;  // of the scaled tensors, in their order
+    Buffer<FileChange> changes;   // of the changed ones
 };
 
 }  // namespace metaq

@@ -1,0 +1,240 @@
+"""Checkpoints and their differences: `metaq delta` and `metaq apply`."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from metaq import coding
+from metaq.checkpoints.networks import ShardedNetwork, found_folder, opened_network
+from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.errors import InputError
+from metaq.files import read_bytes, write_atomically
+from metaq.format.applying import Application, in_memory, open_difference
+from metaq.format.changes import encode_difference
+from metaq.format.header import TensorEntry
+from metaq.format.network import Layout, Network, OctetNetwork, whole_source
+from metaq.format.writer import Source, encode
+from metaq.io import format_for
+from metaq.io.huggingface import MTQ, SAFETENSORS, Folder
+from metaq.io.safetensors import Put, write_pieces
+from metaq.io.source import StoredTensor
+from metaq.progress import Progress
+
+_logger = logging.getLogger(__name__)
+
+_FILE = "file "  # begins the metadata's keys of a folder's other files
+_TEXT_SUFFIXES = (".json", ".txt", ".md", ".jinja")  # of those: nothing that is run
+_TEXT_BYTES = 1 << 20
+
+
+def write_difference(
+    base: Path, new: Path, output: Path, *, force: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write what makes one checkpoint of another, without loss, as a `.mtq` file.
+
+    Args:
+        base: a checkpoint file, a `.mtq` file or a folder of shards.
+        new: another one, of any of these kinds. Of folders, texts that differ are in the difference too.
+        force: replace an output that exists; the checkpoints never are.
+
+    Returns:
+        the sizes in bytes, and the number of tensors that the difference has.
+
+    Raises:
+        InputError: a checkpoint cannot be read, or the output cannot be written or exists.
+        FormatError: a `.mtq` file is not whole and unchanged.
+    """
+    for source in (base, new):
+        check_file(source, output, force)
+    with opened_network(base) as old, opened_network(new) as other:
+        texts = _changed_texts(base, new) if base.is_dir() and new.is_dir() else {}
+        metadata = {**other.metadata, **texts}
+        data = encode_difference(old, _Described(other, metadata), progress)
+        whole = sum(layout.size_bytes for layout in other.layouts.values())
+    write_atomically(output, data)
+    return {"checkpoint_bytes": whole, "file_bytes": len(data), "ratio": whole / len(data)}
+
+
+def apply_differences(
+    base: Path,
+    differences: Sequence[Path],
+    output: Path,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write the checkpoint that differences, one after the other, make of a base.
+
+    Args:
+        base: a checkpoint file, a `.mtq` file or a folder of shards.
+        output: a place for a file of a known suffix or, of a folder, for one whose shards have the base's tensors. It
+            may be the base itself, which then is replaced once all is done.
+        force: replace another output that exists.
+
+    Raises:
+        InputError: something cannot be read or written, or a difference is of another base; nothing is written then.
+        FormatError: a `.mtq` file is not whole and unchanged.
+    """
+    progress = progress or Progress()
+    folder = found_folder(base) if base.is_dir() else None
+    if folder is not None and (output.suffix == "" or output.is_dir()):
+        if output != base:
+            check_folder(folder, output, _shard_suffix(folder), force)
+    else:
+        folder = None
+        if output.suffix != MTQ:
+            format_for(output)
+        if output != base:
+            check_file(base, output, force)
+    with ExitStack() as opened:
+        network = opened.enter_context(opened_network(base))
+        places = network.places if isinstance(network, ShardedNetwork) else {}
+        texts: dict[str, str] = {}
+        for position, difference in enumerate(differences):
+            application = Application(open_difference(difference), network, progress)
+            texts |= {key: text for key, text in application.metadata.items() if key.startswith(_FILE)}
+            if position + 1 < len(differences):
+                network = _between(application, output, opened, f"{network.name} with {difference}")
+        if folder is not None:
+            _write_folder(application, folder, places, output, _checked_texts(texts, differences[-1]))
+        else:
+            _write_file(application, output, list(application.layouts))
+
+
+class _Described:
+    """A network with other metadata, and maybe another name."""
+
+    def __init__(self, network: Network, metadata: Mapping[str, str], name: str | None = None) -> None:
+        self.name, self.layouts, self.aliases = name or network.name, network.layouts, network.aliases
+        self.metadata, self.octets = metadata, network.octets
+
+
+def _between(application: Application, output: Path, opened: ExitStack, name: str) -> Network:
+    """A network on the way: in a file beside the output, or in memory if tensors are shared, which such files lose."""
+    if application.aliases:
+        return _Described(in_memory(application), {}, name)
+    folder = tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".metaq-")
+    path = Path(opened.enter_context(folder), "between.safetensors")
+    _write_file(application, path, list(application.layouts))
+    return _Described(opened.enter_context(opened_network(path)), {}, name)
+
+
+def _own_metadata(application: Application) -> dict[str, str]:
+    return {key: text for key, text in application.metadata.items() if not key.startswith(_FILE)}
+
+
+def _write_file(application: Application, path: Path, names: Sequence[str]) -> None:
+    """Some of the result's tensors as a file of the kind that its suffix names."""
+    metadata = _own_metadata(application)
+    if path.suffix != SAFETENSORS:
+        network = in_memory(application, names)
+        if path.suffix == MTQ:
+            write_atomically(path, _encoded(network, metadata))
+        else:
+            format_for(path).write(path, _stored(network), metadata)
+        return
+    seconds: dict[str, list[str]] = {}
+    for name in names:
+        seconds.setdefault(application.aliases.get(name, name), []).append(name)
+
+    def fill(put: Put) -> None:
+        def put_all(name: str, first: int, octets: Any) -> None:
+            for second in seconds[name]:
+                put(second, first, octets)
+
+        application.run(put_all, only=seconds)
+
+    write_pieces(path, {name: application.layouts[name] for name in names}, metadata, fill)
+
+
+def _stored(network: OctetNetwork) -> dict[str, StoredTensor]:
+    whole = {name: network.octets(name, range(layout.size)) for name, layout in network.layouts.items()}
+    return {
+        name: StoredTensor(*layout, whole[network.aliases.get(name, name)]) for name, layout in network.layouts.items()
+    }
+
+
+def _encoded(network: OctetNetwork, metadata: Mapping[str, str]) -> bytes:
+    places = {name: place for place, name in enumerate(network.layouts)}
+    sources = []
+    for name, layout in network.layouts.items():
+        if name in network.aliases:
+            entry = TensorEntry(name, layout.dtype, layout.shape, target=places[network.aliases[name]])
+            sources.append(Source(entry, None))
+        else:
+            sources.append(whole_source(name, layout, network.octets(name, range(layout.size))))
+    size_bytes = sum(layout.size_bytes for layout in network.layouts.values())
+    return encode(sources, metadata, coding.suitable(size_bytes, lossless=True))
+
+
+def _shard_suffix(folder: Folder) -> str:
+    """Of the shards to be written: those of `.mtq` files become plain ones, as by `metaq decompress`."""
+    return SAFETENSORS if folder.suffix == MTQ else folder.suffix
+
+
+def _write_folder(
+    application: Application, folder: Folder, places: Mapping[str, str], output: Path, texts: Mapping[str, str]
+) -> None:
+    """A folder whose shards have the tensors of the base's; new ones are in the last."""
+    suffix = _shard_suffix(folder)
+    names: dict[str, list[str]] = {shard: [] for shard in folder.shards}
+    for name in application.layouts:
+        names[places.get(name, folder.shards[-1])].append(name)
+    shards = {shard: own for shard, own in names.items() if own}
+    with working(output, "apply", folder.paths(), {}, resume=False) as work:
+        for shard, own in shards.items():
+            _write_file(application, work.path / folder.renamed(shard, suffix), own)
+    _indexed(folder, shards, application.layouts).finish(work.path, suffix)
+    for key, text in texts.items():
+        place = work.path / key.removeprefix(_FILE)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text.encode())
+    work.publish_all(output)
+
+
+def _indexed(folder: Folder, shards: Mapping[str, Sequence[str]], layouts: Mapping[str, Layout]) -> Folder:
+    """The folder with an index of these shards, if it has one."""
+    if folder.index is None:
+        return folder
+    total = sum(layout.size_bytes for layout in layouts.values())
+    metadata = {**folder.content.get("metadata", {}), "total_size": total}
+    weight_map = {name: shard for shard, names in shards.items() for name in names}
+    return replace(folder, content={**folder.content, "metadata": metadata, "weight_map": weight_map})
+
+
+def _changed_texts(base: Path, new: Path) -> dict[str, str]:
+    """Metadata with the other files of a folder that the base's lacks or has otherwise."""
+    texts = {}
+    for path in found_folder(new).other_files():
+        content = read_bytes(new / path)
+        if (base / path).is_file() and read_bytes(base / path) == content:
+            continue
+        if _is_text(path.as_posix()) and len(content) <= _TEXT_BYTES:
+            try:
+                texts[f"{_FILE}{path.as_posix()}"] = content.decode("utf-8")
+                continue
+            except UnicodeDecodeError:
+                pass
+        _logger.warning("%s: differs from the base's and is not in the difference; copy it by hand", new / path)
+    return texts
+
+
+def _is_text(name: str) -> bool:
+    path = PurePosixPath(name)
+    is_inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+    return is_inside and path.suffix in _TEXT_SUFFIXES and not name.endswith(".index.json")
+
+
+def _checked_texts(texts: Mapping[str, str], difference: Path) -> Mapping[str, str]:
+    for key in texts:
+        name = key.removeprefix(_FILE)
+        if not _is_text(name):
+            expected = f"texts to be {', '.join(_TEXT_SUFFIXES)} files within the folder"
+            raise InputError(f"{difference}: expected {expected}, found {name!r}")
+    return texts

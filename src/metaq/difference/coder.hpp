@@ -1,0 +1,293 @@
+// What makes the elements of a network of those of another, its base, as a stream (decoder.hpp): fast, static rANS.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "metaq/base/bits.hpp"
+#include "metaq/base/symbols.hpp"
+#include "metaq/difference/classes.hpp"
+#include "metaq/difference/decoder.hpp"
+#include "metaq/difference/tables.hpp"
+#include "metaq/difference/words.hpp"
+
+namespace metaq::difference {
+
+inline constexpr std::size_t kElementsLimit = std::size_t{1} << 21;  // to which no stream is too short
+
+// Units are skipped where at most one in so many has changed: beyond that, to say which costs more than it saves.
+inline constexpr std::size_t kSkipShare = 8;
+
+// Bits below a magnitude's class.
+struct RawBits {
+    std::uint64_t value;
+    unsigned bits;
+};
+
+// Of a static rANS code with a sum of 2^precision.
+struct Interval {
+    std::uint64_t limit = 0;  // states from here on give off a word
+    std::uint32_t frequency = 1, start = 0, complement = 0;
+
+    Interval() = default;
+    Interval(std::uint32_t first, std::uint32_t count, unsigned precision)
+        : limit(std::uint64_t{count} << (32 - precision)),
+          frequency(std::max(count, 1u)),
+          start(first),
+          complement((1u << precision) - count) {}
+};
+
+struct Intervals {
+    explicit Intervals(const Tables& tables) {
+        for (std::size_t i = 0; i < tables.first_keys.size(); ++i) {
+            for (std::size_t j = 0; j < kHistories; ++j) {
+                const std::uint32_t share = tables.unchanged[i][j];
+                unchanged[i * kHistories + j] = {0, share, kFlagPrecision};
+                changed[i * kHistories + j] = {share, (1u << kFlagPrecision) - share, kFlagPrecision};
+            }
+            std::uint32_t start = 0;
+            for (std::size_t j = 0; j < tables.symbols; ++j) {
+                symbols[i][j] = {start, tables.frequencies[i][j], kSymbolPrecision};
+                start += tables.frequencies[i][j];
+            }
+        }
+    }
+
+    std::array<Interval, kClassLimit * kHistories> unchanged, changed;
+    std::array<std::array<Interval, kSymbols>, kClassLimit> symbols;
+};
+
+template <class Word, bool kIsFloat>
+class Encoder {
+public:
+    Encoder(unsigned mantissa_bits, std::span<const std::uint8_t> base, std::span<const std::uint8_t> other)
+        : mantissa_bits_(mantissa_bits), base_(base.data()), other_(other.data()), size_(base.size() / sizeof(Word)) {}
+
+    // Returns how many elements differ.
+    std::uint64_t run(std::vector<std::uint8_t>& out) {
+        find_units();
+        count();
+        Tables tables;
+        set_tables(choose_classes(counts_), tables);
+        place_keys(tables, places_);
+        const std::size_t units = units_.size();
+        const std::size_t elements = units * kUnit;
+        tables.lane_width = 0;
+        // A lane takes four bytes, and waits for itself if there are few.
+        while (tables.lane_width < kLaneWidthLimit && elements >> tables.lane_width > 1u << 13) ++tables.lane_width;
+        States states;
+        states.fill(kLeastState);
+        encode(tables, states);
+        tables.words = static_cast<std::uint32_t>(words_end_ - words_.get());
+        BitWriter sink(out);
+        write_units(sink);
+        write_tables(sink, tables);
+        sink.finish();
+        for (std::size_t lane = 0; lane < std::size_t{1} << tables.lane_width; ++lane) {
+            for (unsigned i = 0; i < 4; ++i) out.push_back(static_cast<std::uint8_t>(states[lane] >> 8 * i));
+        }
+        std::size_t at = out.size();
+        out.resize(at + 2 * tables.words);
+        for (std::size_t i = tables.words; i-- > 0; at += 2) store<std::uint16_t>(out.data() + at, words_[i]);
+        write_raw(BitWriter(out));
+        return changed_;
+    }
+
+private:
+    static constexpr std::uint8_t kChanged = 4;
+    using States = std::array<std::uint32_t, kLaneLimit>;
+
+    Word base(std::size_t i) const { return load<Word>(base_ + i * sizeof(Word)); }
+    Word other(std::size_t i) const { return load<Word>(other_ + i * sizeof(Word)); }
+    std::size_t unit_size(std::uint32_t unit) const { return std::min(kUnit, size_ - unit * kUnit); }
+
+    void find_units() {
+        const std::size_t units = count_units(size_);
+        for (std::size_t i = 0; i < units; ++i) {
+            const std::size_t at = i * kUnit * sizeof(Word);
+            const auto unit = static_cast<std::uint32_t>(i);
+            if (std::memcmp(base_ + at, other_ + at, unit_size(unit) * sizeof(Word)) != 0) units_.push_back(unit);
+        }
+        are_skipped_ = units_.size() <= units / kSkipShare;
+        if (are_skipped_) return;
+        units_.resize(units);
+        for (std::size_t i = 0; i < units; ++i) units_[i] = static_cast<std::uint32_t>(i);
+    }
+
+    static std::size_t symbol_of(Word way, std::uint64_t& magnitude) {
+        const bool is_back = is_negative(way);
+        magnitude = is_back ? static_cast<Word>(0 - way) : way;
+        return 2 * class_of(magnitude) + (is_back ? 1 : 0);
+    }
+
+    void count() {
+        const std::size_t keys = kIsFloat ? std::size_t{1} << (8 * sizeof(Word) - 1 - mantissa_bits_) : 1;
+        found_ = std::make_unique_for_overwrite<std::uint8_t[]>(size_);
+        std::vector<std::uint32_t> flags(keys * 2 * kHistories);
+        counts_.resize(keys);
+        for (const std::uint32_t unit : units_) {
+            std::size_t history = 0;
+            for (std::size_t i = unit * kUnit, end = i + unit_size(unit); i < end; ++i) {
+                const Word from = base(i), to = other(i);
+                const std::size_t key = key_of<Word, kIsFloat>(from, mantissa_bits_);
+                const std::size_t is_changed = from != to ? 1 : 0;
+                const std::size_t found = history | is_changed * kChanged;
+                ++flags[key * 2 * kHistories + found];
+                found_[i] = static_cast<std::uint8_t>(found);
+                history = (history << 1 & 3) | is_changed;
+                if (is_changed == 0) continue;
+                std::uint64_t magnitude = 0;
+                ++counts_[key].symbols[symbol_of(distance<Word, kIsFloat>(from, to), magnitude)];
+                ++changed_;
+            }
+        }
+        for (std::size_t key = 0; key < keys; ++key) {
+            for (std::size_t i = 0; i < 2 * kHistories; ++i)
+                counts_[key].flags[i % kHistories][i / kHistories] = flags[key * 2 * kHistories + i];
+        }
+        raw_ = std::make_unique_for_overwrite<RawBits[]>(changed_ + 1);
+        raw_end_ = raw_.get();
+    }
+
+    static void push(std::uint32_t& state, const Interval& interval, std::uint16_t*& words) {
+        *words = static_cast<std::uint16_t>(state);
+        const bool is_full = state >= interval.limit;
+        words += is_full ? 1 : 0;
+        state = is_full ? state >> 16 : state;
+        const std::uint32_t quotient = state / interval.frequency;
+        state += quotient * interval.complement + interval.start;
+    }
+
+    // From the last element of the last round to the first of the first.
+    void encode(const Tables& tables, States& states) {
+        const auto intervals = std::make_unique<const Intervals>(tables);
+        words_ = std::make_unique_for_overwrite<std::uint16_t[]>(2 * kUnit * units_.size() + 1);
+        words_end_ = words_.get();
+        const std::size_t lanes = std::size_t{1} << tables.lane_width;
+        for (std::size_t first = (units_.size() + lanes - 1) / lanes * lanes; first > 0;) {
+            first -= lanes;
+            const std::size_t active = std::min(lanes, units_.size() - first);
+            const std::size_t last_size = unit_size(units_[first + active - 1]);
+            const auto round = std::span<const std::uint32_t>(units_).subspan(first, active);
+            if (active == kLaneLimit && last_size == kUnit) {
+                encode_round(*intervals, states, round);
+            } else {
+                encode_round(*intervals, states, round, last_size);
+            }
+        }
+    }
+
+    // Every lane has a whole unit.
+    void encode_round(const Intervals& intervals, States& states, std::span<const std::uint32_t> units) {
+        States own = states;
+        std::array<std::size_t, kLaneLimit> first;
+        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) first[lane] = units[lane] * kUnit;
+        std::uint16_t* words = words_end_;
+        for (std::size_t step = kUnit; step-- > 0;) {
+            for (std::size_t lane = kLaneLimit; lane-- > 0;)
+                encode_element(intervals, own[lane], first[lane] + step, words);
+        }
+        words_end_ = words;
+        states = own;
+    }
+
+    // The last lane's unit has `last_size` elements.
+    void encode_round(const Intervals& intervals, States& states, std::span<const std::uint32_t> units,
+                      std::size_t last_size) {
+        for (std::size_t step = units.size() > 1 ? kUnit : last_size; step-- > 0;) {
+            for (std::size_t lane = units.size(); lane-- > 0;) {
+                if (lane + 1 == units.size() && step >= last_size) continue;
+                encode_element(intervals, states[lane], units[lane] * kUnit + step, words_end_);
+            }
+        }
+    }
+
+    void encode_element(const Intervals& intervals, std::uint32_t& state, std::size_t i, std::uint16_t*& words) {
+        const Word from = base(i);
+        const std::size_t place = places_[key_of<Word, kIsFloat>(from, mantissa_bits_)];
+        const std::uint8_t found = found_[i], history = found & 3;
+        if (found < kChanged) return push(state, intervals.unchanged[place + history], words);
+        std::uint64_t magnitude = 0;
+        const std::size_t symbol = symbol_of(distance<Word, kIsFloat>(from, other(i)), magnitude);
+        const MagnitudeClass& of_symbol = kClasses[symbol >> 1];
+        *raw_end_ = {magnitude - of_symbol.least, of_symbol.bits};
+        raw_end_ += of_symbol.bits > 0 ? 1 : 0;
+        push(state, intervals.symbols[place / kHistories][symbol], words);
+        push(state, intervals.changed[place + history], words);
+    }
+
+    template <class Sink>
+    void put_lengths(Sink& sink, unsigned order) const {
+        std::size_t at = 0, next = 0;
+        for (bool is_changed = false; at < count_units(size_); is_changed = !is_changed) {
+            std::size_t end = at;
+            if (is_changed) {
+                while (next < units_.size() && units_[next] == end) ++next, ++end;
+            } else {
+                end = next < units_.size() ? units_[next] : count_units(size_);
+            }
+            put_golomb(sink, static_cast<std::uint32_t>(end - at - (at > 0 || is_changed ? 1 : 0)), order);
+            at = end;
+        }
+    }
+
+    void write_units(BitWriter& sink) const {
+        sink.put(are_skipped_ ? 1 : 0, 1);
+        if (!are_skipped_) return;
+        unsigned best = 0;
+        std::uint64_t least = UINT64_MAX;
+        for (unsigned order = 0; order < 16; ++order) {
+            BitCounter counter;
+            put_lengths(counter, order);
+            if (counter.bits() < least) {
+                least = counter.bits();
+                best = order;
+            }
+        }
+        sink.put(best, 4);
+        put_lengths(sink, best);
+    }
+
+    void write_raw(BitWriter sink) const {
+        for (const RawBits* raw = raw_end_; raw != raw_.get();) {
+            const auto [value, bits] = *--raw;
+            if (bits > 32) sink.put(static_cast<std::uint32_t>(value >> 32), bits - 32);
+            sink.put(static_cast<std::uint32_t>(value), std::min(bits, 32u));
+        }
+        sink.finish();
+    }
+
+    unsigned mantissa_bits_;
+    const std::uint8_t* base_;
+    const std::uint8_t* other_;
+    std::size_t size_;
+    bool are_skipped_ = false;
+    std::vector<std::uint32_t> units_;  // that are coded
+    std::vector<Counts> counts_;        // by exponent
+    std::array<std::uint16_t, kKeys> places_{};
+    std::unique_ptr<std::uint8_t[]> found_;  // by element, its history, and kChanged if it has changed
+    // In the order of writing, the reverse of that of reading.
+    std::unique_ptr<std::uint16_t[]> words_;
+    std::uint16_t* words_end_ = nullptr;
+    std::unique_ptr<RawBits[]> raw_;
+    RawBits* raw_end_ = nullptr;
+    std::uint64_t changed_ = 0;
+};
+
+// Appends the stream; returns how many elements differ. Both hold as many elements of this dtype,
+// at most kElementsLimit.
+inline std::uint64_t encode(const WordTraits& traits, std::span<const std::uint8_t> base,
+                            std::span<const std::uint8_t> other, std::vector<std::uint8_t>& out) {
+    return with_words(traits, [&](auto word, auto is_float) {
+        return Encoder<decltype(word), is_float()>(traits.mantissa_bits, base, other).run(out);
+    });
+}
+
+}  // namespace metaq::difference
