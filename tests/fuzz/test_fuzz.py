@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import reference_decoder as reference
 
+from metaq import _native
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COMPILER = shutil.which("g++")
@@ -43,7 +45,21 @@ def blocks():
         yield bytes([coder, 1]) + generator.bytes(60)
 
 
-CORPORA = {"decoder": whole_files, "header": headers, "round_trips": blocks}
+def changes():
+    """Elements and what they become; and streams."""
+    generator = np.random.default_rng(2)
+    for dtype in range(8):
+        for times in (0, 16, 240):
+            yield bytes([dtype, times]) + generator.bytes(400)
+        yield bytes([dtype, 255]) + generator.bytes(60)
+    base = generator.integers(0, 2**16, 3000).astype(np.uint16)
+    for share in (0.01, 0.5):
+        new = base + (generator.random(base.size) < share).astype(np.uint16)
+        payload, _ = _native.difference_encode(base.view(np.uint8), new.view(np.uint8), 2)
+        yield bytes([2, 255]) + payload
+
+
+CORPORA = {"changes": changes, "decoder": whole_files, "header": headers, "round_trips": blocks}
 
 
 def build(target, program):

@@ -208,6 +208,41 @@ TEST(differences_are_taken_only_where_they_are_asked_for) {
     CHECK(model.file.base().empty());
 }
 
+TEST(changed_tensors_are_made_of_the_base) {
+    const Bytes data = contents("differences/lossless");
+    File file;
+    CHECK(file.open(data, {}, metaq::Differences::taken) == FileStatus::ok);
+    const auto index = file.find("features.0.weight");
+    const metaq::FileChange* const change = index ? file.tensors()[*index].change : nullptr;
+    CHECK(change != nullptr && change->common == 150 && change->differing == 54 && change->shape.size() == 4);
+    CHECK(change->source == "features.0.weight");
+    const Golden base("network-mixing");
+    Bytes weights = base.tensors[*base.file.find(change->source)];
+    Bytes out(weights.size());
+    CHECK(file.apply(*index, weights, out) == FileStatus::ok);
+    CHECK(out != weights && metaq::crc32(out) == 0xc6999d1eu);
+    CHECK(file.apply(*index, weights, std::span(out).first(out.size() - 1)) == FileStatus::wrong_base);
+    CHECK(file.apply(*index, std::span(weights).first(4), out) == FileStatus::wrong_base);
+    CHECK(file.apply(file.tensors().size(), weights, out) == FileStatus::bad_index);
+    CHECK(file.apply(*index, weights, weights) == FileStatus::ok && weights == out);  // in place
+    const auto renamed = file.find("after");
+    CHECK(renamed && file.tensors()[*renamed].change->source == "before" && file.tensors()[*renamed].size() == 0);
+    const Bytes any(2400, 7);
+    Bytes same(2400);
+    CHECK(file.apply(*renamed, any, same) == FileStatus::ok && same == any);
+    const auto gone = file.find("gone");
+    CHECK(gone && file.tensors()[*gone].kind == metaq::TensorKind::removed &&
+          file.apply(*gone, any, {}) == FileStatus::bad_index);
+    for (std::size_t chunk = 0; chunk < file.chunks().size(); ++chunk) {
+        const metaq::Run& run = file.runs_of(file.chunks()[chunk])[0];
+        const bool is_change = run.section == metaq::kChangeSection;
+        CHECK(is_change || file.apply_chunk(chunk, any, same) == FileStatus::wrong_base);
+        std::uint8_t* const nowhere = nullptr;
+        CHECK(!is_change || file.decode_chunk(chunk, std::span(&nowhere, 1)) == FileStatus::wrong_base);
+        CHECK(!is_change || run.symbols() == file.tensors()[run.tensor].change->common);
+    }
+}
+
 TEST(coders_of_the_caller) {
     Bytes data = contents("network-gzip");
     File file;

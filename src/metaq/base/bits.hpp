@@ -107,7 +107,7 @@ private:
 
 // 2^16 log2(value) of a positive value, rounded down to within a few units; in integers, so that every machine chooses
 // the same tables.
-inline std::uint64_t fixed_log2(std::uint64_t value) {
+constexpr std::uint64_t fixed_log2(std::uint64_t value) {
     const unsigned whole = static_cast<unsigned>(std::bit_width(value)) - 1;
     std::uint64_t mantissa = (value << (63 - whole)) >> 32;  // value / 2^whole in [1, 2), times 2^31
     std::uint64_t result = whole;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -36,15 +37,34 @@ struct Counts {
     }
 };
 
+// 2^16 log2 of 1 to 2, and between them.
+inline constexpr unsigned kLogWidth = 10;
+inline constexpr auto kLogs = [] {
+    std::array<std::uint32_t, (1u << kLogWidth) + 1> logs{};
+    for (std::size_t i = 0; i < logs.size(); ++i)
+        logs[i] = static_cast<std::uint32_t>(fixed_log2((std::uint64_t{1} << kLogWidth) + i) - (kLogWidth << 16));
+    return logs;
+}();
+
+// As `fixed_log2`, of numbers below 2^32, in a fraction of the time.
+inline std::uint64_t quick_log2(std::uint64_t value) {
+    const auto whole = static_cast<unsigned>(std::bit_width(value)) - 1;
+    const std::uint64_t mantissa = (value << (32 - whole)) & UINT32_MAX;
+    const std::size_t place = mantissa >> (32 - kLogWidth);
+    const std::uint64_t rest = mantissa >> (16 - kLogWidth) & 0xffff;
+    const std::uint64_t step = kLogs[place + 1] - kLogs[place];
+    return (std::uint64_t{whole} << 16) + kLogs[place] + (step * rest >> 16);
+}
+
 // In units of 2^-16 bits: the entropy of the counts, times their number.
 template <class Numbers>
 std::uint64_t entropy(const Numbers& counts) {
     std::uint64_t total = 0, own = 0;
     for (const std::uint64_t count : counts) {
         total += count;
-        if (count > 0) own += count * fixed_log2(count);
+        if (count > 0) own += count * quick_log2(count);
     }
-    return total > 0 ? total * fixed_log2(total) - std::min(own, total * fixed_log2(total)) : 0;
+    return total > 0 ? total * quick_log2(total) - std::min(own, total * quick_log2(total)) : 0;
 }
 
 // What a class of such counts takes: about as many bits for each entry of its tables, and the data.

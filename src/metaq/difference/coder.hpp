@@ -31,17 +31,34 @@ struct RawBits {
     unsigned bits;
 };
 
-// Of a static rANS code with a sum of 2^precision.
+// The upper half of a product.
+inline std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
+#ifdef __SIZEOF_INT128__
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<std::uint64_t>(static_cast<Wide>(a) * b >> 64);
+#else
+    const std::uint64_t low = (a & UINT32_MAX) * (b & UINT32_MAX), middle = (a >> 32) * (b & UINT32_MAX) + (low >> 32);
+    return (a >> 32) * (b >> 32) + (middle >> 32) + (((a & UINT32_MAX) * (b >> 32) + (middle & UINT32_MAX)) >> 32);
+#endif
+}
+
+// Of a static rANS code with a sum of 2^precision. A state is divided by the frequency by multiplication with 2^64 over it,
+// which is exact for 32 bits but for a frequency of one; then the quotient is one less, for which `start` makes up.
 struct Interval {
     std::uint64_t limit = 0;  // states from here on give off a word
-    std::uint32_t frequency = 1, start = 0, complement = 0;
+    std::uint64_t reciprocal = 0;
+    std::uint32_t start = 0, complement = 0;
 
     Interval() = default;
     Interval(std::uint32_t first, std::uint32_t count, unsigned precision)
         : limit(std::uint64_t{count} << (32 - precision)),
-          frequency(std::max(count, 1u)),
-          start(first),
+          reciprocal(count > 1 ? UINT64_MAX / count + 1 : UINT64_MAX),
+          start(count > 1 ? first : first + (1u << precision) - 1),
           complement((1u << precision) - count) {}
+
+    void add_to(std::uint32_t& state) const {
+        state += static_cast<std::uint32_t>(multiply_high(state, reciprocal)) * complement + start;
+    }
 };
 
 struct Intervals {
@@ -132,22 +149,7 @@ private:
         found_ = std::make_unique_for_overwrite<std::uint8_t[]>(size_);
         std::vector<std::uint32_t> flags(keys * 2 * kHistories);
         counts_.resize(keys);
-        for (const std::uint32_t unit : units_) {
-            std::size_t history = 0;
-            for (std::size_t i = unit * kUnit, end = i + unit_size(unit); i < end; ++i) {
-                const Word from = base(i), to = other(i);
-                const std::size_t key = key_of<Word, kIsFloat>(from, mantissa_bits_);
-                const std::size_t is_changed = from != to ? 1 : 0;
-                const std::size_t found = history | is_changed * kChanged;
-                ++flags[key * 2 * kHistories + found];
-                found_[i] = static_cast<std::uint8_t>(found);
-                history = (history << 1 & 3) | is_changed;
-                if (is_changed == 0) continue;
-                std::uint64_t magnitude = 0;
-                ++counts_[key].symbols[symbol_of(distance<Word, kIsFloat>(from, to), magnitude)];
-                ++changed_;
-            }
-        }
+        for (const std::uint32_t unit : units_) count_unit(unit, flags.data());
         for (std::size_t key = 0; key < keys; ++key) {
             for (std::size_t i = 0; i < 2 * kHistories; ++i)
                 counts_[key].flags[i % kHistories][i / kHistories] = flags[key * 2 * kHistories + i];
@@ -156,13 +158,44 @@ private:
         raw_end_ = raw_.get();
     }
 
+    void count_unit(std::uint32_t unit, std::uint32_t* flags) {
+        const std::size_t first = unit * kUnit, size = unit_size(unit);
+        const std::uint8_t* const from_bytes = base_ + first * sizeof(Word);
+        const std::uint8_t* const to_bytes = other_ + first * sizeof(Word);
+        std::uint8_t* const found = found_.get() + first;
+        const unsigned mantissa_bits = mantissa_bits_;
+        std::size_t history = 0;
+        for (std::size_t i = 0; i < size; ++i) {
+            const Word from = load<Word>(from_bytes + i * sizeof(Word)), to = load<Word>(to_bytes + i * sizeof(Word));
+            const std::size_t key = key_of<Word, kIsFloat>(from, mantissa_bits);
+            const std::size_t is_changed = from != to ? 1 : 0;
+            const std::size_t with_history = history | is_changed * kChanged;
+            ++flags[key * 2 * kHistories + with_history];
+            found[i] = static_cast<std::uint8_t>(with_history);
+            history = (history << 1 & 3) | is_changed;
+            if (is_changed == 0) continue;
+            std::uint64_t magnitude = 0;
+            ++counts_[key].symbols[symbol_of(distance<Word, kIsFloat>(from, to), magnitude)];
+            ++changed_;
+        }
+    }
+
+    // Elements that stay cost little, so that a word is rarely given off.
+    static void push_unchanged(std::uint32_t& state, const Interval& interval, std::uint16_t*& words) {
+        if (state >= interval.limit) [[unlikely]] {
+            *words++ = static_cast<std::uint16_t>(state);
+            state >>= 16;
+        }
+        interval.add_to(state);
+    }
+
+    // Without a branch, which would be mispredicted often.
     static void push(std::uint32_t& state, const Interval& interval, std::uint16_t*& words) {
         *words = static_cast<std::uint16_t>(state);
-        const bool is_full = state >= interval.limit;
-        words += is_full ? 1 : 0;
-        state = is_full ? state >> 16 : state;
-        const std::uint32_t quotient = state / interval.frequency;
-        state += quotient * interval.complement + interval.start;
+        const std::uint32_t mask = 0u - static_cast<std::uint32_t>(state >= interval.limit);
+        words += 1 & mask;
+        state >>= 16 & mask;
+        interval.add_to(state);
     }
 
     // From the last element of the last round to the first of the first.
@@ -213,7 +246,7 @@ private:
         const Word from = base(i);
         const std::size_t place = places_[key_of<Word, kIsFloat>(from, mantissa_bits_)];
         const std::uint8_t found = found_[i], history = found & 3;
-        if (found < kChanged) return push(state, intervals.unchanged[place + history], words);
+        if (found < kChanged) return push_unchanged(state, intervals.unchanged[place + history], words);
         std::uint64_t magnitude = 0;
         const std::size_t symbol = symbol_of(distance<Word, kIsFloat>(from, other(i)), magnitude);
         const MagnitudeClass& of_symbol = kClasses[symbol >> 1];

@@ -35,8 +35,8 @@ struct Slot {
 template <class Word, bool kIsFloat>
 class Decoder {
 public:
-    Decoder(const Tables& tables, unsigned mantissa_bits, std::span<const std::uint8_t> raw)
-        : mantissa_bits_(mantissa_bits), raw_(raw) {
+    Decoder(const Tables& tables, unsigned mantissa_bits, std::span<const std::uint8_t> low)
+        : mantissa_bits_(mantissa_bits), low_(low) {
         place_keys(tables, places_);
         for (std::size_t i = 0; i < tables.first_keys.size(); ++i) {
             for (std::size_t j = 0; j < kHistories; ++j) unchanged_[i * kHistories + j] = tables.unchanged[i][j];
@@ -84,7 +84,7 @@ public:
         const bool is_done = std::all_of(states_.begin(), states_.begin() + static_cast<std::ptrdiff_t>(lanes),
                                          [](std::uint32_t state) { return state == kLeastState; });
         if (!is_done || words_ != end_) return Status::corrupt;
-        return raw_.finish();
+        return low_.finish();
     }
 
 private:
@@ -99,14 +99,13 @@ private:
 
     // Without a branch, which would be mispredicted often.
     static void take_in(std::uint32_t& state, const std::uint8_t*& words) {
-        const std::uint32_t taken = state << 16 | load<std::uint16_t>(words);
-        const bool is_short = state < kLeastState;
-        state = is_short ? taken : state;
-        words += is_short ? 2 : 0;
+        const std::uint32_t mask = 0u - static_cast<std::uint32_t>(state < kLeastState);
+        state = state << (16 & mask) | (load<std::uint16_t>(words) & mask);
+        words += 2 & mask;
     }
 
     void decode_element(std::uint32_t& state, std::uint32_t& history, const std::uint8_t* base, std::uint8_t* out,
-                        const std::uint8_t*& words) {
+                        const std::uint8_t*& words, BitReader& low) const {
         const Word word = load<Word>(base);
         const std::size_t place = places_[key_of<Word, kIsFloat>(word, mantissa_bits_)];
         const std::uint32_t unchanged = unchanged_[place + history];
@@ -126,18 +125,18 @@ private:
             state = (found.frequency + 1) * (state >> kSymbolPrecision) + found.place;
             const MagnitudeClass& magnitude = kClasses[found.symbol >> 1];
             const std::uint64_t negative = 0 - std::uint64_t{found.symbol & 1u};
-            const std::uint64_t way = ((magnitude.least + raw(magnitude.bits)) ^ negative) - negative;
+            const std::uint64_t way = ((magnitude.least + low_bits(low, magnitude.bits)) ^ negative) - negative;
             store<Word>(out, moved<Word, kIsFloat>(word, static_cast<Word>(way)));
             take_in(state, words);
         }
     }
 
     // The next bits of a magnitude, which may be none.
-    std::uint64_t raw(unsigned width) {
-        if constexpr (sizeof(Word) < 8) return raw_.get_few(width);
+    static std::uint64_t low_bits(BitReader& low, unsigned width) {
+        if constexpr (sizeof(Word) < 8) return low.get_few(width);
         const unsigned high = width > 32 ? width - 32 : 0;
-        const std::uint64_t first = raw_.get_few(high);
-        return first << (width - high) | raw_.get_few(width - high);
+        const std::uint64_t first = low.get_few(high);
+        return first << (width - high) | low.get_few(width - high);
     }
 
     // Every lane has a whole unit.
@@ -152,13 +151,15 @@ private:
             to[lane] = out + units[lane] * kUnit * sizeof(Word);
         }
         const std::uint8_t* words = words_;
+        BitReader low = low_;  // which no store can change, so that it stays in registers
         for (std::size_t step = 0; step < kUnit; ++step) {
             for (std::size_t lane = 0; lane < kLanes; ++lane) {
                 decode_element(states[lane], histories[lane], from[lane] + step * sizeof(Word),
-                               to[lane] + step * sizeof(Word), words);
+                               to[lane] + step * sizeof(Word), words, low);
             }
         }
         words_ = words;
+        low_ = low;
         std::copy(states.begin(), states.end(), states_.begin());
     }
 
@@ -170,7 +171,7 @@ private:
             for (std::size_t lane = 0; lane < units.size(); ++lane) {
                 if (lane + 1 == units.size() && step >= last_size) continue;
                 const std::size_t at = (units[lane] * kUnit + step) * sizeof(Word);
-                decode_element(states_[lane], histories[lane], base + at, out + at, words_);
+                decode_element(states_[lane], histories[lane], base + at, out + at, words_, low_);
             }
         }
     }
@@ -179,7 +180,7 @@ private:
     std::array<std::uint32_t, kClassLimit * kHistories> unchanged_{};
     Buffer<Slot> slots_;
     unsigned mantissa_bits_;
-    BitReader raw_;
+    BitReader low_;
     std::array<std::uint32_t, kLaneLimit> states_{};
     const std::uint8_t* words_ = nullptr;
     const std::uint8_t* end_ = nullptr;

@@ -97,8 +97,19 @@ inline constexpr std::array<MagnitudeClass, kMagnitudeClasses> kClasses = [] {
 }();
 static_assert(kClasses.back().least == std::uint64_t{1} << 63);
 
+// The class of each magnitude that most changes have; that of 0 is not used.
+inline constexpr auto kSmallClasses = [] {
+    std::array<std::uint8_t, 1024> classes{};
+    for (std::size_t i = 0; i < kMagnitudeClasses; ++i) {
+        const auto [least, bits] = kClasses[i];
+        for (std::uint64_t j = least; j < classes.size() && j - least < std::uint64_t{1} << bits; ++j)
+            classes[j] = static_cast<std::uint8_t>(i);
+    }
+    return classes;
+}();
+
 inline std::size_t class_of(std::uint64_t magnitude) {
-    if (magnitude < 8) return static_cast<std::size_t>(magnitude) - 1;
+    if (magnitude < kSmallClasses.size()) return kSmallClasses[magnitude];
     const auto width = static_cast<unsigned>(std::bit_width(magnitude));
     if (width <= 16) return 7 + 4 * (width - 4) + ((magnitude >> (width - 3)) & 3);
     return width <= 32 ? 59 + 2 * (width - 17) + ((magnitude >> (width - 2)) & 1) : 91 + width - 33;
