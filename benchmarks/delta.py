@@ -2,13 +2,13 @@
 
     python benchmarks/delta.py [--output delta.json]
 
-Weights are normal, of a deviation of 0.02; a step adds normal numbers of such a size that the wanted share of the weights,
-rounded to their dtype, changes. For a share of 1, those that do not are moved to the next number. The peers are given
-what a careful person would give them: zstd the exclusive or of both bit patterns, whole and as byte planes, the base as a
-dictionary (`--patch-from`), and the distances between changed weights with the new ones. Ours are the bytes of the file.
-Speeds are gigabytes of the new weights a second, the best of a few repeats: of `metaq.delta` and `metaq.apply` with all
-they do, the SHA-256 of the base included, and of the coder alone, on one thread and on two, and for each second of a
-processor's time, which says more on a machine that has other work.
+Weights are normal, of a deviation of 0.02; a step adds normal numbers of such a size that the wanted share of the
+weights, rounded to their dtype, changes. For a share of 1, those that do not are moved to the next number. The
+peers are given what a careful person would give them: zstd the exclusive or of both bit patterns, whole and as byte
+planes, the base as a dictionary (`--patch-from`), and the distances between changed weights with the new ones. Ours
+are the bytes of the file. Speeds are gigabytes of the new weights a second, the best of a few repeats: of
+`metaq.delta` and `metaq.apply` with all they do, the SHA-256 of the base included, and of the coder alone, on one
+thread and on two, and for each second of a processor's time, which says more on a machine that has other work.
 """
 
 import argparse

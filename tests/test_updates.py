@@ -90,6 +90,15 @@ def test_surgery(base):
     assert len(data) < 2200
 
 
+def test_another_prefix(base):
+    new = {f"model.{name}": step(tensor, seed) for seed, (name, tensor) in enumerate(base.items(), 1) if name != "tied"}
+    data = metaq.delta(base, new)
+    assert entries(data)["model.1.weight"].change.source == "1.weight"
+    assert 0 < entries(data)["model.1.weight"].change.differing < 600
+    assert_same(metaq.apply(base, data), new)
+    assert_same(metaq.apply(new, metaq.delta(new, base)), base)
+
+
 def test_other_weights_are_held_as_they_are():
     old = {"w": torch.randn(64, 64)}
     new = {"w": torch.randn(64, 64) * 1e-20}

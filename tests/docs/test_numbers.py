@@ -152,6 +152,14 @@ def test_differences(at):
     assert found == [f"{row['file_bytes']:,.0f}", f"{row['accuracy']:.3f}"]
 
 
+@pytest.mark.parametrize("at", range(6))
+def test_deltas(at):
+    row = result("benchmarks/results/delta.json")["rows"][at]
+    speeds = [row["gigabytes_per_second"][f"{way}, a processor's second"] for way in ("encode", "decode")]
+    found = cells("docs/methods/difference.md", row["dtype"], f"{100 * row['changed_share']:.2g} %")
+    assert found == [f"{row['file_bytes']:,}", f"{row['of_the_best_peer']:.2f}", *[f"{speed:.2g}" for speed in speeds]]
+
+
 @pytest.mark.parametrize(
     "recipe", ["lenet5-caffe-hemp1", "lenet5-caffe-hemp2", "lenet5-caffe-hemp4", "lenet5-caffe-hemp-lobster"]
 )

@@ -22,8 +22,9 @@ _SAMPLE_ELEMENTS = 1 << 16  # of a tensor, from which it is told whether it is b
 def encode_difference(base: Network, new: Network, progress: Progress | None = None) -> bytes:
     """The difference that makes ``new`` of ``base``, bit for bit; what is equal takes nothing.
 
-    Tensors of the base's name and dtype are coded as changes of it, those under new names that equal one of the base's
-    refer to that one; others are held as they are. What is coded is read a piece at a time, the rest is in memory.
+    Tensors of the base's name and dtype are coded as changes of it, also where all names have another prefix. Those that
+    equal one of the base's refer to it. Others are held as they are. What is coded is read a piece at a time, the rest is
+    in memory.
 
     Raises:
         InputError: names or metadata that no file can hold, or networks that cannot be read.
@@ -64,24 +65,24 @@ class _Comparison:
         if first in self._places:
             place = self._places[first]
             return Source(TensorEntry(name, layout.dtype, (), target=place), None)
-        before = self.base.layouts.get(name)
+        before = name if name in self.base.layouts else self._renamed(name, layout)
         if before is None:
-            equal = self._equal(name, layout)
-            return self._whole(name, layout) if equal is None else self._changed(name, equal, layout.size, 0)
-        common = _common_elements(before, layout)
+            return self._whole(name, layout)
+        common = _common_elements(self.base.layouts[before], layout)
         if not common:
             return self._whole(name, layout)
-        differing = sum(self._differing(name, piece) for piece in pieces(common))
-        if not differing and before.shape == layout.shape:
+        is_equal = all(self._is_equal(name, before, piece) for piece in pieces(common))
+        if is_equal and before == name and self.base.layouts[before].shape == layout.shape:
             return None
-        if differing and self._is_better_whole(name, layout, common):
+        if not is_equal and self._is_better_whole(name, before, common):
             return self._whole(name, layout)
-        return self._changed(name, name, common, differing)
+        return self._changed(name, before, common, 0 if is_equal else common)
 
     def _whole(self, name: str, layout: Layout) -> Source:
         return whole_source(name, layout, self.new.octets(name, range(layout.size)))
 
     def _changed(self, name: str, source: str, common: int, differing: int) -> Source:
+        """The writer puts the right number of differing elements in the place of one that is not 0."""
         layout = self.new.layouts[name]
         beyond = range(common, layout.size)
         entry = TensorEntry(name, layout.dtype, (len(beyond),), change=Change(layout.shape, common, differing, source))
@@ -92,22 +93,20 @@ class _Comparison:
 
         return Source(entry, words, elements)
 
-    def _differing(self, name: str, piece: range) -> int:
-        """How many elements differ, the bits being told apart."""
-        before, now = self.base.octets(name, piece), self.new.octets(name, piece)
-        if before.data == now.data:
-            return 0
-        words = f"u{self.new.layouts[name].dtype.itemsize}"
-        return int(np.count_nonzero(before.view(words) != now.view(words)))
+    def _is_equal(self, name: str, source: str, piece: range) -> bool:
+        before, now = self.base.octets(source, piece), self.new.octets(name, piece)
+        wide = np.uint64 if before.size % 8 == 0 else np.uint8
+        return np.array_equal(before.view(wide), now.view(wide))
 
-    def _is_better_whole(self, name: str, layout: Layout, common: int) -> bool:
+    def _is_better_whole(self, name: str, source: str, common: int) -> bool:
         """Whether some elements from the middle take less by themselves than as changes."""
+        layout = self.new.layouts[name]
         if layout.size == 1:
             return True
         first = max(0, (common - _SAMPLE_ELEMENTS) // 2)
         part = range(first, min(common, first + _SAMPLE_ELEMENTS))
         now = self.new.octets(name, part)
-        as_changes, _ = _native.difference_encode(self.base.octets(name, part), now, layout.dtype.code)
+        as_changes, _ = _native.difference_encode(self.base.octets(source, part), now, layout.dtype.code)
         sample = TensorEntry(name, layout.dtype, (len(part),))
         split = planes.split(now.view(f"u{layout.dtype.itemsize}"), layout.dtype.is_float)
         whole = sum(
@@ -117,11 +116,11 @@ class _Comparison:
         )
         return whole < len(as_changes)
 
-    def _equal(self, name: str, layout: Layout) -> str | None:
-        """A tensor of the base with the same content, of a dtype that changed tensors have."""
+    def _renamed(self, name: str, layout: Layout) -> str | None:
+        """A tensor of the base with the same content; or the only one that is gone and whose name ends alike."""
         if layout.dtype.name == "bool" or not layout.size:
             return None
-        own = None
+        own, alike = None, []
         for candidate, of_candidate in self.base.layouts.items():
             if of_candidate.dtype != layout.dtype or of_candidate.size != layout.size:
                 continue
@@ -130,7 +129,14 @@ class _Comparison:
                 self._digests[candidate] = _digest(self.base, candidate)
             if self._digests[candidate] == own:
                 return candidate
-        return None
+            if candidate not in self.new.layouts and _end_alike(candidate, name):
+                alike.append(candidate)
+        return alike[0] if len(alike) == 1 else None
+
+
+def _end_alike(first: str, second: str) -> bool:
+    """Whether one name is the other behind a prefix."""
+    return first.endswith(f".{second}") or second.endswith(f".{first}")
 
 
 def _digest(network: Network, name: str) -> bytes:

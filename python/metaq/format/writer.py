@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class Source(NamedTuple):
 
     ``content`` are the int32 symbols of a coded tensor in its shape, all of which stand for something; the elements'
     bits of a kept one as unsigned integers, in one dimension; nothing of an alias. ``elements`` gives, of those that a
-    changed tensor has in common with the base's, the bytes of the base's and of the new ones.
+    changed tensor has in common with the base's, the bytes of the base's and the new ones; how many differ is counted.
     """
 
     entry: TensorEntry
@@ -73,14 +74,21 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, b
             content = split[run.tensor][run.plane]
         return scanned(content, run, entry.matrix)
 
-    def encode_runs(chunk: list[RowRun]) -> tuple[ChunkEntry, bytes]:
+    def encode_runs(chunk: list[RowRun]) -> tuple[ChunkEntry, bytes, int]:
         if chunk[0].plane == CHANGES:
             return encode_changes(chunk[0], sources[chunk[0].tensor])
-        return encode_chunk(chunk, [symbols(run) for run in chunk], coder)
+        return (*encode_chunk(chunk, [symbols(run) for run in chunk], coder), 0)
 
-    encoded = in_threads(encode_runs, list(cut_for(coder, runs(entries))))
-    out = bytearray(encode_header(Header(dict(metadata), entries, [entry for entry, _ in encoded], base)))
-    for _, payload in encoded:
+    chunks = list(cut_for(coder, runs(entries)))
+    encoded = in_threads(encode_runs, chunks)
+    differing = Counter[int]()
+    for (run, *_), (_, _, count) in zip(chunks, encoded, strict=True):
+        differing[run.tensor] += count
+    for tensor, entry in enumerate(entries):
+        if entry.change is not None and entry.target is None:
+            entries[tensor] = entry._replace(change=entry.change._replace(differing=differing[tensor]))
+    out = bytearray(encode_header(Header(dict(metadata), entries, [entry for entry, _, _ in encoded], base)))
+    for _, payload, _ in encoded:
         out += sealed(payload)
     return bytes(out)
 
@@ -110,11 +118,11 @@ def encode_chunk(chunk: list[RowRun], blocks: Blocks, coder: str) -> tuple[Chunk
     return ChunkEntry(identifier, size, len(payload)), payload
 
 
-def encode_changes(run: RowRun, source: Source) -> tuple[ChunkEntry, bytes]:
-    """The entry in the header and the payload of a chunk of elements that a tensor has in common with the base's."""
+def encode_changes(run: RowRun, source: Source) -> tuple[ChunkEntry, bytes, int]:
+    """Of a chunk of elements that a tensor has in common with the base's: entry, payload, and how many differ."""
     assert source.elements is not None
-    payload, _ = _native.difference_encode(*source.elements(run.elements), source.entry.dtype.code)
-    return ChunkEntry(coding.DIFFERENCE, len(run.elements), len(payload)), payload
+    payload, differing = _native.difference_encode(*source.elements(run.elements), source.entry.dtype.code)
+    return ChunkEntry(coding.DIFFERENCE, len(run.elements), len(payload)), payload, differing
 
 
 def _candidates(plane: int | None, blocks: Blocks, coder: str) -> list[str]:
