@@ -190,12 +190,12 @@ def _write_folder(
     with working(output, "apply", folder.paths(), {}, resume=False) as work:
         for shard, own in shards.items():
             _write_file(application, work.path / folder.renamed(shard, suffix), own)
-    _indexed(folder, shards, application.layouts).finish(work.path, suffix)
-    for key, text in texts.items():
-        place = work.path / key.removeprefix(_FILE)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(place, text.encode())
-    work.publish_all(output)
+        _indexed(folder, shards, application.layouts).finish(work.path, suffix)
+        for key, text in texts.items():
+            place = work.path / key.removeprefix(_FILE)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(place, text.encode())
+        work.publish_all(output)
 
 
 def _indexed(folder: Folder, shards: Mapping[str, Sequence[str]], layouts: Mapping[str, Layout]) -> Folder:

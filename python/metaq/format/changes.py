@@ -22,9 +22,9 @@ _SAMPLE_ELEMENTS = 1 << 16  # of a tensor, from which it is told whether it is b
 def encode_difference(base: Network, new: Network, progress: Progress | None = None) -> bytes:
     """The difference that makes ``new`` of ``base``, bit for bit; what is equal takes nothing.
 
-    Tensors of the base's name and dtype are coded as changes of it, also where all names have another prefix. Those that
-    equal one of the base's refer to it. Others are held as they are. What is coded is read a piece at a time, the rest is
-    in memory.
+    Tensors of the base's name and dtype are coded as changes of it, also where all names have another prefix. Those
+    that equal one of the base's refer to it. Others are held as they are. What is coded is read a piece at a time,
+    the rest is in memory.
 
     Raises:
         InputError: names or metadata that no file can hold, or networks that cannot be read.
@@ -34,7 +34,9 @@ def encode_difference(base: Network, new: Network, progress: Progress | None = N
         checksum = pool.submit(base_checksum, base)
         progress.begin("comparing", sum(layout.size_bytes for layout in new.layouts.values()))
         sources = _Comparison(base, new, progress).sources()
-        progress.begin("coding differences")
+        changes = [source.entry for source in sources if source.entry.change and source.entry.change.differing]
+        coded = sum(entry.change.common * entry.dtype.itemsize for entry in changes if entry.change)
+        progress.begin("coding changes", coded)
         return encode(sources, new.metadata, "rans", checksum.result())
 
 
@@ -89,7 +91,9 @@ class _Comparison:
         words = self.new.octets(name, beyond).view(f"u{layout.dtype.itemsize}") if beyond else None
 
         def elements(part: range) -> tuple[np.ndarray, np.ndarray]:
-            return self.base.octets(source, part), self.new.octets(name, part)
+            before, now = self.base.octets(source, part), self.new.octets(name, part)
+            self.progress.advance(now.size, 0)
+            return before, now
 
         return Source(entry, words, elements)
 
