@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import metaq
-from metaq.checkpoints import apply_differences, write_difference
+from metaq.checkpoints import apply_differences, fold_differences, write_difference
 from metaq.errors import FormatError, InputError
 
 SUFFIXES = (".safetensors", ".pt", ".mtq")
@@ -113,6 +113,22 @@ def test_chains(tmp_path):
     for wrong in (updates[1:], updates[::-1], [updates[0], updates[0]], [updates[0], updates[2]]):
         with pytest.raises(InputError, match=message):
             apply_differences(paths[0], wrong, tmp_path / "other.safetensors")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_one_in_the_place_of_several(tmp_path, suffix):
+    paths = [write(tmp_path / f"{i}{suffix}", network(i)) for i in range(3)]
+    updates = [tmp_path / "a.mtq", tmp_path / "b.mtq"]
+    for i, update in enumerate(updates):
+        write_difference(paths[i], paths[i + 1], update)
+    report = fold_differences(paths[0], updates, tmp_path / "both.mtq")
+    assert report["file_bytes"] < sum(update.stat().st_size for update in updates)
+    apply_differences(paths[0], [tmp_path / "both.mtq"], tmp_path / f"made{suffix}")
+    assert_same(read(tmp_path / f"made{suffix}"), network(2))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"b.mtq: expected the base"):
+        fold_differences(paths[0], updates[::-1], tmp_path / "other.mtq")
     assert sorted(tmp_path.iterdir()) == before
 
 

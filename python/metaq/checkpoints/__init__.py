@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from metaq.checkpoints.folder_kind import FolderKind
     from metaq.checkpoints.places import work_folder
     from metaq.checkpoints.state_dict import compress_state_dict
-    from metaq.checkpoints.updates import apply_differences, write_difference
+    from metaq.checkpoints.updates import apply_differences, fold_differences, write_difference
 
 __all__ = [
     "CompressionConfig",
@@ -24,6 +24,7 @@ __all__ = [
     "compress_path",
     "compress_state_dict",
     "decompress_path",
+    "fold_differences",
     "work_folder",
     "write_difference",
 ]
@@ -35,6 +36,7 @@ _MODULES = {
     "FolderKind": "folder_kind",
     "apply_differences": "updates",
     "compress_path": "compression",
+    "fold_differences": "updates",
     "compress_calibrated": "calibrated",
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",

@@ -107,6 +107,38 @@ def apply_differences(
             _write_file(application, output, list(application.layouts))
 
 
+def fold_differences(
+    base: Path, differences: Sequence[Path], output: Path, *, force: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Write one difference that makes of a base what several, one after the other, make of it.
+
+    Args:
+        base: as of `apply_differences`; changes are coded by what the base is, so that it is needed.
+        force: replace an output that exists; the base never is.
+
+    Returns:
+        as `write_difference`.
+
+    Raises:
+        InputError: something cannot be read or written, or a difference is of another base; nothing is written then.
+        FormatError: a `.mtq` file is not whole and unchanged.
+    """
+    for source in (base, *differences):
+        check_file(source, output, force)
+    with ExitStack() as opened:
+        old = network = opened.enter_context(opened_network(base))
+        metadata: dict[str, str] = {}
+        for difference in differences:
+            application = Application(open_difference(difference), network, progress)
+            texts = {key: text for key, text in metadata.items() if key.startswith(_FILE)}
+            metadata = {**texts, **application.metadata}
+            network = _between(application, output, opened, f"{network.name} with {difference}")
+        data = encode_difference(old, _Described(network, metadata), progress)
+        whole = sum(layout.size_bytes for layout in network.layouts.values())
+        write_atomically(output, data)
+    return {"checkpoint_bytes": whole, "file_bytes": len(data), "ratio": whole / len(data)}
+
+
 class _Described:
     """A network with other metadata, and maybe another name."""
 

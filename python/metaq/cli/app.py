@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 for command in (
     *(checkpoints.compress, checkpoints.decompress, checkpoints.export),
-    *(updates.delta, updates.apply),
+    *(updates.delta, updates.apply, updates.fold),
     *(checkpoints.inspect, checkpoints.verify, checkpoints.compare, checkpoints.curve),
     *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),
     *(experiments.demo, experiments.complexity),

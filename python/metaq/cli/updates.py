@@ -59,3 +59,25 @@ def apply(
         raise InputError(f"metaq apply: expected either --output or --in-place, found {found}")
     with byte_bar(quiet) as progress:
         apply_differences(base, differences, base if output is None else output, force=force, progress=progress)
+
+
+def fold(
+    base: _Base,
+    differences: Annotated[
+        list[Path], typer.Argument(help="Differences, each of what the ones before it make.", show_default=False)
+    ],
+    output: Output,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write one difference in the place of several that follow each other.
+
+    It makes of the base at once what they make of it one after the other.
+    """
+    from metaq.checkpoints import fold_differences
+    from metaq.report.tables import print_result
+
+    with byte_bar(quiet) as progress:
+        report = fold_differences(base, differences, output, force=force, progress=progress)
+    print_result(report, as_json, quiet)
