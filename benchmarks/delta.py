@@ -13,7 +13,6 @@ thread and on two, and for each second of a processor's time, which says more on
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -176,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"    {size:10,}  {row['file_bytes'] / size:.3f}  {name}")
             print("    GB/s:", ", ".join(f"{k} {v:.2f}" for k, v in row["gigabytes_per_second"].items()), flush=True)
     command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
-    report = {"command": command, "machine": machine(), "load_average": os.getloadavg(), "rows": rows}
+    report = {"command": command, "machine": machine(), "rows": rows}
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 
