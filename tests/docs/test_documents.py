@@ -4,7 +4,7 @@ Every ```python and ```console block of a page runs, in order, in one empty fold
 `results`, `examples` and `src` in it. A console block's commands begin with "$ "; the lines behind a command are
 its output, in which "..." stands for anything. The same holds for the comment behind a `print(...)`. What begins with
 "metaq: " is an error, which exits with 2. A ```toml block whose first line is "# NAME.toml" becomes that file. Blocks
-of C++ and CMake are parts of files in `examples/`, which have tests of their own.
+of C, C++, CMake, Go and Rust are parts of files in `examples/`, which have tests of their own.
 
 A comment before a block says that it does not run, or not always:
 
@@ -35,6 +35,8 @@ FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<
 INSTALL = '$ pip install -c constraints.txt ".[train]" && metaq demo'
 NOT_RUN = {  # page, first line of the block
     ("README.md", f"{INSTALL}   # a minute or two; no data to download"),
+    ("docs/c.md", "$ cmake -S . -B build -DMETAQ_PYTHON=OFF && cmake --build build && cmake --install build"),
+    ("docs/c.md", "$ cc -std=c99 examples/c/first_tensor.c $(pkg-config --cflags --libs metaq) -o first_tensor"),
     ("docs/install.md", INSTALL),
     ("docs/install.md", "$ pip install metaq-nn"),
     ("docs/trainers.md", "from lightning.pytorch import Trainer"),
@@ -74,6 +76,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 BLOCKS = {name_of(page): blocks_of(page) for page in PAGES}
 RUN = {"python", "console"}
+NATIVE = ("c", "cmake", "cpp", "go", "rust")
 SLOW = [name for name, blocks in BLOCKS.items() if any(block.is_slow for block in blocks)]
 
 
@@ -95,7 +98,7 @@ def test_blocks_that_do_not_run_are_listed():
 
 def test_every_block_is_of_a_kind_that_is_checked():
     for page, blocks in BLOCKS.items():
-        kinds = {*RUN, "toml", "cpp", "cmake", "text"}
+        kinds = {*RUN, "toml", "text", *NATIVE}
         if page == "docs/cli.md":
             kinds.add("sh")  # which tests/cli/test_docs.py runs
         for block in blocks:
@@ -104,7 +107,7 @@ def test_every_block_is_of_a_kind_that_is_checked():
             assert is_known, f"{page}: mark {block.mark!r}"
 
 
-@pytest.mark.parametrize("language", ["cpp", "cmake"])
+@pytest.mark.parametrize("language", NATIVE)
 def test_native_code_is_that_of_the_examples(language):
     examples = [path.read_text() for path in (ROOT / "examples").rglob("*") if path.is_file()]
     for blocks in BLOCKS.values():

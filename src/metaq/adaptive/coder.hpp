@@ -7,8 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <span>
 #include <vector>
 
@@ -18,6 +16,7 @@
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/centre.hpp"
 #include "metaq/base/dependent.hpp"
+#include "metaq/base/memory.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
@@ -62,7 +61,7 @@ inline bool read_header(BitReader& reader, BlockHeader& header) {
 // Appends the code of `blocks` to `out`. The status is ok, or there is no memory.
 [[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
     const std::size_t start = out.size();
-    const std::unique_ptr<State> state(new (std::nothrow) State);
+    const Owned<State> state = make_owned<State>();
     if (state == nullptr) return Status::no_memory;
     BitWriter writer(out);
     std::vector<Step> steps;
@@ -105,7 +104,7 @@ inline constexpr std::size_t kMostSteps = kGroup * kLanes * (2 + 1 + 3 + 1);
     PaddedBytes bytes;
     if (!bytes.assign(data.subspan(reader.bytes()), kWordBytes * kMostSteps)) return Status::no_memory;
     Decoder coder(bytes, any);
-    const std::unique_ptr<State> state(new (std::nothrow) State);
+    const Owned<State> state = make_owned<State>();
     if (state == nullptr) return Status::no_memory;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         if (headers[i].constant) {

@@ -3,17 +3,19 @@
 //     Buffer<std::int32_t> symbols;
 //     if (!symbols.resize(count)) return Status::no_memory;
 //
-// A buffer can be moved, not copied. Every function that allocates is [[nodiscard]]; none throws.
+// A buffer can be moved, not copied. Every function that allocates is [[nodiscard]]; none throws. Memory comes from where
+// memory.hpp says.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <span>
 #include <type_traits>
 #include <utility>
+
+#include "metaq/base/memory.hpp"
 
 namespace metaq {
 
@@ -26,7 +28,8 @@ public:
     Buffer(Buffer&& other) noexcept
         : data_(std::exchange(other.data_, nullptr)),
           size_(std::exchange(other.size_, 0)),
-          capacity_(std::exchange(other.capacity_, 0)) {}
+          capacity_(std::exchange(other.capacity_, 0)),
+          allocator_(other.allocator_) {}
     Buffer& operator=(Buffer&& other) noexcept {
         Buffer(std::move(other)).swap(*this);
         return *this;
@@ -35,7 +38,7 @@ public:
     Buffer& operator=(const Buffer&) = delete;
     ~Buffer() {
         std::destroy_n(data_, size_);
-        release(data_);
+        release();
     }
 
     // Elements that are added are value-initialised: numbers are zero.
@@ -58,13 +61,16 @@ public:
     // Allocates for exactly `capacity` elements, if there is no room for them.
     [[nodiscard]] bool reserve(std::size_t capacity) noexcept {
         if (capacity <= capacity_) return true;
-        T* const data = allocate(capacity);
+        if (capacity > kSizeLimit) return false;
+        const Allocator* const allocator = current_allocator;
+        T* const data = static_cast<T*>(allocate_bytes(allocator, capacity * sizeof(T), alignof(T)));
         if (data == nullptr) return false;
         std::uninitialized_move_n(data_, size_, data);
         std::destroy_n(data_, size_);
-        release(data_);
+        release();
         data_ = data;
         capacity_ = capacity;
+        allocator_ = allocator;
         return true;
     }
 
@@ -103,6 +109,7 @@ public:
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);
         std::swap(capacity_, other.capacity_);
+        std::swap(allocator_, other.allocator_);
     }
 
     T* data() noexcept { return data_; }
@@ -129,24 +136,8 @@ public:
 private:
     static constexpr std::size_t kSizeLimit = static_cast<std::size_t>(PTRDIFF_MAX) / sizeof(T);
     static constexpr std::size_t kFirstCapacity = 8;
-    static constexpr bool kIsOveraligned = alignof(T) > __STDCPP_DEFAULT_NEW_ALIGNMENT__;
 
-    static T* allocate(std::size_t count) noexcept {
-        if (count > kSizeLimit) return nullptr;
-        if constexpr (kIsOveraligned) {
-            return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{alignof(T)}, std::nothrow));
-        } else {
-            return static_cast<T*>(::operator new(count * sizeof(T), std::nothrow));
-        }
-    }
-
-    static void release(T* data) noexcept {
-        if constexpr (kIsOveraligned) {
-            ::operator delete(data, std::align_val_t{alignof(T)});
-        } else {
-            ::operator delete(data);
-        }
-    }
+    void release() noexcept { release_bytes(allocator_, data_, capacity_ * sizeof(T), alignof(T)); }
 
     [[nodiscard]] bool make_room(std::size_t more) noexcept {
         if (more <= capacity_ - size_) return true;
@@ -163,6 +154,7 @@ private:
     T* data_ = nullptr;
     std::size_t size_ = 0;
     std::size_t capacity_ = 0;
+    const Allocator* allocator_ = nullptr;  // that `data_` is of
 };
 
 }  // namespace metaq

@@ -7,8 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -17,6 +15,7 @@
 #include "metaq/base/binary_coder.hpp"
 #include "metaq/base/centre.hpp"
 #include "metaq/base/dependent.hpp"
+#include "metaq/base/memory.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/mixing/contexts.hpp"
 #include "metaq/mixing/model.hpp"
@@ -45,8 +44,8 @@ std::size_t count_symbols(const Blocks& blocks) {
 }
 
 // For a stream of about so many symbols. Returns null if there is no memory.
-inline std::unique_ptr<State> make_state(std::size_t symbols) {
-    std::unique_ptr<State> state(new (std::nothrow) State);
+inline Owned<State> make_state(std::size_t symbols) {
+    Owned<State> state = make_owned<State>();
     if (state != nullptr && !state->model.allocate(symbols)) state.reset();
     return state;
 }
@@ -190,7 +189,7 @@ inline BlockHeader make_header(const ConstBlock& block) {
 // Appends the code of `blocks` with one rate of the mixers.
 [[nodiscard]] inline Status encode_at_rate(std::span<const ConstBlock> blocks, std::span<const BlockHeader> headers,
                                            std::size_t rate, std::vector<std::uint8_t>& bytes) {
-    const std::unique_ptr<State> state = make_state(count_symbols(blocks));
+    const Owned<State> state = make_state(count_symbols(blocks));
     if (state == nullptr) return Status::no_memory;
     state->model.set_mixer_rate(rate);
     BinaryEncoder coder(bytes);
@@ -229,7 +228,7 @@ inline BlockHeader make_header(const ConstBlock& block) {
 // Fills `blocks`, whose shapes are those encoded, from exactly `data`. Allocates 0.2 MB, 192 bytes for each context that a
 // short stream meets or 4.7 MB for a long one, and for blocks that are wide or have many rows more: 20 MB at most.
 [[nodiscard]] inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
-    const std::unique_ptr<State> state = make_state(count_symbols(blocks));
+    const Owned<State> state = make_state(count_symbols(blocks));
     if (state == nullptr) return Status::no_memory;
     BinaryDecoder coder(data);
     bool is_first = true;

@@ -8,9 +8,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 
+#include "metaq/base/memory.hpp"
 #include "metaq/mixing/coder.hpp"
 
 namespace metaq::rdoq {
@@ -111,7 +111,7 @@ inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const m
 [[nodiscard]] inline Status quantize(std::span<const Weights> blocks, double rate_weight, double& bits) {
     std::size_t symbols = 0;
     for (const Weights& weights : blocks) symbols += weights.nearest.size();
-    const std::unique_ptr<mixing::State> state = mixing::make_state(symbols);
+    const Owned<mixing::State> state = mixing::make_state(symbols);
     if (state == nullptr) return Status::no_memory;
     bits = 0;
     for (const Weights& weights : blocks) {

@@ -11,14 +11,13 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <span>
 #include <vector>
 
 #include "metaq/base/binary_coder.hpp"
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
+#include "metaq/base/memory.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/text/arithmetic.hpp"
 #include "metaq/text/match.hpp"
@@ -130,15 +129,15 @@ private:
 
 // Returns null if there is no memory.
 template <class Arithmetic>
-std::unique_ptr<Model<Arithmetic>> make_model(std::size_t size) {
-    std::unique_ptr<Model<Arithmetic>> model(new (std::nothrow) Model<Arithmetic>);
+Owned<Model<Arithmetic>> make_model(std::size_t size) {
+    Owned<Model<Arithmetic>> model = make_owned<Model<Arithmetic>>();
     if (model != nullptr && !model->prepare(size)) model.reset();
     return model;
 }
 
 // Appends the code of `bytes` to `out`. The status is ok, or there is no memory.
 [[nodiscard]] inline Status encode(std::span<const std::uint8_t> bytes, std::vector<std::uint8_t>& out) {
-    const std::unique_ptr<Model<Portable>> model = make_model<Portable>(bytes.size());
+    const Owned<Model<Portable>> model = make_model<Portable>(bytes.size());
     if (model == nullptr) return Status::no_memory;
     BinaryEncoder coder(out);
     for (const std::uint8_t byte : bytes) model->code(coder, byte);
@@ -148,7 +147,7 @@ std::unique_ptr<Model<Arithmetic>> make_model(std::size_t size) {
 
 template <class Arithmetic>
 Status decode_with(std::span<const std::uint8_t> data, std::span<std::uint8_t> bytes) {
-    const std::unique_ptr<Model<Arithmetic>> model = make_model<Arithmetic>(bytes.size());
+    const Owned<Model<Arithmetic>> model = make_model<Arithmetic>(bytes.size());
     if (model == nullptr) return Status::no_memory;
     BinaryDecoder coder(data);
     for (std::uint8_t& byte : bytes) {

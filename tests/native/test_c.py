@@ -1,0 +1,222 @@
+"""The face for C, metaq.h, called by ctypes, decodes what Python decodes and refuses what C++ refuses, in its words."""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import malformed_files as malformed
+import numpy as np
+import pytest
+
+import metaq.numpy
+from metaq import __version__, _native
+from metaq.format.dtypes import DTYPES
+from metaq.format.header import ALIAS
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which("g++")
+HEADER = (ROOT / "src" / "metaq" / "metaq.h").read_text(encoding="utf-8")
+GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.mtq"))
+NOWHERE = 2**64 - 1
+OF_OTHERS = ("gzip", "zstd", "lzma")
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++")
+
+
+class Sized(ctypes.Structure):
+    """A struct that begins with its size."""
+
+    def __init__(self, **fields):
+        super().__init__(struct_size=ctypes.sizeof(self), **fields)
+
+
+class Error(Sized):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("status", ctypes.c_int),
+        ("header_byte", ctypes.c_uint64),
+        ("chunk", ctypes.c_uint64),
+        ("tensor", ctypes.c_uint64),
+        ("expected", ctypes.c_int64 * 2),
+        ("found", ctypes.c_int64 * 2),
+        ("what", ctypes.c_char_p),
+        ("name_size", ctypes.c_size_t),
+        ("name", ctypes.c_ubyte * 128),
+    ]
+
+
+class Tensor(Sized):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("name", ctypes.c_void_p),
+        ("name_size", ctypes.c_size_t),
+        ("dtype", ctypes.c_int),
+        ("element_bytes", ctypes.c_uint32),
+        ("dimensions", ctypes.c_size_t),
+        ("shape", ctypes.POINTER(ctypes.c_uint64)),
+        ("size", ctypes.c_uint64),
+        ("size_bytes", ctypes.c_uint64),
+        ("rows", ctypes.c_uint64),
+        ("row_bytes", ctypes.c_uint64),
+        ("target", ctypes.c_size_t),
+    ]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    path = tmp_path_factory.mktemp("c") / "libmetaq.so"
+    flags = ["-std=c++20", "-O0", "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
+    subprocess.run([COMPILER, *flags, f"-I{ROOT / 'src'}", ROOT / "src/metaq/metaq.cpp", "-o", path], check=True)
+    found = ctypes.CDLL(str(path))
+    for name in ("status_name", "status_text", "dtype_name"):
+        getattr(found, f"metaq_{name}").restype = ctypes.c_char_p
+    found.metaq_tensor_count.restype = ctypes.c_size_t
+    return found
+
+
+class CFile:
+    """A file that the library has opened, or the error that it gave."""
+
+    def __init__(self, library, data):
+        self.library, self.data = library, data
+        self.handle, self.error = ctypes.c_void_p(), Error()
+        data_size = ctypes.c_size_t(len(data))
+        self.status = library.metaq_open_memory(
+            data, data_size, None, ctypes.byref(self.handle), ctypes.byref(self.error)
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.library.metaq_close(self.handle)
+
+    def tensors(self):
+        for index in range(self.library.metaq_tensor_count(self.handle)):
+            tensor = Tensor()
+            assert self.library.metaq_get_tensor(self.handle, ctypes.c_size_t(index), ctypes.byref(tensor)) == 0
+            yield tensor
+
+    def decode(self, index, size_bytes):
+        out = ctypes.create_string_buffer(max(size_bytes, 1))
+        self.status = self.library.metaq_decode(
+            self.handle, ctypes.c_size_t(index), out, ctypes.c_size_t(size_bytes), ctypes.byref(self.error)
+        )
+        return out.raw[:size_bytes]
+
+
+def parts_of(error):
+    """All that an error of the library says, as Python's native module says it."""
+    place = [None if at == NOWHERE else at for at in (error.header_byte, error.chunk, error.tensor)]
+    numbers = (tuple(error.expected), tuple(error.found))
+    return (*place, bytes(error.name)[: error.name_size], (error.what or b"").decode(), *numbers)
+
+
+def expected_error(data):
+    """What opening the file and decoding all of it alone meets first, by C++."""
+    file = _native.File(np.frombuffer(data, np.uint8))
+    error = file.error
+    for index, (_, dtype, kind, shape, _, _) in enumerate([] if error else file.tensors()):
+        if kind == ALIAS:
+            continue
+        out = np.empty(DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64)), np.uint8)
+        error = error or file.decode([(index, 0, NOWHERE, out)], False, False, 1, print)
+    return error
+
+
+def test_the_header_has_the_numbers_of_the_library(library):
+    version = "{MAJOR}.{MINOR}.{PATCH}".format(**dict(re.findall(r"METAQ_VERSION_(\w+) (\d+)\n", HEADER)))
+    assert version == __version__
+    major, minor, patch = map(int, version.split("."))
+    assert library.metaq_version() == major * 1_000_000 + minor * 1000 + patch
+    names = re.findall(r"^ {4}METAQ_(\w+) = (\d+),? *(?:/\*.*)?$", HEADER, flags=re.MULTILINE)
+    statuses, dtypes = names[:51], names[51:]
+    for name, number in statuses:
+        assert library.metaq_status_name(int(number)).decode() == name.lower()
+    assert library.metaq_status_name(len(statuses)) == b"unknown"
+    assert len(dtypes) == 12
+    for name, number in dtypes:
+        assert library.metaq_dtype_name(int(number)).decode() == name.lower()
+    assert library.metaq_dtype_name(6) is None
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_golden_files_are_what_numpy_reads(path, library):
+    with CFile(library, path.read_bytes()) as file:
+        assert file.status == 0
+        tensors = list(file.tensors())
+        expected = metaq.numpy.load_file(path)
+        assert [ctypes.string_at(tensor.name, tensor.name_size).decode() for tensor in tensors] == list(expected)
+        for index, (tensor, array) in enumerate(zip(tensors, expected.values(), strict=True)):
+            assert tuple(tensor.shape[i] for i in range(tensor.dimensions)) == array.shape
+            elements = file.decode(index, tensor.size_bytes)
+            if any(coder in path.name for coder in OF_OTHERS):
+                assert library.metaq_status_name(file.status) in (b"ok", b"unsupported_coder")
+                continue
+            assert file.status == 0
+            assert library.metaq_dtype_name(tensor.dtype).decode() == str(array.dtype)
+            assert elements == array.tobytes()
+
+
+def test_malformed_files_have_the_status_and_the_place_of_cpp(library):
+    seen = set()
+    for status, data in malformed.files():
+        with CFile(library, data) as file:
+            for index, tensor in enumerate([] if file.status else file.tensors()):
+                if not file.status:
+                    file.decode(index, tensor.size_bytes)
+            expected = expected_error(data)
+            assert library.metaq_status_name(file.error.status).decode() == expected.status == status
+            assert library.metaq_status_text(file.error.status).decode() == expected.words
+            places = (expected.header_byte, expected.chunk, expected.tensor, expected.name, expected.what)
+            assert parts_of(file.error) == (*places, expected.expected, expected.found)
+            assert bool(file.handle) == (file.error.status in range(38, 44))
+        seen.add(status)
+    assert len(seen) > 35
+
+
+def test_a_reader_in_another_language(library):
+    """A reader is a function of the caller's: here one of Python."""
+    data = GOLDEN[0].read_bytes()
+    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)
+
+    class Reader(Sized):
+        _fields_ = [
+            ("struct_size", ctypes.c_size_t),
+            ("size", ctypes.c_uint64),
+            ("read", function),
+            ("user", ctypes.c_void_p),
+        ]
+
+    def read(_user, offset, out, size):
+        ctypes.memmove(out, data[offset : offset + size], size)
+        return 0
+
+    reader, handle = Reader(size=len(data), read=function(read)), ctypes.c_void_p()
+    assert library.metaq_open_reader(ctypes.byref(reader), None, ctypes.byref(handle), None) == 0
+    assert library.metaq_tensor_count(handle) == len(metaq.numpy.load(data))
+    library.metaq_close(handle)
+
+
+def test_threads_share_a_file(library):
+    path = ROOT / "tests" / "golden" / "network-mixing.mtq"
+    expected = [array.tobytes() for array in metaq.numpy.load_file(path).values()]
+    found = [[] for _ in range(4)]
+    with CFile(library, path.read_bytes()) as file:
+        sizes = [tensor.size_bytes for tensor in file.tensors()]
+
+        def decode(results):
+            for index, size in enumerate(sizes):
+                out = ctypes.create_string_buffer(max(size, 1))
+                library.metaq_decode(file.handle, ctypes.c_size_t(index), out, ctypes.c_size_t(size), None)
+                results.append(out.raw[:size])
+
+        threads = [threading.Thread(target=decode, args=(results,)) for results in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [expected] * 4
