@@ -2,6 +2,7 @@
 // other coders in the place of the values if those are as wide as symbols.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -242,7 +243,7 @@ private:
             case Dtype::float16: form = rans::Form::float16; return true;
             case Dtype::bfloat16: form = rans::Form::bfloat16; return true;
             case Dtype::int8: form = rans::Form::int8; return true;
-            case Dtype::int32: return true;
+            case Dtype::int32: return std::endian::native == std::endian::little;
             default: return false;
         }
     }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "metaq/base/little_endian.hpp"
 #include "metaq/format/ranges.hpp"
 #include "metaq/format/scales.hpp"
 #include "metaq/format/tensors.hpp"

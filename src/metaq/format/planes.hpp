@@ -4,7 +4,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+
+#include "metaq/base/little_endian.hpp"
 
 namespace metaq::planes {
 
@@ -13,7 +14,7 @@ inline constexpr std::size_t kPlaneLimit = 8;
 // A plane's symbols as bytes: a symbol is the byte less 128, which is to say with its highest bit flipped.
 using Planes = std::array<const std::uint8_t*, kPlaneLimit>;  // the most significant first
 
-// The elements of as many bytes as Word, in the machine's order of bytes. What floats were rotated by is undone. `planes`
+// The elements of as many bytes as Word, little-endian. What floats were rotated by is undone. `planes`
 // is a copy, to which nothing written to `out` can point, so that compilers vectorize.
 template <class Word, bool kIsFloat>
 void join(Planes planes, std::size_t count, std::uint8_t* out) {
@@ -25,7 +26,7 @@ void join(Planes planes, std::size_t count, std::uint8_t* out) {
             word = static_cast<Word>(word | static_cast<Word>(byte << (kBits - 8 - 8 * plane)));
         }
         if constexpr (kIsFloat) word = static_cast<Word>(word >> 1 | word << (kBits - 1));
-        std::memcpy(out + i * sizeof(Word), &word, sizeof(Word));
+        write_little_endian(out + i * sizeof(Word), word);
     }
 }
 

@@ -6,24 +6,15 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <span>
 
 #include "metaq/base/floats.hpp"
+#include "metaq/base/little_endian.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
 
 namespace metaq {
-
-template <class Word>
-void write_little_endian(std::uint8_t* out, Word word) {
-    if constexpr (std::endian::native == std::endian::little) {
-        std::memcpy(out, &word, sizeof(Word));
-        return;
-    }
-    for (std::size_t i = 0; i < sizeof(Word); ++i) out[i] = static_cast<std::uint8_t>(word >> 8 * i);
-}
 
 // Every symbol's word; the words may take the place of the symbols.
 template <class Word, class WordOf>

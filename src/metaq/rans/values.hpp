@@ -15,6 +15,7 @@
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/floats.hpp"
+#include "metaq/base/little_endian.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/rans/kernels.hpp"
 
@@ -33,7 +34,8 @@ struct Codebook {
     std::int32_t origin = 0;
 };
 
-// A block of values to be filled; `values` may lie at any address.
+// A block of values to be filled, symbols of int32 in the machine's order of bytes and all others little-endian; `values` may
+// lie at any address.
 struct ValueBlock {
     std::uint8_t* values = nullptr;
     std::size_t rows = 0;
@@ -93,15 +95,20 @@ struct ValueTable {
     }
 };
 
-// Every `stride`-th of the entries as a value of `width` bytes, in the machine's order of bytes.
+template <class Value>
+void write_value(Form form, std::uint32_t bits, std::uint8_t* out) {
+    const auto value = static_cast<Value>(bits);
+    if (std::endian::native == std::endian::big && form != Form::int32) return write_little_endian(out, value);
+    std::memcpy(out, &value, sizeof value);
+}
+
+// Every `stride`-th of the entries as a value of as many bytes as `Value`.
 template <class Value, class Entry>
-void write_values(const Entry* entries, std::size_t stride, std::size_t count, const ValueTable& table,
-                  std::uint8_t* out) {
+void write_each_value(Form form, const Entry* entries, std::size_t stride, std::size_t count, const ValueTable& table,
+                      std::uint8_t* out) {
     const std::uint32_t* bits = table.bits.data();
-    for (std::size_t i = 0; i < count; ++i) {
-        const auto value = static_cast<Value>(bits[entries[i * stride]]);
-        std::memcpy(out + i * sizeof value, &value, sizeof value);
-    }
+    for (std::size_t i = 0; i < count; ++i)
+        write_value<Value>(form, bits[entries[i * stride]], out + i * sizeof(Value));
 }
 
 #ifdef METAQ_RANS_X86
@@ -149,9 +156,9 @@ void write_values(Form form, const Entry* entries, std::size_t stride, std::size
     }
 #endif
     switch (width_bytes(form)) {
-        case 1: return write_values<std::uint8_t>(entries, stride, count, table, out);
-        case 2: return write_values<std::uint16_t>(entries, stride, count, table, out);
-        default: return write_values<std::uint32_t>(entries, stride, count, table, out);
+        case 1: return write_each_value<std::uint8_t>(form, entries, stride, count, table, out);
+        case 2: return write_each_value<std::uint16_t>(form, entries, stride, count, table, out);
+        default: return write_each_value<std::uint32_t>(form, entries, stride, count, table, out);
     }
 }
 
@@ -214,8 +221,8 @@ public:
         std::uint8_t* out = place.block->values + (position - place.begin) * width_bytes(place.block->form);
         switch (width_bytes(place.block->form)) {
             case 1: *out = static_cast<std::uint8_t>(bits); break;
-            case 2: write_as<std::uint16_t>(bits, out); break;
-            default: write_as<std::uint32_t>(bits, out);
+            case 2: write_value<std::uint16_t>(place.block->form, bits, out); break;
+            default: write_value<std::uint32_t>(place.block->form, bits, out);
         }
         return true;
     }
@@ -227,12 +234,6 @@ private:
         std::size_t begin;  // in the sequence
         std::size_t end;
     };
-
-    template <class Value>
-    static void write_as(std::uint32_t bits, std::uint8_t* out) {
-        const auto value = static_cast<Value>(bits);
-        std::memcpy(out, &value, sizeof value);
-    }
 
     Buffer<Place> places_;
     Buffer<ValueTable> tables_;

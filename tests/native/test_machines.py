@@ -1,0 +1,46 @@
+"""Programs for ARM, and for s390x, which is big-endian, decode every golden file to the same bytes under QEMU."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import metaq.numpy
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.mtq"))
+OF_OTHERS = ("gzip", "zstd", "lzma")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["aarch64", "s390x"])
+def build(request, tmp_path_factory):
+    """Compiles a source for the machine, and gives the command that runs it."""
+    compiler, emulator = f"{request.param}-linux-gnu-g++", f"qemu-{request.param}"
+    if not (shutil.which(compiler) and shutil.which(emulator)):
+        pytest.skip(f"no {compiler} or no {emulator}")
+
+    def compile_source(source, *flags):
+        program = tmp_path_factory.mktemp(request.param) / source.stem
+        command = [compiler, "-std=c++20", "-O1", "-static", "-Wall", "-Wextra", "-Werror", *flags, f"-I{ROOT / 'src'}"]
+        subprocess.run([*command, source, "-o", program], check=True)
+        return [emulator, program]
+
+    return compile_source
+
+
+def test_golden_files(build, tmp_path):
+    command = build(ROOT / "src" / "mtq_decode.cpp")
+    for path in GOLDEN:
+        if any(coder in path.name for coder in OF_OTHERS):
+            continue
+        out = tmp_path / path.stem
+        subprocess.run([*command, path, out], check=True)
+        entries = json.loads((out / "manifest.json").read_text(encoding="utf-8"))["tensors"]
+        arrays = metaq.numpy.load_file(path)
+        assert [entry["name"] for entry in entries] == list(arrays)
+        for entry, array in zip(entries, arrays.values(), strict=True):
+            assert (out / entry["file"]).read_bytes() == array.tobytes(), (path.name, entry["name"])
