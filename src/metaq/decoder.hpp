@@ -59,21 +59,29 @@ public:
                    Differences differences = Differences::refused) noexcept {
         *this = File();
         data_ = data;
-        FileError error = read_file(foreign_coders);
-        if (error.status == FileStatus::ok && differences == Differences::refused && !base().empty()) {
-            error.status = FileStatus::difference;
-            error.name = std::string_view(reinterpret_cast<const char*>(base().data()), base().size());
-        }
-        if (error.status != FileStatus::ok) {
-            header_ = {};
-            layout_ = {};
-        }
-        return error;
+        return opened(read_file(foreign_coders), differences);
     }
+
+    // A file in two parts, of which others keep and check the first: its header before text coding, and all that is behind the
+    // header. Texts are views of `header`, which outlives the file as `chunks` does.
+    FileError open_parts(std::span<const std::uint8_t> header, std::span<const std::uint8_t> chunks,
+                         Differences differences = Differences::refused) noexcept {
+        *this = File();
+        data_ = chunks;
+        FieldReader fields(chunks, FileStatus::truncated);
+        FileError error = HeaderReader(header).read(header_);
+        if (error.status == FileStatus::ok) error = place_chunks(fields, {});
+        return opened(error, differences);
+    }
+
+    // The parts of a file that `open` has opened, as `open_parts` takes them.
+    std::span<const std::uint8_t> header_part() const { return header_bytes_; }
+    std::span<const std::uint8_t> chunk_part() const { return data_.subspan(chunks_begin_); }
 
     // Of a difference the checksum of its base, 32 bytes; of a model nothing.
     std::span<const std::uint8_t> base() const { return header_.base; }
 
+    const FileHeader& header() const { return header_; }
     std::span<const MetadataEntry> metadata() const { return header_.metadata; }
     std::span<const FileTensor> tensors() const { return header_.tensors; }
     std::span<const FileCodebook> codebooks() const { return header_.codebooks; }
@@ -173,6 +181,19 @@ public:
     }
 
 private:
+    // What opening gives: a difference is an error where it is not taken, and with an error the file is empty.
+    FileError opened(FileError error, Differences differences) {
+        if (error.status == FileStatus::ok && differences == Differences::refused && !base().empty()) {
+            error.status = FileStatus::difference;
+            error.name = std::string_view(reinterpret_cast<const char*>(base().data()), base().size());
+        }
+        if (error.status != FileStatus::ok) {
+            header_ = {};
+            layout_ = {};
+        }
+        return error;
+    }
+
     FileError read_file(std::span<const std::uint8_t> foreign_coders) {
         static constexpr std::array<std::uint8_t, 3> kMagic{'M', 'T', 'Q'};
         FieldReader fields(data_, FileStatus::truncated);
@@ -189,6 +210,7 @@ private:
         const auto coded = fields.take(coded_size);
         const auto covered = data_.first(fields.offset());
         const auto checksum = fields.take(4);
+        chunks_begin_ = fields.offset();
         fields.expect(checksum.empty() || crc32(covered) == read_word(checksum), FileStatus::header_checksum);
         fields.expect(size <= kHeaderBytesPerByte * (coded_size + 8), FileStatus::header_size, size, coded_size);
         fields.error().header_byte = kNowhere;  // these are bytes of the file
@@ -265,6 +287,7 @@ private:
     }
 
     std::span<const std::uint8_t> data_;
+    std::size_t chunks_begin_ = 0;       // in the data
     Buffer<std::uint8_t> header_bytes_;  // which all texts are views of; they stay if opening fails, for its FileError
     FileHeader header_;
     FileLayout layout_;

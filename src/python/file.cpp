@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "metaq/decoder.hpp"
+#include "metaq/packing.hpp"
 #include "python/arrays.hpp"
 #include "python/in_threads.hpp"
 
@@ -273,6 +274,19 @@ public:
         return to_python(error);
     }
 
+    // The file's image for small devices, and the bytes of arena that it takes; or what is wrong.
+    std::tuple<nb::bytes, std::size_t, std::optional<ErrorRecord>> pack() const {
+        std::vector<std::uint8_t> image;
+        FileError error;
+        device::Image parts;
+        {
+            nb::gil_scoped_release release;
+            error = device::pack(file_, image);
+            if (error.status == FileStatus::ok) error.status = device::read_image(image, parts);
+        }
+        return {nb::bytes(image.data(), image.size()), parts.arena_bytes, to_python(error)};
+    }
+
     std::size_t decoded_chunks() const { return decoded_chunks_; }
 
 private:
@@ -314,6 +328,7 @@ void bind_file(nb::module_& module) {
         .def("apply_chunk", &PythonFile::apply_chunk, nb::arg("chunk"), nb::arg("base").noconvert(),
              nb::arg("out").noconvert())
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
+        .def("pack", &PythonFile::pack)
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
         // Without conversion: it would fill copies.
         .def("decode_chunk", &PythonFile::decode_chunk, nb::arg("chunk"), nb::arg("arrays").noconvert(),

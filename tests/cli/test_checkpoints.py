@@ -122,6 +122,18 @@ def test_verify(succeeds, file):
     assert "whole and unchanged" in succeeds("verify", file)
 
 
+def test_pack(succeeds, fails, file, tmp_path):
+    image, header = tmp_path / "net.mtd", tmp_path / "my-net.h"
+    printed = json.loads(succeeds("pack", file, "-o", image, "--c", header, "--json"))
+    assert printed["bytes"] == image.stat().st_size
+    assert image.read_bytes().startswith(b"MTD\1")
+    text = header.read_text()
+    assert f"#define MY_NET_ARENA_BYTES {printed['arena_bytes']}\n" in text
+    array = text.split("my_net[] = {")[1].split("}")[0]
+    assert bytes(int(byte) for byte in array.split(",") if byte.strip()) == image.read_bytes()
+    assert "give -o or --c" in fails("pack", file)
+
+
 def test_a_difference(succeeds, fails, tmp_path):
     path, base = tmp_path / "task.mtq", {"w": torch.ones(40)}
     symbols = torch.zeros(40, dtype=torch.int32).index_fill_(0, torch.tensor([3, 7]), -2)

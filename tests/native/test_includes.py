@@ -8,7 +8,7 @@ import pytest
 SOURCES = Path(__file__).parents[2] / "src"
 CODERS = {"adaptive", "difference", "huffman", "mixing", "range", "rans", "stored", "text"}
 TRAINING = {"quantizers", "methods", "solvers"}
-FOLDERS = {"base", "format"} | CODERS | TRAINING
+FOLDERS = {"base", "device", "format"} | CODERS | TRAINING
 INCLUDE = re.compile(r"^\s*#\s*include\s*[\"<]([^\">]+)[\">]", re.MULTILINE)
 
 # What a header of each folder may include besides its own folder and the standard library.
@@ -16,6 +16,7 @@ ALLOWED = {
     "base": set(),
     **{coder: {"base"} for coder in CODERS},
     "format": {"base"} | CODERS,
+    "device": {"base", "format"} | CODERS,
     "quantizers": {"base"} | CODERS,
     "methods": {"base"},
     "solvers": {"base"},

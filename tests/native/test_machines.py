@@ -3,11 +3,13 @@
 import json
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
 
 import metaq.numpy
+from metaq.format.checked_file import CheckedFile
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.mtq"))
@@ -44,3 +46,17 @@ def test_golden_files(build, tmp_path):
         assert [entry["name"] for entry in entries] == list(arrays)
         for entry, array in zip(entries, arrays.values(), strict=True):
             assert (out / entry["file"]).read_bytes() == array.tobytes(), (path.name, entry["name"])
+
+
+def test_golden_files_as_on_small_devices(build, tmp_path):
+    command = build(ROOT / "src" / "mtq_device.cpp", "-DMETAQ_SMALL", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP")
+    for path in GOLDEN:
+        if any(coder in path.name for coder in OF_OTHERS):
+            continue
+        arrays = metaq.numpy.load_file(path).values()
+        expected = [f"{i} {array.nbytes} {zlib.crc32(array.tobytes()):08x}" for i, array in enumerate(arrays)]
+        image, arena_bytes = CheckedFile(path.read_bytes()).device_image()
+        (tmp_path / "image").write_bytes(image)
+        for data, size_bytes in ((path, 1 << 22), (tmp_path / "image", arena_bytes)):
+            run = subprocess.run([*command, data, str(size_bytes)], capture_output=True, text=True, check=True)
+            assert run.stdout.splitlines()[:-1] == expected, path.name

@@ -38,7 +38,7 @@ app = typer.Typer(
     epilog="Add --debug to any command to see where an error comes from.",
 )
 for command in (
-    *(checkpoints.compress, checkpoints.decompress, checkpoints.export),
+    *(checkpoints.compress, checkpoints.decompress, checkpoints.export, checkpoints.pack),
     *(updates.delta, updates.apply, updates.fold),
     *(checkpoints.inspect, checkpoints.verify, checkpoints.compare, checkpoints.curve),
     *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),

@@ -172,6 +172,38 @@ def inspect(source: MtqPath, as_json: AsJson = False) -> None:
     show_entries(found.summary | {f"metadata {key}": value for key, value in found.metadata.items()})
 
 
+def pack(
+    source: MtqPath,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The image to write, as bytes.", show_default=False)
+    ] = None,
+    c: Annotated[
+        Path | None,
+        typer.Option("--c", help="The header to write, with the image as an array of C.", show_default=False),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a .mtq file into an image for small devices, which have no room to decode its header.
+
+    It prints the image's size and the bytes of arena that a device needs to decode it, at most.
+    """
+    from metaq.errors import InputError
+    from metaq.files import map_bytes, write_atomically
+    from metaq.format.checked_file import CheckedFile
+    from metaq.format.device_image import c_header
+    from metaq.report.tables import print_result
+
+    if output is None and c is None:
+        raise InputError("expected a place to write the image to, found none; give -o or --c")
+    image, arena_bytes = CheckedFile(map_bytes(source), str(source)).device_image()
+    if output is not None:
+        write_atomically(output, image)
+    if c is not None:
+        write_atomically(c, c_header(image, arena_bytes, c.stem).encode())
+    print_result({"bytes": len(image), "arena_bytes": arena_bytes}, as_json, quiet)
+
+
 def verify(source: MtqPath, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Check every byte of a .mtq file or of a folder's: checksums, limits, and that all of it decodes.
 

@@ -156,6 +156,17 @@ class CheckedFile:
         """How many chunks have been decoded so far, those decoded again counted again."""
         return self._file.decoded_chunks
 
+    def device_image(self) -> tuple[bytes, int]:
+        """The file as small devices decode it (docs/devices.md), and how many bytes of arena that takes at most.
+
+        Raises:
+            FormatError: a chunk is damaged, or is of a coder that the native decoder has not.
+        """
+        image, arena_bytes, error = self._file.pack()
+        if error is not None:
+            self._fail(error)
+        return image, arena_bytes
+
     def chunk_runs(self) -> list[list[RowRun]]:
         """The runs that each chunk covers."""
         return [[RowRun(*row) for row in self._file.runs(chunk)] for chunk in range(len(self.header.chunks))]

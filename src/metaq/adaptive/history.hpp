@@ -227,9 +227,9 @@ public:
         before_.swap(rows_);
         if (before_.empty()) return;
         std::int64_t sum = 0;
-        for (const int level : before_) sum += level;
+        for (const std::int32_t level : before_) sum += level;
         const auto mean = static_cast<int>(sum / static_cast<std::int64_t>(before_.size()));
-        for (int& level : before_) level -= mean;
+        for (std::int32_t& level : before_) level -= mean;
     }
 
 private:
@@ -237,15 +237,16 @@ private:
     static constexpr int kLevelLimit = 32 * kLevelOne;
     static constexpr int kExactOctaves = 5, kMostShift = 8;
 
-    static void move(int& level, int excess, int rate) {
-        level = std::clamp(level + static_cast<int>(std::int64_t{excess} * rate >> 8), -kLevelLimit, kLevelLimit);
+    static void move(std::int32_t& level, int excess, int rate) {
+        level = std::clamp<std::int32_t>(level + static_cast<int>(std::int64_t{excess} * rate >> 8), -kLevelLimit,
+                                         kLevelLimit);
     }
 
     std::size_t channels_ = 0, kernel_ = 0;
-    int all_ = kLevelOne;
-    Buffer<int> columns_, channel_levels_, positions_;
-    Buffer<int> rows_, before_;   // levels of this block's rows, and of the last one's less their mean
-    Buffer<std::int64_t> means_;  // of a matrix's columns, in units of 2^-16
+    std::int32_t all_ = kLevelOne;
+    Buffer<std::int32_t> columns_, channel_levels_, positions_;
+    Buffer<std::int32_t> rows_, before_;  // levels of this block's rows, and of the last one's less their mean
+    Buffer<std::int64_t> means_;          // of a matrix's columns, in units of 2^-16
     KernelPredictor predictor_;
 
     std::size_t row_number_ = 0, lanes_ = 0, row_seen_ = 0, all_seen_ = 0;

@@ -256,7 +256,8 @@ inline std::array<std::uint32_t, kLanes> reached(const Int32Lanes& values,
 inline Int16Lanes shortened(const Int32Lanes& levels, std::int32_t other) {
     Int16Lanes values;
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-        values[lane] = static_cast<std::int16_t>(std::clamp(plus(levels[lane], other) >> kLevelShift, 0, kLevels - 1));
+        values[lane] = static_cast<std::int16_t>(
+            std::clamp<std::int32_t>(plus(levels[lane], other) >> kLevelShift, 0, kLevels - 1));
     }
     return values;
 }

@@ -17,8 +17,10 @@ namespace metaq {
 inline constexpr std::uint32_t kListedLimit = 4096;           // listed symbols in an alphabet
 inline constexpr std::size_t kEntryLimit = kListedLimit + 1;  // entries, the escape among them
 
-struct Alphabet {
-    BoundedList<std::int32_t, kListedLimit> listed;  // increasing
+// With `Listed` a BoundedList or a GrowingList.
+template <class Listed>
+struct BasicAlphabet {
+    Listed listed;                                   // increasing
     std::int32_t escape_base = 0;                    // the least escaped symbol
     unsigned escape_width = 0;                       // bits of an escaped symbol, 1 to 32; 0: nothing escapes
 
@@ -26,6 +28,8 @@ struct Alphabet {
     std::size_t entries() const { return listed.size() + (has_escape() ? 1 : 0); }
     bool is_single() const { return listed.size() == 1 && !has_escape(); }
 };
+
+using Alphabet = BasicAlphabet<BoundedList<std::int32_t, kListedLimit>>;
 
 // How many bytes of zeros follow the table of a block of `size` equal symbols, so that no stream stands for more than 2^19
 // symbols a byte: the symbols themselves take nothing, and the table takes at least one byte.
@@ -74,8 +78,8 @@ void write_alphabet(Sink& sink, const Alphabet& alphabet) {
 }
 
 // Returns false if no encoder writes this. Zeros are read behind the end, so callers check the source's status as well.
-template <class Source>
-bool read_alphabet(Source& source, Alphabet& alphabet) {
+template <class Source, class Listed>
+bool read_alphabet(Source& source, BasicAlphabet<Listed>& alphabet) {
     namespace code = alphabet_code;
     std::uint32_t count = 0;
     std::uint32_t value = 0;
@@ -102,8 +106,8 @@ bool read_alphabet(Source& source, Alphabet& alphabet) {
 }
 
 // Reads an escaped symbol. Returns false if it lies outside the symbols.
-template <class Source>
-bool read_escaped(Source& source, const Alphabet& alphabet, std::int32_t& symbol) {
+template <class Source, class Listed>
+bool read_escaped(Source& source, const BasicAlphabet<Listed>& alphabet, std::int32_t& symbol) {
     const std::int64_t value = std::int64_t{alphabet.escape_base} + source.get(alphabet.escape_width);
     symbol = static_cast<std::int32_t>(value);
     return is_symbol(value);

@@ -46,24 +46,24 @@ void write_frequencies(Sink& sink, const Frequencies& table) {
     }
 }
 
-// Reads as many frequencies as `table` has. Returns false unless they are positive and sum to a power of two in bounds.
+// Reads as many frequencies as there is room for. Returns false unless they are positive and sum to a power of two in bounds.
 template <class Source>
-bool read_frequencies(Source& source, Frequencies& table) {
-    table.precision = source.get(5);
-    if (table.precision > kPrecisionLimit) return false;
-    std::uint32_t left = 1u << table.precision;
-    std::int64_t width = table.precision;
-    for (std::size_t i = 0; i + 1 < table.frequencies.size(); ++i) {
+bool read_frequencies(Source& source, std::span<std::uint32_t> frequencies, unsigned& precision) {
+    precision = source.get(5);
+    if (precision > kPrecisionLimit) return false;
+    std::uint32_t left = 1u << precision;
+    std::int64_t width = precision;
+    for (std::size_t i = 0; i + 1 < frequencies.size(); ++i) {
         std::uint32_t difference = 0;
         if (!get_golomb(source, 0, difference)) return false;
         width += from_zigzag(difference);
         if (width < 1 || width > std::int64_t{kPrecisionLimit}) return false;
         const unsigned tail = static_cast<unsigned>(width) - 1;
-        table.frequencies[i] = (1u << tail) + source.get(tail);
-        if (table.frequencies[i] >= left) return false;
-        left -= table.frequencies[i];
+        frequencies[i] = (1u << tail) + source.get(tail);
+        if (frequencies[i] >= left) return false;
+        left -= frequencies[i];
     }
-    table.frequencies.back() = left;
+    frequencies.back() = left;
     return true;
 }
 

@@ -127,7 +127,7 @@ struct Mixer {
         std::int32_t sum = 0;
         for (std::size_t i = 0; i < inputs; ++i)
             sum += std::int32_t{input[i]} * static_cast<std::int16_t>(weight[i] >> 8);
-        return std::clamp(sum >> 12, -kLogitLimit, kLogitLimit);
+        return std::clamp<std::int32_t>(sum >> 12, -kLogitLimit, kLogitLimit);
     }
 
     // The factor by which an input moves its weight, in units of 2^-9 of a weight's unit.

@@ -84,6 +84,48 @@ inline std::size_t run_width(const FileHeader& header, const Run& run, Content c
     return content_of(tensor, content) == Content::symbols ? sizeof(std::int32_t) : traits_of(tensor.dtype).bytes;
 }
 
+// What the status of a chunk's stream is for its file.
+inline FileError stream_error(Status status, std::size_t chunk) {
+    FileError error;
+    if (status == Status::ok) return error;
+    error.chunk = chunk;
+    error.status = status == Status::truncated   ? FileStatus::stream_truncated
+                   : status == Status::no_memory ? FileStatus::no_memory
+                                                 : FileStatus::stream_corrupt;
+    return error;
+}
+
+// A run's symbols to what its place takes, which may be where they are if that is as wide. False with an error if some have no
+// value.
+inline bool convert_run(const FileHeader& header, const Run& run, std::int32_t* first, Content content,
+                        std::uint8_t* place, FileError& error) {
+    const std::span<const std::int32_t> symbols(first, run.symbols());
+    const FileTensor& tensor = header.tensors[run.tensor];
+    error.tensor = run.tensor;
+    if (run.section > 0) {
+        if (!check_range(symbols, {-128, 127}, FileStatus::plane_range, error)) return false;
+        write_each<std::uint8_t>(symbols, place, [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
+        return true;
+    }
+    const FileCodebook& codebook = header.codebooks[tensor.codebook];
+    const bool is_uniform = codebook.kind == CodebookKind::uniform;  // for which every symbol has a value
+    if (!is_uniform && !check_range(symbols, symbol_range(codebook, tensor.dtype), FileStatus::symbol_range, error))
+        return false;
+    const bool is_there = reinterpret_cast<std::uint8_t*>(first) == place;
+    if (content_of(tensor, content) == Content::symbols) {
+        if (!is_there)
+            write_each<std::uint32_t>(symbols, place,
+                                      [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
+    } else if (tensor.matrix != nullptr) {
+        ScaledValues(*tensor.matrix, codebook.step, tensor.dtype).write(symbols, run.first(), place);
+    } else if (is_there && is_uniform) {
+        to_float32(first, symbols.size(), codebook.step);
+    } else {
+        write_values(symbols, codebook, tensor.dtype, place);
+    }
+    return true;
+}
+
 class ChunkDecoder {
 public:
     ChunkDecoder(const FileHeader& header, const FileLayout& layout, std::size_t chunk, Content content,
@@ -145,14 +187,7 @@ private:
         return error;
     }
 
-    FileError of_stream(Status status) const {
-        switch (status) {
-            case Status::ok: return {};
-            case Status::truncated: return failed(FileStatus::stream_truncated);
-            case Status::no_memory: return failed(FileStatus::no_memory);
-            default: return failed(FileStatus::stream_corrupt);
-        }
-    }
+    FileError of_stream(Status status) const { return stream_error(status, index_); }
 
     // Whether a run's place is as wide as its symbols, which are decoded there.
     bool holds_symbols(const Run& run, const std::uint8_t* place) const {
@@ -197,38 +232,13 @@ private:
     FileError convert(std::span<std::uint8_t* const> places, const Symbols& symbols) const {
         for (std::size_t i = 0; i < runs_.size(); ++i) {
             FileError error = failed(FileStatus::ok);
-            if (places[i] != nullptr && !convert_run(runs_[i], symbols.blocks[i], places[i], error)) return error;
+            if (places[i] != nullptr && !convert_run(i, symbols, places[i], error)) return error;
         }
         return {};
     }
 
-    bool convert_run(const Run& run, const Block& block, std::uint8_t* place, FileError& error) const {
-        const std::span<const std::int32_t> symbols(block.symbols, run.symbols());
-        const FileTensor& tensor = header_.tensors[run.tensor];
-        error.tensor = run.tensor;
-        if (run.section > 0) {
-            if (!check_range(symbols, {-128, 127}, FileStatus::plane_range, error)) return false;
-            write_each<std::uint8_t>(symbols, place,
-                                     [](std::int32_t symbol) { return static_cast<std::uint8_t>(symbol); });
-            return true;
-        }
-        const FileCodebook& codebook = header_.codebooks[tensor.codebook];
-        const bool is_uniform = codebook.kind == CodebookKind::uniform;  // for which every symbol has a value
-        if (!is_uniform && !check_range(symbols, symbol_range(codebook, tensor.dtype), FileStatus::symbol_range, error))
-            return false;
-        const bool is_there = reinterpret_cast<std::uint8_t*>(block.symbols) == place;
-        if (content_of(tensor, content_) == Content::symbols) {
-            if (!is_there)
-                write_each<std::uint32_t>(symbols, place,
-                                          [](std::int32_t symbol) { return static_cast<std::uint32_t>(symbol); });
-        } else if (tensor.matrix != nullptr) {
-            ScaledValues(*tensor.matrix, codebook.step, tensor.dtype).write(symbols, run.first(), place);
-        } else if (is_there && is_uniform) {
-            to_float32(block.symbols, symbols.size(), codebook.step);
-        } else {
-            write_values(symbols, codebook, tensor.dtype, place);
-        }
-        return true;
+    bool convert_run(std::size_t i, const Symbols& symbols, std::uint8_t* place, FileError& error) const {
+        return metaq::convert_run(header_, runs_[i], symbols.blocks[i].symbols, content_, place, error);
     }
 
     bool is_scaled(const Run& run) const { return header_.tensors[run.tensor].matrix != nullptr; }
@@ -268,7 +278,7 @@ private:
             const bool has_values = is_filled(i) && content_ == Content::values && !is_scaled(runs_[i]);
             if (places[i] == nullptr || has_values || runs_[i].section > 0) continue;
             error = failed(FileStatus::ok);
-            convert_run(runs_[i], symbols.blocks[i], places[i], error);
+            convert_run(i, symbols, places[i], error);
         }
         return error;
     }

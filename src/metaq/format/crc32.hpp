@@ -12,6 +12,21 @@ inline std::uint32_t read_word(std::span<const std::uint8_t> bytes) {
     return bytes[0] | std::uint32_t{bytes[1]} << 8 | std::uint32_t{bytes[2]} << 16 | std::uint32_t{bytes[3]} << 24;
 }
 
+#ifdef METAQ_SMALL
+// Half a byte at a time: entry n is what the half byte n does to the checksum.
+inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
+    static constexpr std::array<std::uint32_t, 16> kTable{
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+    std::uint32_t crc = 0xffffffffu;
+    for (const std::uint8_t byte : data) {
+        crc ^= byte;
+        crc = crc >> 4 ^ kTable[crc & 15];
+        crc = crc >> 4 ^ kTable[crc & 15];
+    }
+    return ~crc;
+}
+#else
 // Sixteen bytes at a time: entry n of table k is what a byte n does to the checksum once k bytes have followed it.
 inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
     static constexpr auto tables = [] {
@@ -38,5 +53,6 @@ inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
     for (const std::uint8_t byte : data) crc = crc >> 8 ^ tables[0][(crc ^ byte) & 255];
     return ~crc;
 }
+#endif
 
 }  // namespace metaq

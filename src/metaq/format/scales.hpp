@@ -51,7 +51,11 @@ public:
     }
 
 private:
+#ifdef METAQ_SMALL
+    static constexpr std::size_t kPiece = 32;
+#else
     static constexpr std::size_t kPiece = 1024;
+#endif
 
     // At most kPiece symbols of one row. Values are made beside the symbols, whose place they may take.
     void write_row(std::span<const std::int32_t> symbols, std::uint64_t row, const float* scales,

@@ -36,11 +36,15 @@ inline FileError::Range symbol_range(const FileCodebook& codebook, Dtype dtype) 
     return {1 - std::int64_t{kSymbolLimit}, std::int64_t{kSymbolLimit} - 1};
 }
 
-// As before, for words that take a while to find: those of small symbols are looked up if there are many. `range` is of
-// the symbols that have a word.
+// As before, for words that take a while to find: those of small symbols are looked up if there are many, except where that is
+// to be small. `range` is of the symbols that have a word.
 template <class Word, class WordOf>
 void write_each_looked_up(std::span<const std::int32_t> symbols, FileError::Range range, std::uint8_t* out,
                           const WordOf& word_of) {
+#ifdef METAQ_SMALL
+    (void)range;
+    write_each<Word>(symbols, out, word_of);
+#else
     constexpr std::int32_t kKnown = 512;
     if (symbols.size() < 4 * kKnown) return write_each<Word>(symbols, out, word_of);
     std::array<Word, 2 * kKnown> known{};
@@ -52,6 +56,7 @@ void write_each_looked_up(std::span<const std::int32_t> symbols, FileError::Rang
         const auto at = static_cast<std::size_t>(std::int64_t{symbol} + kKnown);
         return at < known.size() ? known[at] : word_of(symbol);
     });
+#endif
 }
 
 // Multiples of a step in place of the symbols, as little-endian float32: one pointer, so that compilers vectorize.

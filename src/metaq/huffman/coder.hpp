@@ -111,7 +111,7 @@ inline void write_lengths(BitWriter& writer, const Lengths& lengths) {
 }
 
 // Returns false unless the lengths are in bounds and complete.
-inline bool read_lengths(BitReader& reader, Lengths& lengths) {
+inline bool read_lengths(BitReader& reader, std::span<std::uint8_t> lengths) {
     auto length = static_cast<std::int64_t>(std::bit_width(lengths.size()));
     std::uint64_t covered = 0;  // in units of 2^-kLengthLimit
     for (std::uint8_t& result : lengths) {

@@ -116,45 +116,53 @@ Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expecta
     return {model.code_place(coder, symbol.magnitude, lower, number), negative};
 }
 
-// Codes the symbols of a block, or fills it. The status is corrupt if a symbol is out of range.
+// Codes the symbols of a row of a block, or fills it; those of the row before lie right before them. The status is corrupt if
+// a symbol is out of range.
 template <class Coder, class Symbol, class Symbols>
-[[nodiscard]] Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre,
-                                  Symbols symbols) {
+[[nodiscard]] Status code_row(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::size_t row,
+                              Symbol* symbol, std::int32_t centre, Symbols& symbols) {
     const std::size_t row_size = block.channels * block.kernel;
     const std::size_t width = kernel_width(block.kernel);
     const bool spatial = block.kernel > 1;
+    state.history.start_row(row);
+    symbols.start_row();
+    Position at{row, 0, 0, 0};
+    for (at.channel = 0; at.channel < block.channels; ++at.channel) {
+        for (at.kernel = 0; at.kernel < block.kernel; ++at.kernel, ++at.column, ++symbol) {
+            const auto before = [&](std::size_t n) { return symbol[-1 - static_cast<std::ptrdiff_t>(n)] - centre; };
+            const bool has_left = spatial ? at.kernel % width != 0 : at.column > 0;
+            const Neighbours near{has_left ? before(0) : 0, spatial && at.kernel >= width ? before(width - 1) : 0,
+                                  at.row > 0 ? before(row_size - 1) : 0};
+            const Expectation expected = state.history.expect(at, before);
+            Sized known{0, false};
+            if constexpr (std::is_const_v<Symbol>) {
+                const std::int64_t value = std::int64_t{*symbol} - centre;
+                known = {symbols.index(value < 0 ? -value : value), value < 0};
+            }
+            const Sized coded = code_symbol(state, coder, known, expected, near, at, symbols.quantizer());
+            const std::int64_t magnitude = symbols.magnitude(coded.magnitude);
+            if constexpr (!std::is_const_v<Symbol>) {
+                const std::int64_t value = centre + (coded.negative ? -magnitude : magnitude);
+                if (!is_symbol(value)) return state.status(coder, Status::corrupt);
+                *symbol = static_cast<std::int32_t>(value);
+            }
+            state.history.learn(at, magnitude, coded.negative);
+            symbols.move_on(coded.magnitude);
+        }
+    }
+    state.history.end_row(row);
+    return state.status(coder, Status::ok);
+}
+
+// As before, of all rows of a block.
+template <class Coder, class Symbol, class Symbols>
+[[nodiscard]] Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::int32_t centre,
+                                  Symbols symbols) {
     const Status started = state.history.start_block(block.rows, block.channels, block.kernel);
     if (started != Status::ok) return started;
-    Symbol* symbol = block.symbols;
-    for (Position at{0, 0, 0, 0}; at.row < block.rows; ++at.row) {
-        state.history.start_row(at.row);
-        symbols.start_row();
-        at.column = 0;
-        for (at.channel = 0; at.channel < block.channels; ++at.channel) {
-            for (at.kernel = 0; at.kernel < block.kernel; ++at.kernel, ++at.column, ++symbol) {
-                const auto before = [&](std::size_t n) { return symbol[-1 - static_cast<std::ptrdiff_t>(n)] - centre; };
-                const bool has_left = spatial ? at.kernel % width != 0 : at.column > 0;
-                const Neighbours near{has_left ? before(0) : 0, spatial && at.kernel >= width ? before(width - 1) : 0,
-                                      at.row > 0 ? before(row_size - 1) : 0};
-                const Expectation expected = state.history.expect(at, before);
-                Sized known{0, false};
-                if constexpr (std::is_const_v<Symbol>) {
-                    const std::int64_t value = std::int64_t{*symbol} - centre;
-                    known = {symbols.index(value < 0 ? -value : value), value < 0};
-                }
-                const Sized coded = code_symbol(state, coder, known, expected, near, at, symbols.quantizer());
-                const std::int64_t magnitude = symbols.magnitude(coded.magnitude);
-                if constexpr (!std::is_const_v<Symbol>) {
-                    const std::int64_t value = centre + (coded.negative ? -magnitude : magnitude);
-                    if (!is_symbol(value)) return state.status(coder, Status::corrupt);
-                    *symbol = static_cast<std::int32_t>(value);
-                }
-                state.history.learn(at, magnitude, coded.negative);
-                symbols.move_on(coded.magnitude);
-            }
-        }
-        state.history.end_row(at.row);
-        const Status status = state.status(coder, Status::ok);
+    for (std::size_t row = 0; row < block.rows; ++row) {
+        Symbol* const first = block.symbols + row * block.channels * block.kernel;
+        const Status status = code_row(state, coder, block, row, first, centre, symbols);
         if (status != Status::ok) return status;
     }
     state.history.end_block();
@@ -178,6 +186,15 @@ BlockHeader code_header(Model& model, Coder& coder, const BlockHeader& header) {
     const std::int64_t number = model.code_number(coder, folded, 1);
     return {static_cast<std::int32_t>(number & 1 ? -((number + 1) / 2) : number / 2), (kind & 1) != 0,
             kind / 2 % kMixerRates.size(), kind / 2 / kMixerRates.size()};
+}
+
+// Returns false if no encoder writes this. The first block's header names the mixers' rate.
+inline bool read_header(Model& model, BinaryDecoder& coder, bool is_first, BlockHeader& header) {
+    header = code_header(model, coder, {0, false, 0, 0});
+    if (!is_symbol(header.centre) || (header.rate > 0 && !is_first)) return false;
+    if (header.machine > (header.constant || header.centre != 0 ? 0 : dependent::kMachines)) return false;
+    if (is_first) model.set_mixer_rate(header.rate);
+    return true;
 }
 
 inline BlockHeader make_header(const ConstBlock& block) {
@@ -234,11 +251,8 @@ inline BlockHeader make_header(const ConstBlock& block) {
     bool is_first = true;
     for (const Block& block : blocks) {
         if (block.size() == 0) continue;
-        const BlockHeader header = code_header(state->model, coder, {0, false, 0, 0});
-        if (!is_symbol(header.centre)) return Status::corrupt;
-        if (header.rate > 0 && !is_first) return Status::corrupt;
-        if (header.machine > (header.constant || header.centre != 0 ? 0 : dependent::kMachines)) return Status::corrupt;
-        if (is_first) state->model.set_mixer_rate(header.rate);
+        BlockHeader header;
+        if (!read_header(state->model, coder, is_first, header)) return Status::corrupt;
         is_first = false;
         if (header.constant) {
             std::fill_n(block.symbols, block.size(), header.centre);

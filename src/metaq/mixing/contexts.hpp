@@ -86,7 +86,7 @@ public:
         group_ = channels > 1 && before_count_ > 0 && channels % before_count_ == 0 ? channels / before_count_ : 0;
         rows_ = rows;
         row_size_ = channels * kernel;
-        all_.count = std::min(all_.count, 4);
+        all_.count = std::min<std::int32_t>(all_.count, 4);
         filled_.count = 0;
         sum_ = 0;
         return Status::ok;
@@ -251,7 +251,8 @@ private:
         return static_cast<std::size_t>((value > 0) - (value < 0) + 1);
     }
     static std::size_t exact(std::int32_t first, std::int32_t second) {
-        return static_cast<std::size_t>((std::clamp(first, -7, 7) + 7) * 15 + std::clamp(second, -7, 7) + 7);
+        return static_cast<std::size_t>((std::clamp<std::int32_t>(first, -7, 7) + 7) * 15 +
+                                        std::clamp<std::int32_t>(second, -7, 7) + 7);
     }
 
     RunningMean all_{kMeanOne, 2};

@@ -181,7 +181,7 @@ inline Status decode_block(RangeDecoder& decoder, const Block& block) {
     }
     Frequencies table;
     table.frequencies.resize(alphabet.entries());
-    if (!read_frequencies(decoder, table)) return Status::corrupt;
+    if (!read_frequencies(decoder, table.frequencies, table.precision)) return Status::corrupt;
     return decode_symbols(decoder, alphabet, table, block);
 }
 

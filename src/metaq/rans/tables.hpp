@@ -49,8 +49,10 @@ struct Contexts {
     }
 };
 
-struct Header {
-    Alphabet alphabet;
+// With `Listed` as of a BasicAlphabet.
+template <class Listed>
+struct BasicHeader {
+    BasicAlphabet<Listed> alphabet;
     std::uint32_t escapes = 0;  // how many symbols escape
     unsigned precision = 0;
     unsigned classes = 1;
@@ -74,6 +76,8 @@ struct Header {
         return static_cast<std::size_t>(std::count(frequencies.begin(), frequencies.end(), whole)) == tables();
     }
 };
+
+using Header = BasicHeader<BoundedList<std::int32_t, kListedLimit>>;
 
 // Calls `visit` with where each unit ends in the sequence: as many rows as make 2^unit_width symbols, the last of a block
 // maybe fewer.
@@ -113,8 +117,9 @@ public:
     }
 
     std::uint8_t at(std::size_t place) {
-        std::rotate(list_.begin(), list_.begin() + place, list_.begin() + place + 1);
-        return list_[0];
+        const std::uint8_t found = list_[place];
+        std::copy_backward(list_.begin(), list_.begin() + place, list_.begin() + place + 1);
+        return list_[0] = found;
     }
 
 private:
@@ -134,8 +139,8 @@ void write_classes(Sink& sink, const Header& header) {
     write(sink, order);
 }
 
-template <class Source>
-bool read_classes(Source& source, Header& header) {
+template <class Source, class Listed>
+bool read_classes(Source& source, BasicHeader<Listed>& header) {
     const unsigned order = source.get(1);
     RecentClasses recent(header.classes);
     for (std::uint8_t& value : header.unit_classes) {
@@ -187,8 +192,8 @@ void write_header(Sink& sink, const Header& header) {
 }
 
 // The status is corrupt if no encoder writes this. Zeros are read behind the end, so callers check the source's status as well.
-template <class Source, class AnyBlock>
-Status read_header(Source& source, std::span<const AnyBlock> blocks, Header& header) {
+template <class Source, class AnyBlock, class Listed>
+Status read_header(Source& source, std::span<const AnyBlock> blocks, BasicHeader<Listed>& header) {
     if (!read_alphabet(source, header.alphabet)) return Status::corrupt;
     if (header.alphabet.has_escape() && !get_golomb(source, kEscapeCountOrder, header.escapes)) return Status::corrupt;
     header.precision = source.get(5);

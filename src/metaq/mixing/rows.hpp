@@ -1,0 +1,65 @@
+// Streams of the mixing coder, row by row.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "metaq/base/binary_coder.hpp"
+#include "metaq/base/dependent.hpp"
+#include "metaq/base/memory.hpp"
+#include "metaq/base/symbols.hpp"
+#include "metaq/mixing/coder.hpp"
+
+namespace metaq::mixing {
+
+class RowDecoder {
+public:
+    Status open(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
+        state_ = make_state(0);  // so that counters are made as contexts are met, however long the stream is
+        if (state_ == nullptr) return Status::no_memory;
+        least_bytes_ = least_bytes(blocks);
+        coder_.emplace(data);
+        return Status::ok;
+    }
+
+    Status start_block(const Block& block) {
+        block_ = block;
+        row_ = 0;
+        if (!read_header(state_->model, *coder_, is_first_, header_)) return Status::corrupt;
+        is_first_ = false;
+        dependent_.reset();
+        if (header_.constant) return coder_->truncated() ? Status::truncated : Status::ok;
+        if (header_.machine > 0) dependent_.emplace(dependent::kMachine[header_.machine - 1]);
+        return state_->history.start_block(block.rows, block.channels, block.kernel);
+    }
+
+    // Before `row` lie the symbols of the row before, if the block has one.
+    Status read_row(std::int32_t* row) {
+        if (header_.constant) {
+            std::fill_n(row, block_.channels * block_.kernel, header_.centre);
+            return Status::ok;
+        }
+        FreeSymbols free;
+        const Status status = dependent_ ? code_row(*state_, *coder_, block_, row_, row, 0, *dependent_)
+                                         : code_row(*state_, *coder_, block_, row_, row, header_.centre, free);
+        if (status == Status::ok && ++row_ == block_.rows) state_->history.end_block();
+        return status;
+    }
+
+    Status finish() const { return coder_->finish(least_bytes_); }
+
+private:
+    Owned<State> state_;
+    std::optional<BinaryDecoder> coder_;
+    std::optional<DependentSymbols> dependent_;
+    std::size_t least_bytes_ = 0;
+    Block block_{};
+    BlockHeader header_{};
+    std::size_t row_ = 0;
+    bool is_first_ = true;
+};
+
+}  // namespace metaq::mixing
