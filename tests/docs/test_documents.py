@@ -37,6 +37,10 @@ NOT_RUN = {  # page, first line of the block
     ("README.md", f"{INSTALL}   # a minute or two; no data to download"),
     ("docs/c.md", "$ cmake -S . -B build -DMETAQ_PYTHON=OFF && cmake --build build && cmake --install build"),
     ("docs/c.md", "$ cc -std=c99 examples/c/first_tensor.c $(pkg-config --cflags --libs metaq) -o first_tensor"),
+    (
+        "docs/devices.md",
+        "$ arm-none-eabi-g++ -std=c++20 -Os -mcpu=cortex-m4 -fno-exceptions -fno-rtti -fno-threadsafe-statics \\",
+    ),
     ("docs/install.md", INSTALL),
     ("docs/install.md", "$ pip install metaq-nn"),
     ("docs/trainers.md", "from lightning.pytorch import Trainer"),

@@ -153,17 +153,28 @@ struct Refinement {
     static constexpr int kKnotStep = 180;  // 2 * kLogitLimit / (kKnots - 1)
     std::array<std::uint16_t, kKnots> knot;
 
+    static std::uint16_t fresh_knot(int i) { return static_cast<std::uint16_t>(squash(i * kKnotStep - kLogitLimit)); }
+
     void reset() {
-        for (int i = 0; i < kKnots; ++i) knot[i] = static_cast<std::uint16_t>(squash(i * kKnotStep - kLogitLimit));
+        for (int i = 0; i < kKnots; ++i) knot[i] = fresh_knot(i);
     }
     std::uint32_t refined(int logit) const {
+        return between_knots(logit, [&](int i) { return knot[i]; });
+    }
+    void update(int logit, bool bit, int shift) { move_knot(knot[nearest_knot(logit)], bit, shift); }
+
+    // The same, for knots that are elsewhere.
+    template <class KnotAt>
+    static std::uint32_t between_knots(int logit, const KnotAt& knot_at) {
         const int at = std::clamp(logit, -kLogitLimit, kLogitLimit - 1) + kLogitLimit;
         const int low = at / kKnotStep, part = at % kKnotStep;
-        return static_cast<std::uint32_t>((knot[low] * (kKnotStep - part) + knot[low + 1] * part) / kKnotStep);
+        return static_cast<std::uint32_t>((knot_at(low) * (kKnotStep - part) + knot_at(low + 1) * part) / kKnotStep);
     }
-    void update(int logit, bool bit, int shift) {
+    static int nearest_knot(int logit) {
         const int at = std::clamp(logit, -kLogitLimit, kLogitLimit - 1) + kLogitLimit;
-        std::uint16_t& nearest = knot[(at + kKnotStep / 2) / kKnotStep];
+        return (at + kKnotStep / 2) / kKnotStep;
+    }
+    static void move_knot(std::uint16_t& nearest, bool bit, int shift) {
         const int target = -int{bit} & 65535;
         nearest = static_cast<std::uint16_t>(nearest + ((target - nearest) >> shift));
     }

@@ -33,7 +33,7 @@ public:
     // was done so far.
     std::size_t most_bytes() const { return most_bytes_; }
 
-    // After an allocation that failed, how many bytes an arena had to have for that one.
+    // How many bytes an arena had to have for the first allocation that failed; 0 if none has.
     std::size_t needed_bytes() const { return needed_bytes_; }
 
 private:
@@ -83,7 +83,7 @@ private:
             most_bytes_ = std::max(most_bytes_, at + wanted);
             return first_ + at + kSizeBytes;
         }
-        needed_bytes_ = std::max(needed_bytes_, end_of_used + wanted);
+        if (needed_bytes_ == 0) needed_bytes_ = end_of_used + wanted;
         return nullptr;
     }
 

@@ -24,17 +24,20 @@ namespace metaq::mixing {
 
 inline constexpr std::size_t kSearchBytes = 1 << 14;  // streams below are coded by every rate of the mixers
 
-struct State {
-    Model model;
-    History history;
+template <class SomeModel, class SomeHistory>
+struct BasicState {
+    SomeModel model;
+    SomeHistory history;
 
     // The status of the stream: no_memory or truncated if memory or data has run out, and otherwise that of the symbols.
     template <class Coder>
     Status status(const Coder& coder, Status of_symbols) const {
-        if (model.is_out_of_memory()) return Status::no_memory;
+        if (model.is_out_of_memory() || history.is_out_of_memory()) return Status::no_memory;
         return coder.truncated() ? Status::truncated : of_symbols;
     }
 };
+
+using State = BasicState<Model, History>;
 
 template <class Blocks>
 std::size_t count_symbols(const Blocks& blocks) {
@@ -44,8 +47,9 @@ std::size_t count_symbols(const Blocks& blocks) {
 }
 
 // For a stream of about so many symbols. Returns null if there is no memory.
-inline Owned<State> make_state(std::size_t symbols) {
-    Owned<State> state = make_owned<State>();
+template <class AnyState = State>
+Owned<AnyState> make_state(std::size_t symbols) {
+    Owned<AnyState> state = make_owned<AnyState>();
     if (state != nullptr && !state->model.allocate(symbols)) state.reset();
     return state;
 }
@@ -95,16 +99,16 @@ private:
     std::size_t state_ = 0;
 };
 
-template <class Coder>
-Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expectation& expected, const Neighbours& near,
-                  const Position& at, std::size_t quantizer) {
-    Model& model = state.model;
+template <class Coder, class AnyState>
+Sized code_symbol(AnyState& state, Coder& coder, const Sized& symbol, const Expectation& expected,
+                  const Neighbours& near, const Position& at, std::size_t quantizer) {
+    auto& model = state.model;
     Contexts contexts = state.history.zero_contexts(expected, near, quantizer);
     if (!model.code(coder, symbol.magnitude > 0, kNotZero, model.place(contexts))) return {0, false};
     const bool negative = model.code(coder, symbol.negative, kSign,
                                      model.place(state.history.sign_contexts(expected, near, at)));
     state.history.turn_to_magnitude(contexts, expected, negative, quantizer);
-    const PlacedContexts placed = model.place(contexts);
+    const auto placed = model.place(contexts);
     std::int64_t lower = 1;
     std::size_t number = 1;  // of the class
     while (lower < 2 * std::int64_t{kSymbolLimit}) {
@@ -118,8 +122,8 @@ Sized code_symbol(State& state, Coder& coder, const Sized& symbol, const Expecta
 
 // Codes the symbols of a row of a block, or fills it; those of the row before lie right before them. The status is corrupt if
 // a symbol is out of range.
-template <class Coder, class Symbol, class Symbols>
-[[nodiscard]] Status code_row(State& state, Coder& coder, const BasicBlock<Symbol>& block, std::size_t row,
+template <class AnyState, class Coder, class Symbol, class Symbols>
+[[nodiscard]] Status code_row(AnyState& state, Coder& coder, const BasicBlock<Symbol>& block, std::size_t row,
                               Symbol* symbol, std::int32_t centre, Symbols& symbols) {
     const std::size_t row_size = block.channels * block.kernel;
     const std::size_t width = kernel_width(block.kernel);
@@ -177,8 +181,8 @@ template <class Coder, class Symbol>
 }
 
 // Rate and machine are coded above the flag for constant blocks, so that 0 costs nothing; the centre as 0, -1, 1, -2, ...
-template <class Coder>
-BlockHeader code_header(Model& model, Coder& coder, const BlockHeader& header) {
+template <class AnyModel, class Coder>
+BlockHeader code_header(AnyModel& model, Coder& coder, const BlockHeader& header) {
     const std::size_t known = (header.machine * kMixerRates.size() + header.rate) * 2 + header.constant;
     const std::size_t kind = model.code_number(coder, static_cast<std::uint32_t>(known), 0);
     const std::int64_t centre = header.centre;
@@ -189,7 +193,8 @@ BlockHeader code_header(Model& model, Coder& coder, const BlockHeader& header) {
 }
 
 // Returns false if no encoder writes this. The first block's header names the mixers' rate.
-inline bool read_header(Model& model, BinaryDecoder& coder, bool is_first, BlockHeader& header) {
+template <class AnyModel>
+bool read_header(AnyModel& model, BinaryDecoder& coder, bool is_first, BlockHeader& header) {
     header = code_header(model, coder, {0, false, 0, 0});
     if (!is_symbol(header.centre) || (header.rate > 0 && !is_first)) return false;
     if (header.machine > (header.constant || header.centre != 0 ? 0 : dependent::kMachines)) return false;

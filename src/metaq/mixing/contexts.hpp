@@ -70,12 +70,13 @@ struct Expectation {
     std::size_t lean;               // value against magnitude: 0 ... 20, 10 for neither
 };
 
-class History {
+template <class Weights>
+class BasicHistory {
 public:
     // The status is ok or no_memory.
     [[nodiscard]] Status start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
         spatial_ = kernel > 1;
-        predicts_row_ = RowPredictor::suits(rows, channels, kernel);
+        predicts_row_ = RowPredictor<Weights>::suits(rows, channels, kernel);
         if (predicts_row_ && !row_predictor_.start_block(channels)) return Status::no_memory;
         // The block's first row sets what these hold.
         const bool has_memory = columns_.resize(std::min(channels * kernel, kColumns)) &&
@@ -91,6 +92,9 @@ public:
         sum_ = 0;
         return Status::ok;
     }
+
+    // Whether memory ran out: what was expected after that means nothing.
+    bool is_out_of_memory() const { return row_predictor_.is_out_of_memory(); }
 
     void start_row(std::size_t row) {
         row_mean_ = {all_.mean, 2};
@@ -268,7 +272,9 @@ private:
     std::size_t rows_ = 0, row_size_ = 0, group_ = 0;
     bool spatial_ = false, predicts_row_ = false, first_row_ = false;
     KernelPredictor kernel_predictor_;
-    RowPredictor row_predictor_;
+    RowPredictor<Weights> row_predictor_;
 };
+
+using History = BasicHistory<DenseWeights>;
 
 }  // namespace metaq::mixing

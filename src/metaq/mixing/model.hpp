@@ -45,6 +45,7 @@ inline constexpr std::size_t kPlainBits = 64;  // counters of a plain number
 inline constexpr std::size_t kPlainNumbers = 2;
 inline constexpr std::size_t kPlacedClasses = 64;  // classes whose places have counters, for their first three halvings
 inline constexpr std::size_t kPlaceNodes = 8;
+inline constexpr std::size_t kPlainCounters = kPlainNumbers * kPlainBits + kPlacedClasses * kPlaceNodes;
 
 constexpr std::int64_t class_width(std::int64_t lower) { return std::max<std::int64_t>(1, (lower + 2) / 4); }
 
@@ -53,6 +54,23 @@ struct Contexts {
     std::size_t lean;
     std::size_t scale;
 };
+
+// m / (1 + m): what a geometric distribution of mean m gives every decision. m is 2^(bin/4 - 11).
+inline std::uint32_t prior(std::size_t bin) {
+    constexpr std::array<std::uint64_t, 4> kQuarters{65536, 77936, 92682, 110218};  // 2^16 times 2^(i/4)
+    const std::uint64_t mean = kQuarters[bin % 4] << (bin / 4);                     // in units of 2^-27
+    return static_cast<std::uint32_t>(std::clamp<std::uint64_t>((mean << 16) / ((1u << 27) + mean), 32, 65000));
+}
+
+// A counter before it has learned anything. The number of a context is that of its value, and of kContextValues for each context
+// before it.
+inline logistic::Counter fresh_counter(std::size_t context, std::size_t decision) {
+    logistic::Counter counter;
+    const std::size_t bin = context < kFilledBase ? context : context - kFilledBase;
+    const bool has_prior = bin < kEstimateBins && decision < kSign;
+    logistic::set_probability(counter, has_prior ? prior(bin) : 32768, has_prior ? kPriorCount : 0);
+    return counter;
+}
 
 // The counters of every context, one for each decision. A short stream meets few of the contexts, so that a context's
 // counters are made when it is first met; for a long one all are there from the start, where they need not be looked for.
@@ -118,20 +136,9 @@ private:
 
     static Counters fresh(std::size_t context) {
         Counters counters;
-        for (auto& counter : counters) logistic::set_probability(counter, 32768, 0);
-        const std::size_t bin = context < kFilledBase ? context : context - kFilledBase;
-        if (bin >= kEstimateBins) return counters;
-        for (std::size_t decision = 0; decision < kSign; ++decision) {
-            logistic::set_probability(counters[decision], prior(bin), kPriorCount);
-        }
+        for (std::size_t decision = 0; decision < kDecisions; ++decision)
+            counters[decision] = fresh_counter(context, decision);
         return counters;
-    }
-
-    // m / (1 + m): what a geometric distribution of mean m gives every decision. m is 2^(bin/4 - 11).
-    static std::uint32_t prior(std::size_t bin) {
-        constexpr std::array<std::uint64_t, 4> kQuarters{65536, 77936, 92682, 110218};  // 2^16 times 2^(i/4)
-        const std::uint64_t mean = kQuarters[bin % 4] << (bin / 4);                     // in units of 2^-27
-        return static_cast<std::uint32_t>(std::clamp<std::uint64_t>((mean << 16) / ((1u << 27) + mean), 32, 65000));
     }
 
     std::array<std::uint16_t, kContexts * kContextValues> place_{};  // in counters_
@@ -140,47 +147,79 @@ private:
     bool is_out_of_memory_ = false;
 };
 
-// Contexts, and where their counters are.
-struct PlacedContexts {
-    ContextCounters::Places places;
-    std::size_t lean;
-    std::size_t scale;
-};
-
-class Model {
+// All that is learned, each at its place. SparseMemory (sparse_memory.hpp) has the same face.
+class DenseMemory {
 public:
-    Model() {
+    using Places = ContextCounters::Places;
+
+    DenseMemory() {
         for (auto& counter : plain_) logistic::set_probability(counter, 32768, 0);
-        for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
         for (auto& mixer : scale_mixers_) mixer.reset(kFirstWeight);
         for (auto& refinement : refinements_) refinement.reset();
     }
 
     // Has to be called once, before all else, with about the length of the stream. Returns false if there is no memory.
     [[nodiscard]] bool allocate(std::size_t symbols) { return counters_.allocate(symbols); }
+    // Whether memory ran out: what was predicted after that means nothing.
+    bool is_out_of_memory() const { return counters_.is_out_of_memory(); }
+
+    Places find(const Contexts& contexts) { return counters_.find(contexts); }
+    // A decision's counters by place, valid until the next call of `find`.
+    logistic::Counter* counters(std::size_t decision) { return counters_.data() + decision; }
+    logistic::Counter& plain(std::size_t index) { return plain_[index]; }
+    logistic::Mixer<kInputs>& scale_mixer(std::size_t index) { return scale_mixers_[index]; }
+    logistic::Refinement& refinement(std::size_t index) { return refinements_[index]; }
+
+private:
+    ContextCounters counters_;
+    std::array<logistic::Mixer<kInputs>, kDecisions * kScales> scale_mixers_;
+    std::array<logistic::Refinement, kDecisions * kLeans> refinements_;
+    std::array<logistic::Counter, kPlainCounters> plain_;
+};
+
+// Contexts, and where their counters are.
+template <class Memory>
+struct PlacedContexts {
+    typename Memory::Places places;
+    std::size_t lean;
+    std::size_t scale;
+};
+
+template <class Memory>
+class BasicModel {
+public:
+    using Placed = PlacedContexts<Memory>;
+
+    BasicModel() {
+        for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
+    }
+
+    // Has to be called once, before all else, with about the length of the stream. Returns false if there is no memory.
+    [[nodiscard]] bool allocate(std::size_t symbols) { return memory_.allocate(symbols); }
 
     // Whether memory ran out: what was coded after that means nothing.
-    bool is_out_of_memory() const { return counters_.is_out_of_memory(); }
+    bool is_out_of_memory() const { return memory_.is_out_of_memory(); }
 
     void set_mixer_rate(std::size_t rate) { mixer_rate_ = kMixerRates[rate]; }
 
     // Finds the counters of contexts, for as many decisions as have the same.
-    PlacedContexts place(const Contexts& contexts) { return {counters_.find(contexts), contexts.lean, contexts.scale}; }
+    Placed place(const Contexts& contexts) { return {memory_.find(contexts), contexts.lean, contexts.scale}; }
 
     // Codes one decision; the bit is the encoder's, the one returned is what a decoder finds.
     template <class Coder>
-    bool code(Coder& coder, bool bit, std::size_t decision, const PlacedContexts& contexts) {
+    bool code(Coder& coder, bool bit, std::size_t decision, const Placed& contexts) {
         const Prediction found = predict(decision, contexts);
         bit = coder.code(bit, found.probability);
         for (auto* counter : found.used) logistic::update(*counter, bit, kRates);
         mixers_[decision].update(found.input, found.logit, bit, mixer_rate_);
-        scale_mixers_[decision * kScales + contexts.scale].update(found.input, found.scale_logit, bit, mixer_rate_);
-        refinements_[decision * kLeans + contexts.lean].update(found.mean, bit, kRefinementShift);
+        memory_.scale_mixer(decision * kScales + contexts.scale)
+            .update(found.input, found.scale_logit, bit, mixer_rate_);
+        memory_.refinement(decision * kLeans + contexts.lean).update(found.mean, bit, kRefinementShift);
         return bit;
     }
 
     // The probability, in units of 2^-16, that a decision's bit is set. Nothing is learned.
-    std::uint32_t probability(std::size_t decision, const PlacedContexts& contexts) {
+    std::uint32_t probability(std::size_t decision, const Placed& contexts) {
         return predict(decision, contexts).probability;
     }
 
@@ -229,22 +268,22 @@ private:
         std::uint32_t probability;
     };
 
-    [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const PlacedContexts& contexts) {
+    [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const Placed& contexts) {
         Prediction found;
         find(contexts.places, decision, found.used, found.input);
         found.logit = mixers_[decision].logit(found.input);
-        found.scale_logit = scale_mixers_[decision * kScales + contexts.scale].logit(found.input);
+        found.scale_logit = memory_.scale_mixer(decision * kScales + contexts.scale).logit(found.input);
         found.mean = (found.logit + found.scale_logit) >> 1;
-        const std::uint32_t refined = refinements_[decision * kLeans + contexts.lean].refined(found.mean);
+        const std::uint32_t refined = memory_.refinement(decision * kLeans + contexts.lean).refined(found.mean);
         const std::uint32_t mixed = (3 * logistic::squash(found.mean) + refined) >> 2;
         found.probability = std::clamp<std::uint32_t>(mixed, 1, kProbabilityLast);
         return found;
     }
 
     // A counter that was never used takes the probability of context 0, and learns from that.
-    void find(const ContextCounters::Places& places, std::size_t decision,
+    void find(const typename Memory::Places& places, std::size_t decision,
               std::array<logistic::Counter*, kContexts>& used, std::array<std::int16_t, kInputs>& input) {
-        logistic::Counter* const counters = counters_.data() + decision;
+        const auto counters = memory_.counters(decision);
         const std::uint32_t base = counters[places[0]].slow & ~logistic::kCountMask;
         for (std::size_t i = 0; i < kContexts; ++i) {
             logistic::Counter& counter = counters[places[i]];
@@ -257,18 +296,17 @@ private:
 
     template <class Coder>
     bool code_plain(Coder& coder, bool bit, std::size_t index) {
-        logistic::Counter& counter = plain_[index];
+        logistic::Counter& counter = memory_.plain(index);
         bit = coder.code(bit, std::clamp<std::uint32_t>(counter.slow >> 16, 32, 65536 - 32));
         logistic::update(counter, bit, kPlainRates);
         return bit;
     }
 
-    ContextCounters counters_;
+    Memory memory_;
     std::array<logistic::Mixer<kInputs>, kDecisions> mixers_;
-    std::array<logistic::Mixer<kInputs>, kDecisions * kScales> scale_mixers_;
-    std::array<logistic::Refinement, kDecisions * kLeans> refinements_;
-    std::array<logistic::Counter, kPlainNumbers * kPlainBits + kPlacedClasses * kPlaceNodes> plain_;
     int mixer_rate_ = kMixerRates[0];
 };
+
+using Model = BasicModel<DenseMemory>;
 
 }  // namespace metaq::mixing

@@ -58,8 +58,40 @@ private:
     std::int64_t predicted_ = 0;
 };
 
+// The weights of a RowPredictor, in units of 2^-24, 2^-8 of that used to predict. SparseWeights (sparse_memory.hpp) has the same face.
+class DenseWeights {
+public:
+    // Makes all zero. Returns false if there is no memory.
+    [[nodiscard]] bool start(std::size_t count) { return values_.assign_zeros(count); }
+    bool is_out_of_memory() const { return false; }
+
+    // The weighted sum of `count` inputs, whose weights begin at `first`.
+    std::int32_t sum(std::size_t first, const std::int16_t* input, std::size_t count) {
+        const std::int32_t* weight = &values_[first];
+        std::int32_t sum = 0;
+        for (std::size_t n = 0; n < count; ++n)
+            sum += std::int32_t{input[n]} * static_cast<std::int16_t>(weight[n] >> 8);
+        return sum;
+    }
+
+    void learn(std::size_t first, const std::int16_t* input, std::size_t count, std::int16_t factor) {
+        std::int32_t* weight = &values_[first];
+        for (std::size_t n = 0; n < count; ++n) weight[n] = moved(weight[n], input[n], factor);
+    }
+
+    // Where the input is zero, the weight stays as it is.
+    static std::int32_t moved(std::int32_t weight, std::int16_t input, std::int16_t factor) {
+        const std::int32_t next = weight + ((std::int32_t{input} * factor + 32) >> 6);
+        return std::clamp(next, -logistic::kWeightLimit, logistic::kWeightLimit);
+    }
+
+private:
+    Buffer<std::int32_t> values_;
+};
+
 // Within a row of a matrix: from up to 384 columns before, with weights of each column's own. The columns of an embedding
 // are correlated, and it has rows enough to learn how.
+template <class Weights>
 class RowPredictor {
 public:
     static bool suits(std::size_t rows, std::size_t channels, std::size_t kernel) {
@@ -69,8 +101,10 @@ public:
     // Returns false if there is no memory.
     [[nodiscard]] bool start_block(std::size_t columns) {
         taps_ = std::min({columns, kTaps, kWeightCount / columns});
-        return weights_.assign_zeros(columns * taps_) && line_.assign_zeros(columns);
+        return weights_.start(columns * taps_) && line_.assign_zeros(columns);
     }
+
+    bool is_out_of_memory() const { return weights_.is_out_of_memory(); }
 
     // `mean` is that of the magnitudes so far. Where it is large, symbols are shifted down, so that sums stay within 32 bits.
     void start_row(std::size_t row, std::uint64_t mean) {
@@ -84,11 +118,7 @@ public:
         first_ = column - std::min(column, taps_);
         count_ = column - first_;
         if (first_ > 0) energy_ -= std::int32_t{line_[first_ - 1]} * line_[first_ - 1];
-        const std::int32_t* weight = &weights_[column * taps_];
-        const std::int16_t* input = &line_[first_];
-        std::int32_t sum = 0;
-        for (std::size_t n = 0; n < count_; ++n)
-            sum += std::int32_t{input[n]} * static_cast<std::int16_t>(weight[n] >> 8);
+        const std::int32_t sum = weights_.sum(column * taps_, &line_[first_], count_);
         return predicted_ = std::int64_t{sum >> 8} * (std::int64_t{1} << shift_);
     }
 
@@ -96,12 +126,7 @@ public:
         const std::int64_t miss = std::clamp<std::int64_t>((value * 256 - predicted_) >> shift_, -4096, 4096);
         const auto factor =
             static_cast<std::int16_t>(std::clamp<std::int64_t>(miss * rate_ * 16 / (energy_ + 64), -32767, 32767));
-        std::int32_t* weight = &weights_[column * taps_];
-        const std::int16_t* input = &line_[first_];
-        for (std::size_t n = 0; n < count_; ++n) {
-            const std::int32_t moved = weight[n] + ((std::int32_t{input[n]} * factor + 32) >> 6);
-            weight[n] = std::clamp(moved, -logistic::kWeightLimit, logistic::kWeightLimit);
-        }
+        weights_.learn(column * taps_, &line_[first_], count_, factor);
         const std::int64_t now = std::clamp<std::int64_t>(value >> shift_, -127, 127);
         line_[column] = static_cast<std::int16_t>(now);
         energy_ += now * now;
@@ -114,8 +139,8 @@ private:
     static constexpr std::int64_t kRateLast = 3000;
     static constexpr std::int64_t kRateHalf = 2000;
 
-    Buffer<std::int32_t> weights_;  // in units of 2^-24, 2^-8 of that used to predict
-    Buffer<std::int16_t> line_;     // the row so far
+    Weights weights_;
+    Buffer<std::int16_t> line_;  // the row so far
     std::size_t taps_ = 0, first_ = 0, count_ = 0;
     std::int64_t predicted_ = 0, energy_ = 0, rate_ = 0;
     int shift_ = 0;

@@ -1,4 +1,4 @@
-// Streams of the mixing coder, row by row.
+// Streams of the mixing coder, row by row, in as little memory as what is learned takes.
 #pragma once
 
 #include <algorithm>
@@ -12,13 +12,14 @@
 #include "metaq/base/memory.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/mixing/coder.hpp"
+#include "metaq/mixing/sparse_memory.hpp"
 
 namespace metaq::mixing {
 
 class RowDecoder {
 public:
     Status open(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
-        state_ = make_state(0);  // so that counters are made as contexts are met, however long the stream is
+        state_ = make_state<SparseState>(count_symbols(blocks));
         if (state_ == nullptr) return Status::no_memory;
         least_bytes_ = least_bytes(blocks);
         coder_.emplace(data);
@@ -52,7 +53,9 @@ public:
     Status finish() const { return coder_->finish(least_bytes_); }
 
 private:
-    Owned<State> state_;
+    using SparseState = BasicState<BasicModel<SparseMemory>, BasicHistory<SparseWeights>>;
+
+    Owned<SparseState> state_;
     std::optional<BinaryDecoder> coder_;
     std::optional<DependentSymbols> dependent_;
     std::size_t least_bytes_ = 0;

@@ -80,7 +80,7 @@ inline std::int64_t choose(mixing::State& state, Candidates candidates, bool neg
         mixing::kSign, state.model.place(state.history.sign_contexts(expected, near, at)));
     double bits = bits_of(not_zero) + bits_of(negative ? minus : kProbabilityOne - minus);
     state.history.turn_to_magnitude(contexts, expected, negative, 0);
-    const mixing::PlacedContexts placed = state.model.place(contexts);
+    const auto placed = state.model.place(contexts);
     std::size_t number = 1;
     for (std::int64_t lower = 1; lower <= candidates.last(); ++number) {
         const std::int64_t width = mixing::class_width(lower);
