@@ -160,6 +160,13 @@ def test_deltas(at):
     assert found == [f"{row['file_bytes']:,}", f"{row['of_the_best_peer']:.2f}", *[f"{speed:.2g}" for speed in speeds]]
 
 
+@pytest.mark.parametrize("at", range(10))
+def test_devices(at):
+    row = result("benchmarks/results/devices.json")["rows"][at]
+    found = cells("docs/devices.md", row["coder"], row["file"])
+    assert found == [f"{row[key]:,}" for key in ("file_bytes", "flash_bytes", "arena_bytes", "stack_bytes")]
+
+
 @pytest.mark.parametrize(
     "recipe", ["lenet5-caffe-hemp1", "lenet5-caffe-hemp2", "lenet5-caffe-hemp4", "lenet5-caffe-hemp-lobster"]
 )

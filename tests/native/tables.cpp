@@ -130,7 +130,7 @@ TEST(frequencies_round_trip) {
         writer.finish();
         metaq::range::Frequencies read{0, metaq::range::EntryNumbers(counts.size())};
         metaq::BitReader reader(bytes);
-        CHECK(metaq::range::read_frequencies(reader, read));
+        CHECK(metaq::range::read_frequencies(reader, read.frequencies, read.precision));
         CHECK(read.precision == table.precision && read.frequencies == table.frequencies);
     }
 }

@@ -20,9 +20,9 @@ inline constexpr std::size_t kEntryLimit = kListedLimit + 1;  // entries, the es
 // With `Listed` a BoundedList or a GrowingList.
 template <class Listed>
 struct BasicAlphabet {
-    Listed listed;                                   // increasing
-    std::int32_t escape_base = 0;                    // the least escaped symbol
-    unsigned escape_width = 0;                       // bits of an escaped symbol, 1 to 32; 0: nothing escapes
+    Listed listed;                 // increasing
+    std::int32_t escape_base = 0;  // the least escaped symbol
+    unsigned escape_width = 0;     // bits of an escaped symbol, 1 to 32; 0: nothing escapes
 
     bool has_escape() const { return escape_width > 0; }
     std::size_t entries() const { return listed.size() + (has_escape() ? 1 : 0); }
