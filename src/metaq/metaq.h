@@ -96,25 +96,30 @@ typedef enum metaq_status {
     METAQ_BAD_LEADING = 31,
     METAQ_EMPTY_MATRIX = 32,
     METAQ_BAD_ROW_SCALE = 33,
-    METAQ_UNKNOWN_CODER = 34,
-    METAQ_CHUNK_SYMBOLS = 35,
-    METAQ_CHUNK_SUM = 36,
-    METAQ_CHUNK_INSIDE_ROW = 37,
+    METAQ_BAD_COMMON = 34,
+    METAQ_BAD_DIFFERING = 35,
+    METAQ_BAD_SOURCE = 36,
+    METAQ_UNKNOWN_CODER = 37,
+    METAQ_CHUNK_SYMBOLS = 38,
+    METAQ_CHUNK_SUM = 39,
+    METAQ_CHUNK_OF_CHANGES = 40,
+    METAQ_CHUNK_INSIDE_ROW = 41,
     /* Its chunks */
-    METAQ_CHUNK_CHECKSUM = 38,
-    METAQ_UNSUPPORTED_CODER = 39,
-    METAQ_STREAM_TRUNCATED = 40,
-    METAQ_STREAM_CORRUPT = 41,
-    METAQ_SYMBOL_RANGE = 42,
-    METAQ_PLANE_RANGE = 43,
+    METAQ_CHUNK_CHECKSUM = 42,
+    METAQ_UNSUPPORTED_CODER = 43,
+    METAQ_STREAM_TRUNCATED = 44,
+    METAQ_STREAM_CORRUPT = 45,
+    METAQ_SYMBOL_RANGE = 46,
+    METAQ_PLANE_RANGE = 47,
     /* The call */
-    METAQ_BAD_INDEX = 44,
-    METAQ_BAD_ELEMENTS = 45,
-    METAQ_WRONG_OUTPUT_SIZE = 46,
-    METAQ_NO_MEMORY = 47,
-    METAQ_BAD_ARGUMENT = 48, /* a null pointer, or a struct whose size is not set */
-    METAQ_READ_FAILED = 49,  /* the caller's reader said so */
-    METAQ_NO_NAME = 50       /* there is no tensor of that name */
+    METAQ_BAD_INDEX = 48,
+    METAQ_BAD_ELEMENTS = 49,
+    METAQ_WRONG_OUTPUT_SIZE = 50,
+    METAQ_WRONG_BASE = 51,
+    METAQ_NO_MEMORY = 52,
+    METAQ_BAD_ARGUMENT = 53, /* a null pointer, or a struct whose size is not set */
+    METAQ_READ_FAILED = 54,  /* the caller's reader said so */
+    METAQ_NO_NAME = 55       /* there is no tensor of that name */
 } metaq_status;
 
 typedef enum metaq_dtype {

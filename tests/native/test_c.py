@@ -19,6 +19,15 @@ from metaq.format.header import ALIAS
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
 HEADER = (ROOT / "src" / "metaq" / "metaq.h").read_text(encoding="utf-8")
+# Of files that open all the same, since what is wrong shows when a chunk is decoded.
+FOUND_IN_CHUNKS = (
+    "chunk_checksum",
+    "unsupported_coder",
+    "stream_truncated",
+    "stream_corrupt",
+    "symbol_range",
+    "plane_range",
+)
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.mtq"))
 NOWHERE = 2**64 - 1
 OF_OTHERS = ("gzip", "zstd", "lzma")
@@ -133,7 +142,8 @@ def test_the_header_has_the_numbers_of_the_library(library):
     major, minor, patch = map(int, version.split("."))
     assert library.metaq_version() == major * 1_000_000 + minor * 1000 + patch
     names = re.findall(r"^ {4}METAQ_(\w+) = (\d+),? *(?:/\*.*)?$", HEADER, flags=re.MULTILINE)
-    statuses, dtypes = names[:51], names[51:]
+    first = names.index(("FLOAT32", "0"))
+    statuses, dtypes = names[:first], names[first:]
     for name, number in statuses:
         assert library.metaq_status_name(int(number)).decode() == name.lower()
     assert library.metaq_status_name(len(statuses)) == b"unknown"
@@ -173,7 +183,7 @@ def test_malformed_files_have_the_status_and_the_place_of_cpp(library):
             assert library.metaq_status_text(file.error.status).decode() == expected.words
             places = (expected.header_byte, expected.chunk, expected.tensor, expected.name, expected.what)
             assert parts_of(file.error) == (*places, expected.expected, expected.found)
-            assert bool(file.handle) == (file.error.status in range(38, 44))
+            assert bool(file.handle) == (status in FOUND_IN_CHUNKS)
         seen.add(status)
     assert len(seen) > 35
 
