@@ -122,6 +122,25 @@ def test_what_data_is_worth(network):
     assert {accuracies["metaq"], accuracies["metaq-no-data"]} < set(re.findall(r"[\d.]+ %", text_of("README.md")))
 
 
+@pytest.mark.parametrize(
+    ("network", "name", "measure", "form"),
+    [
+        ("EfficientNet-Lite0", "efficientnet", "accuracy", "{:.2%}"),
+        ("MiniLM", "minilm", "cosine", "{:.4f}"),
+        ("Gemma 3 270M", "gemma", "perplexity", "{:.2f}"),
+    ],
+)
+def test_larger_networks_at_three_bits(network, name, measure, form):
+    found = result(f"benchmarks/results/post_training_{name}.json")
+    (entry,) = found["networks"].values()
+    before = form.format(entry["float"][measure]).replace("%", " %")
+    for row in found["rows"]:
+        figure = form.format(row[measure]).replace("%", " %")
+        is_file = "yes" if row["is_file"] else "no"
+        expected = [f"{row['bits_per_parameter']:.3f}", figure, before, is_file]
+        assert cells("docs/checkpoints.md", network, row["method"]) == expected
+
+
 def test_layers_above_the_bound():
     means = result("benchmarks/results/post_training_bound.json")["networks"]["bound"]
     text = " ".join(text_of("docs/checkpoints.md").split())
