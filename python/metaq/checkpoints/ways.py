@@ -60,8 +60,7 @@ class Ways:
     def quantize_to_target(self, sigmas: dict[str, float]) -> tuple[nn.Module, dict[str, CodedTensor]]:
         """A quantized copy and its weights, again with other steps while what comes of it misses the target.
 
-        The way is taken that brings the model's outputs nearest to what they were. None is best for all: ResNets are
-        the better for aims, MiniLM and EfficientNet, whose inputs resemble each other, for none.
+        The way is taken that brings the model's outputs nearest to what they were, since none is best for all models.
 
         Args:
             sigmas: steps to begin with, as `CalibratedCheckpoint.find_steps` gives them.

@@ -251,7 +251,7 @@ class CheckedFile:
     def _fail(self, error: _native.FileError) -> NoReturn:
         if error.status == "difference":
             found = f"a difference from the base {shortened(error.name.hex())}"
-            remedy = "metaq.load_into(model, path) applies it to a model that holds that base"
+            remedy = "metaq apply BASE FILE -o NEW, or metaq.load_into(model, path), applies it to that base"
             raise InputError(f"{self.name}: expected a whole model, found {found}; {remedy}")
         if error.status == "unknown_coder":
             with self._naming(""):

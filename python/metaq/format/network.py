@@ -35,12 +35,12 @@ class Layout(NamedTuple):
         return self.size * self.dtype.itemsize
 
 
-class Network(Protocol):
-    """Named tensors. May be read from several threads at a time."""
+class NamedTensors(Protocol):
+    """What is known of named tensors before any of them is read."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """What messages call it, such as a path."""
 
     @property
     def layouts(self) -> Mapping[str, Layout]:
@@ -53,6 +53,10 @@ class Network(Protocol):
     @property
     def metadata(self) -> Mapping[str, str]:
         """Texts that are kept with the tensors."""
+
+
+class Network(NamedTensors, Protocol):
+    """Named tensors as bytes. May be read from several threads at a time."""
 
     def octets(self, name: str, elements: range) -> np.ndarray:
         """The bytes of a tensor's elements, by their places in the flattened one, as uint8; not to be changed."""

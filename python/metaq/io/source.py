@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from metaq.format.dtypes import Dtype
-from metaq.format.network import Layout
+from metaq.format.network import Layout, NamedTensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,24 +25,8 @@ class StoredTensor(NamedTuple):
     octets: np.ndarray
 
 
-class TensorSource(Protocol):
+class TensorSource(NamedTensors, Protocol):
     """Named tensors of a checkpoint. May be read from several threads at a time."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it, such as its path."""
-
-    @property
-    def layouts(self) -> Mapping[str, Layout]:
-        """The layout of every name's tensor, in order."""
-
-    @property
-    def aliases(self) -> Mapping[str, str]:
-        """Second names of shared tensors, each with the first name, which comes before it."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Texts that are kept with the tensors."""
 
     def read(self, name: str, elements: range) -> Tensor:
         """Elements of a tensor by their places in the flattened one, in its dtype, on the CPU; not to be changed.
