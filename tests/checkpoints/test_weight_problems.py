@@ -7,28 +7,33 @@ import torch
 from torch import nn
 
 import metaq
-from metaq.checkpoints.weight_problems import MatrixProblem, RowProblem, weight_problems
-from metaq.quantizers.second_order import Scaling, States
+from metaq.checkpoints.weight_problems import weight_problems
+from metaq.quantizers.second_order import Scaling, States, feedback
 
 
 class Tied(nn.Module):
-    def __init__(self):
+    def __init__(self, is_tied=True):
         super().__init__()
         torch.manual_seed(0)
         self.table = nn.Embedding(100, 16)
         self.first = nn.Embedding(100, 16)
         self.head = nn.Linear(16, 100, bias=False)
-        self.head.weight = self.table.weight
+        if is_tied:
+            self.head.weight = self.table.weight
+        else:
+            self.head.weight.data.copy_(self.table.weight)
 
     def forward(self, tokens):
         return self.head(torch.tanh(self.table(tokens) + self.first(tokens)))
 
 
+TOKENS = torch.cat([torch.zeros(64, 8, dtype=torch.int64), torch.arange(64 * 8).reshape(64, 8) * 7 % 50], 1)
+
+
 @pytest.fixture(scope="module")
 def problems():
     model = Tied()
-    tokens = torch.cat([torch.zeros(64, 8, dtype=torch.int64), torch.randint(0, 50, (64, 8))], 1)
-    calibration = metaq.calibrate(model, tokens.split(16))
+    calibration = metaq.calibrate(model, TOKENS.split(16))
     weights = {"table.weight": model.table.weight.detach(), "first.weight": model.first.weight.detach()}
     return weights, weight_problems(weights, calibration, States.DEPENDENT)
 
@@ -36,10 +41,9 @@ def problems():
 def test_rows_of_tables_cost_by_how_often_they_occur(problems):
     weights, found = problems
     tied, looked_up = found["table.weight"], found["first.weight"]
-    assert isinstance(tied, MatrixProblem)
-    assert isinstance(looked_up, RowProblem)
-    assert looked_up.row_costs[0] > 5 * looked_up.row_costs[1:50].mean() > 15 * looked_up.row_costs[50:].mean()
-    assert tied.output_cost[0] > 5 * tied.output_cost[1:50].mean() > 15 * tied.output_cost[50:].mean()
+    seen, rare, never = (looked_up.output_cost[part].mean() for part in (slice(1), slice(1, 50), slice(50, 100)))
+    assert seen > 5 * rare > 15 * never
+    assert tied.output_cost.sum() == pytest.approx(1)
     weight, sigma = weights["table.weight"], 0.3 * float(tied.costs.mean().sqrt())
     scaled = replace(tied, scaling=Scaling(rows=True, columns=False))
     missed = (scaled.quantize(weight, sigma).decompress() - weight).square().mean(1)
@@ -51,3 +55,32 @@ def test_costs_of_many_rows_are_told_by_some(problems):
     every = torch.outer(tied.output_cost, tied.feedback.costs.flatten()).log()
     assert tied.costs.numel() < every.numel()
     assert float(tied.costs.log().mean()) == pytest.approx(float(every.mean()), abs=0.05)
+
+
+def test_a_tied_table_costs_what_its_two_uses_do():
+    tied, parted = (metaq.calibrate(Tied(is_tied), TOKENS.split(16)) for is_tied in (True, False))
+    name = "table.weight"
+    assert torch.allclose(tied.lookups[name], parted.lookups[name], rtol=1e-4)
+    assert torch.allclose(tied.rows[name], parted.rows["head.weight"], rtol=1e-3)
+    assert torch.equal(tied.counts[name], parted.counts[name])
+    model = Tied()
+    with torch.no_grad():
+        predicted = model(TOKENS).softmax(-1).sum((0, 1))
+    assert torch.allclose(tied.expected[name], predicted, rtol=1e-4)
+    assert not parted.expected
+    problem = weight_problems({name: model.table.weight.detach()}, tied, States.DEPENDENT)[name]
+    assert torch.allclose(problem.output_cost, (predicted.sqrt() / predicted.sqrt().sum()).double(), rtol=1e-4)
+    hessian = parted.lookups[name] + parted.rows["head.weight"].sum() * parted.inputs["head.weight"]
+    expected = feedback(hessian, parted.positions["head.weight"])
+    assert torch.allclose(problem.feedback.costs, expected.costs, rtol=1e-3)
+    again = problem.on(tied.inputs[name], tied.positions[name])
+    assert torch.allclose(again.feedback.costs, expected.costs, rtol=1e-3)
+
+
+def test_without_gradients_every_lookup_costs_alike():
+    model = Tied()
+    calibration = metaq.calibrate(model, TOKENS.split(16), gradients=False)
+    assert not calibration.lookups
+    problem = weight_problems({"first.weight": model.first.weight.detach()}, calibration, States.DEPENDENT)
+    costs = problem["first.weight"].feedback.costs
+    assert torch.allclose(costs, costs.mean().expand_as(costs))

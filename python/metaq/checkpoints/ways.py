@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -121,7 +121,7 @@ class Ways:
             weight = names[name]
             aimed = weight.detach().cpu()
             if isinstance(problem, MatrixProblem) and moments.inputs is not None:
-                problem = replace(problem, feedback=second_order.feedback(moments.inputs, moments.positions))
+                problem = problem.on(moments.inputs, moments.positions)
                 if moments.cross is not None:
                     target = second_order.aim(matrices, moments.inputs, moments.cross, moments.positions)
                     aimed = view.weight(target).to(weight.dtype)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor
-from metaq.matrix_layout import MatrixLayout, scales
+from metaq.matrix_layout import MatrixLayout
 from metaq.quantizers import rdoq, second_order, trellis
 from metaq.quantizers.calibration import Calibration
 from metaq.quantizers.layers import MatrixView
@@ -25,12 +24,31 @@ _TOLD_ROWS = 64  # of a table, which tell what its costs are like
 
 
 @dataclass(frozen=True)
-class MatrixProblem:
-    """A weight that multiplies inputs whose moments are known.
+class Table:
+    """A weight whose rows are looked up, and may be multiplied by, too, as by the head of a language model.
 
     Attributes:
-        output_cost: of a squared error in one of its outputs; of a table that is multiplied by, too, one for each.
+        lookups: second moments of the gradients of all lookups of a sample, (1, columns, columns).
+        output_cost: of a squared error in any of its outputs where it is multiplied by, of all rows together.
+    """
+
+    lookups: Tensor
+    output_cost: float
+
+    def moments(self, inputs: Tensor | None) -> Tensor:
+        """The Hessian of all rows together, of which each has a share."""
+        return self.lookups if inputs is None else self.lookups + self.output_cost * inputs
+
+
+@dataclass(frozen=True)
+class MatrixProblem:
+    """A weight whose rows have one Hessian, apart from a factor: the moments of the inputs that it multiplies.
+
+    Attributes:
+        feedback: by the Hessian.
+        output_cost: the factor, of a squared error in an output; of a table, one for each row.
         scaling: chosen once, so that the same levels are tried on other inputs.
+        table: of one that is looked up in, what else its Hessian is made of.
     """
 
     view: MatrixView
@@ -38,6 +56,12 @@ class MatrixProblem:
     output_cost: float | Tensor
     states: States
     scaling: Scaling | None = None
+    table: Table | None = None
+
+    def on(self, inputs: Tensor, positions: Tensor) -> MatrixProblem:
+        """The same on other inputs, as for `second_order.feedback`."""
+        moments = inputs if self.table is None else self.table.moments(inputs)
+        return replace(self, feedback=second_order.feedback(moments, positions))
 
     @property
     def costs(self) -> Tensor:
@@ -83,43 +107,29 @@ def _transposed_layout(view: MatrixView, rows: np.ndarray | None, columns: np.nd
 
 
 @dataclass(frozen=True)
-class RowProblem:
-    """A weight of whose rows it is known what their errors cost, and of nothing how it makes up for another.
+class PlainProblem:
+    """A weight of which nothing is known but what a squared error in any place of it costs, above 0."""
 
-    Attributes:
-        row_costs: of a squared error in a weight of each row, float64, (rows,), above 0; all equal for no scales.
-    """
-
-    row_costs: Tensor
+    cost: float
     states: States
 
     @property
     def costs(self) -> Tensor:
         """As of a `MatrixProblem`."""
-        return self.row_costs
-
-    @cached_property
-    def _logs(self) -> np.ndarray | None:
-        octaves = -0.5 * self.row_costs.log2()
-        logs = (8 * (octaves - octaves.mean())).round().clamp(-127, 127).to(torch.int8).numpy()
-        return logs if logs.any() else None
+        return torch.full((1,), self.cost, dtype=torch.float64)
 
     def quantize(self, weight: Tensor, sigma: float) -> CodedTensor:
         """The weight on its levels."""
-        step = sigma * 2 ** (-0.5 * float(self.row_costs.log2().mean())) * (2 if self.states is States.FREE else 1)
-        layout = None if self._logs is None else MatrixLayout(1, self._logs)
-        values = weight.detach().float()
-        if self._logs is not None:
-            values = values / torch.from_numpy(scales(self._logs)).reshape(-1, *[1] * (weight.ndim - 1))
-        codebook = UniformCodebook(step)
+        codebook = UniformCodebook(sigma / math.sqrt(self.cost) * (2 if self.states is States.FREE else 1))
+        values = {"": weight.detach().float()}
         if self.states is States.FREE:
-            symbols = rdoq.quantize({"": values}, codebook)[0][""]
+            symbols = rdoq.quantize(values, codebook)[0][""]
         else:
-            symbols = trellis.quantize({"": values}, codebook, in_pieces=True)[""]
-        return CodedTensor(symbols, codebook, weight.dtype, layout)
+            symbols = trellis.quantize(values, codebook, in_pieces=True)[""]
+        return CodedTensor(symbols, codebook, weight.dtype)
 
 
-WeightProblem = MatrixProblem | RowProblem
+WeightProblem = MatrixProblem | PlainProblem
 
 
 def weight_problems(
@@ -128,30 +138,25 @@ def weight_problems(
     """The problem of each weight.
 
     Those that were not calibrated, or do not matter to the outputs, as a head that they do not come from, cost what the
-    others do on average. So do, in part, rows of tables that were never looked up: costs are as the square root of how
-    often that was, so that what the data does not have is not lost. Where a table is multiplied by, too, as the head of
-    a language model, what a token's row costs as an output is shared out in the same way.
+    others do on average.
     """
-    known: dict[str, WeightProblem] = {}
+    known: dict[str, MatrixProblem] = {}
     feedbacks: dict[int, Feedback] = {}
     for name in weights:
         view = calibration.views.get(name)
-        if view is None or not calibration.rows[name].any():
+        if view is None:
             continue
-        if name in calibration.inputs:
+        if name in calibration.counts:
+            problem = _table_problem(calibration, view, states)
+            known |= {} if problem is None else {name: problem}
+        elif calibration.rows[name].any():
             inputs = calibration.inputs[name]
             if id(inputs) not in feedbacks:
                 feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
-            cost: float | Tensor = float(calibration.rows[name].double().mean())
-            if name in calibration.counts:
-                often = _often(calibration, name)
-                cost = cost * often / often.square().mean().sqrt()
+            cost = float(calibration.rows[name].double().mean())
             known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, _states_for(view, states))
-        elif name in calibration.counts:
-            known[name] = RowProblem(_table_costs(calibration, name), states)
     logs = [float(problem.costs.clamp_min(_TINY).log().mean()) for problem in known.values()]
-    usual = math.exp(sum(logs) / len(logs)) if logs else 1.0
-    rest = RowProblem(torch.full((1,), usual, dtype=torch.float64), states)
+    rest = PlainProblem(math.exp(sum(logs) / len(logs)) if logs else 1.0, states)
     return {name: known.get(name, rest) for name in weights}
 
 
@@ -160,20 +165,34 @@ def _states_for(view: MatrixView, states: States) -> States:
     return States.FREE if view.is_transposed and view.groups > 1 else states
 
 
-def _table_costs(calibration: Calibration, name: str) -> Tensor:
-    counts = calibration.counts[name].double()
-    lookups = counts.sum().clamp_min(1)
-    of_lookup = float((calibration.rows[name].double() * counts).sum() / lookups)
+def _table_problem(calibration: Calibration, view: MatrixView, states: States) -> MatrixProblem | None:
+    """Of a table in which rows are looked up: what all rows cost together is shared out by how often each occurs.
+
+    Where it is multiplied by, too, as the head of a language model, the Hessian of a row is the sum of both: as often
+    as a token is predicted, it comes next. Shares are as the square root of that, so that what the data does not have
+    is not lost. None if it does not matter.
+    """
+    name = view.name
+    without_gradients = torch.eye(view.columns)[None] * (calibration.counts[name].sum() / calibration.samples)
+    table = Table(calibration.lookups.get(name, without_gradients), float(calibration.rows[name].sum()))
+    moments = table.moments(calibration.inputs.get(name))
+    if not moments.any():
+        return None
     often = _often(calibration, name)
-    return (of_lookup * often * often.square().mean().sqrt()).clamp_min(_TINY)
+    found = second_order.feedback(moments, calibration.positions[name])
+    return MatrixProblem(view, found, often / often.sum(), states, table=table)
 
 
 def _often(calibration: Calibration, name: str) -> Tensor:
-    """The square root of how often rows of a table are looked up in a sample, of shape (rows,).
+    """The square root of how often rows of a table occur in a sample, of shape (rows,).
 
-    Those that never were share what tells of them: as often as there are rows that were looked up once (Good-Turing).
+    Models of language say what they expect; half of it is believed, since what stands at every beginning never comes
+    next. Otherwise rows that were never looked up share what tells of them: as often as there are rows that were looked
+    up once (Good-Turing).
     """
     counts = calibration.counts[name].double()
+    if name in calibration.expected:
+        return ((counts + calibration.expected[name]).clamp_min(_TINY) / (2 * calibration.samples)).sqrt()
     unseen, once = int((counts == 0).sum()), int((counts == 1).sum())
     expected = min(_MOST_UNSEEN, max(once, 1) / max(unseen, 1))
     return (counts.clamp_min(expected) / calibration.samples).sqrt()

@@ -50,6 +50,10 @@ class Calibration:
         rows: G, float32, of shape (groups * rows,), at least 0; ones, if no gradients were taken. Of rows that are
             looked up, the mean over columns.
         counts: of tables, how often each row was looked up, int64, of shape (rows,).
+        lookups: of tables, the mean over samples of Σ g gᵀ over what was looked up, g its gradients, float32, of shape
+            (1, columns, columns); none, if no gradients were taken.
+        expected: of tables that logits are products with, as the head of a language model that shares the embedding's,
+            how often each row is predicted to come next in all samples together, float32, of shape (rows,).
         positions: how many inputs each group has seen, int64, of shape (groups,).
         samples: how many the data had.
         missing: names of parameters of two dimensions or more that multiplied nothing, or not as whole matrices.
@@ -59,6 +63,8 @@ class Calibration:
     inputs: dict[str, Tensor]
     rows: dict[str, Tensor]
     counts: dict[str, Tensor]
+    lookups: dict[str, Tensor]
+    expected: dict[str, Tensor]
     positions: dict[str, Tensor]
     samples: int
     missing: tuple[str, ...] = ()
@@ -110,6 +116,8 @@ class Calibration:
             inputs = (view.groups, view.columns, view.columns)
             _check_tensor(f"inputs of {name!r}", self.inputs.get(name), inputs)
             _check_tensor(f"counts of {name!r}", self.counts.get(name), (view.rows,))
+            _check_tensor(f"lookups of {name!r}", self.lookups.get(name), (1, view.columns, view.columns))
+            _check_tensor(f"expected of {name!r}", self.expected.get(name), (view.rows,))
             _check_tensor(f"rows of {name!r}", self.rows[name], (count,))
             _check_tensor(f"positions of {name!r}", self.positions[name], (view.groups,))
             if name not in self.inputs and name not in self.counts:
@@ -170,7 +178,8 @@ def calibrate(
     with still(model), found.of_weights(model) if found else torch.no_grad():
         for index, batch in enumerate(islice(batches, limit)):
             is_token = token_mask(batch, index)
-            with Observation(weights, sums.listener(is_token)):
+            listener = sums.listener(is_token)
+            with Observation(weights, found.listener(listener) if found else listener):
                 output = run(model, batch, index)
             if found:
                 found.take(output, is_token)
@@ -206,8 +215,12 @@ def _result(weights: Weights, sums: SharedSums, found: Gradients | None, samples
     owners = sums.sharing.owners
     inputs = {name: moments[owners[name]] for name in views if name in owners}
     counts = {name: sums.counts[name] for name in views if name in sums.counts}
+    products = {name: found.lookups(name) for name in counts} if found else {}
+    lookups = {name: (total / samples).float()[None] for name, total in products.items() if total is not None}
+    predicted = {name: found.expected(views[name]) for name in counts} if found else {}
+    expected = {name: total.float() for name, total in predicted.items() if total is not None}
     positions = {name: sums.positions(name) for name in views}
     rows = {
         name: found.rows(view, sums) if found else torch.ones(view.groups * view.rows) for name, view in views.items()
     }
-    return Calibration(views, inputs, rows, counts, positions, samples, missing)
+    return Calibration(views, inputs, rows, counts, lookups, expected, positions, samples, missing)

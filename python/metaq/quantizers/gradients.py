@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metaq.errors import InputError
-from metaq.quantizers.layers import MatrixView, Weights
+from metaq.quantizers.layers import Factor, MatrixView, Weights
 from metaq.quantizers.moments import SharedSums
+from metaq.quantizers.observation import Listener
+from metaq.quantizers.operations import Operation
 from metaq.quantizers.padding import at_tokens
 
 
@@ -56,6 +59,9 @@ class Gradients:
     gradient is, in the mean, the sum over its samples of the squares of theirs, with all that positions of a sample
     have in common.
 
+    Of a table that is multiplied by, too, as the head of a language model that shares it with the embedding, the
+    gradients are those of the product alone; what is looked up has its own.
+
     Args:
         loss: what they are of; if not given, it follows from each output.
         seed: of what is drawn.
@@ -65,6 +71,10 @@ class Gradients:
         self._weights, self._loss = weights, loss
         self._generator = torch.Generator().manual_seed(seed)
         self._squares: dict[str, Tensor] = {}  # sums over columns, by name
+        self._lookups: dict[str, Tensor] = {}  # sums of g gᵀ over all that was looked up, by name
+        self._expected: Tensor | None = None  # sums of the probabilities of each class
+        self._looked_up: list[tuple[str, Tensor, Tensor]] = []  # of this batch: names, indices and gradients
+        self._multiplied: set[str] = set()
 
     @contextmanager
     def of_weights(self, model: nn.Module) -> Iterator[None]:
@@ -79,6 +89,23 @@ class Gradients:
         finally:
             for parameter, has_asked in asked.items():
                 parameter.requires_grad_(has_asked)
+
+    def listener(self, inner: Listener) -> Listener:
+        """As another, and keeps the gradients of what is looked up until `take` sums them up."""
+
+        def listen(factor: Factor, operation: Operation, output: Tensor) -> Tensor:
+            output = inner(factor, operation, output)
+            if not operation.is_lookup:
+                self._multiplied.add(factor.view.name)
+            elif output.requires_grad:
+                output.register_hook(partial(self._keep, factor.view.name, operation.inputs))
+            return output
+
+        return listen
+
+    def _keep(self, name: str, indices: Tensor, gradient: Tensor) -> None:
+        gradients = gradient.detach().float().reshape(-1, gradient.shape[-1])
+        self._looked_up.append((name, indices.flatten(), gradients))
 
     def take(self, output: Any, is_token: Tensor | None = None) -> None:
         """Add the gradients of a batch, and let go of its graph.
@@ -100,11 +127,16 @@ class Gradients:
         known = {name: self._weights.parameters[name] for name in self._weights.views}
         if not total.requires_grad or not known:
             return
-        gradients = torch.autograd.grad(total, list(known.values()), allow_unused=True)
-        for name, gradient in zip(known, gradients, strict=True):
-            if gradient is not None:
-                squares = self._weights.views[name].matrices(gradient).square().sum(2, dtype=torch.float64).cpu()
-                self._squares[name] = self._squares.get(name, torch.zeros(())) + squares
+        found = torch.autograd.grad(total, list(known.values()), allow_unused=True)
+        gradients = {name: values for name, values in zip(known, found, strict=True) if values is not None}
+        for name, indices, looked_up in self._looked_up:
+            self._lookups[name] = self._lookups.get(name, torch.zeros(())) + (looked_up.T @ looked_up).double().cpu()
+            if name in self._multiplied and name in gradients:
+                gradients[name].index_add_(0, indices, -looked_up.to(gradients[name].dtype))
+        self._looked_up.clear()
+        for name, gradient in gradients.items():
+            squares = self._weights.views[name].matrices(gradient).square().sum(2, dtype=torch.float64).cpu()
+            self._squares[name] = self._squares.get(name, torch.zeros(())) + squares
 
     def rows(self, view: MatrixView, sums: SharedSums) -> Tensor:
         """G of a weight, float32, of shape (groups * rows,)."""
@@ -116,9 +148,26 @@ class Gradients:
             energy = found.products.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).double().cpu()
         return torch.where(energy > 0, squares / energy, 0).flatten().float()
 
+    def lookups(self, name: str) -> Tensor | None:
+        """Σ g gᵀ over all that was looked up in a table, g its gradients, float64; None if none had any."""
+        return self._lookups.get(name)
+
+    def expected(self, view: MatrixView) -> Tensor | None:
+        """How often each row of a table is expected to come next, float64, where outputs say so.
+
+        They do where logits are products with the table itself: its rows are then what is predicted.
+        """
+        is_head = view.name in self._multiplied and view.name in self._lookups
+        expected = self._expected if is_head else None
+        return expected if expected is not None and len(expected) == view.rows else None
+
     def _likelihood(self, logits: Tensor) -> Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
-        drawn = torch.multinomial(rows.detach().float().softmax(-1).cpu(), 1, generator=self._generator)
+        probabilities = rows.detach().float().softmax(-1).cpu()
+        total = probabilities.sum(0, dtype=torch.float64)
+        if self._expected is None or len(self._expected) == len(total):
+            self._expected = total if self._expected is None else self._expected + total
+        drawn = torch.multinomial(probabilities, 1, generator=self._generator)
         return functional.cross_entropy(rows, drawn.squeeze(1).to(rows.device), reduction="sum")
 
     def _signed(self, outputs: Tensor) -> Tensor:
