@@ -20,6 +20,7 @@ from metaq.quantizers.second_order import Feedback, Scaling, States
 
 _TINY = 1e-30  # in the place of costs of zero
 _MOST_UNSEEN = 0.3  # lookups that a row is taken for that had none
+_POWER_EXPECTED = 2 / 3  # of how often rows are expected
 _TOLD_ROWS = 64  # of a table, which tell what its costs are like
 
 
@@ -169,8 +170,7 @@ def _table_problem(calibration: Calibration, view: MatrixView, states: States) -
     """Of a table in which rows are looked up: what all rows cost together is shared out by how often each occurs.
 
     Where it is multiplied by, too, as the head of a language model, the Hessian of a row is the sum of both: as often
-    as a token is predicted, it comes next. Shares are as the square root of that, so that what the data does not have
-    is not lost. None if it does not matter.
+    as a token is predicted, it comes next. None if it does not matter.
     """
     name = view.name
     without_gradients = torch.eye(view.columns)[None] * (calibration.counts[name].sum() / calibration.samples)
@@ -178,21 +178,22 @@ def _table_problem(calibration: Calibration, view: MatrixView, states: States) -
     moments = table.moments(calibration.inputs.get(name))
     if not moments.any():
         return None
-    often = _often(calibration, name)
     found = second_order.feedback(moments, calibration.positions[name])
-    return MatrixProblem(view, found, often / often.sum(), states, table=table)
+    return MatrixProblem(view, found, _shares(calibration, name), states, table=table)
 
 
-def _often(calibration: Calibration, name: str) -> Tensor:
-    """The square root of how often rows of a table occur in a sample, of shape (rows,).
+def _shares(calibration: Calibration, name: str) -> Tensor:
+    """By how often rows of a table occur, what part each has of the costs of all, float64, (rows,).
 
     Models of language say what they expect; half of it is believed, since what stands at every beginning never comes
     next. Otherwise rows that were never looked up share what tells of them: as often as there are rows that were looked
-    up once (Good-Turing).
+    up once (Good-Turing). Shares are as a power below 1, so that what the data does not have is not lost: the lower,
+    the less is known of it.
     """
     counts = calibration.counts[name].double()
     if name in calibration.expected:
-        return ((counts + calibration.expected[name]).clamp_min(_TINY) / (2 * calibration.samples)).sqrt()
-    unseen, once = int((counts == 0).sum()), int((counts == 1).sum())
-    expected = min(_MOST_UNSEEN, max(once, 1) / max(unseen, 1))
-    return (counts.clamp_min(expected) / calibration.samples).sqrt()
+        often = ((counts + calibration.expected[name]) / 2).clamp_min(_TINY) ** _POWER_EXPECTED
+    else:
+        unseen, once = int((counts == 0).sum()), int((counts == 1).sum())
+        often = counts.clamp_min(min(_MOST_UNSEEN, max(once, 1) / max(unseen, 1))).sqrt()
+    return often / often.sum()
