@@ -176,7 +176,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(arguments)
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)  # the machine that figures are of has two cores
     given = sys.argv[1:] if arguments is None else arguments
     places = {str(options.folder), str(options.calibrations)}
     named = ["FOLDER" if text in places else text for text in given]
