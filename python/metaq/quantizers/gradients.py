@@ -164,7 +164,7 @@ class Gradients:
     def _likelihood(self, logits: Tensor) -> Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
         probabilities = rows.detach().float().softmax(-1).cpu()
-        total = probabilities.sum(0, dtype=torch.float64)
+        total = probabilities.sum(0).double()  # in float32: many times faster, and near enough
         if self._expected is None or len(self._expected) == len(total):
             self._expected = total if self._expected is None else self._expected + total
         drawn = torch.multinomial(probabilities, 1, generator=self._generator)
