@@ -32,7 +32,7 @@ COMPILER = "arm-none-eabi-g++"
 FLAGS = [
     *("-std=c++20", "-Os", "-mcpu=cortex-m4", "-mthumb", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
     *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
-    *("-DMETAQ_SMALL", "-DMETAQ_NO_SIMD", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP", f"-I{ROOT / 'src'}"),
+    *("-DMETAQ_SMALL", "-DMETAQ_NO_SIMD", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP", "-DMETAQ_NO_DIFFERENCES", f"-I{ROOT / 'src'}"),
 ]
 IN_FLASH = ["--specs=nano.specs", "--specs=nosys.specs"]
 IN_QEMU = [

@@ -14,8 +14,9 @@
 //     if (error == metaq::FileStatus::no_memory) ... decoder.needed_bytes() ...
 //
 // What is opened is an image, which `metaq pack` makes of a `.mtq` file; with METAQ_CODER_TEXT also the file itself, for whose
-// header the arena takes 0.9 MB more. Compile with -DMETAQ_SMALL -DMETAQ_NO_SIMD -DMETAQ_NO_THREADS -DMETAQ_NO_HEAP: tables
-// become small, and nothing but the arena can be allocated from; then one decoder at a time may work in a program.
+// header the arena takes 0.9 MB more. Compile with -DMETAQ_SMALL -DMETAQ_NO_SIMD -DMETAQ_NO_THREADS -DMETAQ_NO_HEAP
+// -DMETAQ_NO_DIFFERENCES: tables become small, what only differences take is left out, and nothing but the arena can be allocated
+// from; then one decoder at a time may work in a program.
 //
 // Elements are little-endian. They live until the function that takes them returns. Statuses, their places and checks are those
 // of decoder.hpp; a difference is refused.
