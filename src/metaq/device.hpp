@@ -154,19 +154,32 @@ private:
         return failed(FileStatus::unsupported_coder, chunk);
     }
 
-    // Symbols of a row lie behind those of the row before, and its values elsewhere.
+    // Symbols of a row, behind those of the row before. Its values take their place if they are as wide.
     struct Row {
         Buffer<std::int32_t> symbols;
-        Buffer<std::uint8_t> values;
+        Buffer<std::uint8_t> other_values;
         std::int32_t* now = nullptr;
+        std::span<std::uint8_t> values;
 
         [[nodiscard]] bool make_room(std::size_t size, std::size_t width) {
-            now = nullptr;
-            if (!symbols.resize_for_overwrite(2 * size) || !values.resize_for_overwrite(size * width)) return false;
+            const bool are_there = width == sizeof(std::int32_t);
+            if (!symbols.resize_for_overwrite(2 * size)) return false;
+            if (!other_values.resize_for_overwrite(are_there ? 0 : size * width)) return false;
             now = symbols.data() + size;
+            values = {are_there ? reinterpret_cast<std::uint8_t*>(now) : other_values.data(), size * width};
             return true;
         }
     };
+
+    std::size_t longest_row(const PlacedChunk& chunk) const {
+        std::uint64_t longest = 0;
+        for (const Run& run : file_.runs_of(chunk)) longest = std::max(longest, run.row_symbols());
+        return static_cast<std::size_t>(longest);
+    }
+
+    [[nodiscard]] bool make_room(const Run& part, Row& row) const {
+        return row.make_room(part.symbols(), part.section > 0 ? 1 : traits_of(tensors()[part.tensor].dtype).bytes);
+    }
 
     template <class Coder, class Take>
     FileError decode_rows(std::size_t chunk, Coder& coder, Kept& kept, const Take& take, bool& goes_on) {
@@ -179,21 +192,20 @@ private:
                               static_cast<std::size_t>(run.kernel)};
             if (!blocks.append(block)) return failed(FileStatus::no_memory, chunk);
         }
-        Status status = coder.open(placed.payload, blocks);
         Row row;
+        if (!row.symbols.reserve(2 * longest_row(placed))) return failed(FileStatus::no_memory, chunk);
+        Status status = coder.open(placed.payload, blocks);
         for (std::size_t i = 0; i < runs.size() && status == Status::ok; ++i) {
             Run part = runs[i];
             part.rows = 1;
-            const std::size_t size = part.symbols();
-            if (!row.make_room(size, run_width(file_.header(), part, Content::values)))
-                return failed(FileStatus::no_memory, chunk);
+            if (!make_room(part, row)) return failed(FileStatus::no_memory, chunk);
             status = coder.start_block(blocks[i]);
             for (std::size_t j = 0; j < blocks[i].rows && status == Status::ok; ++j, ++part.first_row) {
                 status = coder.read_row(row.now);
                 if (status != Status::ok) break;
+                std::memcpy(row.symbols.data(), row.now, part.symbols() * sizeof(std::int32_t));
                 const FileError error = hand_out(chunk, part, row, kept, take, goes_on);
                 if (error.status != FileStatus::ok || !goes_on) return error;
-                std::memcpy(row.symbols.data(), row.now, size * sizeof(std::int32_t));
             }
         }
         return stream_error(status == Status::ok ? coder.finish() : status, chunk);

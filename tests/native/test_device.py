@@ -76,8 +76,14 @@ def test_floats_of_64_bits(run):
         assert run(data)[0][:-1] == expected_lines(data)
 
 
-def test_an_arena_of_any_size_is_too_small_or_enough(run):
-    image, arena_bytes = CheckedFile((ROOT / "tests/golden/network-rans.mtq").read_bytes()).device_image()
+def test_floats_of_64_bits_with_scales_in_the_order_of_columns(run):
+    data = malformed.scaled(bytes([7, 1, 2, 3, 4, 5, 6]), dtype=b"\3")
+    assert run(data)[0][:-1] == expected_lines(data)
+
+
+@pytest.mark.parametrize("coder", ["rans", "mixing"])
+def test_an_arena_of_any_size_is_too_small_or_enough(coder, run):
+    image, arena_bytes = CheckedFile((ROOT / f"tests/golden/network-{coder}.mtq").read_bytes()).device_image()
     for size in range(0, arena_bytes, max(1, arena_bytes // 20)):
         assert "no_memory" in run(image, size)[1]
 
