@@ -62,6 +62,9 @@ struct Elements {
     std::span<const std::uint8_t> bytes;
 };
 
+// Which tensors are decoded.
+enum class Wanted : std::uint8_t { all, coded, kept };
+
 class Decoder {
 public:
     // Decodes in that memory, which is the caller's and outlives the decoder.
@@ -84,12 +87,15 @@ public:
     // Calls take(elements) for all tensors but aliases: row by row in the order of the file for those that are coded, and of one that
     // is scanned by columns column by column; at once for those that are kept without loss, after all others.
     template <class Take>
-    FileError decode(const Take& take) {
+    FileError decode(const Take& take, Wanted wanted = Wanted::all) {
         const AllocatorScope scope(arena_.allocator());
+        wanted_ = wanted;
         Kept kept;
         if (!place_kept(kept)) return failed(FileStatus::no_memory, kNowhere);
         bool goes_on = true;
         for (std::size_t i = 0; i < file_.chunks().size() && goes_on; ++i) {
+            const auto runs = file_.runs_of(file_.chunks()[i]);
+            if (std::none_of(runs.begin(), runs.end(), [&](const Run& run) { return is_wanted(run); })) continue;
             const FileError error = decode_chunk(i, kept, take, goes_on);
             if (error.status != FileStatus::ok) return error;
         }
@@ -115,7 +121,12 @@ private:
         return error;
     }
 
+    bool is_wanted(const Run& run) const {
+        return wanted_ == Wanted::all || (run.section == 0) == (wanted_ == Wanted::coded);
+    }
+
     [[nodiscard]] bool place_kept(Kept& kept) const {
+        if (wanted_ == Wanted::coded) return true;
         std::uint64_t size_bytes = 0;
         if (!kept.places.assign_zeros(tensors().size())) return false;
         for (std::size_t i = 0; i < tensors().size(); ++i) {
@@ -214,6 +225,7 @@ private:
     template <class Take>
     FileError hand_out(std::size_t chunk, const Run& run, Row& row, Kept& kept, const Take& take, bool& goes_on) {
         FileError error = failed(FileStatus::ok, chunk);
+        if (!is_wanted(run)) return error;
         const FileTensor& tensor = tensors()[run.tensor];
         Elements elements{run.tensor, run.first(), 1, run.symbols(), row.values};
         if (tensor.is_scanned_by_columns()) {
@@ -281,6 +293,7 @@ private:
     Arena arena_;
     Image image_;
     File file_;
+    Wanted wanted_ = Wanted::all;
 };
 
 }  // namespace metaq::device
