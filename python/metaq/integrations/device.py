@@ -27,7 +27,7 @@ _FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     functional.dropout: lambda *_, **__: nn.Identity(),
     torch.flatten: nn.Flatten,
 }
-_METHODS: dict[str, Callable[..., nn.Module]] = {
+_METHODS: dict[Any, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
     "flatten": nn.Flatten,
     "reshape": lambda *_: nn.Flatten(),  # to samples of one dimension
@@ -73,7 +73,7 @@ def sequential_layers(model: nn.Module, example: Tensor) -> list[Layer]:
         if node.op == "placeholder" and before is None:
             before = node
             continue
-        if node.op in ("placeholder", "output") or node.all_input_nodes != [before]:
+        if before is None or node.op in ("placeholder", "output") or node.all_input_nodes != [before]:
             raise InputError(f"{node.name}: expected a sequence of layers, found one that takes other inputs")
         _append(layers, node, _module_of(model, node), _shape(before), _shape(node))
         before = node
@@ -104,7 +104,7 @@ def _module_of(model: nn.Module, node: fx.Node) -> nn.Module:
     """The module of a node, or the one that does the same."""
     if node.op == "call_module":
         return model.get_submodule(str(node.target))
-    made = (_METHODS if node.op == "call_method" else _FUNCTIONS).get(node.target)  # type: ignore[call-overload]
+    made = (_METHODS if node.op == "call_method" else _FUNCTIONS).get(node.target)
     if made is None:
         raise InputError(f"{node.name}: {_supported}, found {node.target}")
     return made(*node.args[1:], **node.kwargs)
