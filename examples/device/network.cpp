@@ -26,10 +26,10 @@ volatile std::size_t largest = 0;  // of the last outputs: what a real program w
 
 int main() {
     for (const auto& input : inputs) {
-        std::array<float, MODEL_OUTPUTS> output;
 #ifdef METAQ_REPORT
         fill_stack();
 #endif
+        std::array<float, MODEL_OUTPUTS> output;
         const metaq::FileError error = model_forward(input, output);
         if (error != metaq::FileStatus::ok) return static_cast<int>(error.status);
         largest = static_cast<std::size_t>(std::max_element(output.begin(), output.end()) - output.begin());
