@@ -6,8 +6,8 @@ It takes Debian's gcc-arm-none-eabi, libstdc++-arm-none-eabi-newlib and qemu-sys
 of all of examples/device/main.cpp, compiled for one coder, less the image in it: also what starts a program, and
 floating-point arithmetic, for which this processor is taken to have no unit. The arena and the stack are those of the
 same program while it decodes a LeNet under QEMU, row by row; the tensors are not in them. Of a network, flash is all
-of examples/device/network.cpp, the image and one input with it, and RAM all that is static in it, with the arena and the results of
-layers; the stack is measured under QEMU.
+of examples/device/network.cpp, an image and an input with it, and RAM all that is static in it, with the arena and the
+results of layers; the stack is measured under QEMU.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Forward passes of sequential networks for small devices: layers as `metaq/device/network.hpp` takes them."""
+"""Forward passes of sequential networks for small devices: layers as `metaq/device_network.hpp` takes them."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def program(file: CheckedFile, layers: Sequence[Layer], name: str) -> Program:
     floats = _count_floats(layers, [kept for _, _, kept in placed])
     identifier = c_identifier(name)
     macro = identifier.upper()
-    lines = ["#ifdef __cplusplus", "// What follows takes C++20 and metaq/device/network.hpp."]
+    lines = ["#ifdef __cplusplus", "// What follows takes C++20 and metaq/device_network.hpp."]
     lines += ["#ifndef METAQ_CODERS", f"#define METAQ_CODERS {_coders(file)}", "#endif"]
-    lines += ['#include "metaq/device/network.hpp"', ""]
+    lines += ['#include "metaq/device_network.hpp"', ""]
     lines += [f"#define {macro}_INPUTS {layers[0].inputs.size}", f"#define {macro}_OUTPUTS {layers[-1].outputs.size}"]
     lines += [f"#define {macro}_FLOATS {floats}", ""]
     lines += [f"static constexpr metaq::device::Layer {identifier}_layers[] = {{"]
