@@ -1,11 +1,13 @@
-"""What decoding takes on a Cortex-M4: flash by coder, and memory for the LeNets.
+"""What small devices take on a Cortex-M4: the decoder by coder for the LeNets, and LeNets with their forward pass.
 
     python benchmarks/devices.py [--output devices.json] [--coders huffman,rans]
 
-It takes Debian's gcc-arm-none-eabi, libstdc++-arm-none-eabi-newlib and qemu-system-arm. Flash is that of all of
-examples/device/main.cpp, compiled for one coder, less the image in it: also what starts a program, and floating-point
-arithmetic, for which this processor is taken to have no unit. The arena and the stack are those of the same program
-while it decodes a LeNet under QEMU, row by row; the tensors are not in them.
+It takes Debian's gcc-arm-none-eabi, libstdc++-arm-none-eabi-newlib and qemu-system-arm. Of the decoder, flash is that
+of all of examples/device/main.cpp, compiled for one coder, less the image in it: also what starts a program, and
+floating-point arithmetic, for which this processor is taken to have no unit. The arena and the stack are those of the
+same program while it decodes a LeNet under QEMU, row by row; the tensors are not in them. Of a network, flash is all
+of examples/device/network.cpp, an image and an input with it, and RAM all that is static in it, with the arena and the
+results of layers; the stack is measured under QEMU.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 from measuring import machine
 
 from metaq import compressed_model
+from metaq.experiments.device import recipe_program
 from metaq.format.checked_file import CheckedFile
 from metaq.format.device_image import c_header
 from metaq.format.reader import Reader
@@ -28,11 +31,14 @@ from metaq.format.reader import Reader
 ROOT = Path(__file__).parents[1]
 FILES = ("lenet5-mnist", "lenet300-mnist")
 CODERS = ("huffman", "range", "rans", "mixing", "adaptive")
+NETWORKS = ("lenet5-digits", "lenet5-mnist", "lenet300-mnist")
+NETWORK_CODERS = ("huffman", "rans", "mixing")
 COMPILER = "arm-none-eabi-g++"
+SMALL = ("METAQ_SMALL", "METAQ_NO_SIMD", "METAQ_NO_THREADS", "METAQ_NO_HEAP", "METAQ_NO_DIFFERENCES")
 FLAGS = [
     *("-std=c++20", "-Os", "-mcpu=cortex-m4", "-mthumb", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
-    *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"),
-    *("-DMETAQ_SMALL", "-DMETAQ_NO_SIMD", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP", f"-I{ROOT / 'src'}"),
+    *("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-Wno-psabi", f"-I{ROOT / 'src'}"),
+    *(f"-D{name}" for name in SMALL),
 ]
 IN_FLASH = ["--specs=nano.specs", "--specs=nosys.specs"]
 IN_QEMU = [
@@ -42,47 +48,59 @@ IN_QEMU = [
 QEMU = ["qemu-system-arm", "-M", "mps2-an386", "-cpu", "cortex-m4", "-semihosting", "-nographic", "-monitor", "none"]
 
 
-def recoded(name: str, coder: str) -> bytes:
+def recoded(name: str, coder: str) -> CheckedFile:
     """A file of results/ as that coder writes it."""
     data = (ROOT / "results" / f"{name}.mtq").read_bytes()
-    return compressed_model.encode(compressed_model.read_model(Reader(data)), coder)
+    return CheckedFile(compressed_model.encode(compressed_model.read_model(Reader(data)), coder), name)
 
 
-def build(folder: Path, data: bytes, coder: str, *flags: str) -> tuple[Path, int]:
-    """The program with the file in it, and the size of its image."""
-    image, arena_bytes = CheckedFile(data).device_image()
-    (folder / "model.h").write_text(c_header(image, arena_bytes, "model"))
+def build(folder: Path, source: str, *flags: str) -> Path:
+    """A program of examples/device/, with the headers in the folder."""
     program = folder / "program.elf"
-    coders = f"-DMETAQ_CODERS=METAQ_CODER_{coder.upper()}"
-    source = ROOT / "examples" / "device" / "main.cpp"
-    subprocess.run([COMPILER, *FLAGS, coders, f"-I{folder}", source, *flags, "-o", program], check=True)
-    return program, len(image)
+    path = ROOT / "examples" / "device" / source
+    subprocess.run([COMPILER, *FLAGS, f"-I{folder}", path, *flags, "-o", program], check=True)
+    return program
 
 
-def flash_bytes(folder: Path, data: bytes, coder: str) -> int:
-    program, image_bytes = build(folder, data, coder, *IN_FLASH)
+def section_bytes(program: Path) -> tuple[int, int]:
+    """What lies in flash, and what in RAM: initialised values in both."""
     sizes = subprocess.run(["arm-none-eabi-size", program], capture_output=True, text=True, check=True).stdout
-    text, initialised, *_ = sizes.splitlines()[1].split()
-    return int(text) + int(initialised) - image_bytes
+    text, initialised, zeros, *_ = map(int, sizes.splitlines()[1].split()[:3])
+    return text + initialised, initialised + zeros
 
 
-def memory_bytes(folder: Path, data: bytes, coder: str) -> dict[str, int]:
-    program, _ = build(folder, data, coder, *IN_QEMU)
-    printed = subprocess.run([*QEMU, "-kernel", program], capture_output=True, text=True, timeout=600, check=False)
-    status, _, arena, _, stack = printed.stdout.split()
+def printed(program: Path) -> list[str]:
+    """The words that a program prints under QEMU."""
+    run = subprocess.run([*QEMU, "-kernel", program], capture_output=True, text=True, timeout=600, check=False)
+    return run.stdout.split()
+
+
+def decoder_row(coder: str, name: str, folder: Path) -> dict[str, Any]:
+    file = recoded(name, coder)
+    image, arena_bytes = file.device_image()
+    (folder / "model.h").write_text(c_header(image, arena_bytes, "model"))
+    coders = f"-DMETAQ_CODERS=METAQ_CODER_{coder.upper()}"
+    flash_bytes, _ = section_bytes(build(folder, "main.cpp", coders, *IN_FLASH))
+    status, _, arena, _, stack = printed(build(folder, "main.cpp", coders, *IN_QEMU))
     if status != "ok":
         raise RuntimeError(f"decoding ended with {status}")
-    return {"arena_bytes": int(arena), "stack_bytes": int(stack)}
+    row = {"coder": coder, "file": name, "file_bytes": file.data.nbytes, "flash_bytes": flash_bytes - len(image)}
+    return row | {"arena_bytes": int(arena), "stack_bytes": int(stack)}
 
 
-def measure(coder: str, folder: Path) -> list[dict[str, Any]]:
-    rows = []
-    for name in FILES:
-        data = recoded(name, coder)
-        row = {"coder": coder, "file": name, "file_bytes": len(data)}
-        row["flash_bytes"] = flash_bytes(folder, data, coder)
-        rows.append(row | memory_bytes(folder, data, coder))
-    return rows
+def network_row(coder: str, name: str, folder: Path) -> dict[str, Any]:
+    file = recoded(name, coder)
+    program = recipe_program(file, None, "model")
+    (folder / "model.h").write_text(program.text)
+    (folder / "input.h").write_text("static const float inputs[1][MODEL_INPUTS] = {};\n")
+    flash_bytes, ram_bytes = section_bytes(build(folder, "network.cpp", *IN_FLASH))
+    *_, stack = printed(build(folder, "network.cpp", *IN_QEMU))
+    row = {"network": name, "coder": coder, "image_bytes": program.image_bytes, "flash_bytes": flash_bytes}
+    return row | {"ram_bytes": ram_bytes, "value_bytes": program.value_bytes, "stack_bytes": int(stack)}
+
+
+def print_row(row: dict[str, Any]) -> None:
+    print("| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else cell for cell in row.values()) + " |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,17 +109,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--coders", default=",".join(CODERS), help="those to measure")
     options = parser.parse_args(arguments)
     version = subprocess.run([COMPILER, "-dumpfullversion"], capture_output=True, text=True, check=True).stdout.strip()
+    coders = options.coders.split(",")
     report: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv] if arguments is None else arguments),
         "machine": machine() | {"compiler": f"{COMPILER} {version}"},
         "rows": [],
+        "networks": [],
     }
-    print("| coder | file | file, B | flash, B | arena, B | stack, B |\n|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for coder in options.coders.split(","):
-            for row in measure(coder, Path(folder)):
-                report["rows"].append(row)
-                print("| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else cell for cell in row.values()) + " |")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print("| coder | file | file, B | flash, B | arena, B | stack, B |\n|---|---|---|---|---|---|")
+        for coder in coders:
+            for file in FILES:
+                report["rows"].append(decoder_row(coder, file, folder))
+                print_row(report["rows"][-1])
+        print(
+            "\n| network | coder | image, B | flash, B | RAM, B | values, B | stack, B |\n|---|---|---|---|---|---|---|"
+        )
+        for network in NETWORKS:
+            for coder in NETWORK_CODERS:
+                if coder in coders:
+                    report["networks"].append(network_row(coder, network, folder))
+                    print_row(report["networks"][-1])
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -147,9 +147,6 @@ def headers() -> Iterator[tuple[str, bytes]]:
         yield "reserved_flags", file(flags=bytes([1 << bit | 1]) + BASE)
     yield "header_truncated", sealed(b"\1" + BASE[:31], [])
     yield "header_truncated", sealed(b"\1" + BASE + b"\0\0", [])
-    for dtype in (b"\1", b"\2", b"\3"):
-        yield "difference_dtype", file((tensor(dtype=dtype),), flags=b"\1" + BASE)
-        yield "difference_dtype", file((tensor(dtype=dtype, rest=shape(2, 3) + table(*range(9))),), flags=b"\1" + BASE)
     yield "bad_varint", file(metadata=b"\x80\0")
     yield "bad_varint", sealed(b"\0\0\0" + b"\xff" * 9 + b"\1", [])
     for text in (b"\xff", b"a\x80", b"\xc0\x80", b"\xe0\x80\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"):
@@ -165,6 +162,7 @@ def tensor_lists() -> Iterator[tuple[str, bytes]]:
     for dtype in (6, 15, 22, 255):
         yield "unknown_dtype", file((tensor(dtype=bytes([dtype])),))
     yield "unknown_kind", file((tensor(kind=b"\4"),))
+    yield "unknown_kind", file((GONE,))
     yield "kept_bool", file((tensor(dtype=BOOL, kind=KEPT, rest=shape(6)),))
     yield "bad_alias", file((tensor(b"a", kind=ALIAS, rest=b"\0"), tensor()))
     yield "bad_alias", file((tensor(), tensor(b"a", kind=ALIAS, rest=b"\2")))
@@ -227,9 +225,13 @@ def matrices() -> Iterator[tuple[str, bytes]]:
 
 
 def changes() -> Iterator[tuple[str, bytes]]:
+    """Differences."""
+    for dtype in (b"\1", b"\2", b"\3"):
+        yield "difference_dtype", difference((tensor(dtype=dtype),), ((0, 0, PLAIN),))
+        levels = tensor(dtype=dtype, rest=shape(2, 3) + table(*range(9)))
+        yield "difference_dtype", difference((levels,), ((0, 0, PLAIN),))
     for kind in (6, 7, 255):
         yield "unknown_kind", difference((tensor(kind=bytes([kind])),), ())
-    yield "unknown_kind", file((GONE,))
     yield "kept_bool", difference((changed(dtype=BOOL),), ((9, 0, UNCHANGED),))
     for common, lengths in ((0, (2, 3)), (7, (2, 3)), (1, (0, 3)), (2**62, (2, 3))):
         yield "bad_common", difference((changed(common, 0, lengths=lengths),), ())
@@ -246,12 +248,12 @@ def changes() -> Iterator[tuple[str, bytes]]:
     yield "chunk_of_changes", difference((changed(), tensor(b"v")), ((9, 6, UNCHANGED), (9, 0, UNCHANGED)))
     yield "chunk_of_changes", difference((changed(), tensor(b"v")), ((0, 0, PLAIN + PLAIN[1:]),))
     yield "chunk_of_changes", difference((changed(), changed().replace(b"w", b"v", 1)), ((9, 0, UNCHANGED),))
-    yield "chunk_of_changes", file(chunks=((9, 0, PLAIN),))
     yield "chunk_symbols", difference((changed(6, 0),), ((9, 0, UNCHANGED),))
     yield "chunk_symbols", difference((changed(2**20, lengths=(2**20,)),), ((9, 0, b"\0"),))
 
 
 def chunk_lists() -> Iterator[tuple[str, bytes]]:
+    yield "chunk_of_changes", file(chunks=((9, 0, PLAIN),))
     yield "unknown_coder", file(chunks=((10, 0, PLAIN),))
     yield "unknown_coder", file(chunks=((255, 0, PLAIN),))
     yield "chunk_symbols", file(chunks=((0, 7, PLAIN),))

@@ -9,6 +9,8 @@
 
 #ifdef METAQ_REPORT
 #include <cstdio>
+
+#include "stack.hpp"
 #endif
 
 namespace {
@@ -24,24 +26,6 @@ metaq::FileError decode(metaq::device::Decoder& decoder) {
         return true;
     });
 }
-
-#ifdef METAQ_REPORT
-// What the stack may become is filled before, and looked at afterwards.
-constexpr std::size_t kStackBytes = 1u << 16;
-constexpr std::uint8_t kUntouched = 0xa5;
-
-[[gnu::noinline]] void fill_stack() {
-    volatile std::uint8_t stack[kStackBytes];
-    for (std::size_t i = 0; i < kStackBytes; ++i) stack[i] = kUntouched;
-}
-
-[[gnu::noinline]] std::size_t used_stack() {
-    volatile std::uint8_t stack[kStackBytes];
-    std::size_t untouched = 0;
-    while (untouched < kStackBytes && stack[untouched] == kUntouched) ++untouched;
-    return kStackBytes - untouched;
-}
-#endif
 
 }  // namespace
 

@@ -31,6 +31,7 @@ _MODULES = {
     "Sized": "metaq.methods",
     "apply": "metaq.differences",
     "apply_difference": "metaq.differences",
+    "c_program": "metaq.integrations.device",
     "calibrate": "metaq.quantizers",
     "checksum": "metaq.differences",
     "compress": "metaq.quantizers",

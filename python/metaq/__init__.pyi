@@ -4,6 +4,7 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.differences import apply, apply_difference, checksum, delta
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
+from metaq.integrations.device import c_program
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
@@ -33,6 +34,7 @@ __all__ = [
     "Sized",
     "apply",
     "apply_difference",
+    "c_program",
     "calibrate",
     "checksum",
     "compress",

@@ -183,10 +183,10 @@ public:
 private:
     // What opening gives: a difference is an error where it is not taken, and with an error the file is empty.
     FileError opened(FileError error, Differences differences) {
-        if (error.status == FileStatus::ok && differences == Differences::refused && !base().empty()) {
+        if (error.status == FileStatus::ok && differences == Differences::refused && !base().empty())
             error.status = FileStatus::difference;
+        if (error.status == FileStatus::difference)
             error.name = std::string_view(reinterpret_cast<const char*>(base().data()), base().size());
-        }
         if (error.status != FileStatus::ok) {
             header_ = {};
             layout_ = {};

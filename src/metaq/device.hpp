@@ -14,8 +14,9 @@
 //     if (error == metaq::FileStatus::no_memory) ... decoder.needed_bytes() ...
 //
 // What is opened is an image, which `metaq pack` makes of a `.mtq` file; with METAQ_CODER_TEXT also the file itself, for whose
-// header the arena takes 0.9 MB more. Compile with -DMETAQ_SMALL -DMETAQ_NO_SIMD -DMETAQ_NO_THREADS -DMETAQ_NO_HEAP: tables
-// become small, and nothing but the arena can be allocated from; then one decoder at a time may work in a program.
+// header the arena takes 0.9 MB more. Compile with -DMETAQ_SMALL -DMETAQ_NO_SIMD -DMETAQ_NO_THREADS -DMETAQ_NO_HEAP
+// -DMETAQ_NO_DIFFERENCES: tables become small, what only differences take is left out, and nothing but the arena can be allocated
+// from; then one decoder at a time may work in a program.
 //
 // Elements are little-endian. They live until the function that takes them returns. Statuses, their places and checks are those
 // of decoder.hpp; a difference is refused.
@@ -61,6 +62,9 @@ struct Elements {
     std::span<const std::uint8_t> bytes;
 };
 
+// Which tensors are decoded.
+enum class Wanted : std::uint8_t { all, coded, kept };
+
 class Decoder {
 public:
     // Decodes in that memory, which is the caller's and outlives the decoder.
@@ -83,12 +87,15 @@ public:
     // Calls take(elements) for all tensors but aliases: row by row in the order of the file for those that are coded, and of one that
     // is scanned by columns column by column; at once for those that are kept without loss, after all others.
     template <class Take>
-    FileError decode(const Take& take) {
+    FileError decode(const Take& take, Wanted wanted = Wanted::all) {
         const AllocatorScope scope(arena_.allocator());
+        wanted_ = wanted;
         Kept kept;
         if (!place_kept(kept)) return failed(FileStatus::no_memory, kNowhere);
         bool goes_on = true;
         for (std::size_t i = 0; i < file_.chunks().size() && goes_on; ++i) {
+            const auto runs = file_.runs_of(file_.chunks()[i]);
+            if (std::none_of(runs.begin(), runs.end(), [&](const Run& run) { return is_wanted(run); })) continue;
             const FileError error = decode_chunk(i, kept, take, goes_on);
             if (error.status != FileStatus::ok) return error;
         }
@@ -114,7 +121,12 @@ private:
         return error;
     }
 
+    bool is_wanted(const Run& run) const {
+        return wanted_ == Wanted::all || (run.section == 0) == (wanted_ == Wanted::coded);
+    }
+
     [[nodiscard]] bool place_kept(Kept& kept) const {
+        if (wanted_ == Wanted::coded) return true;
         std::uint64_t size_bytes = 0;
         if (!kept.places.assign_zeros(tensors().size())) return false;
         for (std::size_t i = 0; i < tensors().size(); ++i) {
@@ -153,19 +165,32 @@ private:
         return failed(FileStatus::unsupported_coder, chunk);
     }
 
-    // Symbols of a row lie behind those of the row before, and its values elsewhere.
+    // Symbols of a row, behind those of the row before. Its values take their place if they are as wide.
     struct Row {
         Buffer<std::int32_t> symbols;
-        Buffer<std::uint8_t> values;
+        Buffer<std::uint8_t> other_values;
         std::int32_t* now = nullptr;
+        std::span<std::uint8_t> values;
 
         [[nodiscard]] bool make_room(std::size_t size, std::size_t width) {
-            now = nullptr;
-            if (!symbols.resize_for_overwrite(2 * size) || !values.resize_for_overwrite(size * width)) return false;
+            const bool are_there = width == sizeof(std::int32_t);
+            if (!symbols.resize_for_overwrite(2 * size)) return false;
+            if (!other_values.resize_for_overwrite(are_there ? 0 : size * width)) return false;
             now = symbols.data() + size;
+            values = {are_there ? reinterpret_cast<std::uint8_t*>(now) : other_values.data(), size * width};
             return true;
         }
     };
+
+    std::size_t longest_row(const PlacedChunk& chunk) const {
+        std::uint64_t longest = 0;
+        for (const Run& run : file_.runs_of(chunk)) longest = std::max(longest, run.row_symbols());
+        return static_cast<std::size_t>(longest);
+    }
+
+    [[nodiscard]] bool make_room(const Run& part, Row& row) const {
+        return row.make_room(part.symbols(), part.section > 0 ? 1 : traits_of(tensors()[part.tensor].dtype).bytes);
+    }
 
     template <class Coder, class Take>
     FileError decode_rows(std::size_t chunk, Coder& coder, Kept& kept, const Take& take, bool& goes_on) {
@@ -178,21 +203,20 @@ private:
                               static_cast<std::size_t>(run.kernel)};
             if (!blocks.append(block)) return failed(FileStatus::no_memory, chunk);
         }
-        Status status = coder.open(placed.payload, blocks);
         Row row;
+        if (!row.symbols.reserve(2 * longest_row(placed))) return failed(FileStatus::no_memory, chunk);
+        Status status = coder.open(placed.payload, blocks);
         for (std::size_t i = 0; i < runs.size() && status == Status::ok; ++i) {
             Run part = runs[i];
             part.rows = 1;
-            const std::size_t size = part.symbols();
-            if (!row.make_room(size, run_width(file_.header(), part, Content::values)))
-                return failed(FileStatus::no_memory, chunk);
+            if (!make_room(part, row)) return failed(FileStatus::no_memory, chunk);
             status = coder.start_block(blocks[i]);
             for (std::size_t j = 0; j < blocks[i].rows && status == Status::ok; ++j, ++part.first_row) {
                 status = coder.read_row(row.now);
                 if (status != Status::ok) break;
+                std::memcpy(row.symbols.data(), row.now, part.symbols() * sizeof(std::int32_t));
                 const FileError error = hand_out(chunk, part, row, kept, take, goes_on);
                 if (error.status != FileStatus::ok || !goes_on) return error;
-                std::memcpy(row.symbols.data(), row.now, size * sizeof(std::int32_t));
             }
         }
         return stream_error(status == Status::ok ? coder.finish() : status, chunk);
@@ -201,6 +225,7 @@ private:
     template <class Take>
     FileError hand_out(std::size_t chunk, const Run& run, Row& row, Kept& kept, const Take& take, bool& goes_on) {
         FileError error = failed(FileStatus::ok, chunk);
+        if (!is_wanted(run)) return error;
         const FileTensor& tensor = tensors()[run.tensor];
         Elements elements{run.tensor, run.first(), 1, run.symbols(), row.values};
         if (tensor.is_scanned_by_columns()) {
@@ -268,6 +293,7 @@ private:
     Arena arena_;
     Image image_;
     File file_;
+    Wanted wanted_ = Wanted::all;
 };
 
 }  // namespace metaq::device

@@ -132,6 +132,26 @@ def test_pack(succeeds, fails, file, tmp_path):
     array = text.split("my_net[] = {")[1].split("}")[0]
     assert bytes(int(byte) for byte in array.split(",") if byte.strip()) == image.read_bytes()
     assert "give -o or --c" in fails("pack", file)
+    assert "expected the name of a recipe" in fails("pack", file, "--c", header, "--forward")
+
+
+def test_pack_with_the_forward_pass(succeeds, tmp_path):
+    header, path = tmp_path / "net.h", "results/lenet5-digits.mtq"
+    printed = json.loads(succeeds("pack", path, "--c", header, "--json"))
+    assert printed["value_bytes"] == 4 * 4320
+    assert "metaq::FileError net_forward(" in header.read_text()
+    assert "value_bytes" not in json.loads(succeeds("pack", path, "--c", header, "--no-forward", "--json"))
+    assert "forward" not in header.read_text()
+    printed = json.loads(succeeds("pack", path, "--c", header, "--recipe", "lenet5-digits", "--forward", "--json"))
+    assert printed["value_bytes"] == 4 * 4320
+
+
+def test_pack_says_why_there_is_no_forward_pass(succeeds, fails, tmp_path):
+    path, header = tmp_path / "net.mtq", tmp_path / "net.h"
+    metaq.save(CompressedModel({"w": torch.ones(3, 4)}, {"recipe": "resnet8-cifar10-jpeg"}), path)
+    reason = "expected a network that small devices compute, found resnet8"
+    assert reason in json.loads(succeeds("pack", path, "--c", header, "--json"))["forward_pass"]
+    assert reason in fails("pack", path, "--c", header, "--forward")
 
 
 def test_a_difference(succeeds, fails, tmp_path):

@@ -186,6 +186,14 @@ def test_devices(at):
     assert found == [f"{row[key]:,}" for key in ("file_bytes", "flash_bytes", "arena_bytes", "stack_bytes")]
 
 
+@pytest.mark.parametrize("at", range(9))
+def test_networks_on_devices(at):
+    row = result("benchmarks/results/devices.json")["networks"][at]
+    found = cells("docs/devices.md", row["network"], row["coder"])
+    keys = ("image_bytes", "flash_bytes", "ram_bytes", "value_bytes", "stack_bytes")
+    assert found == [f"{row[key]:,}" for key in keys]
+
+
 @pytest.mark.parametrize(
     "recipe", ["lenet5-caffe-hemp1", "lenet5-caffe-hemp2", "lenet5-caffe-hemp4", "lenet5-caffe-hemp-lobster"]
 )

@@ -1,8 +1,12 @@
 // The mixing coder's choice of a rate, and the streams that name one which is not.
 #include "metaq/mixing/coder.hpp"
 
+#include <map>
+
 #include "check.hpp"
 #include "coder_suite.hpp"
+#include "metaq/mixing/packed_counters.hpp"
+#include "metaq/mixing/packed_mixers.hpp"
 
 namespace {
 
@@ -109,4 +113,48 @@ TEST(mixing_refuses_machines_that_are_not) {
         CHECK(decoded({0, true, 0, machine}) == (machine == 0 ? Status::ok : Status::corrupt));
     }
     CHECK(decoded({0, false, 0, dependent::kMachines + 1}) == Status::corrupt);
+}
+
+TEST(mixing_packs_counters_without_loss) {
+    constexpr std::uint32_t kKeys = 5000;
+    mixing::PackedCounters<kKeys, 3> packed;
+    std::map<std::uint32_t, logistic::Counter> expected;
+    check::Random random(4);
+    for (std::size_t i = 0; i < 20000; ++i) {
+        for (std::size_t n = 0; n < 3; ++n) {
+            // Few keys learn from many bits.
+            const auto key = static_cast<std::uint32_t>(random.below(random.below(2) == 0 ? 40 : kKeys));
+            logistic::Counter fresh;
+            logistic::set_probability(fresh, 100 + key, key % 4);
+            logistic::Counter* const found = packed.get(key, [&] { return fresh; });
+            logistic::Counter& counter = expected.try_emplace(key, fresh).first->second;
+            CHECK(found != nullptr && found->slow == counter.slow && found->fast == counter.fast);
+            const bool bit = random.below(3) == 0;
+            logistic::update(counter, bit, mixing::kRates);
+            logistic::update(*found, bit, mixing::kRates);
+        }
+        CHECK(packed.pack());
+    }
+}
+
+TEST(mixing_packs_mixers_without_loss) {
+    using Mixer = logistic::Mixer<mixing::kInputs>;
+    mixing::PackedMixers<2> packed;
+    std::map<std::uint32_t, Mixer> expected;
+    check::Random random(5);
+    for (std::size_t i = 0; i < 4000; ++i) {
+        const auto key = static_cast<std::uint32_t>(random.below(random.below(2) == 0 ? 10 : 800));
+        Mixer fresh;
+        fresh.reset(mixing::kFirstWeight);
+        Mixer* const found = packed.get(key);
+        Mixer& mixer = expected.try_emplace(key, fresh).first->second;
+        CHECK(found != nullptr && found->weight == mixer.weight && packed.get(key) == found);
+        std::array<std::int16_t, mixing::kInputs> input;
+        for (std::int16_t& value : input) value = static_cast<std::int16_t>(random.below(4000)) - 2000;
+        const bool bit = random.below(2) == 0;
+        const int logit = mixer.logit(input);
+        mixer.update(input, logit, bit, 10000);
+        found->update(input, logit, bit, 10000);
+        CHECK(packed.pack());
+    }
 }

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import struct
 import subprocess
 import zlib
 from pathlib import Path
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
 OF_OTHERS = ("gzip", "zstd", "lzma")
 GOLDEN = [path for path in sorted((ROOT / "tests" / "golden").glob("*.mtq")) if not path.stem.endswith(OF_OTHERS)]
-SMALL = ["-DMETAQ_SMALL", "-DMETAQ_NO_SIMD", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP"]
+SMALL = ["-DMETAQ_SMALL", "-DMETAQ_NO_SIMD", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP", "-DMETAQ_NO_DIFFERENCES"]
 FLAGS = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-fno-rtti", *SMALL, f"-I{ROOT / 'src'}"]
 BUILDS = {"O0": ["-O0"], "sanitized": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]}
 ROOM = 1 << 22
@@ -68,20 +69,35 @@ def test_golden_files_and_their_images(path, run):
     assert error.endswith(f"; the arena takes at least {arena_bytes} bytes\n")
 
 
-def test_an_arena_of_any_size_is_too_small_or_enough(run):
-    image, arena_bytes = CheckedFile((ROOT / "tests/golden/network-rans.mtq").read_bytes()).device_image()
+def test_floats_of_64_bits(run):
+    levels = np.array([-3.4e38, -1e-38, 0, 1e-45, 1e-38, 0.1], dtype=np.float32)
+    for codebook in (malformed.table(*levels), b"\0\0" + struct.pack("<f", 1e38)):  # 5 of these steps are infinite
+        data = malformed.file((malformed.tensor(dtype=b"\3", rest=malformed.shape(2, 3) + codebook),))
+        assert run(data)[0][:-1] == expected_lines(data)
+
+
+def test_floats_of_64_bits_with_scales_in_the_order_of_columns(run):
+    data = malformed.scaled(bytes([7, 1, 2, 3, 4, 5, 6]), dtype=b"\3")
+    assert run(data)[0][:-1] == expected_lines(data)
+
+
+@pytest.mark.parametrize("coder", ["rans", "mixing"])
+def test_an_arena_of_any_size_is_too_small_or_enough(coder, run):
+    image, arena_bytes = CheckedFile((ROOT / f"tests/golden/network-{coder}.mtq").read_bytes()).device_image()
     for size in range(0, arena_bytes, max(1, arena_bytes // 20)):
         assert "no_memory" in run(image, size)[1]
 
 
 def test_malformed_files_have_the_statuses_of_the_decoder(run):
+    differences = set(malformed.changes())
     seen = set()
     for status, data in malformed.files():
-        if status in seen:
+        if status in seen or (status, data) in differences:
             continue
         seen.add(status)
         assert run(data)[1].startswith(f"mtq_device: {status}: "), status
-    assert run(malformed.GOOD_DIFFERENCE)[1].startswith("mtq_device: difference: ")
+    for data in (malformed.GOOD_DIFFERENCE, malformed.GOOD_CHANGE):
+        assert run(data)[1].startswith("mtq_device: difference: ")
 
 
 def test_damaged_images_are_refused(run):

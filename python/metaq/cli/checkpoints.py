@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,9 +38,13 @@ from metaq.cli.options import (
     Resume,
     SortColumn,
     check_outputs,
+    complete_recipe,
     parse_bits,
     parse_size,
 )
+
+if TYPE_CHECKING:
+    from metaq.format.checked_file import CheckedFile
 
 
 def compress(
@@ -181,12 +185,27 @@ def pack(
         Path | None,
         typer.Option("--c", help="The header to write, with the image as an array of C.", show_default=False),
     ] = None,
+    forward: Annotated[
+        bool | None,
+        typer.Option(
+            help="Write the network's forward pass into the header. By default it is, if it can be.", show_default=False
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="The recipe whose network it is, if the file names none.",
+            show_default=False,
+            autocompletion=complete_recipe,
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a .mtq file into an image for small devices, which have no room to decode its header.
 
-    It prints the image's size and the bytes of arena that a device needs to decode it, at most.
+    It prints the image's size and the bytes of arena that a device needs to decode it, at most; with a forward pass
+    also the bytes that results of layers take. For networks of your own there is metaq.c_program.
     """
     from metaq.errors import InputError
     from metaq.files import map_bytes, write_atomically
@@ -196,12 +215,36 @@ def pack(
 
     if output is None and c is None:
         raise InputError("expected a place to write the image to, found none; give -o or --c")
-    image, arena_bytes = CheckedFile(map_bytes(source), str(source)).device_image()
+    file = CheckedFile(map_bytes(source), str(source))
+    image, arena_bytes = file.device_image()
+    result: dict[str, Any] = {"bytes": len(image), "arena_bytes": arena_bytes}
     if output is not None:
         write_atomically(output, image)
     if c is not None:
-        write_atomically(c, c_header(image, arena_bytes, c.stem).encode())
-    print_result({"bytes": len(image), "arena_bytes": arena_bytes}, as_json, quiet)
+        text, more = _forward_pass(file, forward, recipe, c.stem)
+        write_atomically(c, (text or c_header(image, arena_bytes, c.stem)).encode())
+        result |= more
+    print_result(result, as_json, quiet)
+
+
+def _forward_pass(
+    file: CheckedFile, forward: bool | None, recipe: str | None, name: str
+) -> tuple[str | None, dict[str, Any]]:
+    """A header with the forward pass, and what is to be said of it. Unless it is asked for, there may be none."""
+    from metaq.errors import InputError
+
+    is_known = recipe is not None or "recipe" in file.header.metadata
+    if forward is False or (forward is None and not is_known):
+        return None, {}
+    try:
+        from metaq.experiments.device import recipe_program
+
+        made = recipe_program(file, recipe, name)
+    except (InputError, ModuleNotFoundError) as error:
+        if forward or recipe is not None:
+            raise
+        return None, {"forward_pass": f"none: {error}"}
+    return made.text, {"value_bytes": made.value_bytes}
 
 
 def verify(source: MtqPath, quiet: Quiet = False, as_json: AsJson = False) -> None:

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -18,6 +19,25 @@
 #include "metaq/base/memory.hpp"
 
 namespace metaq {
+
+// Of buffers of all types, so that it is compiled once: memory for `capacity` bytes, to which the first `size` of `data` move.
+// Null if there is no memory; `data` then stays as it is.
+[[gnu::noinline]] inline void* regrown(void* data, std::size_t size, std::size_t old_capacity, std::size_t capacity,
+                                       std::size_t alignment, const Allocator*& allocator) noexcept {
+    void* const grown = allocate_bytes(current_allocator, capacity, alignment);
+    if (grown == nullptr) return nullptr;
+    if (size > 0) std::memcpy(grown, data, size);
+    release_bytes(allocator, data, old_capacity, alignment);
+    allocator = current_allocator;
+    return grown;
+}
+
+// The capacity of a full buffer that takes more elements, of which there are `limit` at most: doubled, if that is enough.
+[[gnu::noinline]] inline std::size_t grown_capacity(std::size_t size, std::size_t capacity,
+                                                    std::size_t limit) noexcept {
+    constexpr std::size_t kFirstCapacity = 8;
+    return std::max({size, capacity > limit / 2 ? limit : 2 * capacity, kFirstCapacity});
+}
 
 template <class T>
 class Buffer {
@@ -62,6 +82,14 @@ public:
     [[nodiscard]] bool reserve(std::size_t capacity) noexcept {
         if (capacity <= capacity_) return true;
         if (capacity > kSizeLimit) return false;
+        if constexpr (std::is_trivially_copyable_v<T>) {
+            void* const grown = regrown(data_, size_ * sizeof(T), capacity_ * sizeof(T), capacity * sizeof(T),
+                                        alignof(T), allocator_);
+            if (grown == nullptr) return false;
+            data_ = static_cast<T*>(grown);
+            capacity_ = capacity;
+            return true;
+        }
         const Allocator* const allocator = current_allocator;
         T* const data = static_cast<T*>(allocate_bytes(allocator, capacity * sizeof(T), alignof(T)));
         if (data == nullptr) return false;
@@ -135,15 +163,13 @@ public:
 
 private:
     static constexpr std::size_t kSizeLimit = static_cast<std::size_t>(PTRDIFF_MAX) / sizeof(T);
-    static constexpr std::size_t kFirstCapacity = 8;
 
     void release() noexcept { release_bytes(allocator_, data_, capacity_ * sizeof(T), alignof(T)); }
 
     [[nodiscard]] bool make_room(std::size_t more) noexcept {
         if (more <= capacity_ - size_) return true;
         if (more > kSizeLimit - size_) return false;
-        const std::size_t doubled = capacity_ > kSizeLimit / 2 ? kSizeLimit : 2 * capacity_;
-        return reserve(std::max({size_ + more, doubled, kFirstCapacity}));
+        return reserve(grown_capacity(size_ + more, capacity_, kSizeLimit));
     }
 
     void truncate(std::size_t size) noexcept {

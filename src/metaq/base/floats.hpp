@@ -1,5 +1,5 @@
-// A float32's bits as those of shorter floats, rounded to nearest even. The value is no NaN. There are no branches, so that
-// compilers vectorize.
+// A float32's bits as those of shorter floats, rounded to nearest even, and of longer ones. The value is no NaN. There are no
+// branches, so that compilers vectorize.
 #pragma once
 
 #include <bit>
@@ -21,6 +21,18 @@ inline std::uint16_t to_float16(std::uint32_t bits) {
     const std::uint32_t finite = (small & is_small) | (normal & ~is_small);
     const std::uint32_t rounded = (finite & is_finite) | (0x7c00 & ~is_finite);  // 2^16 and above are infinite
     return static_cast<std::uint16_t>((bits >> 16 & 0x8000) | rounded);
+}
+
+inline std::uint64_t to_float64(std::uint32_t bits) {
+#ifdef METAQ_SMALL  // a processor without floats of 64 bits would bring all their arithmetic
+    const std::uint32_t magnitude = bits & 0x7fffffff;
+    const unsigned missing = magnitude < 0x00800000 ? 24 - static_cast<unsigned>(std::bit_width(magnitude)) : 0;
+    const unsigned exponent = magnitude == 0 ? 0 : magnitude < 0x7f800000 ? 896 - missing : 2 * 896;
+    return std::uint64_t{bits >> 31} << 63 |
+           ((std::uint64_t{magnitude} << (29 + missing)) + (std::uint64_t{exponent} << 52));
+#else
+    return std::bit_cast<std::uint64_t>(static_cast<double>(std::bit_cast<float>(bits)));
+#endif
 }
 
 inline std::uint16_t to_bfloat16(std::uint32_t bits) {

@@ -80,10 +80,8 @@ public:
                     return to_bfloat16(bits_of(q, row, column));
                 });
             case Dtype::float64:
-                return write<std::uint64_t>(step, [&](std::int32_t q, float row, float column) {
-                    return std::bit_cast<std::uint64_t>(
-                        static_cast<double>(std::bit_cast<float>(bits_of(q, row, column))));
-                });
+                return write<std::uint64_t>(
+                    step, [&](std::int32_t q, float row, float column) { return to_float64(bits_of(q, row, column)); });
             default: return write<std::uint32_t>(step, bits_of);
         }
     }

@@ -36,6 +36,7 @@ public:
         const std::uint8_t flags = fields_.byte();
         fields_.expect(flags <= kDifferenceFlag, FileStatus::reserved_flags, flags);
         if (flags == kDifferenceFlag) header.base = fields_.take(kChecksumBytes);
+        if (!kReadsDifferences && !fields_.expect(header.base.empty(), FileStatus::difference)) return fields_.error();
         read_metadata(header);
         read_tensors(header);
         for (std::uint64_t left = fields_.count("chunks", 3); left > 0 && fields_.is_ok(); --left) {
@@ -117,7 +118,7 @@ private:
         tensor.dtype = static_cast<Dtype>(dtype);
         fields_.expect(traits_of(tensor.dtype).name != nullptr, FileStatus::unknown_dtype, dtype);
         const std::uint8_t kind = fields_.is_ok() ? fields_.byte() : std::uint8_t{0};
-        const std::uint8_t most = header.base.empty() ? 3 : 5;
+        const std::uint8_t most = kReadsDifferences && !header.base.empty() ? 5 : 3;
         fields_.expect(kind <= most, FileStatus::unknown_kind, kind, most);
         tensor.kind = static_cast<TensorKind>(kind);
         tensor.target = header.tensors.size();
@@ -134,8 +135,12 @@ private:
     void read_layout(FileHeader& header, FileTensor& tensor, Part& shape) {
         switch (tensor.kind) {
             case TensorKind::alias: return read_alias(header, tensor, shape);
-            case TensorKind::changed: return read_change(header, tensor, shape);
-            case TensorKind::removed: return set_length(header, 0, shape);
+            case TensorKind::changed:
+                if constexpr (kReadsDifferences) return read_change(header, tensor, shape);
+                break;
+            case TensorKind::removed:
+                if constexpr (kReadsDifferences) return set_length(header, 0, shape);
+                break;
             default: read_shape(header, shape);
         }
     }
@@ -236,7 +241,8 @@ private:
         const bool fits = kind == CodebookKind::integer ? !traits.is_float : tensor.dtype <= Dtype::float64;
         if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind)))
             return void(fields_.error().what = traits.name);
-        const bool is_sum = header.base.empty() || !traits.is_float || tensor.dtype == Dtype::float32;
+        const bool is_whole = !kReadsDifferences || header.base.empty();
+        const bool is_sum = is_whole || !traits.is_float || tensor.dtype == Dtype::float32;
         if (!fields_.expect(is_sum, FileStatus::difference_dtype)) fields_.error().what = traits.name;
     }
 

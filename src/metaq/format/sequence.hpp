@@ -64,14 +64,14 @@ inline unsigned end_section(const FileTensor& tensor) {
 inline constexpr unsigned kChangeSection = 9;
 
 inline bool has_section(const FileTensor& tensor, unsigned section) {
-    if (section == kChangeSection) return tensor.change != nullptr && tensor.change->differing > 0;
+    if (section == kChangeSection) return kReadsDifferences && tensor.change != nullptr && tensor.change->differing > 0;
     return first_section(tensor) <= section && section < end_section(tensor) && tensor.size() > 0;
 }
 
 // Coders see d0 rows of d1 channels of the rest, or else as many rows as there are elements; of a tensor that is scanned by
 // columns, a row for each column.
 inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned section) {
-    if (section == kChangeSection) return {index, section, tensor.change->common, 1, 1};
+    if (kReadsDifferences && section == kChangeSection) return {index, section, tensor.change->common, 1, 1};
     if (tensor.is_scanned_by_columns()) {
         const FileMatrix& matrix = *tensor.matrix;
         if (matrix.rows > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};
@@ -130,6 +130,7 @@ inline constexpr std::uint8_t kDifferenceCoder = 9;
 
 // Whether a chunk is of one changed tensor and of the coder for it, or of neither.
 inline bool suits_coder(const PlacedChunk& chunk, const FileLayout& layout) {
+    if constexpr (!kReadsDifferences) return chunk.coder != kDifferenceCoder;
     const std::span<const Run> runs = layout.runs_of(chunk);
     const auto is_change = [](const Run& run) { return run.section == kChangeSection; };
     if (chunk.coder != kDifferenceCoder) return std::none_of(runs.begin(), runs.end(), is_change);

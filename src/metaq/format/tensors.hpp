@@ -11,6 +11,13 @@
 
 namespace metaq {
 
+// Whether differences can be opened. Without, what they alone take is not compiled, and all of them are refused.
+#ifdef METAQ_NO_DIFFERENCES
+inline constexpr bool kReadsDifferences = false;
+#else
+inline constexpr bool kReadsDifferences = true;
+#endif
+
 enum class Dtype : std::uint8_t {
     float32 = 0,
     float16 = 1,

@@ -92,9 +92,7 @@ inline void write_float_bits(std::span<const std::int32_t> bits, Dtype dtype, st
             return write_each<std::uint16_t>(bits, out,
                                              [&](std::int32_t value) { return to_bfloat16(word_of(value)); });
         case Dtype::float64:
-            return write_each<std::uint64_t>(bits, out, [](std::int32_t value) {
-                return std::bit_cast<std::uint64_t>(static_cast<double>(std::bit_cast<float>(value)));
-            });
+            return write_each<std::uint64_t>(bits, out, [&](std::int32_t value) { return to_float64(word_of(value)); });
         default: return write_each<std::uint32_t>(bits, out, word_of);
     }
 }
@@ -111,9 +109,8 @@ void write_floats(std::span<const std::int32_t> symbols, FileError::Range range,
             return write_each<std::uint16_t>(symbols, out,
                                              [&](std::int32_t symbol) { return to_bfloat16(bits_of(symbol)); });
         case Dtype::float64:
-            return write_each<std::uint64_t>(symbols, out, [&](std::int32_t symbol) {
-                return std::bit_cast<std::uint64_t>(static_cast<double>(float_of(symbol)));
-            });
+            return write_each<std::uint64_t>(symbols, out,
+                                             [&](std::int32_t symbol) { return to_float64(bits_of(symbol)); });
         default: return write_each<std::uint32_t>(symbols, out, bits_of);
     }
 }

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
@@ -28,15 +29,27 @@ inline std::size_t bin_of(int level, int steps_an_octave, std::size_t bins) {
 }
 
 // A mean that starts at a guess worth `count` values and forgets beyond `limit` of them.
-struct RunningMean {
-    std::int64_t mean = 0;
-    std::int32_t count = 0;
+class RunningMean {
+public:
+    RunningMean() = default;
+    RunningMean(std::int64_t mean, unsigned count) : count_(count), mean_(mean) {}
 
-    void add(std::int64_t value, std::int32_t limit) {
-        mean += (value * kMeanOne - mean) * logistic::kReciprocals[static_cast<std::size_t>(count)] >> 16;
-        count = std::min(count + 1, limit);
+    std::int64_t mean() const { return mean_; }
+
+    void add(std::int64_t value, unsigned limit) {
+        mean_ += (value * kMeanOne - mean_) * logistic::kReciprocals[count_] >> 16;
+        restart(std::min(count_ + 1u, limit));
     }
-    int level() const { return logistic::log2_fixed(static_cast<std::uint64_t>(mean + 64)); }
+    // What was seen counts for so many values, at most 1023.
+    void restart(unsigned count) { count_ = count & kMostCounts; }
+    unsigned count() const { return count_; }
+
+    int level() const { return logistic::log2_fixed(static_cast<std::uint64_t>(mean_ + 64)); }
+
+private:
+    static constexpr unsigned kMostCounts = 1023;
+    std::uint64_t count_ : 10 = 0;
+    std::int64_t mean_ : 54 = 0;  // below 2^47
 };
 
 struct Column {
@@ -45,11 +58,11 @@ struct Column {
 
     // How far the column's values lean to one sign: 0 ... 8, 4 for neither.
     std::size_t lean() const {
-        const std::int64_t size = 8 * (value.mean < 0 ? -value.mean : value.mean);
-        const std::int64_t unit = magnitude.mean;
+        const std::int64_t size = 8 * std::abs(value.mean());
+        const std::int64_t unit = magnitude.mean();
         const auto steps =
             static_cast<std::size_t>((size > unit) + (size > 2 * unit) + (size > 4 * unit) + (size > 6 * unit));
-        return value.mean < 0 ? 4 - steps : 4 + steps;
+        return value.mean() < 0 ? 4 - steps : 4 + steps;
     }
 };
 
@@ -64,7 +77,7 @@ struct Neighbours {
 
 // The expectations of one symbol.
 struct Expectation {
-    int row, column, channel, all;  // logarithms of means
+    int row, column, channel, all;  // logarithms of means; that of the channel if there are kernels
     int magnitude;                  // logarithm of the product
     std::int64_t value;             // in 1/256
     std::size_t lean;               // value against magnitude: 0 ... 20, 10 for neither
@@ -73,22 +86,27 @@ struct Expectation {
 template <class Weights>
 class BasicHistory {
 public:
+    // For a block of that shape: all but what it predicts rows with. Returns false if there is no memory.
+    [[nodiscard]] bool make_room(std::size_t rows, std::size_t channels, std::size_t kernel) {
+        // Without kernels, a channel is a column.
+        return columns_.resize(std::min(channels * kernel, kColumns)) &&
+               channels_.resize(kernel > 1 ? std::min(channels, kColumns) : 0) &&
+               positions_.resize(std::min(kernel, kPositions)) && row_means_.resize(rows > kColumns ? 0 : rows) &&
+               kernel_predictor_.make_room(kernel);
+    }
+
     // The status is ok or no_memory.
     [[nodiscard]] Status start_block(std::size_t rows, std::size_t channels, std::size_t kernel) {
         spatial_ = kernel > 1;
         predicts_row_ = RowPredictor<Weights>::suits(rows, channels, kernel);
         if (predicts_row_ && !row_predictor_.start_block(channels)) return Status::no_memory;
         // The block's first row sets what these hold.
-        const bool has_memory = columns_.resize(std::min(channels * kernel, kColumns)) &&
-                                channels_.resize(std::min(channels, kColumns)) &&
-                                positions_.resize(std::min(kernel, kPositions)) &&
-                                row_means_.resize(rows > kColumns ? 0 : rows);
-        if (!has_memory) return Status::no_memory;
+        if (!make_room(rows, channels, kernel)) return Status::no_memory;
         group_ = channels > 1 && before_count_ > 0 && channels % before_count_ == 0 ? channels / before_count_ : 0;
         rows_ = rows;
         row_size_ = channels * kernel;
-        all_.count = std::min<std::int32_t>(all_.count, 4);
-        filled_.count = 0;
+        all_.restart(std::min(all_.count(), 4u));
+        filled_.restart(0);
         sum_ = 0;
         return Status::ok;
     }
@@ -97,9 +115,9 @@ public:
     bool is_out_of_memory() const { return row_predictor_.is_out_of_memory(); }
 
     void start_row(std::size_t row) {
-        row_mean_ = {all_.mean, 2};
+        row_mean_ = {all_.mean(), 2};
         first_row_ = row == 0;
-        if (predicts_row_) row_predictor_.start_row(row, static_cast<std::uint64_t>(all_.mean) >> 20);
+        if (predicts_row_) row_predictor_.start_row(row, static_cast<std::uint64_t>(all_.mean()) >> 20);
     }
 
     template <class Before>
@@ -109,10 +127,10 @@ public:
         Expectation expected;
         expected.row = row_mean_.level();
         expected.column = column(at).magnitude.level();
-        expected.channel = channel(at).level();
         expected.all = all_.level();
         int sum = (expected.row - expected.all) * kRowPower + (expected.column - expected.all) * kColumnPower;
         if (spatial_) {
+            expected.channel = channel(at).level();
             sum += (position(at).level() - expected.all) * kPositionPower +
                    (expected.channel - expected.all) * kChannelPower;
             expected.value = kernel_predictor_.predict(at.kernel, before);
@@ -178,6 +196,7 @@ public:
         row_mean_.add(magnitude, 1000);
         column(at).magnitude.add(magnitude, 653);
         column(at).value.add(value, 653);
+        if (!spatial_) return;
         channel(at).add(magnitude, 195);
         position(at).add(magnitude, 1000);
     }
@@ -185,8 +204,8 @@ public:
     // Keeps the row's mean for the next block's channels.
     void end_row(std::size_t row) {
         if (row_size_ == 1 || rows_ > kColumns) return;
-        row_means_[row] = row_mean_.mean;
-        sum_ += row_mean_.mean;
+        row_means_[row] = row_mean_.mean();
+        sum_ += row_mean_.mean();
     }
 
     void end_block() {
@@ -216,10 +235,11 @@ private:
 
     // In the first row, means start at the row's, scaled by what the block before says of the channel.
     void guess_means(const Position& at) {
-        std::int64_t guess = row_mean_.mean;
+        std::int64_t guess = row_mean_.mean();
         if (group_)
             guess = guess * std::min<std::int64_t>(((source_ + 64) << 16) / (before_mean_ + 64), kGuessLimit) >> 16;
         column(at) = {{guess, 8}, {0, 8}};
+        if (!spatial_) return;
         if (at.kernel == 0) channel(at) = {guess, 0};
         if (at.channel == 0) position(at) = {guess, 8};
     }

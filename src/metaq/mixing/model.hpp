@@ -154,6 +154,7 @@ public:
 
     DenseMemory() {
         for (auto& counter : plain_) logistic::set_probability(counter, 32768, 0);
+        for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
         for (auto& mixer : scale_mixers_) mixer.reset(kFirstWeight);
         for (auto& refinement : refinements_) refinement.reset();
     }
@@ -167,11 +168,13 @@ public:
     // A decision's counters by place, valid until the next call of `find`.
     logistic::Counter* counters(std::size_t decision) { return counters_.data() + decision; }
     logistic::Counter& plain(std::size_t index) { return plain_[index]; }
+    logistic::Mixer<kInputs>& mixer(std::size_t decision) { return mixers_[decision]; }
     logistic::Mixer<kInputs>& scale_mixer(std::size_t index) { return scale_mixers_[index]; }
     logistic::Refinement& refinement(std::size_t index) { return refinements_[index]; }
 
 private:
     ContextCounters counters_;
+    std::array<logistic::Mixer<kInputs>, kDecisions> mixers_;
     std::array<logistic::Mixer<kInputs>, kDecisions * kScales> scale_mixers_;
     std::array<logistic::Refinement, kDecisions * kLeans> refinements_;
     std::array<logistic::Counter, kPlainCounters> plain_;
@@ -190,10 +193,6 @@ class BasicModel {
 public:
     using Placed = PlacedContexts<Memory>;
 
-    BasicModel() {
-        for (auto& mixer : mixers_) mixer.reset(kFirstWeight);
-    }
-
     // Has to be called once, before all else, with about the length of the stream. Returns false if there is no memory.
     [[nodiscard]] bool allocate(std::size_t symbols) { return memory_.allocate(symbols); }
 
@@ -211,7 +210,7 @@ public:
         const Prediction found = predict(decision, contexts);
         bit = coder.code(bit, found.probability);
         for (auto* counter : found.used) logistic::update(*counter, bit, kRates);
-        mixers_[decision].update(found.input, found.logit, bit, mixer_rate_);
+        memory_.mixer(decision).update(found.input, found.logit, bit, mixer_rate_);
         memory_.scale_mixer(decision * kScales + contexts.scale)
             .update(found.input, found.scale_logit, bit, mixer_rate_);
         memory_.refinement(decision * kLeans + contexts.lean).update(found.mean, bit, kRefinementShift);
@@ -271,7 +270,7 @@ private:
     [[gnu::always_inline]] inline Prediction predict(std::size_t decision, const Placed& contexts) {
         Prediction found;
         find(contexts.places, decision, found.used, found.input);
-        found.logit = mixers_[decision].logit(found.input);
+        found.logit = memory_.mixer(decision).logit(found.input);
         found.scale_logit = memory_.scale_mixer(decision * kScales + contexts.scale).logit(found.input);
         found.mean = (found.logit + found.scale_logit) >> 1;
         const std::uint32_t refined = memory_.refinement(decision * kLeans + contexts.lean).refined(found.mean);
@@ -303,7 +302,6 @@ private:
     }
 
     Memory memory_;
-    std::array<logistic::Mixer<kInputs>, kDecisions> mixers_;
     int mixer_rate_ = kMixerRates[0];
 };
 

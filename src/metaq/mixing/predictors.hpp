@@ -20,6 +20,11 @@ class KernelPredictor {
 public:
     static constexpr std::size_t kTaps = 8;
 
+    // For kernels of that size. Returns false if there is no memory.
+    [[nodiscard]] bool make_room(std::size_t kernel) {
+        return table_.resize(std::max(table_.size(), std::min(kernel, kPositions)));
+    }
+
     // `before(n)` is the symbol n + 1 positions before, centred.
     template <class Before>
     std::int64_t predict(std::size_t position, Before before) {
@@ -50,8 +55,8 @@ private:
     static constexpr std::int64_t kLimit = 200000;  // weights are in units of 2^-16
     static constexpr int kRateShift = 6;            // a rate of 1/64
 
-    std::array<std::array<std::int32_t, kTaps>, kPositions> table_{};
-    std::array<std::int32_t, kTaps>* weights_ = table_.data();
+    Buffer<std::array<std::int32_t, kTaps>> table_;
+    std::array<std::int32_t, kTaps>* weights_ = nullptr;  // of the position that was predicted last
     std::array<std::int64_t, kTaps> input_{};
     std::size_t taps_ = 0;
     std::int64_t energy_ = 1;

@@ -21,6 +21,10 @@ public:
     Status open(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
         state_ = make_state<SparseState>(count_symbols(blocks));
         if (state_ == nullptr) return Status::no_memory;
+        // Before all that grows, so that it does not have to move.
+        for (const Block& block : blocks) {
+            if (!state_->history.make_room(block.rows, block.channels, block.kernel)) return Status::no_memory;
+        }
         least_bytes_ = least_bytes(blocks);
         coder_.emplace(data);
         return Status::ok;

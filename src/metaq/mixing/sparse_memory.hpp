@@ -9,6 +9,8 @@
 
 #include "metaq/base/logistic.hpp"
 #include "metaq/mixing/model.hpp"
+#include "metaq/mixing/packed_counters.hpp"
+#include "metaq/mixing/packed_mixers.hpp"
 #include "metaq/mixing/predictors.hpp"
 #include "metaq/mixing/sparse_table.hpp"
 
@@ -34,9 +36,8 @@ public:
         DecisionCounters(SparseMemory& memory, std::size_t decision) : memory_(memory), decision_(decision) {}
 
         logistic::Counter& operator[](std::uint32_t context) const {
-            const auto key = static_cast<std::uint32_t>(context * kDecisionSlots + decision_);
-            return memory_.get(memory_.counters_, key, memory_.spare_counter_,
-                               [&] { return fresh_counter(context, decision_); });
+            const auto key = static_cast<std::uint32_t>(context * kDecisions + decision_);
+            return memory_.counter(key, [&] { return fresh_counter(context, decision_); });
         }
 
     private:
@@ -44,24 +45,24 @@ public:
         std::size_t decision_;
     };
 
-    DecisionCounters counters(std::size_t decision) { return {*this, decision}; }
+    // What was given for the decision before is not valid any more.
+    DecisionCounters counters(std::size_t decision) {
+        is_out_of_memory_ |= !counters_.pack();
+        is_out_of_memory_ |= !mixers_.pack();
+        return {*this, decision};
+    }
 
     logistic::Counter& plain(std::size_t index) {
-        const auto key = static_cast<std::uint32_t>(kContexts * kContextValues * kDecisionSlots + index);
-        return get(counters_, key, spare_counter_, [] {
+        is_out_of_memory_ |= !counters_.pack();
+        return counter(static_cast<std::uint32_t>(kContextCounters + index), [] {
             logistic::Counter counter;
             logistic::set_probability(counter, 32768, 0);
             return counter;
         });
     }
 
-    logistic::Mixer<kInputs>& scale_mixer(std::size_t index) {
-        return get(mixers_, static_cast<std::uint32_t>(index), spare_mixer_, [] {
-            logistic::Mixer<kInputs> mixer;
-            mixer.reset(kFirstWeight);
-            return mixer;
-        });
-    }
+    logistic::Mixer<kInputs>& mixer(std::size_t decision) { return mixer_of(kDecisions * kScales + decision); }
+    logistic::Mixer<kInputs>& scale_mixer(std::size_t index) { return mixer_of(index); }
 
     // A logistic::Refinement, of which those knots are there that have moved.
     class SparseRefinement {
@@ -94,8 +95,22 @@ public:
     SparseRefinement refinement(std::size_t index) { return {*this, index}; }
 
 private:
-    static constexpr std::size_t kDecisionSlots = 32;
-    static_assert(kDecisions <= kDecisionSlots);
+    static constexpr std::size_t kContextCounters = kContexts * kContextValues * kDecisions;
+    static_assert(kDecisions * (kScales + 1) <= 1 << 10);
+    static_assert(kDecisions * kLeans * logistic::Refinement::kKnots <= 1 << 15);
+
+    template <class Make>
+    logistic::Counter& counter(std::uint32_t key, const Make& make) {
+        logistic::Counter* const found = counters_.get(key, make);
+        is_out_of_memory_ |= found == nullptr;
+        return found != nullptr ? *found : spare_counter_;
+    }
+
+    logistic::Mixer<kInputs>& mixer_of(std::size_t index) {
+        logistic::Mixer<kInputs>* const found = mixers_.get(static_cast<std::uint32_t>(index));
+        is_out_of_memory_ |= found == nullptr;
+        return found != nullptr ? *found : spare_mixer_;
+    }
 
     // What is in a table; the spare one if there is no memory.
     template <class Table, class T, class Make>
@@ -105,9 +120,9 @@ private:
         return found != nullptr ? *found : spare;
     }
 
-    SparseTable<logistic::Counter, 9, 64> counters_;
-    SparseTable<logistic::Mixer<kInputs>, 6, 8> mixers_;
-    SparseTable<std::uint16_t, 6, 32> knots_;
+    PackedCounters<kContextCounters + kPlainCounters, kContexts> counters_;
+    PackedMixers<2> mixers_;  // by scale, and behind them by decision
+    SparseTable<std::uint16_t, 15, 6, 32> knots_;
     logistic::Counter spare_counter_{};
     logistic::Mixer<kInputs> spare_mixer_{};
     std::uint16_t spare_knot_ = 0;
@@ -118,7 +133,7 @@ private:
 class SparseWeights {
 public:
     [[nodiscard]] bool start(std::size_t) {
-        weights_ = {};
+        weights_.clear();
         return true;
     }
     bool is_out_of_memory() const { return is_out_of_memory_; }
@@ -144,7 +159,7 @@ public:
 private:
     static std::uint32_t key_of(std::size_t place) { return static_cast<std::uint32_t>(place); }
 
-    SparseTable<std::int32_t, 8, 32> weights_;
+    SparseTable<std::int32_t, 20, 8, 32> weights_;
     bool is_out_of_memory_ = false;
 };
 

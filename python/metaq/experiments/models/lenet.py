@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -11,6 +13,8 @@ class LeNet5(nn.Module):
 
     Input: float32 images (batch, 1, 28, 28), normalised. Output: float32 logits (batch, 10).
     """
+
+    input_shape: ClassVar = (1, 28, 28)
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +38,8 @@ class LeNet5Caffe(nn.Module):
     Input: float32 images (batch, 1, 28, 28), normalised. Output: float32 logits (batch, 10).
     """
 
+    input_shape: ClassVar = (1, 28, 28)
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 20, 5)
@@ -54,6 +60,8 @@ class LeNet300(nn.Module):
 
     Input: float32 images (batch, 1, 28, 28), normalised. Output: float32 logits (batch, 10).
     """
+
+    input_shape: ClassVar = (1, 28, 28)
 
     def __init__(self) -> None:
         super().__init__()
