@@ -167,7 +167,7 @@ static void test_calls_that_are_wrong(const bytes* content, const metaq_file* fi
     CHECK(metaq_open_memory(NULL, 1, NULL, &other, &error) == METAQ_BAD_ARGUMENT && other == NULL);
     CHECK(error.status == METAQ_BAD_ARGUMENT && error.chunk == METAQ_NOWHERE);
     CHECK(metaq_open_memory(content->data, content->size, NULL, NULL, NULL) == METAQ_BAD_ARGUMENT);
-    options.flags = 2;
+    options.flags = 4;
     CHECK(metaq_open_memory(content->data, content->size, &options, &other, NULL) == METAQ_BAD_ARGUMENT);
     options.flags = 0;
     options.allocator = &nothing;
