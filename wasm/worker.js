@@ -1,0 +1,11 @@
+// The thread of `loadInWorker`: one file, whose tensors are handed over without a copy.
+import { load } from './metaq.js';
+
+onmessage = async ({ data: { source, options } }) => {
+  try {
+    const tensors = await load(source, options);
+    postMessage({ tensors }, [...tensors.values()].map(({ data }) => data.buffer));
+  } catch ({ status, message, place }) {
+    postMessage({ error: { status, message, place } });
+  }
+};
