@@ -1,4 +1,4 @@
-"""Builds the npm package's two modules, of the decoder in src/: `python wasm/build.py`, which takes `pip install ziglang`.
+"""Builds the npm package's two modules of the decoder in src/: `python wasm/build.py`; it takes `pip install ziglang`.
 
 `metaq.simd.wasm` has vectors of 128 bits; `metaq.plain.wasm` is for engines without them.
 """

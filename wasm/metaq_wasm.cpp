@@ -10,8 +10,8 @@
 
 // Copies bytes of a source to `out` and returns 0; another number if it does not have them.
 extern "C" __attribute__((import_module("metaq"), import_name("read"))) int read_source(std::uint32_t source,
-                                                                                         double offset, void* out,
-                                                                                         std::size_t size);
+                                                                                        double offset, void* out,
+                                                                                        std::size_t size);
 
 static_assert(sizeof(metaq_tensor) == 88 && offsetof(metaq_tensor, name) == 4 && offsetof(metaq_tensor, dtype) == 12);
 static_assert(offsetof(metaq_tensor, dimensions) == 20 && offsetof(metaq_tensor, size) == 32);

@@ -1,11 +1,10 @@
 """The npm package in Node: what NumPy reads, and what C++ refuses, in its words; its size and speed."""
 
-import functools
+import contextlib
 import gzip
 import http.server
 import json
 import re
-import subprocess
 import threading
 import time
 
@@ -20,7 +19,7 @@ from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel
 
 from .expected import GOLDEN, NOWHERE, by_name, cases
-from .package import BUILDS, ROOT, SOURCES, as_base64, built_package, in_node, needs_node, needs_zig
+from .package import BUILDS, SOURCES, as_base64, built_package, in_node, needs_node, needs_zig
 
 slow = [pytest.mark.slow, needs_zig, needs_node]
 LARGEST_PAGE_BYTES = 70_000  # of what a page loads, gzipped
@@ -86,7 +85,7 @@ class TestPackage:
     def test_rows_behind_an_address_take_ranges(self, tmp_path):
         weights = np.random.default_rng(0).normal(size=(600, 400)).astype(np.float32)
         metaq.numpy.save_file({"first": weights, "second": weights[:3]}, tmp_path / "model.mtq")
-        with served(tmp_path) as (url, ranges):
+        with served_by_ranges(tmp_path) as (url, ranges):
             (found,) = in_node([["rows", f"{url}/model.mtq", "second", [1, 3]]])
         assert (found["shape"], found["hex"]) == ([2, 400], weights[1:3].tobytes().hex())
         assert ranges[0] == "bytes=0-65535"
@@ -138,34 +137,27 @@ def native_seconds(path, times=9):
     return least
 
 
-class served:
-    """A folder behind an address, whose server has ranges, and which ranges were asked for."""
+@contextlib.contextmanager
+def served_by_ranges(folder):
+    """The address of a folder whose server has ranges, and a list of those that were asked for."""
+    asked = []
 
-    def __init__(self, folder):
-        self.ranges = []
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            data = (folder / self.path.lstrip("/")).read_bytes()
+            asked.append(self.headers["Range"])
+            first, last = map(int, asked[-1].removeprefix("bytes=").split("-"))
+            part = data[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            self.wfile.write(part)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(handler):
-                data = (folder / handler.path.lstrip("/")).read_bytes()
-                asked = handler.headers["Range"]
-                first, last = map(int, asked.removeprefix("bytes=").split("-"))
-                self.ranges.append(asked)
-                part = data[first : last + 1]
-                handler.send_response(206)
-                handler.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
-                handler.send_header("Content-Length", str(len(part)))
-                handler.end_headers()
-                handler.wfile.write(part)
+        def log_message(self, *_):
+            pass
 
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server.server_port}", self.ranges
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
