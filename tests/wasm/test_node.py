@@ -5,9 +5,13 @@ import gzip
 import http.server
 import json
 import re
+import shutil
+import subprocess
 import threading
 import time
+from pathlib import Path
 
+import malformed_files as malformed
 import numpy as np
 import pytest
 import torch
@@ -19,7 +23,7 @@ from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel
 
 from .expected import GOLDEN, NOWHERE, by_name, cases
-from .package import BUILDS, SOURCES, as_base64, built_package, in_node, needs_node, needs_zig
+from .package import BUILDS, NODE, ROOT, SOURCES, as_base64, built_package, in_node, needs_node, needs_zig
 
 slow = [pytest.mark.slow, needs_zig, needs_node]
 LARGEST_PAGE_BYTES = 70_000  # of what a page loads, gzipped
@@ -90,16 +94,43 @@ class TestPackage:
         assert (found["shape"], found["hex"]) == ([2, 400], weights[1:3].tobytes().hex())
         assert ranges[0] == "bytes=0-65535"
 
+    def test_more_memory_than_there_can_be_is_an_error(self):
+        chunks = ((1, 2**26, bytes(200)),) * 32
+        data = malformed.file((malformed.tensor(rest=malformed.shape(2**31) + malformed.STEP),), chunks)
+        (found,) = in_node([["describe", as_base64(data)]])
+        assert found == {"status": "no_memory", "words": "expected more memory, found none"}
+
+    def test_the_example_reads_a_file(self, tmp_path):
+        shutil.copy(ROOT / "examples" / "browser" / "read.mjs", tmp_path)
+        (tmp_path / "node_modules").mkdir()
+        (tmp_path / "node_modules" / "metaq").symlink_to(built_package())
+        command = [NODE, "--preserve-symlinks", tmp_path / "read.mjs", ROOT / "results" / "lenet5-mnist.mtq"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        names = list(metaq.numpy.load_file(ROOT / "results" / "lenet5-mnist.mtq"))
+        assert [line.split()[0] for line in lines] == [*names, "{", *names, "truncated"]
+        assert lines[0] == "conv1.weight float32 [ 6, 1, 5, 5 ] 150"
+        assert lines[len(names)] == "{ recipe: 'lenet5-mnist' } 25"
+
+    @pytest.mark.skipif(shutil.which("tsc") is None, reason="no tsc")
+    def test_types(self):
+        flags = ["--noEmit", "--strict", "--target", "es2022", "--module", "es2022", "--lib", "es2022,dom,dom.iterable"]
+        command = ["tsc", *flags, "--moduleResolution", "node", str(Path(__file__).parent / "usage.ts")]
+        finished = subprocess.run(command, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stdout
+
     def test_speed(self, tmp_path):
-        """Against native decoding, both on one thread; the best of several, since others use the machine too."""
+        """Against native decoding, both on one thread: the fastest of many, since others use the machine too."""
         paths = speed_files(tmp_path)
-        for _ in range(4):
-            native = {coder: native_seconds(path) for coder, path in paths.items()}
-            browser = in_node([["fastest", str(path), 25] for path in paths.values()])
-            ratios = {coder: 1e3 * native[coder] / found for coder, found in zip(paths, browser, strict=True)}
-            print("\nspeed against native: " + ", ".join(f"{coder} {ratio:.2f}" for coder, ratio in ratios.items()))
+        native, browser = dict.fromkeys(paths, np.inf), dict.fromkeys(paths, np.inf)
+        for _ in range(5):
+            calls = [["fastest", str(path), 20] for path in paths.values()]
+            for (coder, path), milliseconds in zip(paths.items(), in_node(calls), strict=True):
+                browser[coder] = min(browser[coder], milliseconds / 1e3)
+                native[coder] = min(native[coder], native_seconds(path))
+            ratios = {coder: native[coder] / browser[coder] for coder in paths}
             if min(ratios.values()) >= LEAST_SPEED:
                 break
+        print("\nspeed against native: " + ", ".join(f"{coder} {ratio:.2f}" for coder, ratio in ratios.items()))
         assert min(ratios.values()) >= LEAST_SPEED
 
     def test_size(self):
@@ -109,6 +140,25 @@ class TestPackage:
         for build in BUILDS:
             loaded = ["metaq.js", "sources.js", "worker.js", f"metaq.{build}.wasm"]
             assert sum(sizes[name] for name in loaded) <= LARGEST_PAGE_BYTES
+
+
+def test_onnx_models_take_their_tensors_from_files_of_their_names(tmp_path):
+    """As the example for onnxruntime-web says."""
+    import onnx
+    import onnxruntime
+
+    weight = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        linear (float[1, 3] x) => (float[1, 2] y) { y = MatMul(x, weight) }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "weight"))
+    files = {"save_as_external_data": True, "all_tensors_to_one_file": False, "size_threshold": 0}
+    onnx.save(model, tmp_path / "model.onnx", **files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "weight"]
+    metaq.numpy.save_file({"weight": 2 * weight}, tmp_path / "weights.mtq")
+    (tmp_path / "weight").write_bytes(metaq.numpy.load_file(tmp_path / "weights.mtq")["weight"].tobytes())
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(None, {"x": np.ones((1, 3), np.float32)})
+    np.testing.assert_allclose(found, np.ones((1, 3)) @ (2 * weight), rtol=1e-6)
 
 
 def speed_files(folder):
