@@ -54,7 +54,7 @@ export interface MetaqFile {
   readonly metadata: Record<string, string>;
   /** One tensor, or its rows from the first to before the second. Rejects with a MetaqError. */
   get(name: string, options?: DecodeOptions & { rows?: [number, number] }): Promise<Tensor>;
-  /** All tensors, in the order in which their bytes are complete. */
+  /** All tensors, in the order in which their bytes are complete. Those of a source that can be read once are gone afterwards. */
   stream(options?: DecodeOptions): AsyncGenerator<Tensor>;
   /** Lets go of the decoder's memory. Tensors stay. */
   close(): void;

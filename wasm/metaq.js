@@ -29,10 +29,16 @@ export class MetaqError extends Error {
 let decoder;  // a promise of the one decoder
 
 /** Takes a decoder from elsewhere than beside this module: its bytes, its URL, or its compiled module. */
-export function init(source = new URL(`./dist/metaq.${hasSimd() ? 'simd' : 'plain'}.wasm`, import.meta.url)) {
+export async function init(source = ownDecoder()) {
   decoder = Decoder.create(source);
   decoder.catch(() => { decoder = undefined; });
-  return decoder.then(() => undefined);
+  await decoder;
+}
+
+// Addresses that bundlers find.
+function ownDecoder() {
+  if (hasSimd()) return new URL('./dist/metaq.simd.wasm', import.meta.url);
+  return new URL('./dist/metaq.plain.wasm', import.meta.url);
 }
 
 /** Whether this engine has vectors, so that the faster build is chosen. */
@@ -71,7 +77,9 @@ export async function safeOpen(source, options = {}) {
 }
 
 /** As `load`, on a thread of its own. */
-export function loadInWorker(source, options = {}) {
+export async function loadInWorker(source, options = {}) {
+  if (!decoder) init();
+  const { module } = await decoder;
   const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data: { tensors, error } }) => {
@@ -80,7 +88,8 @@ export function loadInWorker(source, options = {}) {
     };
     worker.onerror = (event) => reject(new Error(event.message));
     const isUrl = typeof source === 'string' || source instanceof URL;
-    worker.postMessage({ source: isUrl ? new URL(source, globalThis.document?.baseURI).href : source, options });
+    const given = isUrl ? new URL(source, globalThis.document?.baseURI).href : source;
+    worker.postMessage({ module, source: given, options });
   }).finally(() => worker.terminate());
 }
 
@@ -109,8 +118,8 @@ class Decoder {
   static async create(source) {
     const made = new Decoder();
     const imports = { metaq: { read: (id, offset, out, size) => made.#read(id, offset, out, size) } };
-    const compiled = source instanceof WebAssembly.Module ? source : await WebAssembly.compile(await bytesOf(source));
-    made.exports = (await WebAssembly.instantiate(compiled, imports)).exports;
+    made.module = source instanceof WebAssembly.Module ? source : await WebAssembly.compile(await bytesOf(source));
+    made.exports = (await WebAssembly.instantiate(made.module, imports)).exports;
     made.exports._initialize();
     return made;
   }

@@ -1,9 +1,8 @@
 // node read.mjs FILE.mtq: what a file holds, its first tensor, some rows of it, and all tensors as their bytes arrive.
-import { open } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { load, safeOpen, stream } from 'metaq';
 
-const path = process.argv[2];
-const bytes = await (await open(path)).readFile();
+const bytes = await readFile(process.argv[2]);
 
 const tensors = await load(bytes, { widen: true });
 for (const [name, { dtype, shape, data }] of tensors) console.log(name, dtype, shape, data.length);
@@ -13,7 +12,7 @@ const { data } = await file.get(file.names[0], { rows: [0, 1] });
 console.log(file.metadata, data.length);
 file.close();
 
-const body = (await open(path)).readableWebStream({ type: 'bytes' });
+const body = new Blob([bytes]).stream();
 for await (const { name, data } of stream(body)) console.log(name, data.length);
 
 try {

@@ -1,5 +1,6 @@
 // node in_node.mjs PACKAGE BUILD: reads a list of [function, ...arguments] as JSON, and writes what the functions give.
-import { readFileSync, statSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { describe, described, inPieces } from './describe.mjs';
 
@@ -22,14 +23,19 @@ const functions = {
     return least;
   },
 
-  // Of a file that arrives in pieces: its size, and how much memory decoding it took.
+  async checksums(path) {
+    const tensors = [...(await metaq.load(readFileSync(path))).values()];
+    return tensors.map(({ data }) => createHash('sha256').update(new Uint8Array(data.buffer)).digest('hex'));
+  },
+
+  // Of a file that arrives in pieces: how many elements, and how much memory decoding it took.
   async streamed(path) {
     let elements = 0;
     for await (const { data } of metaq.stream(inPieces(readFileSync(path), 4096))) elements += data.length;
-    return { elements, memoryBytes: await metaq.memoryBytes(), fileBytes: statSync(path).size };
+    return { elements, memoryBytes: await metaq.memoryBytes() };
   },
 
-  // Some rows of a tensor behind an address, and which ranges that took.
+  // Some rows of a tensor behind an address.
   async rows(url, name, rows) {
     const file = await metaq.safeOpen(url);
     const tensor = described(await file.get(name, { rows }));

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import http.server
 import json
 import re
@@ -21,12 +22,14 @@ import metaq.numpy
 from metaq import _native
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel
+from metaq.matrix_layout import MatrixLayout
 
 from .expected import GOLDEN, NOWHERE, by_name, cases
 from .package import BUILDS, NODE, ROOT, SOURCES, as_base64, built_package, in_node, needs_node, needs_zig
 
 slow = [pytest.mark.slow, needs_zig, needs_node]
 LARGEST_PAGE_BYTES = 70_000  # of what a page loads, gzipped
+FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 LEAST_SPEED = 0.4  # of native decoding
 
 
@@ -50,6 +53,15 @@ class TestPackage:
         found = in_node([["describe", as_base64(data), piece_bytes] for data, _ in expected], build)
         assert [by_name(described) for described in found] == [by_name(described) for _, described in expected]
         assert len({described.get("status") for described in found}) > 35
+
+    @pytest.mark.parametrize("build", BUILDS)
+    @pytest.mark.parametrize(
+        ("coder", "spread"), [("rans", 1.5), ("rans", 900.0), ("adaptive", 1.5), ("adaptive", 900.0), ("mixing", 1.5)]
+    )
+    def test_tensors_that_are_large_enough_for_vectors(self, build, coder, spread, tmp_path):
+        metaq.save(large_tensors(spread), tmp_path / "large.mtq", coder=coder)
+        (found,) = in_node([["checksums", str(tmp_path / "large.mtq")]], build)
+        assert found == checksums_of(tmp_path / "large.mtq")
 
     def test_a_stream_that_ends_early_is_truncated(self):
         data = next(path for path in GOLDEN if path.stem == "network-mixing").read_bytes()
@@ -121,6 +133,8 @@ class TestPackage:
     def test_speed(self, tmp_path):
         """Against native decoding, both on one thread: the fastest of many, since others use the machine too."""
         paths = speed_files(tmp_path)
+        checksums = in_node([["checksums", str(path)] for path in paths.values()])
+        assert checksums == [checksums_of(path) for path in paths.values()]
         native, browser = dict.fromkeys(paths, np.inf), dict.fromkeys(paths, np.inf)
         for _ in range(5):
             calls = [["fastest", str(path), 20] for path in paths.values()]
@@ -159,6 +173,30 @@ def test_onnx_models_take_their_tensors_from_files_of_their_names(tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (found,) = session.run(None, {"x": np.ones((1, 3), np.float32)})
     np.testing.assert_allclose(found, np.ones((1, 3)) @ (2 * weight), rtol=1e-6)
+
+
+def checksums_of(path):
+    return [hashlib.sha256(array.tobytes()).hexdigest() for array in metaq.numpy.load_file(path).values()]
+
+
+def large_tensors(spread):
+    """Of every kind that has inner loops of its own: dtypes, rows of many scales, neighbours that tell, columns."""
+    generator = torch.Generator().manual_seed(1)
+
+    def symbols(rows, columns, spread=spread):
+        scales = torch.exp(0.5 * torch.randn(rows, 1, generator=generator))
+        return (spread * scales * torch.randn(rows, columns, generator=generator)).round().to(torch.int32)
+
+    waves = (symbols(256, 300, 0.7) + 5 * torch.sin(torch.arange(300) / 9.0)).round().to(torch.int32)
+    step, layout = UniformCodebook(0.02), MatrixLayout(1, torch.zeros(192, dtype=torch.int8), None, True)
+    return CompressedModel(
+        {
+            **{str(dtype): CodedTensor(symbols(200, 301), step, dtype) for dtype in FLOATS},
+            "waves": CodedTensor(waves, step, torch.float32),
+            "columns": CodedTensor(symbols(192, 257), step, torch.float32, matrix=layout),
+            "kept": torch.randn(20_000, generator=generator),
+        }
+    )
 
 
 def speed_files(folder):
