@@ -34,9 +34,9 @@ def built_package() -> Path:
     return folder
 
 
-def in_node(calls, build="simd"):
-    """What functions of in_node.mjs give, each called with its arguments."""
-    command = [NODE, Path(__file__).parent / "in_node.mjs", built_package(), build]
+def in_node(calls, build="simd", *flags):
+    """What functions of in_node.mjs give, each called with its arguments, under Node with these flags."""
+    command = [NODE, *flags, Path(__file__).parent / "in_node.mjs", built_package(), build]
     finished = subprocess.run(command, input=json.dumps(calls), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)

@@ -19,19 +19,29 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def compiled():
+    """An engine and, by name, what it makes of the builds."""
+    import wasmtime
+
+    engine = wasmtime.Engine()
+    paths = {build: built_package() / "dist" / f"metaq.{build}.wasm" for build in BUILDS}
+    return engine, {build: wasmtime.Module.from_file(engine, str(path)) for build, path in paths.items()}
+
+
 class Module:
     """A build whose memory has a limit, and which reads the file that is given."""
 
-    def __init__(self, build, data, limit_bytes):
+    def __init__(self, compiled, build, data, limit_bytes):
         import wasmtime
 
-        self.data, self.store = data, wasmtime.Store()
+        engine, modules = compiled
+        self.data, self.store = data, wasmtime.Store(engine)
         self.store.set_limits(memory_size=limit_bytes)
-        linker, i32 = wasmtime.Linker(self.store.engine), wasmtime.ValType.i32()
+        linker, i32 = wasmtime.Linker(engine), wasmtime.ValType.i32()
         kind = wasmtime.FuncType([i32, wasmtime.ValType.f64(), i32, i32], [i32])
         linker.define_func("metaq", "read", kind, self.read)
-        module = wasmtime.Module.from_file(self.store.engine, str(built_package() / "dist" / f"metaq.{build}.wasm"))
-        self.exports = linker.instantiate(self.store, module).exports(self.store)
+        self.exports = linker.instantiate(self.store, modules[build]).exports(self.store)
         self.memory = self.exports["memory"]
         self.exports["_initialize"](self.store)
 
@@ -68,8 +78,8 @@ class Module:
 
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_golden_files(build, path):
-    module = Module(build, path.read_bytes(), 2**26)
+def test_golden_files(compiled, build, path):
+    module = Module(compiled, build, path.read_bytes(), 2**26)
     file = module.open()
     expected = tensors(path.read_bytes())
     assert module.call("tensor_count", file) == len(expected)
@@ -77,7 +87,7 @@ def test_golden_files(build, path):
     module.call("close", file)
 
 
-def test_memory_that_ends_is_an_error(tmp_path):
+def test_memory_that_ends_is_an_error(compiled, tmp_path):
     import metaq.numpy
 
     weights = np.random.default_rng(0).normal(size=2**20).astype(np.float32)
@@ -85,7 +95,7 @@ def test_memory_that_ends_is_an_error(tmp_path):
     data = (tmp_path / "model.mtq").read_bytes()
     outcomes = set()
     for limit in range(5 * 2**17, 2**25, 3 * 2**19):
-        module = Module("plain", data, limit)
+        module = Module(compiled, "plain", data, limit)
         file = module.open()
         found = module.decode(file, 0) if file else None
         outcomes.add("open" if not file else "decode" if found is None else "enough")
