@@ -8,12 +8,13 @@ export async function openSource(source, byRanges) {
   if (source instanceof ReadableStream) return new Stream(source);
   if (source instanceof Blob) return new Stream(source.stream());
   if (byRanges && !(source instanceof Response)) return new Ranges(source);
-  return new Stream(bodyOf(source instanceof Response ? source : await fetch(source)));
+  const { body } = checked(source instanceof Response ? source : await fetch(source));
+  return new Stream(body ?? new Blob([]).stream());
 }
 
-function bodyOf(response) {
-  if (!response.ok) throw new Error(`${response.url}: expected a .mtq file, found HTTP status ${response.status}`);
-  return response.body ?? new Response('').body;
+function checked(response) {
+  if (response.ok) return response;
+  throw new Error(`${response.url}: expected a .mtq file, found HTTP status ${response.status}`);
 }
 
 // Bytes of a file in pieces that neither overlap nor, between two that are asked for together, leave a gap.
@@ -114,11 +115,12 @@ class Ranges extends Pieces {
     if (this.size >= 0) end = Math.min(end, this.size);
     if (this.has(begin, end)) return;
     const last = (begin === 0 ? Math.max(end, FIRST_RANGE) : end) - 1;
-    const response = await fetch(this.#url, { headers: { Range: `bytes=${begin}-${last}` } });
-    if (!response.ok) throw new Error(`${this.#url}: expected a .mtq file, found HTTP status ${response.status}`);
+    let response = checked(await fetch(this.#url, { headers: { Range: `bytes=${begin}-${last}` } }));
+    const size = Number(response.headers.get('Content-Range')?.split('/')[1]);  // which other origins may not show
+    if (response.status === 206 && !Number.isInteger(size)) response = checked(await fetch(this.#url));
     const bytes = new Uint8Array(await response.arrayBuffer());
-    const isPart = response.status === 206;
-    this.add(isPart ? begin : 0, bytes);
-    this.size = isPart ? Number(response.headers.get('Content-Range').split('/')[1]) : bytes.length;
+    const isWhole = response.status !== 206;
+    this.add(isWhole ? 0 : begin, bytes);
+    this.size = isWhole ? bytes.length : size;
   }
 }
