@@ -63,6 +63,8 @@ def test_fetch_and_worker(package_page):
     for how in ("load", "loadInWorker"):
         script = f"async () => [...(await metaq.{how}('lenet5-mnist.mtq')).values()].map(described)"
         assert package_page.evaluate(script) == tensors(data)
+    script = "async () => described(await (await metaq.safeOpen('lenet5-mnist.mtq')).get('fc3.bias'))"
+    assert package_page.evaluate(script) == tensors(data)[-1]  # of a server without ranges
     script = (
         "async () => { for await (const tensor of metaq.stream(await fetch('lenet5-mnist.mtq'))) return tensor.name; }"
     )
