@@ -293,13 +293,13 @@ private:
                                   std::find(foreign_coders.begin(), foreign_coders.end(), chunk.coder) !=
                                       foreign_coders.end();
             fields.expect(is_known, FileStatus::unknown_coder, chunk.coder);
-            PlacedChunk placed{chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, end, chunk.payload_bytes, {},
+            PlacedChunk placed{chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, end, chunk.payload_bytes,
                                {}};
             expect_bytes(fields, end, chunk.payload_bytes);
             expect_bytes(fields, end, kPayloadChecksumBytes);
             if (fields.is_ok() && layout_.source == nullptr) {
                 placed.payload = fields.take(chunk.payload_bytes);
-                placed.checksum = fields.take(kPayloadChecksumBytes);
+                fields.take(kPayloadChecksumBytes);
             }
             if (fields.expect(layout_.chunks.append(placed), FileStatus::no_memory)) continue;
             fields.error().chunk = i;

@@ -8,13 +8,10 @@ import threading
 from pathlib import Path
 
 import malformed_files as malformed
-import numpy as np
 import pytest
 
 import metaq.numpy
-from metaq import __version__, _native
-from metaq.format.dtypes import DTYPES
-from metaq.format.header import ALIAS
+from metaq import __version__
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
@@ -165,18 +162,6 @@ def parts_of(error):
     return (*place, bytes(error.name)[: error.name_size], (error.what or b"").decode(), *numbers)
 
 
-def expected_error(data):
-    """What opening the file and decoding all of it alone meets first, by C++."""
-    file = _native.File(np.frombuffer(data, np.uint8))
-    error = file.error
-    for index, (_, dtype, kind, shape, _, _) in enumerate([] if error else file.tensors()):
-        if kind == ALIAS:
-            continue
-        out = np.empty(DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64)), np.uint8)
-        error = error or file.decode([(index, 0, NOWHERE, out)], False, False, 1, print)
-    return error
-
-
 def test_the_header_has_the_numbers_of_the_library(library):
     version = "{MAJOR}.{MINOR}.{PATCH}".format(**dict(re.findall(r"METAQ_VERSION_(\w+) (\d+)\n", HEADER)))
     assert version == __version__
@@ -220,7 +205,7 @@ def test_malformed_files_have_the_status_and_the_place_of_cpp(library, kind):
             for index, tensor in enumerate([] if file.status else file.tensors()):
                 if not file.status:
                     file.decode(index, tensor.size_bytes)
-            expected = expected_error(data)
+            expected = malformed.first_error(data)
             assert library.metaq_status_name(file.error.status).decode() == expected.status == status
             assert library.metaq_status_text(file.error.status).decode() == expected.words
             places = (expected.header_byte, expected.chunk, expected.tensor, expected.name, expected.what)

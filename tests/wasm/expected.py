@@ -1,16 +1,11 @@
 """What the package has to make of the golden and of the malformed files: what NumPy and C++ make of them."""
 
 import malformed_files as malformed
-import numpy as np
 
 import metaq.numpy
-from metaq import _native
-from metaq.format.dtypes import DTYPES
-from metaq.format.header import ALIAS
 
 from .package import ROOT
 
-NOWHERE = 2**64 - 1
 OF_OTHERS = ("gzip", "zstd", "lzma")
 GOLDEN = [path for path in sorted((ROOT / "tests" / "golden").glob("*.mtq")) if not path.stem.endswith(OF_OTHERS)]
 # What Python takes and the browser does not.
@@ -26,14 +21,7 @@ DIFFERENCE = {
 
 
 def refusal(data: bytes) -> dict[str, str]:
-    """What opening the file and decoding all of it meets first, by C++."""
-    file = _native.File(np.frombuffer(data, np.uint8))
-    error = file.error
-    for index, (_, dtype, kind, shape, _, _) in enumerate([] if error else file.tensors()):
-        if kind == ALIAS:
-            continue
-        out = np.empty(DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64)), np.uint8)
-        error = error or file.decode([(index, 0, NOWHERE, out)], False, False, 1, print)
+    error = malformed.first_error(data)
     return {"status": error.status, "words": error.words}
 
 

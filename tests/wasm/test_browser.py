@@ -105,7 +105,7 @@ class TestExample:
         for image in first_of_each_digit():
             page.click("#clear")
             draw(page, strokes_of(image))
-            page.wait_for_timeout(60)
+            wait_for_frame(page)
             found.append(page.text_content("#answer"))
         page.close()
         print(f"\ndrawn 0 to 9, read as {' '.join(found)}")
@@ -119,7 +119,7 @@ class TestExample:
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.text_content("#answer") == "3"
         assert page.text_content("#used") == "3,746"
-        page.wait_for_timeout(300)
+        wait_for_frame(page)
         folder = Path(os.environ.get("METAQ_SCREENSHOTS", tmp_path))
         path = folder / f"browser-{scheme}-{'phone' if width == 360 else 'wide'}.png"
         page.screenshot(path=path)
@@ -140,6 +140,11 @@ class TestExample:
         assert page.text_content("#summary") == "cut.mtq: expected more bytes, found the end of the file."
         page.close()
         assert not complaints
+
+
+def wait_for_frame(page):
+    """Until what was drawn is shown."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def first_of_each_digit():

@@ -141,15 +141,14 @@ public:
 
     // Reads the payload unless it is in memory. Whether it is the one that was written.
     FileError fetch() {
-        std::span<const std::uint8_t> checksum = chunk_.checksum;
         if (source_ != nullptr) {
             const std::uint64_t size_bytes = chunk_.end() - chunk_.offset;
             if (size_bytes > SIZE_MAX || !read_.resize_for_overwrite(static_cast<std::size_t>(size_bytes)))
                 return failed(FileStatus::no_memory);
             if (!source_->read(chunk_.offset, read_)) return failed(FileStatus::read_failed);
             payload_ = std::span(read_).first(read_.size() - kPayloadChecksumBytes);
-            checksum = std::span(read_).last(kPayloadChecksumBytes);
         }
+        const std::span checksum(payload_.data() + payload_.size(), kPayloadChecksumBytes);
         return crc32(payload_) == read_word(checksum) ? FileError{} : failed(FileStatus::chunk_checksum);
     }
 

@@ -37,8 +37,10 @@ struct PlacedChunk {
     std::size_t symbols;
     std::size_t first_run, end_run;         // in FileLayout::runs
     std::uint64_t offset, payload_bytes;    // of the payload, which its checksum follows, in the file
-    std::span<const std::uint8_t> payload;  // these are empty if a source has them
-    std::span<const std::uint8_t> checksum;
+    std::span<const std::uint8_t> payload;  // empty if a source has it
+
+    // Of a payload in memory.
+    std::span<const std::uint8_t> checksum() const { return {payload.data() + payload.size(), kPayloadChecksumBytes}; }
 
     std::uint64_t end() const { return offset + payload_bytes + kPayloadChecksumBytes; }
 };
