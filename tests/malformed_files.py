@@ -4,7 +4,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from metaq import _native, coding
+from metaq.format.dtypes import DTYPES
+from metaq.format.header import ALIAS as ALIAS_KIND
 from metaq.format.header import varint
 
 FLOAT32, UINT8, INT64, BOOL = b"\0", b"\x10", b"\x14", b"\x15"
@@ -288,3 +292,15 @@ def payloads() -> Iterator[tuple[str, bytes]]:
 
 
 UNSUPPORTED = [file(chunks=((coding.by_name(name).identifier, 0, PLAIN),)) for name in ("gzip", "zstd", "lzma")]
+
+
+def first_error(data: bytes) -> "_native.FileError":
+    """What opening the file and decoding all of it meets first, by C++."""
+    file = _native.File(np.frombuffer(data, np.uint8))
+    error = file.error
+    for index, (_, dtype, kind, shape, _, _) in enumerate([] if error else file.tensors()):
+        if kind == ALIAS_KIND:
+            continue
+        out = np.empty(DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64)), np.uint8)
+        error = error or file.decode([(index, 0, 2**64 - 1, out)], False, False, 1, print)
+    return error

@@ -30,6 +30,7 @@
 
 #include "metaq/base/buffer.hpp"
 #include "metaq/format/assembly.hpp"
+#include "metaq/format/byte_source.hpp"
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
 #include "metaq/format/crc32.hpp"
@@ -59,7 +60,36 @@ public:
                    Differences differences = Differences::refused) noexcept {
         *this = File();
         data_ = data;
+        size_ = data.size();
         return opened(read_file(foreign_coders), differences);
+    }
+
+    // As before, of a file that is not in memory: its header is read now, each chunk when it is decoded. The source outlives
+    // the file. Where the file ends is not checked while its size is not known.
+    FileError open_late(ByteSource& source, std::uint64_t size = kUnknownSize,
+                        Differences differences = Differences::refused) noexcept {
+        *this = File();
+        size_ = size;
+        layout_.source = &source;
+        Buffer<std::uint8_t> start;
+        FileError error;
+        for (std::uint64_t wanted = std::min(size, kFirstRead);;) {
+            const std::size_t before = start.size();
+            error = {};
+            error.status = FileStatus::no_memory;
+            if (wanted > SIZE_MAX || !start.resize_for_overwrite(static_cast<std::size_t>(wanted))) break;
+            error.status = FileStatus::read_failed;
+            if (!source.read(before, std::span(start).subspan(before))) break;
+            data_ = start;
+            error = read_file({});
+            if (error.status != FileStatus::truncated || error.chunk != kNowhere || wanted == size) break;
+            // No more than twice as much, since nothing vouches for the size that the file tells.
+            error.found = number(size);
+            wanted = std::min({static_cast<std::uint64_t>(error.expected.least), 2 * wanted, size});
+        }
+        data_ = {};
+        chunks_begin_ = 0;
+        return opened(error, differences);
     }
 
     // A file in two parts, of which others keep and check the first: its header before text coding, and all that is behind the
@@ -68,13 +98,14 @@ public:
                          Differences differences = Differences::refused) noexcept {
         *this = File();
         data_ = chunks;
+        size_ = chunks.size();
         FieldReader fields(chunks, FileStatus::truncated);
         FileError error = HeaderReader(header).read(header_);
         if (error.status == FileStatus::ok) error = place_chunks(fields, {});
         return opened(error, differences);
     }
 
-    // The parts of a file that `open` has opened, as `open_parts` takes them.
+    // The parts of a file that `open` has opened from memory, as `open_parts` takes them.
     std::span<const std::uint8_t> header_part() const { return header_bytes_; }
     std::span<const std::uint8_t> chunk_part() const { return data_.subspan(chunks_begin_); }
 
@@ -97,6 +128,16 @@ public:
                                                           is_before);
         if (found == header_.by_name.end() || header_.tensors[*found].name != name) return std::nullopt;
         return *found;
+    }
+
+    // Which bytes of the file a tensor is decoded from: they are among these. None are for one without elements.
+    std::pair<std::uint64_t, std::uint64_t> bytes_of(std::size_t index) const {
+        std::uint64_t begin = size_, end = 0;
+        visit_chunks(tensors()[index].target, [&](unsigned, std::size_t chunk) {
+            begin = std::min(begin, layout_.chunks[chunk].offset);
+            end = std::max(end, layout_.chunks[chunk].end());
+        });
+        return {std::min(begin, end), end};
     }
 
     // One tensor, also an alias: exactly `size_bytes()` bytes.
@@ -123,8 +164,8 @@ public:
     // One chunk alone: the symbols of each of its runs, int32 of coded tensors and int8 of planes, to memory for as many.
     FileError decode_chunk(std::size_t chunk, std::span<std::uint8_t* const> places,
                            const DecodeOptions& options = {}) const noexcept {
-        const ChunkDecoder decoder(header_, layout_, chunk, Content::symbols, options.foreign);
-        const FileError error = decoder.check();
+        ChunkDecoder decoder(header_, layout_, chunk, Content::symbols, options.foreign);
+        const FileError error = decoder.fetch();
         if (error.status != FileStatus::ok) return error;
         if (options.decoded_chunks != nullptr) ++*options.decoded_chunks;
         return decoder.decode(places);
@@ -134,8 +175,8 @@ public:
     // the base as it has, both row-major and little-endian. They may be the same memory.
     FileError apply_chunk(std::size_t chunk, std::span<const std::uint8_t> base,
                           std::span<std::uint8_t> out) const noexcept {
-        const ChunkDecoder decoder(header_, layout_, chunk, Content::values, nullptr);
-        const FileError error = decoder.check();
+        ChunkDecoder decoder(header_, layout_, chunk, Content::values, nullptr);
+        const FileError error = decoder.fetch();
         return error.status == FileStatus::ok ? decoder.apply(base, out) : error;
     }
 
@@ -232,6 +273,12 @@ private:
         return error.status == FileStatus::ok ? place_chunks(fields, foreign_coders) : error;
     }
 
+    // Moves `end` behind so many bytes of the file, which fails if it has not as many.
+    void expect_bytes(FieldReader& fields, std::uint64_t& end, std::uint64_t count) const {
+        const std::uint64_t after = end + std::min(count, kUnknownSize - end);
+        if (fields.expect(count <= size_ - end, FileStatus::truncated, size_, after)) end = after;
+    }
+
     FileError place_chunks(FieldReader& fields, std::span<const std::uint8_t> foreign_coders) {
         FileError error;
         error.status = FileStatus::no_memory;
@@ -239,20 +286,26 @@ private:
         if (!make_sequence(header_.tensors, sequence) || !layout_.chunks.reserve(header_.chunks.size())) return error;
         error = count_symbols(sequence, header_.chunks);
         if (error.status != FileStatus::ok) return error;
+        std::uint64_t end = fields.offset();  // of what is placed so far
         for (std::size_t i = 0; i < header_.chunks.size(); ++i) {
             const FileChunk& chunk = header_.chunks[i];
             const bool is_known = chunk.coder <= kDifferenceCoder ||
                                   std::find(foreign_coders.begin(), foreign_coders.end(), chunk.coder) !=
                                       foreign_coders.end();
             fields.expect(is_known, FileStatus::unknown_coder, chunk.coder);
-            const auto payload = fields.take(chunk.payload_bytes);
-            const auto checksum = fields.take(4);
-            const PlacedChunk placed{chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, payload, checksum};
+            PlacedChunk placed{chunk.coder, static_cast<std::size_t>(chunk.symbols), 0, 0, end, chunk.payload_bytes,
+                               {}};
+            expect_bytes(fields, end, chunk.payload_bytes);
+            expect_bytes(fields, end, kPayloadChecksumBytes);
+            if (fields.is_ok() && layout_.source == nullptr) {
+                placed.payload = fields.take(chunk.payload_bytes);
+                fields.take(kPayloadChecksumBytes);
+            }
             if (fields.expect(layout_.chunks.append(placed), FileStatus::no_memory)) continue;
             fields.error().chunk = i;
             break;
         }
-        fields.expect(fields.left() == 0, FileStatus::bytes_left_over, data_.size(), fields.offset());
+        fields.expect(end == size_ || size_ == kUnknownSize, FileStatus::bytes_left_over, size_, end);
         fields.error().header_byte = kNowhere;
         return fields.is_ok() ? cut(sequence, layout_) : fields.error();
     }
@@ -286,7 +339,10 @@ private:
         });
     }
 
+    static constexpr std::uint64_t kFirstRead = 256;
+
     std::span<const std::uint8_t> data_;
+    std::uint64_t size_ = 0;             // of the file
     std::size_t chunks_begin_ = 0;       // in the data
     Buffer<std::uint8_t> header_bytes_;  // which all texts are views of; they stay if opening fails, for its FileError
     FileHeader header_;

@@ -140,7 +140,7 @@ private:
     template <class Take>
     FileError decode_chunk(std::size_t chunk, Kept& kept, const Take& take, bool& goes_on) {
         const PlacedChunk& placed = file_.chunks()[chunk];
-        if (crc32(placed.payload) != read_word(placed.checksum)) return failed(FileStatus::chunk_checksum, chunk);
+        if (crc32(placed.payload) != read_word(placed.checksum())) return failed(FileStatus::chunk_checksum, chunk);
         const auto with = [&]<class Coder>(Coder coder) { return decode_rows(chunk, coder, kept, take, goes_on); };
         constexpr auto has = [](int coder) { return (METAQ_CODERS & coder) != 0; };
         switch (static_cast<CoderId>(placed.coder)) {

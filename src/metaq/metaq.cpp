@@ -9,15 +9,31 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <tuple>
 
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/memory.hpp"
 #include "metaq/decoder.hpp"
 
+namespace {
+
+// A reader of the caller's, as C++ calls it.
+class LateReader final : public metaq::ByteSource {
+public:
+    metaq_reader reader = METAQ_READER_INIT;
+
+    bool read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept override {
+        return out.empty() || reader.read(reader.user, offset, out.data(), out.size()) == 0;
+    }
+};
+
+}  // namespace
+
 struct metaq_file {
     metaq::Allocator allocator;  // which `memory` points to
     const metaq::Allocator* memory = nullptr;
-    metaq::Buffer<std::uint8_t> bytes;  // that a reader gave
+    metaq::Buffer<std::uint8_t> bytes;  // that a reader gave at once
+    LateReader source;
     metaq::File file;
 };
 
@@ -27,7 +43,9 @@ using metaq::FileError;
 using metaq::FileStatus;
 
 // The statuses that C++ has are numbered as they are there, and this fails to compile if they are not any more.
-constexpr metaq_status to_c(FileStatus status) { return static_cast<metaq_status>(status); }
+constexpr metaq_status to_c(FileStatus status) {
+    return status == FileStatus::read_failed ? METAQ_READ_FAILED : static_cast<metaq_status>(status);
+}
 #define METAQ_SAME(c, cpp) static_assert(to_c(FileStatus::cpp) == c)
 METAQ_SAME(METAQ_OK, ok);
 METAQ_SAME(METAQ_NOT_MTQ, not_mtq);
@@ -82,6 +100,7 @@ METAQ_SAME(METAQ_BAD_ELEMENTS, bad_elements);
 METAQ_SAME(METAQ_WRONG_OUTPUT_SIZE, wrong_output_size);
 METAQ_SAME(METAQ_WRONG_BASE, wrong_base);
 METAQ_SAME(METAQ_NO_MEMORY, no_memory);
+METAQ_SAME(METAQ_READ_FAILED, read_failed);
 #undef METAQ_SAME
 
 // Of a struct of the caller's, as much as the caller knows of it. Its size is set.
@@ -151,16 +170,17 @@ std::optional<metaq_options> checked(const metaq_options* options) {
     const metaq_options ours = read_struct(*options, none);
     const bool is_usable = ours.allocator == nullptr ||
                            (ours.allocator->allocate != nullptr && ours.allocator->release != nullptr);
-    if (!is_usable || (ours.flags & ~METAQ_TAKE_DIFFERENCES) != 0) return std::nullopt;
+    if (!is_usable || (ours.flags & ~(METAQ_TAKE_DIFFERENCES | METAQ_READ_LATE)) != 0) return std::nullopt;
     return ours;
 }
 
-// Opens the bytes and hands the file out; a file that cannot be opened is closed.
-metaq_status open_bytes(metaq_file* made, std::span<const std::uint8_t> bytes, std::uint32_t flags, metaq_file** file,
-                        metaq_error* error) {
-    const auto differences = (flags & METAQ_TAKE_DIFFERENCES) != 0 ? metaq::Differences::taken
-                                                                   : metaq::Differences::refused;
-    const metaq_status status = report(made->file.open(bytes, {}, differences), error);
+metaq::Differences differences_of(std::uint32_t flags) {
+    return (flags & METAQ_TAKE_DIFFERENCES) != 0 ? metaq::Differences::taken : metaq::Differences::refused;
+}
+
+// Hands a file out; one that could not be opened is closed.
+metaq_status hand_out(metaq_file* made, const FileError& found, metaq_file** file, metaq_error* error) {
+    const metaq_status status = report(found, error);
     if (status == METAQ_OK) {
         *file = made;
     } else {
@@ -197,7 +217,7 @@ uint32_t metaq_version(void) { return METAQ_VERSION; }
 const char* metaq_status_name(metaq_status status) {
     switch (status) {
         case METAQ_BAD_ARGUMENT: return "bad_argument";
-        case METAQ_READ_FAILED: return "read_failed";
+        case METAQ_READ_FAILED: return metaq::name_of(FileStatus::read_failed);
         case METAQ_NO_NAME: return "no_name";
         default: return metaq::name_of(static_cast<FileStatus>(status));
     }
@@ -206,7 +226,7 @@ const char* metaq_status_name(metaq_status status) {
 const char* metaq_status_text(metaq_status status) {
     switch (status) {
         case METAQ_BAD_ARGUMENT: return "expected no null pointer and structs that begin with their size, found others";
-        case METAQ_READ_FAILED: return "expected the reader to give the file's bytes, found that it failed";
+        case METAQ_READ_FAILED: return metaq::describe(FileStatus::read_failed);
         case METAQ_NO_NAME: return "expected the name of a tensor, found another";
         default: return metaq::describe(static_cast<FileStatus>(status));
     }
@@ -222,7 +242,8 @@ metaq_status metaq_open_memory(const void* data, size_t size, const metaq_option
     metaq_file* const made = make_file(*asked);
     if (made == nullptr) return report(METAQ_NO_MEMORY, error);
     const metaq::AllocatorScope scope(made->memory);
-    return open_bytes(made, {static_cast<const std::uint8_t*>(data), size}, asked->flags, file, error);
+    const std::span<const std::uint8_t> bytes(static_cast<const std::uint8_t*>(data), size);
+    return hand_out(made, made->file.open(bytes, {}, differences_of(asked->flags)), file, error);
 }
 
 metaq_status metaq_open_reader(const metaq_reader* reader, const metaq_options* options, metaq_file** file,
@@ -233,17 +254,24 @@ metaq_status metaq_open_reader(const metaq_reader* reader, const metaq_options* 
         return report(METAQ_BAD_ARGUMENT, error);
     const metaq_reader ours = read_struct(*reader, METAQ_READER_INIT);
     if (ours.read == nullptr) return report(METAQ_BAD_ARGUMENT, error);
-    if (ours.size > SIZE_MAX) return report(METAQ_NO_MEMORY, error);
+    const bool is_late = (asked->flags & METAQ_READ_LATE) != 0;
+    if (ours.size > SIZE_MAX && !is_late) return report(METAQ_NO_MEMORY, error);
     metaq_file* const made = make_file(*asked);
     if (made == nullptr) return report(METAQ_NO_MEMORY, error);
     const metaq::AllocatorScope scope(made->memory);
+    made->source.reader = ours;
+    if (is_late) {
+        const std::uint64_t size = std::min(ours.size, metaq::kUnknownSize);
+        return hand_out(made, made->file.open_late(made->source, size, differences_of(asked->flags)), file, error);
+    }
     metaq_status status = METAQ_OK;
     if (!made->bytes.resize_for_overwrite(static_cast<std::size_t>(ours.size))) {
         status = METAQ_NO_MEMORY;
-    } else if (!made->bytes.empty() && ours.read(ours.user, 0, made->bytes.data(), made->bytes.size()) != 0) {
+    } else if (!made->source.read(0, made->bytes)) {
         status = METAQ_READ_FAILED;
     }
-    if (status == METAQ_OK) return open_bytes(made, made->bytes, asked->flags, file, error);
+    if (status == METAQ_OK)
+        return hand_out(made, made->file.open(made->bytes, {}, differences_of(asked->flags)), file, error);
     metaq_close(made);
     return report(status, error);
 }
@@ -274,6 +302,7 @@ metaq_status metaq_get_tensor(const metaq_file* file, size_t index, metaq_tensor
     ours.rows = rows_of(*found);
     ours.row_bytes = row_elements(*found) * ours.element_bytes;
     ours.target = found->target;
+    std::tie(ours.begin_byte, ours.end_byte) = file->file.bytes_of(index);
     write_struct(ours, tensor);
     return METAQ_OK;
 }

@@ -26,7 +26,8 @@
  * into holds anything. Nothing throws, exits or prints.
  *
  * Memory: open takes 0.9 MB for a moment, and keeps what the file lists. Decoding takes at most four bytes for each symbol of
- * one chunk of the file, what its coder needs, and some dozen megabytes for tensors kept without loss.
+ * one chunk of the file, with METAQ_READ_LATE the chunk's own bytes, what its coder needs, and some dozen megabytes for tensors
+ * kept without loss.
  *
  * Growth: structs begin with their size, which their _INIT sets; a later library reads and fills as much of a struct as
  * the caller's header knew. Numbers of statuses and dtypes never change their meaning; new ones may come.
@@ -141,7 +142,8 @@ typedef enum metaq_dtype {
 #define METAQ_ALL UINT64_MAX      /* as many elements as there are */
 #define METAQ_NAME_BYTES 128      /* of a name in an error */
 #define METAQ_BASE_BYTES 32       /* of a difference's base's checksum */
-#define METAQ_TAKE_DIFFERENCES 1u /* a flag of metaq_options */
+#define METAQ_TAKE_DIFFERENCES 1u /* flags of metaq_options */
+#define METAQ_READ_LATE 2u        /* see metaq_open_reader */
 
 /* A status and its place, as far as it is known. The numbers are those that the status speaks of, twice the same but for
  * ranges: a size, a count, a byte; of METAQ_SYMBOL_RANGE the least and the greatest symbol; of METAQ_BAD_STEP its bits. The
@@ -169,7 +171,7 @@ typedef struct metaq_allocator {
 
 typedef struct metaq_options {
     size_t struct_size;
-    uint32_t flags;                   /* METAQ_TAKE_DIFFERENCES or 0 */
+    uint32_t flags;                   /* of METAQ_TAKE_DIFFERENCES and METAQ_READ_LATE */
     const metaq_allocator* allocator; /* NULL: C++'s operator new; outlives the file otherwise */
 } metaq_options;
 #define METAQ_OPTIONS_INIT {sizeof(metaq_options), 0, NULL}
@@ -177,7 +179,7 @@ typedef struct metaq_options {
 /* Where a file is read from. `read` copies `size` bytes from `offset` on to `out` and returns 0, or another number to fail. */
 typedef struct metaq_reader {
     size_t struct_size;
-    uint64_t size; /* of the file, in bytes */
+    uint64_t size; /* of the file, in bytes; with METAQ_READ_LATE also METAQ_NOWHERE, which is not known yet */
     int (*read)(void* user, uint64_t offset, void* out, size_t size);
     void* user;
 } metaq_reader;
@@ -197,8 +199,9 @@ typedef struct metaq_tensor {
     uint64_t rows;       /* of the first dimension; 1 of a scalar */
     uint64_t row_bytes;
     size_t target; /* of an alias, the index of the tensor that it is another name of; its own index otherwise */
+    uint64_t begin_byte, end_byte; /* decoding reads bytes of the file from here to before there, and no others */
 } metaq_tensor;
-#define METAQ_TENSOR_INIT {sizeof(metaq_tensor), NULL, 0, METAQ_FLOAT32, 0, 0, NULL, 0, 0, 0, 0, 0}
+#define METAQ_TENSOR_INIT {sizeof(metaq_tensor), NULL, 0, METAQ_FLOAT32, 0, 0, NULL, 0, 0, 0, 0, 0, 0, 0}
 
 /* Elements of a tensor, in the order of memory, and room for exactly those. */
 typedef struct metaq_output {
@@ -228,7 +231,10 @@ METAQ_API const char* metaq_dtype_name(metaq_dtype dtype);
 METAQ_API metaq_status metaq_open_memory(const void* data, size_t size, const metaq_options* options, metaq_file** file,
                                          metaq_error* error);
 
-/* As before. Reads all of the file at once, into memory of the allocator. */
+/* As before. Reads all of the file at once, into memory of the allocator; with METAQ_READ_LATE only the header, and each chunk
+ * when it is decoded. The reader then is as a file's memory: it outlives the file, and is called by all who decode, at once. What it
+ * does not have yet it fails to read, which ends the call with METAQ_READ_FAILED and may be tried again. Where the file ends is
+ * not checked while its size is METAQ_NOWHERE. */
 METAQ_API metaq_status metaq_open_reader(const metaq_reader* reader, const metaq_options* options, metaq_file** file,
                                          metaq_error* error);
 

@@ -4,7 +4,7 @@ Every ```python and ```console block of a page runs, in order, in one empty fold
 `results`, `examples` and `src` in it. A console block's commands begin with "$ "; the lines behind a command are
 its output, in which "..." stands for anything. The same holds for the comment behind a `print(...)`. What begins with
 "metaq: " is an error, which exits with 2. A ```toml block whose first line is "# NAME.toml" becomes that file. Blocks
-of C, C++, CMake, Go and Rust are parts of files in `examples/`, which have tests of their own.
+of C, C++, CMake, Go, JavaScript and Rust are parts of files in `examples/`, which have tests of their own.
 
 A comment before a block says that it does not run, or not always:
 
@@ -41,6 +41,9 @@ NOT_RUN = {  # page, first line of the block
         "docs/devices.md",
         "$ arm-none-eabi-g++ -std=c++20 -Os -mcpu=cortex-m4 -fno-exceptions -fno-rtti -fno-threadsafe-statics \\",
     ),
+    ("docs/browser.md", "$ pip install ziglang && python wasm/build.py && npm install ./wasm"),
+    ("docs/browser.md", "$ python examples/browser/build.py page.html"),
+    ("docs/browser.md", "$ pytest -s -m slow tests/wasm"),
     ("docs/install.md", INSTALL),
     ("docs/install.md", "$ pip install metaq-nn"),
     ("docs/trainers.md", "from lightning.pytorch import Trainer"),
@@ -80,7 +83,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 BLOCKS = {name_of(page): blocks_of(page) for page in PAGES}
 RUN = {"python", "console"}
-NATIVE = ("c", "cmake", "cpp", "go", "rust")
+NATIVE = ("c", "cmake", "cpp", "go", "js", "rust")
 SLOW = [name for name, blocks in BLOCKS.items() if any(block.is_slow for block in blocks)]
 
 

@@ -50,9 +50,43 @@ void apply(const metaq::File& file) {
     }
 }
 
+class Memory final : public metaq::ByteSource {
+public:
+    explicit Memory(std::span<const std::uint8_t> data) : data_(data) {}
+
+    bool read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept override {
+        check(offset <= data_.size() && out.size() <= data_.size() - offset);
+        std::copy_n(data_.data() + offset, out.size(), out.data());
+        return true;
+    }
+
+private:
+    std::span<const std::uint8_t> data_;
+};
+
+// A file that is read as it is decoded is what it is in memory, and says the same of what is wrong.
+void read_late(std::span<const std::uint8_t> data, const metaq::FileError& expected) {
+    Memory source(data);
+    metaq::File file, late;
+    const metaq::FileError found = late.open_late(source, data.size());
+    check(found.status == expected.status && found.chunk == expected.chunk && found.tensor == expected.tensor);
+    check(found.header_byte == expected.header_byte && found.name == expected.name && found.what == expected.what);
+    check(found.expected.least == expected.expected.least && found.found.least == expected.found.least);
+    if (found != metaq::FileStatus::ok || file.open(data) != metaq::FileStatus::ok) return;
+    for (std::size_t i = 0; i < std::min(file.tensors().size(), kTensorsAlone); ++i) {
+        if (file.tensors()[i].size_bytes() > kBytesLimit) continue;
+        std::vector<std::uint8_t> in_memory(static_cast<std::size_t>(file.tensors()[i].size_bytes()));
+        std::vector<std::uint8_t> read(in_memory.size());
+        const metaq::FileStatus status = file.decode(i, in_memory).status;
+        check(late.decode(i, read) == status && (status != metaq::FileStatus::ok || read == in_memory));
+    }
+}
+
 void decode(std::span<const std::uint8_t> data) {
     metaq::File file;
-    const metaq::FileStatus status = file.open(data).status;
+    const metaq::FileError opened = file.open(data);
+    const metaq::FileStatus status = opened.status;
+    read_late(data, opened);
     const bool is_difference = status == metaq::FileStatus::difference;
     check(status == metaq::FileStatus::ok ? file.base().empty() : file.tensors().empty());
     if (is_difference) {

@@ -69,13 +69,30 @@ static metaq_options with(const metaq_allocator* allocator) {
     return options;
 }
 
-static metaq_status decode_all(const bytes* content, const metaq_allocator* allocator, unsigned char* out,
+static int read_memory(void* user, uint64_t offset, void* out, size_t size) {
+    const bytes* const content = user;
+    CHECK(offset <= content->size && size <= content->size - offset);
+    memcpy(out, content->data + offset, size);
+    return 0;
+}
+
+/* From memory, or by a reader as chunks are decoded. */
+static metaq_status open_as(int is_late, bytes* content, metaq_options options, metaq_file** file) {
+    metaq_reader reader = METAQ_READER_INIT;
+    if (!is_late) return metaq_open_memory(content->data, content->size, &options, file, NULL);
+    reader.size = content->size;
+    reader.read = read_memory;
+    reader.user = content;
+    options.flags |= METAQ_READ_LATE;
+    return metaq_open_reader(&reader, &options, file, NULL);
+}
+
+static metaq_status decode_all(bytes* content, const metaq_allocator* allocator, int is_late, unsigned char* out,
                                size_t room) {
-    const metaq_options options = with(allocator);
     metaq_tensor tensor = METAQ_TENSOR_INIT;
     metaq_output outputs[64];
     metaq_file* file = NULL;
-    metaq_status status = metaq_open_memory(content->data, content->size, &options, &file, NULL);
+    metaq_status status = open_as(is_late, content, with(allocator), &file);
     size_t i;
     CHECK((status == METAQ_OK) == (file != NULL));
     for (i = 0; status == METAQ_OK && i < metaq_tensor_count(file); ++i) {
@@ -93,7 +110,7 @@ static metaq_status decode_all(const bytes* content, const metaq_allocator* allo
     return status;
 }
 
-static void test_all_memory_is_the_allocators(const bytes* content) {
+static void test_all_memory_is_the_allocators(bytes* content, int is_late) {
     static unsigned char expected[1 << 16], found[1 << 16];
     heap counts = {0, 0, SIZE_MAX};
     metaq_allocator allocator;
@@ -101,15 +118,15 @@ static void test_all_memory_is_the_allocators(const bytes* content) {
     allocator.allocate = allocate;
     allocator.release = release;
     allocator.user = &counts;
-    CHECK(decode_all(content, NULL, expected, sizeof expected) == METAQ_OK);
-    CHECK(decode_all(content, &allocator, found, sizeof found) == METAQ_OK);
+    CHECK(decode_all(content, NULL, 0, expected, sizeof expected) == METAQ_OK);
+    CHECK(decode_all(content, &allocator, is_late, found, sizeof found) == METAQ_OK);
     CHECK(memcmp(expected, found, sizeof expected) == 0);
     CHECK(counts.live_bytes == 0 && counts.calls > 0);
     calls = counts.calls;
     for (failing = 0; failing < calls; failing += 1 + calls / 40) {
         counts.calls = 0;
         counts.failing = failing;
-        CHECK(decode_all(content, &allocator, found, sizeof found) == METAQ_NO_MEMORY);
+        CHECK(decode_all(content, &allocator, is_late, found, sizeof found) == METAQ_NO_MEMORY);
         CHECK(counts.live_bytes == 0);
     }
 }
@@ -167,7 +184,7 @@ static void test_calls_that_are_wrong(const bytes* content, const metaq_file* fi
     CHECK(metaq_open_memory(NULL, 1, NULL, &other, &error) == METAQ_BAD_ARGUMENT && other == NULL);
     CHECK(error.status == METAQ_BAD_ARGUMENT && error.chunk == METAQ_NOWHERE);
     CHECK(metaq_open_memory(content->data, content->size, NULL, NULL, NULL) == METAQ_BAD_ARGUMENT);
-    options.flags = 2;
+    options.flags = 4;
     CHECK(metaq_open_memory(content->data, content->size, &options, &other, NULL) == METAQ_BAD_ARGUMENT);
     options.flags = 0;
     options.allocator = &nothing;
@@ -254,7 +271,8 @@ int main(void) {
     test_calls_that_are_wrong(&content, file);
     test_structs_of_other_sizes(file);
     metaq_close(file);
-    test_all_memory_is_the_allocators(&content);
+    test_all_memory_is_the_allocators(&content, 0);
+    test_all_memory_is_the_allocators(&content, 1);
     test_differences_are_asked_for();
     free(content.data);
     puts("all tests of the face for C have passed");

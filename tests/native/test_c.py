@@ -8,13 +8,10 @@ import threading
 from pathlib import Path
 
 import malformed_files as malformed
-import numpy as np
 import pytest
 
 import metaq.numpy
-from metaq import __version__, _native
-from metaq.format.dtypes import DTYPES
-from metaq.format.header import ALIAS
+from metaq import __version__
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++")
@@ -71,7 +68,26 @@ class Tensor(Sized):
         ("rows", ctypes.c_uint64),
         ("row_bytes", ctypes.c_uint64),
         ("target", ctypes.c_size_t),
+        ("begin_byte", ctypes.c_uint64),
+        ("end_byte", ctypes.c_uint64),
     ]
+
+
+READ = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)
+READ_LATE = 2
+
+
+class Reader(Sized):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("size", ctypes.c_uint64),
+        ("read", READ),
+        ("user", ctypes.c_void_p),
+    ]
+
+
+class Options(Sized):
+    _fields_ = [("struct_size", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("allocator", ctypes.c_void_p)]
 
 
 @pytest.fixture(scope="module")
@@ -117,23 +133,33 @@ class CFile:
         return out.raw[:size_bytes]
 
 
+class LateFile(CFile):
+    """As before, of a file whose chunks are read when they are decoded, as far as they have `arrived`."""
+
+    def __init__(self, library, data, size=None, arrived=None):
+        self.library, self.data, self.arrived = library, data, len(data) if arrived is None else arrived
+        self.handle, self.error, self.read_bytes = ctypes.c_void_p(), Error(), []
+        self.reader = Reader(size=len(data) if size is None else size, read=READ(self.read))
+        self.status = library.metaq_open_reader(
+            ctypes.byref(self.reader),
+            ctypes.byref(Options(flags=READ_LATE)),
+            ctypes.byref(self.handle),
+            ctypes.byref(self.error),
+        )
+
+    def read(self, _user, offset, out, size):
+        if offset + size > self.arrived:
+            return 1
+        self.read_bytes.append((offset, offset + size))
+        ctypes.memmove(out, self.data[offset : offset + size], size)
+        return 0
+
+
 def parts_of(error):
     """All that an error of the library says, as Python's native module says it."""
     place = [None if at == NOWHERE else at for at in (error.header_byte, error.chunk, error.tensor)]
     numbers = (tuple(error.expected), tuple(error.found))
     return (*place, bytes(error.name)[: error.name_size], (error.what or b"").decode(), *numbers)
-
-
-def expected_error(data):
-    """What opening the file and decoding all of it alone meets first, by C++."""
-    file = _native.File(np.frombuffer(data, np.uint8))
-    error = file.error
-    for index, (_, dtype, kind, shape, _, _) in enumerate([] if error else file.tensors()):
-        if kind == ALIAS:
-            continue
-        out = np.empty(DTYPES[dtype].itemsize * int(np.prod(shape, dtype=np.int64)), np.uint8)
-        error = error or file.decode([(index, 0, NOWHERE, out)], False, False, 1, print)
-    return error
 
 
 def test_the_header_has_the_numbers_of_the_library(library):
@@ -171,14 +197,15 @@ def test_golden_files_are_what_numpy_reads(path, library):
             assert elements == array.tobytes()
 
 
-def test_malformed_files_have_the_status_and_the_place_of_cpp(library):
+@pytest.mark.parametrize("kind", [CFile, LateFile])
+def test_malformed_files_have_the_status_and_the_place_of_cpp(library, kind):
     seen = set()
     for status, data in malformed.files():
-        with CFile(library, data) as file:
+        with kind(library, data) as file:
             for index, tensor in enumerate([] if file.status else file.tensors()):
                 if not file.status:
                     file.decode(index, tensor.size_bytes)
-            expected = expected_error(data)
+            expected = malformed.first_error(data)
             assert library.metaq_status_name(file.error.status).decode() == expected.status == status
             assert library.metaq_status_text(file.error.status).decode() == expected.words
             places = (expected.header_byte, expected.chunk, expected.tensor, expected.name, expected.what)
@@ -191,24 +218,54 @@ def test_malformed_files_have_the_status_and_the_place_of_cpp(library):
 def test_a_reader_in_another_language(library):
     """A reader is a function of the caller's: here one of Python."""
     data = GOLDEN[0].read_bytes()
-    function = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)
-
-    class Reader(Sized):
-        _fields_ = [
-            ("struct_size", ctypes.c_size_t),
-            ("size", ctypes.c_uint64),
-            ("read", function),
-            ("user", ctypes.c_void_p),
-        ]
 
     def read(_user, offset, out, size):
         ctypes.memmove(out, data[offset : offset + size], size)
         return 0
 
-    reader, handle = Reader(size=len(data), read=function(read)), ctypes.c_void_p()
+    reader, handle = Reader(size=len(data), read=READ(read)), ctypes.c_void_p()
     assert library.metaq_open_reader(ctypes.byref(reader), None, ctypes.byref(handle), None) == 0
     assert library.metaq_tensor_count(handle) == len(metaq.numpy.load(data))
     library.metaq_close(handle)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_files_that_are_read_late_read_of_each_tensor_its_bytes_alone(path, library):
+    if any(coder in path.name for coder in OF_OTHERS):
+        pytest.skip("a coder of Python's")
+    data = path.read_bytes()
+    with LateFile(library, data) as file:
+        header_end = max(end for _, end in file.read_bytes)
+        for index, (tensor, array) in enumerate(zip(file.tensors(), metaq.numpy.load(data).values(), strict=True)):
+            file.read_bytes.clear()
+            assert file.decode(index, tensor.size_bytes) == array.tobytes()
+            assert all(tensor.begin_byte <= first < end <= tensor.end_byte for first, end in file.read_bytes)
+            if file.read_bytes:
+                assert min(file.read_bytes)[0] == tensor.begin_byte
+                assert max(end for _, end in file.read_bytes) == tensor.end_byte
+        assert header_end < 300 + 2 * len(data)
+
+
+def test_a_file_that_still_arrives(library):
+    """Of its size nothing is known, and what has not come yet may be asked for again."""
+    data = (ROOT / "tests" / "golden" / "network-mixing.mtq").read_bytes()
+    expected = list(metaq.numpy.load(data).values())
+    read_failed = library.metaq_status_name(54)
+    with LateFile(library, data, NOWHERE, arrived=20) as file:
+        assert not file.handle
+        assert library.metaq_status_name(file.error.status) == read_failed == b"read_failed"
+    with LateFile(library, data + b"what follows is not looked at yet", NOWHERE) as file:
+        assert file.status == 0
+        tensors = list(file.tensors())
+        file.arrived = tensors[0].end_byte - 1
+        file.decode(0, tensors[0].size_bytes)
+        assert (file.status, file.error.status) == (54, 54)
+        file.arrived += 1
+        assert file.decode(0, tensors[0].size_bytes) == expected[0].tobytes()
+    with LateFile(library, data, len(data) - 1) as file:
+        assert library.metaq_status_name(file.status) == b"truncated"
+    with LateFile(library, data + b"\0") as file:
+        assert library.metaq_status_name(file.status) == b"bytes_left_over"
 
 
 def test_threads_share_a_file(library):

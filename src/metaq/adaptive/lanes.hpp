@@ -7,9 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
-#include <emmintrin.h>
-#endif
+#include "metaq/base/sse2.hpp"
 
 namespace metaq::adaptive {
 
@@ -52,7 +50,7 @@ inline void learn_one(std::int32_t& level, const Int16Lanes& excess, int rate) {
     level = plus(level, sum * rate >> 8);
 }
 
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+#ifdef METAQ_SSE2
 
 inline __m128i load(const Int32Lanes& numbers) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers.data()));

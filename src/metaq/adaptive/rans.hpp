@@ -14,12 +14,9 @@
 #include <span>
 #include <vector>
 
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
-#include <emmintrin.h>
-#endif
-
 #include "metaq/adaptive/lanes.hpp"
 #include "metaq/base/buffer.hpp"
+#include "metaq/base/sse2.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
@@ -43,7 +40,7 @@ public:
 
     // The entry whose share a place in 2^15 lies in.
     std::size_t find(std::uint32_t place) const {
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+#ifdef METAQ_SSE2
         const __m128i wanted = _mm_set1_epi16(static_cast<short>(place));
         const auto beyond = [&](std::size_t first) {
             return _mm_cmpgt_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(starts_.data() + first)), wanted);
@@ -69,7 +66,7 @@ private:
 
     // Every entry keeps a share of 1.
     [[gnu::noinline]] void learn() {
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+#ifdef METAQ_SSE2
         auto* counts = reinterpret_cast<__m128i*>(counts_.data());
         auto* starts = reinterpret_cast<__m128i*>(starts_.data());
         const __m128i first = _mm_loadu_si128(counts), second = _mm_loadu_si128(counts + 1);
@@ -104,7 +101,7 @@ private:
         for (std::uint16_t& counted : counts_) counted = static_cast<std::uint16_t>(counted - counted / 2);
     }
 
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+#ifdef METAQ_SSE2
     // Of eight numbers the sums of the first, the first two, ...
     static __m128i up_to_each(__m128i numbers) {
         numbers = _mm_add_epi16(numbers, _mm_slli_si128(numbers, 2));

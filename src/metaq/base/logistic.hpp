@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "metaq/base/table.hpp"
+
 namespace metaq::logistic {
 
 inline constexpr int kLogitLimit = 2880;  // 11.25: beyond it a 16-bit probability cannot follow
@@ -17,7 +19,7 @@ inline constexpr int kLogitLimit = 2880;  // 11.25: beyond it a 16-bit probabili
 // ---- Tables, all derived from integers so that every machine has the same ones.
 
 // Entry kLogitLimit + x is 2^16 / (1 + e^(-x/256)), within 1 .. 2^16 - 1.
-constexpr std::array<std::uint16_t, 2 * kLogitLimit + 1> make_squash() {
+METAQ_MAKES_TABLE std::array<std::uint16_t, 2 * kLogitLimit + 1> make_squash() {
     constexpr std::uint64_t kOne = std::uint64_t{1} << 39;
     constexpr std::uint64_t kStep = 16711808;  // e^(-1/256) in units of 2^-24
     std::array<std::uint16_t, 2 * kLogitLimit + 1> table{};
@@ -30,10 +32,10 @@ constexpr std::array<std::uint16_t, 2 * kLogitLimit + 1> make_squash() {
     }
     return table;
 }
-inline constexpr auto kSquash = make_squash();
+inline METAQ_TABLE auto kSquash = make_squash();
 
 // Entry i is the least logit whose probability reaches (i + 1/2) / 4096.
-constexpr std::array<std::int16_t, 4096> make_stretch() {
+METAQ_MAKES_TABLE std::array<std::int16_t, 4096> make_stretch() {
     std::array<std::int16_t, 4096> table{};
     int x = 0;
     for (int i = 0; i < 4096; ++i) {
@@ -42,7 +44,7 @@ constexpr std::array<std::int16_t, 4096> make_stretch() {
     }
     return table;
 }
-inline constexpr auto kStretch = make_stretch();
+inline METAQ_TABLE auto kStretch = make_stretch();
 
 // Entry i is log2(1 + i/256) in units of 1/256, rounded down: eight squarings give its eight bits.
 constexpr std::array<std::uint8_t, 256> make_log2() {

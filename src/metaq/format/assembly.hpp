@@ -217,8 +217,8 @@ private:
             return {};
         }
         const PlacedChunk& chunk = layout_.chunks[task.chunk];
-        const ChunkDecoder decoder(header_, layout_, task.chunk, options_.content, options_.foreign);
-        FileError error = decoder.check();
+        ChunkDecoder decoder(header_, layout_, task.chunk, options_.content, options_.foreign);
+        FileError error = decoder.fetch();
         if (error.status != FileStatus::ok) return error;
         if (options_.decoded_chunks != nullptr) ++*options_.decoded_chunks;
         Buffer<std::uint8_t*> places;

@@ -135,20 +135,30 @@ public:
           runs_(layout.runs_of(chunk_)),
           index_(chunk),
           content_(content),
-          foreign_(foreign) {}
+          foreign_(foreign),
+          source_(layout.source),
+          payload_(chunk_.payload) {}
 
-    // Whether the payload is the one that was written.
-    FileError check() const {
-        return crc32(chunk_.payload) == read_word(chunk_.checksum) ? FileError{} : failed(FileStatus::chunk_checksum);
+    // Reads the payload unless it is in memory. Whether it is the one that was written.
+    FileError fetch() {
+        if (source_ != nullptr) {
+            const std::uint64_t size_bytes = chunk_.end() - chunk_.offset;
+            if (size_bytes > SIZE_MAX || !read_.resize_for_overwrite(static_cast<std::size_t>(size_bytes)))
+                return failed(FileStatus::no_memory);
+            if (!source_->read(chunk_.offset, read_)) return failed(FileStatus::read_failed);
+            payload_ = std::span(read_).first(read_.size() - kPayloadChecksumBytes);
+        }
+        const std::span checksum(payload_.data() + payload_.size(), kPayloadChecksumBytes);
+        return crc32(payload_) == read_word(checksum) ? FileError{} : failed(FileStatus::chunk_checksum);
     }
 
-    // Where the chunk's content is in the payload already: bytes of planes that are stored as such; null elsewhere.
+    // Where the chunk's content is in the file's memory already: bytes of planes that are stored as such; null elsewhere.
     const std::uint8_t* borrow() const {
-        if (coder() != CoderId::stored) return nullptr;
+        if (coder() != CoderId::stored || source_ != nullptr) return nullptr;
         for (const Run& run : runs_) {
             if (run.section == 0) return nullptr;
         }
-        return stored::borrow_bytes(chunk_.payload, runs_.size(), [&](std::size_t i) { return runs_[i].symbols(); });
+        return stored::borrow_bytes(payload_, runs_.size(), [&](std::size_t i) { return runs_[i].symbols(); });
     }
 
     // Fills the places, one for each run, with `run_width` bytes for each symbol; null where nobody wants them.
@@ -169,7 +179,7 @@ public:
         const Dtype dtype = header_.tensors[runs_[0].tensor].dtype;
         const std::size_t size = runs_[0].symbols() * traits_of(dtype).bytes;
         if (base.size() != size || out.size() != size) return failed(FileStatus::wrong_base);
-        return of_stream(difference::decode(chunk_.payload, word_traits_of(dtype), base, out));
+        return of_stream(difference::decode(payload_, word_traits_of(dtype), base, out));
     }
 
 private:
@@ -220,12 +230,12 @@ private:
 
     Status decode_symbols(std::span<const Block> blocks) const {
         switch (coder()) {
-            case CoderId::stored: return stored::decode(chunk_.payload, blocks);
-            case CoderId::huffman: return huffman::decode(chunk_.payload, blocks);
-            case CoderId::range: return range::decode(chunk_.payload, blocks);
-            case CoderId::mixing: return mixing::decode(chunk_.payload, blocks);
-            case CoderId::adaptive: return adaptive::decode(chunk_.payload, blocks);
-            default: return foreign_->decode(index_, chunk_.coder, chunk_.payload, blocks);
+            case CoderId::stored: return stored::decode(payload_, blocks);
+            case CoderId::huffman: return huffman::decode(payload_, blocks);
+            case CoderId::range: return range::decode(payload_, blocks);
+            case CoderId::mixing: return mixing::decode(payload_, blocks);
+            case CoderId::adaptive: return adaptive::decode(payload_, blocks);
+            default: return foreign_->decode(index_, chunk_.coder, payload_, blocks);
         }
     }
 
@@ -273,7 +283,7 @@ private:
             if (values.form != rans::Form::int32 && runs_[i].section == 0) values.codebook = value_codebook(runs_[i]);
             if (!blocks.append(values)) return failed(FileStatus::no_memory);
         }
-        FileError error = of_stream(rans::decode_values(chunk_.payload, blocks));
+        FileError error = of_stream(rans::decode_values(payload_, blocks));
         for (std::size_t i = 0; i < runs_.size() && error.status == FileStatus::ok; ++i) {
             const bool has_values = is_filled(i) && content_ == Content::values && !is_scaled(runs_[i]);
             if (places[i] == nullptr || has_values || runs_[i].section > 0) continue;
@@ -294,6 +304,9 @@ private:
     std::size_t index_;
     Content content_;
     ForeignDecoder* foreign_;
+    ByteSource* source_;
+    Buffer<std::uint8_t> read_;  // from the source
+    std::span<const std::uint8_t> payload_;
 };
 
 }  // namespace metaq

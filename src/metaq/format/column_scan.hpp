@@ -9,18 +9,15 @@
 #include <cstring>
 
 #include "metaq/base/little_endian.hpp"
+#include "metaq/base/sse2.hpp"
 #include "metaq/format/ranges.hpp"
 #include "metaq/format/scales.hpp"
 #include "metaq/format/tensors.hpp"
 #include "metaq/format/values.hpp"
 
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
-#include <emmintrin.h>
-#endif
-
 namespace metaq {
 
-#if defined(__SSE2__) && !defined(METAQ_NO_SIMD)
+#ifdef METAQ_SSE2
 inline __m128i interleave_low(std::uint16_t, __m128i a, __m128i b) { return _mm_unpacklo_epi16(a, b); }
 inline __m128i interleave_low(std::uint32_t, __m128i a, __m128i b) { return _mm_unpacklo_epi32(a, b); }
 inline __m128i interleave_low(std::uint64_t, __m128i a, __m128i b) { return _mm_unpacklo_epi64(a, b); }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "metaq/base/table.hpp"
+
 namespace metaq {
 
 inline std::uint32_t read_word(std::span<const std::uint8_t> bytes) {
@@ -28,20 +30,23 @@ inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
 }
 #else
 // Sixteen bytes at a time: entry n of table k is what a byte n does to the checksum once k bytes have followed it.
+METAQ_MAKES_TABLE std::array<std::array<std::uint32_t, 256>, 16> make_crc_tables() {
+    std::array<std::array<std::uint32_t, 256>, 16> entries{};
+    for (std::uint32_t i = 0; i < 256; ++i) {
+        std::uint32_t value = i;
+        for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (0xedb88320u & (0u - (value & 1)));
+        entries[0][i] = value;
+    }
+    for (std::size_t k = 1; k < entries.size(); ++k) {
+        for (std::size_t i = 0; i < 256; ++i)
+            entries[k][i] = entries[k - 1][i] >> 8 ^ entries[0][entries[k - 1][i] & 255];
+    }
+    return entries;
+}
+inline METAQ_TABLE auto kCrcTables = make_crc_tables();
+
 inline std::uint32_t crc32(std::span<const std::uint8_t> data) {
-    static constexpr auto tables = [] {
-        std::array<std::array<std::uint32_t, 256>, 16> entries{};
-        for (std::uint32_t i = 0; i < 256; ++i) {
-            std::uint32_t value = i;
-            for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (0xedb88320u & (0u - (value & 1)));
-            entries[0][i] = value;
-        }
-        for (std::size_t k = 1; k < entries.size(); ++k) {
-            for (std::size_t i = 0; i < 256; ++i)
-                entries[k][i] = entries[k - 1][i] >> 8 ^ entries[0][entries[k - 1][i] & 255];
-        }
-        return entries;
-    }();
+    const auto& tables = kCrcTables;
     std::uint32_t crc = 0xffffffffu;
     for (; data.size() >= 16; data = data.subspan(16)) {
         crc ^= read_word(data);

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "metaq/base/buffer.hpp"
+#include "metaq/format/byte_source.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/format/tensors.hpp"
 
@@ -14,6 +15,7 @@ namespace metaq {
 
 inline constexpr std::uint64_t kChunkSymbolsLimit = 1u << 26;
 inline constexpr std::uint64_t kRowSymbolsLimit = 1u << 20;
+inline constexpr std::uint64_t kPayloadChecksumBytes = 4;
 
 // Rows of a coded tensor, or of a plane of a kept one, as they follow each other in the symbol sequence.
 struct Run {
@@ -33,14 +35,20 @@ struct Run {
 struct PlacedChunk {
     std::uint8_t coder;
     std::size_t symbols;
-    std::size_t first_run, end_run;  // in FileLayout::runs
-    std::span<const std::uint8_t> payload;
-    std::span<const std::uint8_t> checksum;
+    std::size_t first_run, end_run;         // in FileLayout::runs
+    std::uint64_t offset, payload_bytes;    // of the payload, which its checksum follows, in the file
+    std::span<const std::uint8_t> payload;  // empty if a source has it
+
+    // Of a payload in memory.
+    std::span<const std::uint8_t> checksum() const { return {payload.data() + payload.size(), kPayloadChecksumBytes}; }
+
+    std::uint64_t end() const { return offset + payload_bytes + kPayloadChecksumBytes; }
 };
 
 struct FileLayout {
     Buffer<PlacedChunk> chunks;
-    Buffer<Run> runs;  // those of each chunk; in the order of section, tensor and row
+    Buffer<Run> runs;              // those of each chunk; in the order of section, tensor and row
+    ByteSource* source = nullptr;  // of chunks that are not in memory
 
     std::span<const Run> runs_of(const PlacedChunk& chunk) const {
         return std::span<const Run>(runs).subspan(chunk.first_run, chunk.end_run - chunk.first_run);

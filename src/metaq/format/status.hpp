@@ -65,7 +65,8 @@ namespace metaq {
     STATUS(bad_elements, "expected elements of the tensor, found some behind its end") \
     STATUS(wrong_output_size, "expected room for exactly the tensor's bytes, found another size") \
     STATUS(wrong_base, "expected the elements of the base that a chunk changes, found another number or another chunk") \
-    STATUS(no_memory, "expected more memory, found none")
+    STATUS(no_memory, "expected more memory, found none") \
+    STATUS(read_failed, "expected the reader to give the file's bytes, found that it failed")
 // clang-format on
 
 enum class FileStatus : std::uint8_t {

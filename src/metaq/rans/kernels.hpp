@@ -1,5 +1,6 @@
 // The inner loops of rANS decoding: a portable one for any number of lanes, and for 32 lanes and narrow tables AVX2 and
-// AVX-512, chosen when the program runs, unless METAQ_NO_SIMD is defined. All give the same symbols from the same words.
+// AVX-512, chosen when the program runs, or WebAssembly's vectors, unless METAQ_NO_SIMD is defined. All give the same symbols from
+// the same words.
 //
 // A step decodes one symbol in each lane: x is a lane's state, p the precision, t its table (of its unit's class and
 // its context): slot = x mod 2^p; x = frequency(t, slot) * floor(x / 2^p) + offset(t, slot); below 2^16, x takes in the
@@ -13,7 +14,9 @@
 #include <cstdint>
 #include <iterator>
 
+#include "metaq/rans/lanes.hpp"
 #include "metaq/rans/tables.hpp"
+#include "metaq/rans/wasm_kernel.hpp"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(METAQ_NO_SIMD)
 #define METAQ_RANS_X86 1
@@ -21,68 +24,6 @@
 #endif
 
 namespace metaq::rans {
-
-inline constexpr std::size_t kLaneLimit = 1u << kLaneWidthLimit;
-inline constexpr std::uint32_t kLeastState = 1u << 16;
-inline constexpr std::size_t kTileSymbols = 8192;  // staged as entries before they become symbols or values
-
-// One slot of a table: frequency - 1 and offset in `precision` bits each, the next symbol's context, the entry.
-struct Narrow {
-    using Slot = std::uint32_t;
-    using Entry = std::uint8_t;
-    static constexpr unsigned kEntryShift = 24;
-    static unsigned field(unsigned precision) { return precision; }
-};
-struct Wide {
-    using Slot = std::uint64_t;
-    using Entry = std::uint16_t;
-    static constexpr unsigned kEntryShift = 48;
-    static unsigned field(unsigned) { return kPrecisionLimit; }
-};
-
-inline bool is_narrow(const Header& header) {
-    const unsigned fields = 2 * header.precision + (header.contexts.are_used ? 2 : 0);
-    return header.entries() <= 256 && fields <= Narrow::kEntryShift;
-}
-
-struct UnitRun {
-    std::size_t end;      // in the sequence
-    std::uint32_t table;  // its class's first slot
-};
-
-// The lanes between two steps. Steps count from the start of the tile.
-struct Lanes {
-    alignas(64) std::array<std::uint32_t, kLaneLimit> state{};
-    alignas(64) std::array<std::uint32_t, kLaneLimit> table{};    // first slot of the class
-    alignas(64) std::array<std::uint32_t, kLaneLimit> context{};  // of the symbol before: so many tables further
-    alignas(64) std::array<std::uint32_t, kLaneLimit> due{};      // the step with which the next unit begins
-    std::array<const UnitRun*, kLaneLimit> unit{};
-    std::array<std::size_t, kLaneLimit> position{};  // in the sequence, at the start of the tile
-    const std::uint8_t* words = nullptr;
-    const std::uint8_t* end = nullptr;
-    bool is_truncated = false;  // words behind the end were asked for
-    unsigned precision = 0;
-    std::uint32_t context_mask = 0;  // zero: of order 0
-
-    void start_tile(std::size_t lanes) {
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-            while (unit[lane]->end <= position[lane]) ++unit[lane];
-            enter_unit(lane, 0, unit[lane]->end - position[lane]);
-        }
-    }
-
-    void next_unit(std::size_t lane, std::uint32_t step) {
-        const std::size_t begin = unit[lane]->end;
-        ++unit[lane];
-        enter_unit(lane, step, unit[lane]->end - begin);
-    }
-
-private:
-    void enter_unit(std::size_t lane, std::uint32_t step, std::size_t left) {
-        table[lane] = unit[lane]->table;
-        due[lane] = step + static_cast<std::uint32_t>(std::min(left, 2 * kTileSymbols));
-    }
-};
 
 // Steps `first` to `steps` of the tile in the first `active` lanes; the entries step by step.
 template <class Layout>
@@ -120,10 +61,6 @@ void decode_portable(Lanes& lanes, const typename Layout::Slot* slots, typename 
 enum class Path { best, portable, avx2, avx512 };
 
 #ifdef METAQ_RANS_X86
-
-// The kernels below decode steps from 0 while the words for the next one surely lie within the data, at most `steps` of
-// them, in all 32 lanes, and return how many. They may read, not use, this many bytes.
-inline constexpr std::ptrdiff_t kReadAhead = 96;
 
 // For each set of lanes that take in a word, which word each takes.
 inline constexpr auto kWordOfLane = [] {
@@ -330,6 +267,13 @@ void decode_steps(Path path, Lanes& lanes, const typename Layout::Slot* slots, t
         } else if (active == kLaneLimit && path == Path::avx2) {
             done = is_order_1 ? decode_avx2<true>(lanes, slots, entries, steps)
                               : decode_avx2<false>(lanes, slots, entries, steps);
+        }
+    }
+#elif defined(__wasm_simd128__)
+    if constexpr (sizeof(typename Layout::Entry) == 1) {
+        if (active == kLaneLimit) {
+            done = lanes.context_mask != 0 ? decode_wasm<true>(lanes, slots, entries, steps)
+                                           : decode_wasm<false>(lanes, slots, entries, steps);
         }
     }
 #endif
