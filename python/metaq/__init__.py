@@ -21,6 +21,8 @@ _MODULES = {
     "Compressor": "metaq.compressor",
     "DataError": "metaq.errors",
     "DeepCompression": "metaq.methods",
+    "DeltaReader": "metaq.update_log",
+    "DeltaWriter": "metaq.update_log",
     "Difference": "metaq.methods",
     "FormatError": "metaq.errors",
     "InputError": "metaq.errors",

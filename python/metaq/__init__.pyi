@@ -8,6 +8,7 @@ from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
+from metaq.update_log import DeltaReader, DeltaWriter
 
 __version__: str
 
@@ -23,6 +24,8 @@ __all__ = [
     "Compressor",
     "DataError",
     "DeepCompression",
+    "DeltaReader",
+    "DeltaWriter",
     "Difference",
     "FormatError",
     "InputError",

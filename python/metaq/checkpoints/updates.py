@@ -10,16 +10,14 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metaq import coding
 from metaq.checkpoints.networks import ShardedNetwork, found_folder, opened_network
 from metaq.checkpoints.places import check_file, check_folder, working
 from metaq.errors import InputError
 from metaq.files import read_bytes, write_atomically
 from metaq.format.applying import Application, in_memory, open_difference
 from metaq.format.changes import encode_difference
-from metaq.format.header import TensorEntry
-from metaq.format.network import Layout, Network, OctetNetwork, whole_source
-from metaq.format.writer import Source, encode
+from metaq.format.network import Layout, Network, OctetNetwork
+from metaq.format.whole_network import encode_network
 from metaq.io import format_for
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder
 from metaq.io.safetensors import Put, write_pieces
@@ -167,7 +165,7 @@ def _write_file(application: Application, path: Path, names: Sequence[str]) -> N
     if path.suffix != SAFETENSORS:
         network = in_memory(application, names)
         if path.suffix == MTQ:
-            write_atomically(path, _encoded(network, metadata))
+            write_atomically(path, encode_network(network, metadata))
         else:
             format_for(path).write(path, _stored(network), metadata)
         return
@@ -190,19 +188,6 @@ def _stored(network: OctetNetwork) -> dict[str, StoredTensor]:
     return {
         name: StoredTensor(*layout, whole[network.aliases.get(name, name)]) for name, layout in network.layouts.items()
     }
-
-
-def _encoded(network: OctetNetwork, metadata: Mapping[str, str]) -> bytes:
-    places = {name: place for place, name in enumerate(network.layouts)}
-    sources = []
-    for name, layout in network.layouts.items():
-        if name in network.aliases:
-            entry = TensorEntry(name, layout.dtype, layout.shape, target=places[network.aliases[name]])
-            sources.append(Source(entry, None))
-        else:
-            sources.append(whole_source(name, layout, network.octets(name, range(layout.size))))
-    size_bytes = sum(layout.size_bytes for layout in network.layouts.values())
-    return encode(sources, metadata, coding.suitable(size_bytes, lossless=True))
 
 
 def _shard_suffix(folder: Folder) -> str:
