@@ -40,7 +40,7 @@ _MODULES = {
     "compress_calibrated": "metaq.checkpoints",
     "compress_state_dict": "metaq.checkpoints",
     "decode": "metaq.numpy",
-    "delta": "metaq.differences",
+    "delta": "metaq.checkpoints",
     "encode": "metaq.numpy",
     "from_pretrained": "metaq.integrations.pretrained",
     "load_file": "metaq.api",

@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 
 from metaq import compressed_model
+from metaq.checkpoints import delta
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
-from metaq.differences import checksum, delta
+from metaq.differences import checksum
 from metaq.matrix_layout import MatrixLayout
 from metaq.quantizers.lossless import compress_losslessly
 from metaq.update_log import DeltaWriter
