@@ -3,9 +3,11 @@
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -144,6 +146,42 @@ def test_damage_is_found(written):
             assert len(log.steps) == len(made)
             for _ in log.read_from(0):
                 pass
+
+
+def record(kind=0, step=0, payload=b"", magic=b"STEP", reserved=b"\0\0\0", end=b"\1"):
+    """A record as docs/format.md has it, or nearly so."""
+    head = magic + bytes([kind]) + reserved + struct.pack("<QQ", step, len(payload))
+    return head + struct.pack("<I", zlib.crc32(head)) + payload + end
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"MTQL\x02", r"expected an update log, which starts with b'MTQL\\x01', found b'MTQL\\x02'"),
+        (b"MTQL\x01" + record(magic=b"step"), "byte 5: expected a step's head that matches its checksum"),
+        (b"MTQL\x01" + record()[:20] + b"\1" + record()[21:], "byte 5: expected a step's head that matches"),
+        (b"MTQL\x01" + record(kind=1), "byte 5: expected a keyframe, found kind 1"),
+        (b"MTQL\x01" + record() + record(kind=2, step=1), "byte 34: expected a keyframe or a difference, found kind 2"),
+        (b"MTQL\x01" + record(reserved=b"\0\1\0"), "byte 5: expected three reserved bytes of 0, found another"),
+        (b"MTQL\x01" + record(step=3) + record(step=3), "byte 34: expected a step above 3, found 3"),
+        (b"MTQL\x01" + record(step=7, end=b"\0"), r"step 7: expected b'\\x01' at its end, found b'\\x00'"),
+    ],
+)
+def test_what_is_no_log(data, message):
+    for size in range(len(data) + 1, len(data) + 30, 7):  # what follows does not matter
+        with pytest.raises(FormatError, match=message):
+            metaq.DeltaReader(io.BytesIO(data.ljust(size, b"S")))
+
+
+def test_payloads_of_the_other_kind(written):
+    payloads = [metaq.DeltaReader(io.BytesIO(written[0])).payload(step) for step in (0, 10)]
+    log = metaq.DeltaReader(io.BytesIO(b"MTQL\x01" + record(payload=payloads[1])))
+    with pytest.raises(InputError, match="update log, step 0: expected a whole model, found a difference"):
+        log.read()
+    log = metaq.DeltaReader(io.BytesIO(b"MTQL\x01" + record(payload=payloads[0]) + record(1, 1, payloads[0])))
+    with pytest.raises(InputError, match="update log, step 1: expected a difference, found a whole model"):
+        log.read()
+    assert_same(log.read(0), written[1][0])
 
 
 WRITER = """

@@ -128,9 +128,11 @@ class LogFile:
         where = f"{self.name}, byte {place}"
         if magic != _RECORD or zlib.crc32(head[: _FIELDS.size]) != int.from_bytes(head[_FIELDS.size :], "little"):
             raise FormatError(f"{where}: expected a step's head that matches its checksum, found another")
-        if kind > 1 or any(head[5:8]) or (kind == 1 and not self.records):
+        if kind > 1 or (kind == 1 and not self.records):
             expected = "a keyframe" if not self.records else "a keyframe or a difference"
             raise FormatError(f"{where}: expected {expected}, found kind {kind}")
+        if any(head[5:8]):
+            raise FormatError(f"{where}: expected three reserved bytes of 0, found another")
         if self.records and step <= self.records[-1].step:
             raise FormatError(f"{where}: expected a step above {self.records[-1].step}, found {step}")
         return Record(step, kind == 0, place + _HEAD_BYTES, size)
