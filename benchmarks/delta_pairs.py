@@ -27,24 +27,26 @@ from torch import Tensor
 import metaq
 from metaq.tensors import words_of
 
+DTYPES = ("bfloat16", "float32")
 STEPS = (1, 10, 100, 400)
 BATCH, RATE = 16, 2e-5
 
 State = dict[str, Tensor]
 
 
-def trained(task: Task, dtype: torch.dtype) -> dict[int, State]:
-    """The network's state after no step, after each of some, and before the last."""
+def trained(task: Task, dtype: torch.dtype, steps: Sequence[int]) -> dict[int, State]:
+    """The network's state after no step, after each of these, and before the last."""
     torch.manual_seed(0)
     model = task.base().to(dtype)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0)).tolist()
     kept = {}
-    for step in range(STEPS[-1] + 1):
-        if step in (0, *STEPS, STEPS[-1] - 1):
+    for step in range(steps[-1] + 1):
+        if step in (0, *steps, steps[-1] - 1):
             kept[step] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        sentences = [task.train[place] for place in order[step * BATCH : (step + 1) * BATCH]]
+        places = [order[number % len(order)] for number in range(step * BATCH, (step + 1) * BATCH)]
+        sentences = [task.train[place] for place in places]
         (batch,) = task.batches(sentences, BATCH)
         model(**batch).loss.backward()
         optimizer.step()
@@ -77,22 +79,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="of the network and its tokenizer")
     parser.add_argument("--work", type=Path, help="where states are kept, to be measured again")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="in increasing order")
     parser.add_argument("--level", type=int, default=19, help="zstd's, beside 3")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     task, rows = None, []
-    for dtype in (torch.bfloat16, torch.float32):
-        name = str(dtype).removeprefix("torch.")
+    for name in options.dtypes:
         path = options.work / f"{name}.pt" if options.work else None
         if path is None or not path.exists():
             task = task or Task(options.folder)
-            states = trained(task, dtype)
+            states = trained(task, getattr(torch, name), options.steps)
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(states, path)
         else:
             states = torch.load(path)
-        for first, last in (*((0, step) for step in STEPS), (STEPS[-1] - 1, STEPS[-1])):
+        for first, last in (*((0, step) for step in options.steps), (options.steps[-1] - 1, options.steps[-1])):
             rows.append(
                 {"dtype": name, "from": first, "to": last, **measure(states[first], states[last], options.level)}
             )
