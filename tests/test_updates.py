@@ -213,6 +213,79 @@ def test_damage_is_found(base):
             metaq.apply(base, data[:size])
 
 
+def surgery():
+    """A base and a network with changes of every kind."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape, size=1.0):
+        return size * torch.randn(*shape, generator=generator)
+
+    old = {
+        **{str(dtype): normal(40, 30).to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)},
+        "filter": normal(8, 4, 3, 3),
+        "same": normal(30, 30),
+        "before": normal(9, 9),
+        "gone": normal(4, 4),
+        "rows": normal(10, 8),
+        "vector": normal(40),
+        "infinite": normal(5, 5),
+        "tiny": torch.zeros(4, 4, dtype=torch.float64),
+        "float8": normal(6, 6).to(torch.float8_e4m3fn),
+        "counter": torch.tensor([[3]]),
+    }
+    new = {name: tensor.clone() for name, tensor in old.items() if name not in ("gone", "before")}
+    for name in (str(torch.float16), str(torch.bfloat16), str(torch.float64), "filter", "vector"):
+        new[name] += normal(*new[name].shape, size=0.1).to(new[name].dtype)
+    new["infinite"][1, 1] = torch.inf
+    new["tiny"][0] = 1e-300
+    new["float8"] = new["float8"].flip(0)
+    new["counter"] = torch.tensor([[4]])
+    return old, new | {"after": old["before"], "rows": torch.cat([old["rows"], normal(2, 8)]), "tied": new["filter"]}
+
+
+QUANTIZED = {str(torch.float16), str(torch.bfloat16), str(torch.float64), "filter", "tied"}
+
+
+def lost(old, new, made):
+    """Of the changes' energy."""
+    errors = energy = 0.0
+    for name in QUANTIZED - {"tied"}:
+        errors += float((made[name].double() - new[name].double()).square().sum())
+        energy += float((old[name].double() - new[name].double()).square().sum())
+    return errors / energy
+
+
+@pytest.mark.parametrize("target", [{"max_error": 0.01}, {"bits": 2}, {"size_bytes": 3500}], ids=str)
+def test_changes_are_quantized_to_a_target(target):
+    """Of matrices that stay themselves; all else is exact."""
+    old, new = surgery()
+    data = metaq.delta(old, new, {"is": "kept"}, metaq.CompressionConfig(**target))
+    made = metaq.apply(old, data)
+    assert set(made) == set(new)
+    assert_same({name: made[name] for name in new.keys() - QUANTIZED}, {n: new[n] for n in new.keys() - QUANTIZED})
+    assert made["tied"] is made["filter"]
+    assert 0.001 < lost(old, new, made) < (0.0102 if "max_error" in target else 0.15)  # float16 and bfloat16 round
+    assert len(data) <= target.get("size_bytes", 4500)
+    found = entries(data)
+    assert found["after"].change == ((9, 9), 81, 0, "before")
+    assert found["gone"].is_removed
+    assert "same" not in found
+    assert Reader(data, takes_differences=True).header.metadata == {"is": "kept"}
+    with pytest.raises(InputError, match="expected the base"):
+        metaq.apply(made | {"before": old["before"], "gone": old["gone"]}, data)
+
+
+def test_where_nothing_can_be_quantized_nothing_is_lost(base):
+    new = base | {"norm": base["norm"] + 1}
+    config = metaq.CompressionConfig(size_bytes=1000)
+    assert metaq.delta(base, new, config=config) == metaq.delta(base, new)
+    assert metaq.delta(base, base, config=config) == metaq.delta(base, base)
+    with pytest.raises(InputError, match=r"size_bytes: expected at least [0-9]+, because the difference has nothing"):
+        metaq.delta(base, new, config=metaq.CompressionConfig(size_bytes=20))
+    with pytest.raises(InputError, match="size_bytes"):
+        metaq.delta(*surgery(), config=metaq.CompressionConfig(size_bytes=600))
+
+
 def test_into_a_model(tmp_path):
     model, other = torch.nn.Linear(50, 40), torch.nn.Linear(50, 40)
     other.weight.data = step(model.weight.data, 1)

@@ -1,14 +1,15 @@
 from metaq.api import load_file, load_into, safe_open, save
-from metaq.checkpoints import CompressionConfig, compress_calibrated, compress_state_dict
+from metaq.checkpoints import CompressionConfig, compress_calibrated, compress_state_dict, delta
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
-from metaq.differences import apply, apply_difference, checksum, delta
+from metaq.differences import apply, apply_difference, checksum
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
 from metaq.integrations.device import c_program
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
+from metaq.update_log import DeltaReader, DeltaWriter
 
 __version__: str
 
@@ -24,6 +25,8 @@ __all__ = [
     "Compressor",
     "DataError",
     "DeepCompression",
+    "DeltaReader",
+    "DeltaWriter",
     "Difference",
     "FormatError",
     "InputError",

@@ -13,7 +13,6 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel, check_mo
 from metaq.errors import InputError
 from metaq.format.applying import apply_to, open_difference
 from metaq.format.base_checksum import base_checksum, shortened
-from metaq.format.changes import encode_difference
 from metaq.format.network import Layout
 from metaq.tensors import CODED_FLOATS, FORMAT_DTYPES, new_tensor, octets_of
 
@@ -34,31 +33,6 @@ class StateNetwork:
     def octets(self, name: str, elements: range) -> np.ndarray:
         """The elements' bytes; a view where they are in memory."""
         return octets_of(self._flat[name][elements.start : elements.stop])
-
-
-def delta(base: Mapping[str, Tensor], new: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """What makes one network of another, without loss, as the bytes of a `.mtq` file.
-
-    Tensors that are equal take nothing, also under new names. Others of the same name and dtype, rows being added or
-    not, are coded as changes of the base's: by how many floats of its dtype an element has moved, given its
-    exponent in the base and whether its neighbours have changed. What is left is held as it is.
-
-    Args:
-        base: all tensors of the network that the receiver has, by name, on any device.
-        new: all tensors of the network to come.
-        metadata: any texts, which the file holds.
-
-    Raises:
-        InputError: a tensor, a name or metadata that no file can hold.
-
-    Example:
-        >>> base = {"w": torch.arange(2000.0)}
-        >>> new = {"w": base["w"] + torch.arange(2000) % 50 // 49}
-        >>> update = metaq.delta(base, new)
-        >>> torch.equal(metaq.apply(base, update)["w"], new["w"]), len(update) < 400
-        (True, True)
-    """
-    return encode_difference(StateNetwork(base), StateNetwork(new, metadata))
 
 
 def apply(base: Mapping[str, Tensor], difference: bytes | memoryview | str | os.PathLike[str]) -> dict[str, Tensor]:

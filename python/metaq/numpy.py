@@ -21,9 +21,22 @@ from metaq.format.dtypes import BY_NAME, new_array
 from metaq.format.network import array_network, layout_of, octets_of, whole_source
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
+from metaq.format.update_log import LogPlace, LogReader, LogWriter
 from metaq.format.writer import Source
 
-__all__ = ["apply", "decode", "delta", "encode", "load", "load_file", "safe_open", "save", "save_file"]
+__all__ = [
+    "DeltaReader",
+    "DeltaWriter",
+    "apply",
+    "decode",
+    "delta",
+    "encode",
+    "load",
+    "load_file",
+    "safe_open",
+    "save",
+    "save_file",
+]
 
 
 def load(data: bytes | memoryview) -> dict[str, np.ndarray]:
@@ -161,6 +174,39 @@ class safe_open(OpenFile[np.ndarray]):  # noqa: N801 - the name that safetensors
 
     def __init__(self, filename: str | os.PathLike[str]) -> None:
         super().__init__(filename, new_array)
+
+
+class DeltaWriter(LogWriter):
+    """Appends the steps of a network to an update log, as `metaq.DeltaWriter`::
+
+    with metaq.numpy.DeltaWriter("run.mtql") as log:
+        log.append({"weight": np.zeros((3, 4), np.float32)})
+    """
+
+    def append(
+        self, arrays: Mapping[str, np.ndarray], step: int | None = None, metadata: Mapping[str, str] | None = None
+    ) -> int:
+        """Write arrays, of dtypes as `save` has them, as the next step; returns the bytes that it takes.
+
+        Args:
+            step: its number, above all that are there; by default one more than the last.
+            metadata: any texts.
+
+        Raises:
+            InputError: another number, an array that no file can hold, or no room; the log is as it was.
+        """
+        return self.append_network(array_network(arrays, metadata), step)
+
+
+class DeltaReader(LogReader[np.ndarray]):
+    """The steps of an update log, as `metaq.DeltaReader`::
+
+    with metaq.numpy.DeltaReader("run.mtql") as log:
+        arrays = log.read(log.steps[0])
+    """
+
+    def __init__(self, file: LogPlace) -> None:
+        super().__init__(file, new_array)
 
 
 def _source(name: str, array: np.ndarray) -> Source:

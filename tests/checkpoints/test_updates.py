@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import metaq
-from metaq.checkpoints import apply_differences, fold_differences, write_difference
+from metaq.checkpoints import apply_differences, fold_differences, updates, write_difference
 from metaq.errors import FormatError, InputError
 
 SUFFIXES = (".safetensors", ".pt", ".mtq")
@@ -196,6 +196,76 @@ def test_texts_stay_within_the_folder(tmp_path, name):
     with pytest.raises(InputError, match=r"update.mtq: expected texts to be \.json"):
         apply_differences(base, [tmp_path / "update.mtq"], tmp_path / "made")
     assert {path.name for path in tmp_path.iterdir()} == {"base", "update.mtq"}
+
+
+def lost(made, old, new):
+    errors, energy = (
+        sum(float((first[name].double() - second[name].double()).square().sum()) for name in new)
+        for first, second in ((made, new), (old, new))
+    )
+    return errors / energy
+
+
+def moved(state):
+    generator = torch.Generator().manual_seed(9)
+    return {
+        name: tensor + (1e-3 * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
+        for name, tensor in state.items()
+    }
+
+
+def test_with_loss(tmp_path):
+    """Files and folders; a run that is resumed gives the same file."""
+    old, new = network(0), moved(network(0))
+    base, other = write(tmp_path / "base.safetensors", old), write_folder(tmp_path / "new", new, 3)
+    update, config = tmp_path / "update.mtq", metaq.CompressionConfig(max_error=0.05)
+    report = write_difference(base, other, update, config)
+    assert report["file_bytes"] == update.stat().st_size < 7000
+    assert 0.045 < report["relative_squared_error"] < 0.05
+    apply_differences(base, [update], tmp_path / "made.safetensors")
+    made = load_file(tmp_path / "made.safetensors")
+    assert lost(made, old, new) < 0.055  # some of it by rounding to bfloat16
+    assert torch.equal(made["norm"], new["norm"])
+    before = update.read_bytes()
+    write_difference(base, other, update, config, resume=True, force=True)
+    assert update.read_bytes() == before
+    assert not (tmp_path / "update.mtq.partial").exists()
+    apply_differences(other, [_other_way(tmp_path, other, base)], other)
+    assert_same(read_folder(other), old)
+
+
+def _other_way(tmp_path, base, new):
+    write_difference(base, new, tmp_path / "back.mtq")
+    return tmp_path / "back.mtq"
+
+
+def test_a_stopped_application_goes_on(tmp_path, monkeypatch):
+    """With the shards that are left; not with another difference."""
+    base, new = write_folder(tmp_path / "base", network(0), 3), write(tmp_path / "new.pt", network(1))
+    update, made, work = tmp_path / "update.mtq", tmp_path / "made", tmp_path / "made.partial"
+    write_difference(base, new, update)
+    write_file = updates._write_file
+
+    def stopped(application, path, names):
+        if "00002" in path.name:
+            raise KeyboardInterrupt
+        write_file(application, path, names)
+
+    monkeypatch.setattr(updates, "_write_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        apply_differences(base, [update], made)
+    monkeypatch.setattr(updates, "_write_file", write_file)
+    first = work / "model-00001-of-00003.safetensors"
+    written = first.stat().st_mtime_ns
+    assert not made.exists()
+    other = tmp_path / "other.mtq"
+    other.write_bytes(update.read_bytes())
+    with pytest.raises(InputError, match="expected the source and the options that the run began with"):
+        apply_differences(base, [other], made, resume=True)
+    apply_differences(base, [update], made, resume=True)
+    assert (made / first.name).stat().st_mtime_ns == written
+    assert_same(read_folder(made), network(1))
+    assert not work.exists()
 
 
 def test_what_is_refused_changes_nothing(tmp_path):

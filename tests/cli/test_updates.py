@@ -48,6 +48,21 @@ def test_inspect_and_verify(succeeds, fails, checkpoints):
     assert "chunk 0 to match its checksum" in fails("verify", path / "update.mtq")
 
 
+def test_with_loss(succeeds, fails, checkpoints):
+    path, new = checkpoints
+    places = (path / "base.pt", path / "new.pt", "-o", path / "update.mtq", "--json")
+    report = json.loads(succeeds("delta", *places, "--max-error", "0.02"))
+    assert 0.01 < report["relative_squared_error"] < 0.02
+    assert 0 < report["bits_per_weight"] < 1
+    assert report["file_bytes"] == (path / "update.mtq").stat().st_size
+    succeeds("apply", path / "base.pt", path / "update.mtq", "-o", path / "made.pt")
+    made = torch.load(path / "made.pt")
+    assert set(made) == set(new)
+    assert not made["a.weight"].equal(new["a.weight"])
+    expected = "expected at most one of max_error, size_bytes, bits"
+    assert expected in fails("delta", *places, "--force", "--bits", "1", "--size", "1kB")
+
+
 def test_what_is_refused(succeeds, fails, checkpoints):
     path, _ = checkpoints
     succeeds("delta", path / "base.pt", path / "new.pt", "-o", path / "update.mtq", "-q")

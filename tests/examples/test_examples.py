@@ -9,7 +9,12 @@ import pytest
 from launcher import python_on
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
-NEEDED = {"train_accelerate": "accelerate", "train_lightning": "lightning", "train_trainer": "transformers"}
+NEEDED = {
+    "flower": "flwr",
+    "train_accelerate": "accelerate",
+    "train_lightning": "lightning",
+    "train_trainer": "transformers",
+}
 """The library that an example is for, where it is not one that metaq needs itself."""
 
 

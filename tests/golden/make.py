@@ -1,15 +1,18 @@
 """The golden files' models, and `python tests/golden/make.py`, which writes every golden file anew."""
 
+import io
 from pathlib import Path
 
 import torch
 
 from metaq import compressed_model
+from metaq.checkpoints import delta
 from metaq.codebook import IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
-from metaq.differences import checksum, delta
+from metaq.differences import checksum
 from metaq.matrix_layout import MatrixLayout
 from metaq.quantizers.lossless import compress_losslessly
+from metaq.update_log import DeltaWriter
 
 FOLDER = Path(__file__).parent
 CODERS = ["stored", "huffman", "range", "mixing", "gzip", "zstd", "lzma", "rans", "adaptive"]
@@ -262,8 +265,27 @@ def lossless_file() -> bytes:
     return delta(lossless_base(), lossless_new(), {"step": "1"})
 
 
+LOG = "differences/steps.mtql"
+
+
+def log_steps() -> list[dict[str, torch.Tensor]]:
+    """The base of the difference without loss, what it makes of it, and that with a tensor moved."""
+    new = lossless_new()
+    return [lossless_base(), new, new | {"fresh": new["fresh"] + 1}]
+
+
+def log_file() -> bytes:
+    """The golden update log: a keyframe, a difference and a keyframe."""
+    file = io.BytesIO()
+    with DeltaWriter(file, keyframe_every=2) as log:
+        for place, state in enumerate(log_steps()):
+            log.append(state, 100 * place, {"place": str(place)})
+    return file.getvalue()
+
+
 def main() -> None:
     """Write them all."""
+    (FOLDER / LOG).write_bytes(log_file())
     (FOLDER / LOSSLESS).write_bytes(lossless_file())
     for name, (model, coder) in files().items():
         (FOLDER / name).write_bytes(compressed_model.encode(model, coder))

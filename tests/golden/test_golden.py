@@ -73,6 +73,17 @@ def test_the_difference_without_loss():
     assert sum(entry.change is not None for entry in entries.values()) > 9
 
 
+def test_the_update_log():
+    data = (FOLDER / make.LOG).read_bytes()
+    assert make.log_file() == data
+    with metaq.DeltaReader(FOLDER / make.LOG) as log:
+        assert log.steps == [0, 100, 200]
+        for step, state in zip(log.steps, make.log_steps(), strict=True):
+            assert metaq.checksum(log.read(step)) == metaq.checksum(state)
+        assert log.metadata(100) == {"place": "1"}
+        assert log.payload(200)[3:4] == b"\x01"
+
+
 def test_tied_tensors_stay_tied():
     decoded = load_tensors(Reader((FOLDER / "network-mixing.mtq").read_bytes()))
     assert decoded["decoder.weight"] is decoded["classifier.weight"]

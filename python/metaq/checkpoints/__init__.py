@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from metaq.checkpoints.decompression import decompress_path
     from metaq.checkpoints.folder_kind import FolderKind
     from metaq.checkpoints.places import work_folder
+    from metaq.checkpoints.state_delta import delta
     from metaq.checkpoints.state_dict import compress_state_dict
     from metaq.checkpoints.updates import apply_differences, fold_differences, write_difference
 
@@ -24,6 +25,7 @@ __all__ = [
     "compress_path",
     "compress_state_dict",
     "decompress_path",
+    "delta",
     "fold_differences",
     "work_folder",
     "write_difference",
@@ -40,6 +42,7 @@ _MODULES = {
     "compress_calibrated": "calibrated",
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",
+    "delta": "state_delta",
     "work_folder": "places",
     "write_difference": "updates",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -68,6 +68,7 @@ class Checkpoint:
         sources: for each part's name, which is the name of its `.mtq` file.
         folder: where files go; None for symbols in memory, as `symbols` gives them.
         workers: who share the work; what comes of it does not depend on them, bit for bit.
+        exact: names of tensors that stay as they are, whatever the configuration says.
 
     Raises:
         InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, or a
@@ -81,8 +82,9 @@ class Checkpoint:
         progress: Progress,
         folder: WorkFolder | None = None,
         workers: Workers | None = None,
+        exact: Collection[str] = (),
     ) -> None:
-        self.sources, self.config, self.folder = sources, config, folder
+        self.sources, self.config, self.folder, self.exact = sources, config, folder, exact
         self.owner = _owners(sources)
         config.check_names(self.owner)
         self.size_bytes = sum(size_bytes(source) for source in sources.values())
@@ -126,7 +128,7 @@ class Checkpoint:
         return {name: self.fixed.get(name) or self.quantizer.codebook(step) for name in self.quantized}
 
     def _plans(self) -> dict[str, TensorPlan]:
-        found = self._run(partial(Parts.plan, config=self.config))
+        found = self._run(partial(Parts.plan, config=self.config, exact=self.exact))
         names = [name for name, part in self.owner.items() if name not in self.sources[part].aliases]
         for name in names:
             if not found[name].is_finite:

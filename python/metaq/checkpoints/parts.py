@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import TypeVar
 
@@ -36,8 +36,11 @@ class Parts:
         self._cores = cores or os.cpu_count() or 1
         self.outer, self.inner = thread_counts(len(sources), self._cores)
 
-    def plan(self, config: CompressionConfig) -> dict[str, TensorPlan]:
+    def plan(self, config: CompressionConfig, exact: Collection[str]) -> dict[str, TensorPlan]:
         """How each tensor will be held, by its name; second names have no plan.
+
+        Args:
+            exact: names of tensors that stay as they are.
 
         Raises:
             InputError: a `.mtq` file cannot hold a tensor, or it cannot be read.
@@ -47,7 +50,7 @@ class Parts:
         self.progress.begin("reading", self._size_bytes())
 
         def plan(name: str) -> TensorPlan:
-            found = plan_tensor(owner[name], name, config)
+            found = plan_tensor(owner[name], name, config, name in exact)
             self.progress.advance(owner[name].layouts[name].size_bytes, 0)
             return found
 

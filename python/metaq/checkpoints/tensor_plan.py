@@ -60,8 +60,11 @@ def pieces(source: TensorSource, name: str) -> Iterator[Tensor]:
         yield source.read(name, elements[first : first + PIECE_ELEMENTS])
 
 
-def plan_tensor(source: TensorSource, name: str, config: CompressionConfig) -> TensorPlan:
+def plan_tensor(source: TensorSource, name: str, config: CompressionConfig, is_exact: bool = False) -> TensorPlan:
     """How a tensor will be held. One with NaN or infinite weights is never quantized: it is kept.
+
+    Args:
+        is_exact: keep a tensor of floating point as it is, whatever the configuration says.
 
     Raises:
         InputError: a `.mtq` file cannot hold the tensor, or it cannot be read.
@@ -76,7 +79,7 @@ def plan_tensor(source: TensorSource, name: str, config: CompressionConfig) -> T
     if config.lossless:
         levels = find_levels(map(words_of, pieces(source, name)), DTYPES[dtype]) if is_coded else None
         return TensorPlan(Storage.KEPT) if levels is None else TensorPlan(Storage.LEVELS, levels=levels)
-    if config.keeps(name):
+    if is_exact or config.keeps(name):
         return TensorPlan(Storage.KEPT)
     if is_coded and len(shape) >= 2 and 0 not in shape:
         return _measured(source, name)

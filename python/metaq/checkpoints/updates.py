@@ -6,20 +6,20 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from metaq import coding
+from metaq.checkpoints.config import CompressionConfig
 from metaq.checkpoints.networks import ShardedNetwork, found_folder, opened_network
 from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.checkpoints.resumable import WorkFolder
 from metaq.errors import InputError
 from metaq.files import read_bytes, write_atomically
 from metaq.format.applying import Application, in_memory, open_difference
 from metaq.format.changes import encode_difference
-from metaq.format.header import TensorEntry
-from metaq.format.network import Layout, Network, OctetNetwork, whole_source
-from metaq.format.writer import Source, encode
+from metaq.format.network import Layout, Network, OctetNetwork
+from metaq.format.whole_network import encode_network
 from metaq.io import format_for
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder
 from metaq.io.safetensors import Put, write_pieces
@@ -31,34 +31,55 @@ _logger = logging.getLogger(__name__)
 _FILE = "file "  # begins the metadata's keys of a folder's other files
 _TEXT_SUFFIXES = (".json", ".txt", ".md", ".jinja")  # of those: nothing that is run
 _TEXT_BYTES = 1 << 20
+_ONLY_KEY = "applied"  # what a shard of the result depends on beside the sources is nothing
 
 
 def write_difference(
-    base: Path, new: Path, output: Path, *, force: bool = False, progress: Progress | None = None
+    base: Path,
+    new: Path,
+    output: Path,
+    config: CompressionConfig | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write what makes one checkpoint of another, without loss, as a `.mtq` file.
+    """Write what makes one checkpoint of another as a `.mtq` file.
 
     Args:
         base: a checkpoint file, a `.mtq` file or a folder of shards.
         new: another one, of any of these kinds. Of folders, texts that differ are in the difference too.
+        config: to what error of the changes or to what size, as of `metaq.delta`; by default without loss.
+        resume: of a difference with loss, go on with the passes that a stopped run finished.
         force: replace an output that exists; the checkpoints never are.
 
     Returns:
-        the sizes in bytes, and the number of tensors that the difference has.
+        the sizes in bytes, and their ratio; with loss also the error and the bits per weight (`LossyReport`).
 
     Raises:
-        InputError: a checkpoint cannot be read, or the output cannot be written or exists.
+        InputError: a checkpoint cannot be read, no step leads to what is asked for, or the output cannot be written or
+            exists.
         FormatError: a `.mtq` file is not whole and unchanged.
     """
+    progress = progress or Progress()
     for source in (base, new):
         check_file(source, output, force)
     with opened_network(base) as old, opened_network(new) as other:
         texts = _changed_texts(base, new) if base.is_dir() and new.is_dir() else {}
-        metadata = {**other.metadata, **texts}
-        data = encode_difference(old, _Described(other, metadata), progress)
+        described = _Described(other, {**other.metadata, **texts})
         whole = sum(layout.size_bytes for layout in other.layouts.values())
-    write_atomically(output, data)
-    return {"checkpoint_bytes": whole, "file_bytes": len(data), "ratio": whole / len(data)}
+        if config is None or config.lossless:
+            data = encode_difference(old, described, progress)
+            write_atomically(output, data)
+            return _report(whole, len(data))
+        sources = {**_files("base", base), **_files("new", new)}
+        from metaq.checkpoints.lossy_updates import write_lossy_difference  # with torch
+
+        with working(output, "delta", sources, asdict(config), resume) as work:
+            found = write_lossy_difference(old, described, output, config, work, progress)
+        work.remove()
+    error, bits = found.relative_squared_error, found.bits_per_weight
+    return _report(whole, found.file_bytes) | {"relative_squared_error": error, "bits_per_weight": bits}
 
 
 def apply_differences(
@@ -66,6 +87,7 @@ def apply_differences(
     differences: Sequence[Path],
     output: Path,
     *,
+    resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> None:
@@ -75,6 +97,7 @@ def apply_differences(
         base: a checkpoint file, a `.mtq` file or a folder of shards.
         output: a place for a file of a known suffix or, of a folder, for one whose shards have the base's tensors. It
             may be the base itself, which then is replaced once all is done.
+        resume: of a folder, go on with the shards that a stopped run finished.
         force: replace another output that exists.
 
     Raises:
@@ -102,7 +125,11 @@ def apply_differences(
             if position + 1 < len(differences):
                 network = _between(application, output, opened, f"{network.name} with {difference}")
         if folder is not None:
-            _write_folder(application, folder, places, output, _checked_texts(texts, differences[-1]))
+            checked = _checked_texts(texts, differences[-1])
+            sources = {**_files("base", base), **_files("difference", *differences)}
+            with working(output, "apply", sources, {}, resume) as work:
+                _write_folder(application, folder, places, work, checked)
+                work.publish_all(output)
         else:
             _write_file(application, output, list(application.layouts))
 
@@ -136,7 +163,20 @@ def fold_differences(
         data = encode_difference(old, _Described(network, metadata), progress)
         whole = sum(layout.size_bytes for layout in network.layouts.values())
         write_atomically(output, data)
-    return {"checkpoint_bytes": whole, "file_bytes": len(data), "ratio": whole / len(data)}
+    return _report(whole, len(data))
+
+
+def _report(whole: int, size: int) -> dict[str, Any]:
+    return {"checkpoint_bytes": whole, "file_bytes": size, "ratio": whole / size}
+
+
+def _files(kind: str, *paths: Path) -> dict[str, Path]:
+    """The files that checkpoints or differences are read from, by names of their own."""
+    found: dict[str, Path] = {}
+    for place, path in enumerate(paths):
+        files = found_folder(path).paths() if path.is_dir() else {path.name: path}
+        found |= {f"{kind} {place}, {name}": file for name, file in files.items()}
+    return found
 
 
 class _Described:
@@ -167,7 +207,7 @@ def _write_file(application: Application, path: Path, names: Sequence[str]) -> N
     if path.suffix != SAFETENSORS:
         network = in_memory(application, names)
         if path.suffix == MTQ:
-            write_atomically(path, _encoded(network, metadata))
+            write_atomically(path, encode_network(network, metadata))
         else:
             format_for(path).write(path, _stored(network), metadata)
         return
@@ -192,42 +232,30 @@ def _stored(network: OctetNetwork) -> dict[str, StoredTensor]:
     }
 
 
-def _encoded(network: OctetNetwork, metadata: Mapping[str, str]) -> bytes:
-    places = {name: place for place, name in enumerate(network.layouts)}
-    sources = []
-    for name, layout in network.layouts.items():
-        if name in network.aliases:
-            entry = TensorEntry(name, layout.dtype, layout.shape, target=places[network.aliases[name]])
-            sources.append(Source(entry, None))
-        else:
-            sources.append(whole_source(name, layout, network.octets(name, range(layout.size))))
-    size_bytes = sum(layout.size_bytes for layout in network.layouts.values())
-    return encode(sources, metadata, coding.suitable(size_bytes, lossless=True))
-
-
 def _shard_suffix(folder: Folder) -> str:
     """Of the shards to be written: those of `.mtq` files become plain ones, as by `metaq decompress`."""
     return SAFETENSORS if folder.suffix == MTQ else folder.suffix
 
 
 def _write_folder(
-    application: Application, folder: Folder, places: Mapping[str, str], output: Path, texts: Mapping[str, str]
+    application: Application, folder: Folder, places: Mapping[str, str], work: WorkFolder, texts: Mapping[str, str]
 ) -> None:
-    """A folder whose shards have the tensors of the base's; new ones are in the last."""
+    """Shards with the tensors of the base's, new ones in the last, and all other files."""
     suffix = _shard_suffix(folder)
     names: dict[str, list[str]] = {shard: [] for shard in folder.shards}
     for name in application.layouts:
         names[places.get(name, folder.shards[-1])].append(name)
     shards = {shard: own for shard, own in names.items() if own}
-    with working(output, "apply", folder.paths(), {}, resume=False) as work:
-        for shard, own in shards.items():
-            _write_file(application, work.path / folder.renamed(shard, suffix), own)
-        _indexed(folder, shards, application.layouts).finish(work.path, suffix)
-        for key, text in texts.items():
-            place = work.path / key.removeprefix(_FILE)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, text.encode())
-        work.publish_all(output)
+    for shard, own in shards.items():
+        part = folder.renamed(shard, suffix)
+        if not work.is_written(part, _ONLY_KEY):
+            _write_file(application, work.path / part, own)
+            work.record(part, _ONLY_KEY, {})
+    _indexed(folder, shards, application.layouts).finish(work.path, suffix)
+    for key, text in texts.items():
+        place = work.path / key.removeprefix(_FILE)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, text.encode())
 
 
 def _indexed(folder: Folder, shards: Mapping[str, Sequence[str]], layouts: Mapping[str, Layout]) -> Folder:

@@ -7,33 +7,54 @@ from typing import Annotated
 
 import typer
 
-from metaq.cli.bars import byte_bar
-from metaq.cli.options import AsJson, Force, Output, Quiet
+from metaq.cli.bars import byte_bar, resumable
+from metaq.cli.options import AsJson, Force, Output, Quiet, Resume, parse_size
 from metaq.errors import InputError
 
 _Base = Annotated[
     Path,
     typer.Argument(help="The checkpoint that the receiver has: a file, a .mtq file or a folder.", show_default=False),
 ]
+_TARGET = "What to quantize changes to: one of these at most; without any, nothing is lost"
 
 
 def delta(
     base: _Base,
     new: Annotated[Path, typer.Argument(help="The checkpoint to come, of any of these kinds.", show_default=False)],
     output: Output,
+    bits: Annotated[
+        float | None,
+        typer.Option(help="Coded bits per weight that has changes to stay below.", rich_help_panel=_TARGET),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Size of the file to stay below: 4MB, 500kB, 20000.", rich_help_panel=_TARGET),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="Squared error of the changes, relative to them, to stay below.", rich_help_panel=_TARGET),
+    ] = None,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write what makes one checkpoint of another as a .mtq file, without loss, bit for bit.
+    """Write what makes one checkpoint of another as a .mtq file, without loss, or to an error or a size.
 
     What is equal takes nothing. "metaq apply" makes the new checkpoint of the base and this file, and of no other base.
+    With --bits, --size or --max-error changes of matrices and filters are quantized; all else stays exact.
     """
-    from metaq.checkpoints import write_difference
+    from metaq.checkpoints import CompressionConfig, write_difference
     from metaq.report.tables import print_result
 
-    with byte_bar(quiet) as progress:
-        report = write_difference(base, new, output, force=force, progress=progress)
+    config = CompressionConfig(
+        max_error=max_error,
+        size_bytes=None if size is None else parse_size(size),
+        bits=bits,
+        lossless=max_error is None and size is None and bits is None,
+    )
+    with resumable(output, quiet) as progress:
+        report = write_difference(base, new, output, config, resume=resume, force=force, progress=progress)
     print_result(report, as_json, quiet)
 
 
@@ -44,6 +65,7 @@ def apply(
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The place to write to.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the base, once all is done.")] = False,
+    resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,8 +79,9 @@ def apply(
     if (output is None) != in_place:
         found = "both" if in_place else "neither"
         raise InputError(f"metaq apply: expected either --output or --in-place, found {found}")
-    with byte_bar(quiet) as progress:
-        apply_differences(base, differences, base if output is None else output, force=force, progress=progress)
+    place = base if output is None else output
+    with resumable(place, quiet) as progress:
+        apply_differences(base, differences, place, resume=resume, force=force, progress=progress)
 
 
 def fold(

@@ -185,15 +185,18 @@ class Application:
         return work
 
 
-def open_difference(difference: bytes | memoryview | str | os.PathLike[str]) -> Reader:
+def open_difference(difference: bytes | memoryview | str | os.PathLike[str], name: str = "difference") -> Reader:
     """A difference in memory or at a path, to be read.
+
+    Args:
+        name: what messages call one in memory.
 
     Raises:
         InputError: the path cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
     if isinstance(difference, bytes | memoryview):
-        return Reader(difference, "difference", takes_differences=True)
+        return Reader(difference, name, takes_differences=True)
     return Reader(map_bytes(difference), str(difference), takes_differences=True)
 
 

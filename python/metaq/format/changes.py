@@ -33,15 +33,15 @@ def encode_difference(base: Network, new: Network, progress: Progress | None = N
     with ThreadPoolExecutor(1) as pool:
         checksum = pool.submit(base_checksum, base)
         progress.begin("comparing", sum(layout.size_bytes for layout in new.layouts.values()))
-        sources = _Comparison(base, new, progress).sources()
+        sources = Comparison(base, new, progress).sources()
         changes = [source.entry for source in sources if source.entry.change and source.entry.change.differing]
         coded = sum(entry.change.common * entry.dtype.itemsize for entry in changes if entry.change)
         progress.begin("coding changes", coded)
         return encode(sources, new.metadata, "rans", checksum.result())
 
 
-class _Comparison:
-    """Finds the entries of a difference."""
+class Comparison:
+    """Finds what a difference has of each tensor."""
 
     def __init__(self, base: Network, new: Network, progress: Progress) -> None:
         self.base, self.new, self.progress = base, new, progress
@@ -57,23 +57,25 @@ class _Comparison:
                 self._places[name] = len(found)
                 found.append(source)
             self.progress.advance(layout.size_bytes, 0)
-        for name, layout in self.base.layouts.items():
-            if name not in self.new.layouts:
-                found.append(Source(TensorEntry(name, layout.dtype, (0,), is_removed=True), None))
-        return found
+        return found + [Source(entry, None) for entry in self.removed()]
+
+    def removed(self) -> list[TensorEntry]:
+        """Entries of the base's tensors that are gone."""
+        gone = {name: layout for name, layout in self.base.layouts.items() if name not in self.new.layouts}
+        return [TensorEntry(name, layout.dtype, (0,), is_removed=True) for name, layout in gone.items()]
 
     def _source(self, name: str, layout: Layout, found: list[Source]) -> Source | None:
         first = self.new.aliases.get(name)
         if first in self._places:
             place = self._places[first]
             return Source(TensorEntry(name, layout.dtype, (), target=place), None)
-        before = name if name in self.base.layouts else self._renamed(name, layout)
+        before = name if name in self.base.layouts else self.renamed(name, layout)
         if before is None:
             return self._whole(name, layout)
         common = _common_elements(self.base.layouts[before], layout)
         if not common:
             return self._whole(name, layout)
-        is_equal = all(self._is_equal(name, before, piece) for piece in pieces(common))
+        is_equal = all(self.is_equal(name, before, piece) for piece in pieces(common))
         if is_equal and before == name and self.base.layouts[before].shape == layout.shape:
             return None
         if not is_equal and self._is_better_whole(name, before, common):
@@ -97,7 +99,8 @@ class _Comparison:
 
         return Source(entry, words, elements)
 
-    def _is_equal(self, name: str, source: str, piece: range) -> bool:
+    def is_equal(self, name: str, source: str, piece: range) -> bool:
+        """Whether elements are those of a tensor of the base, bit for bit."""
         before, now = self.base.octets(source, piece), self.new.octets(name, piece)
         wide = np.uint64 if before.size % 8 == 0 else np.uint8
         return np.array_equal(before.view(wide), now.view(wide))
@@ -120,7 +123,7 @@ class _Comparison:
         )
         return whole < len(as_changes)
 
-    def _renamed(self, name: str, layout: Layout) -> str | None:
+    def renamed(self, name: str, layout: Layout) -> str | None:
         """A tensor of the base with the same content; or the only one that is gone and whose name ends alike."""
         if layout.dtype.name == "bool" or not layout.size:
             return None

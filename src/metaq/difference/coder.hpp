@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "metaq/base/bits.hpp"
@@ -119,6 +120,7 @@ public:
 
 private:
     static constexpr std::uint8_t kChanged = 4;
+    static constexpr std::size_t kChangedSlots = kClassLimit * kHistories;
     using States = std::array<std::uint32_t, kLaneLimit>;
 
     Word base(std::size_t i) const { return load<Word>(base_ + i * sizeof(Word)); }
@@ -217,18 +219,38 @@ private:
         }
     }
 
-    // Every lane has a whole unit.
+    // Every lane has a whole unit. The intervals of all elements are looked up first, so that the loop that waits for the
+    // states does little else; it is written out for each lane, because compilers leave the states in memory otherwise.
     void encode_round(const Intervals& intervals, States& states, std::span<const std::uint32_t> units) {
         States own = states;
-        std::array<std::size_t, kLaneLimit> first;
-        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) first[lane] = units[lane] * kUnit;
+        std::array<std::uint8_t, kUnit * kLaneLimit> slots;
+        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) find_slots(units[lane] * kUnit, slots.data() + lane);
         std::uint16_t* words = words_end_;
         for (std::size_t step = kUnit; step-- > 0;) {
-            for (std::size_t lane = kLaneLimit; lane-- > 0;)
-                encode_element(intervals, own[lane], first[lane] + step, words);
+            const std::uint8_t* const of_step = slots.data() + step * kLaneLimit;
+            [&]<std::size_t... kPlaces>(std::index_sequence<kPlaces...>) {
+                (encode_element(intervals, own[kLaneLimit - 1 - kPlaces], of_step[kLaneLimit - 1 - kPlaces],
+                                units[kLaneLimit - 1 - kPlaces] * kUnit + step, words),
+                 ...);
+            }(std::make_index_sequence<kLaneLimit>());
         }
         words_end_ = words;
         states = own;
+    }
+
+    // Of a unit's elements, every kLaneLimit-th of `slots`. Stores of bytes may change any member, so that these are copied.
+    void find_slots(std::size_t first, std::uint8_t* slots) const {
+        const std::uint8_t* const base = base_ + first * sizeof(Word);
+        const std::uint8_t* const found = found_.get() + first;
+        const unsigned mantissa_bits = mantissa_bits_;
+        for (std::size_t i = 0; i < kUnit; ++i)
+            slots[i * kLaneLimit] = slot_of(load<Word>(base + i * sizeof(Word)), found[i], mantissa_bits);
+    }
+
+    // Which interval of those that stay or, from kChangedSlots on, of those that change is an element's.
+    std::uint8_t slot_of(Word word, std::uint8_t found, unsigned mantissa_bits) const {
+        const std::size_t place = places_[key_of<Word, kIsFloat>(word, mantissa_bits)];
+        return static_cast<std::uint8_t>(place + found + found / kChanged * (kChangedSlots - kChanged));
     }
 
     // The last lane's unit has `last_size` elements.
@@ -237,23 +259,30 @@ private:
         for (std::size_t step = units.size() > 1 ? kUnit : last_size; step-- > 0;) {
             for (std::size_t lane = units.size(); lane-- > 0;) {
                 if (lane + 1 == units.size() && step >= last_size) continue;
-                encode_element(intervals, states[lane], units[lane] * kUnit + step, words_end_);
+                const std::size_t i = units[lane] * kUnit + step;
+                encode_element(intervals, states[lane], slot_of(base(i), found_[i], mantissa_bits_), i, words_end_);
             }
         }
     }
 
-    void encode_element(const Intervals& intervals, std::uint32_t& state, std::size_t i, std::uint16_t*& words) {
-        const Word from = base(i);
-        const std::size_t place = places_[key_of<Word, kIsFloat>(from, mantissa_bits_)];
-        const std::uint8_t found = found_[i], history = found & 3;
-        if (found < kChanged) return push_unchanged(state, intervals.unchanged[place + history], words);
+    [[gnu::always_inline]] void encode_element(const Intervals& intervals, std::uint32_t& state, std::size_t slot,
+                                               std::size_t i, std::uint16_t*& words) {
+        if (slot < kChangedSlots) {
+            push_unchanged(state, intervals.unchanged[slot], words);
+        } else {
+            encode_change(intervals, state, slot - kChangedSlots, i, words);
+        }
+    }
+
+    [[gnu::noinline]] void encode_change(const Intervals& intervals, std::uint32_t& state, std::size_t slot,
+                                         std::size_t i, std::uint16_t*& words) {
         std::uint64_t magnitude = 0;
-        const std::size_t symbol = symbol_of(distance<Word, kIsFloat>(from, other(i)), magnitude);
+        const std::size_t symbol = symbol_of(distance<Word, kIsFloat>(base(i), other(i)), magnitude);
         const MagnitudeClass& of_symbol = kClasses[symbol >> 1];
         *raw_end_ = {magnitude - of_symbol.least, of_symbol.bits};
         raw_end_ += of_symbol.bits > 0 ? 1 : 0;
-        push(state, intervals.symbols[place / kHistories][symbol], words);
-        push(state, intervals.changed[place + history], words);
+        push(state, intervals.symbols[slot / kHistories][symbol], words);
+        push(state, intervals.changed[slot], words);
     }
 
     template <class Sink>

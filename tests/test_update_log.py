@@ -1,0 +1,299 @@
+"""Update logs: what comes back from any step, what a kill or a cut leaves, what is refused."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+import metaq
+import metaq.numpy
+from metaq.errors import FormatError, InputError
+from metaq.format import log_file
+
+
+def states(count, size=40):
+    """Steps of a bfloat16 matrix with a tied name, a norm that is frozen, and a counter; the last has a tensor more."""
+    generator = torch.Generator().manual_seed(0)
+    weight = (0.02 * torch.randn(size, size, generator=generator)).bfloat16()
+    for step in range(count):
+        state = {"weight": weight, "norm": torch.ones(size), "steps": torch.tensor(step), "tied": weight}
+        yield state | ({"new": torch.randn(3, generator=generator)} if step == count - 1 else {})
+        noise = 1e-5 * torch.randn(size, size, generator=generator)
+        weight = (weight.float() + noise).bfloat16()
+
+
+def assert_same(found, expected):
+    assert set(found) == set(expected)
+    assert metaq.checksum(found) == metaq.checksum(expected)
+
+
+@pytest.fixture(scope="module")
+def written():
+    """A log in memory of seven steps with two keyframes, and the states."""
+    made, file = list(states(7)), io.BytesIO()
+    with metaq.DeltaWriter(file, keyframe_every=4) as log:
+        for place, state in enumerate(made):
+            log.append(state, 10 * place, {"place": str(place)})
+    return file.getvalue(), made
+
+
+def test_every_step_is_read(written):
+    data, made = written
+    log = metaq.DeltaReader(io.BytesIO(data))
+    assert log.steps == [0, 10, 20, 30, 40, 50, 60]
+    for step, state in zip(log.steps, made, strict=True):
+        assert_same(log.read(step), state)
+        assert log.metadata(step) == {"place": str(step // 10)}
+    found = log.read()
+    assert_same(found, made[-1])
+    assert found["tied"] is found["weight"]
+    for (step, state), expected in zip(log.read_from(20), made[2:], strict=True):
+        assert_same(state, expected)
+        state["weight"][:] = step  # which the next step is not made of
+
+
+def test_payloads_are_networks_and_differences(written):
+    data, made = written
+    log = metaq.DeltaReader(io.BytesIO(data))
+    assert_same(metaq.apply(made[1], log.payload(20)), made[2])
+    assert metaq.numpy.load(log.payload(40)).keys() == made[4].keys()
+    sizes = [len(log.payload(step)) for step in log.steps]
+    assert sizes[1] < sizes[0] / 5
+
+
+def test_another_writer_goes_on(tmp_path):
+    path, made = tmp_path / "run.mtql", list(states(5))
+    for part in (made[:2], made[2:3], made[3:]):
+        with metaq.DeltaWriter(path) as log:
+            for state in part:
+                assert log.append(state) > 0
+    with metaq.DeltaReader(path) as log:
+        assert log.steps == [0, 1, 2, 3, 4]
+        assert_same(log.read(), made[4])
+        assert_same(log.read(0), made[0])
+    assert path.stat().st_size < 5000
+
+
+def test_a_reader_follows(tmp_path):
+    path, made = tmp_path / "run.mtql", list(states(3))
+    with metaq.DeltaWriter(path) as writer, metaq.DeltaReader(path) as reader:
+        assert reader.steps == []
+        with pytest.raises(InputError, match=r"run.mtql: expected a step, found none yet"):
+            reader.read()
+        for count, state in enumerate(made, 1):
+            writer.append(state)
+            assert len(reader.steps) == count
+            assert_same(reader.read(), state)
+
+
+def test_old_steps_are_dropped(tmp_path):
+    path, made = tmp_path / "run.mtql", list(states(7))
+    with metaq.DeltaWriter(path, keyframe_every=4) as log:
+        for state in made[:6]:
+            log.append(state, metadata={"is": "kept"})
+        before = path.stat().st_size
+        for step, left in ((0, 6), (2, 4), (4, 2)):  # of which 2 becomes a keyframe and 4 is one
+            log.drop(before=step)
+            assert log.steps == list(range(6 - left, 6))
+            with metaq.DeltaReader(path) as reader:
+                for place in log.steps:
+                    assert_same(reader.read(place), made[place])
+                    assert reader.metadata(place) == {"is": "kept"}
+        with pytest.raises(InputError, match="expected a step of 6 or more to keep, found none"):
+            log.drop(before=6)
+        log.append(made[6])
+    assert path.stat().st_size < before
+    assert_same(metaq.DeltaReader(io.BytesIO(path.read_bytes())).read(), made[6])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.mtql"]
+    with pytest.raises(InputError, match="expected a log at a path"):
+        metaq.DeltaWriter(io.BytesIO(path.read_bytes())).drop(before=6)
+
+
+def test_cut_at_every_byte(written):
+    """All whole steps are there, and a writer goes on behind them."""
+    data, made = written
+    ends = [record.start + record.size_bytes + 1 for record in metaq.DeltaReader(io.BytesIO(data))._log.records]
+    for size in range(len(data) + 1):
+        count = sum(end <= size for end in ends)
+        assert len(metaq.DeltaReader(io.BytesIO(data[:size])).steps) == count
+    for size in (0, 3, *(end + offset for end in ends[:3] for offset in (-1, 0, 1, 30))):
+        file, count = io.BytesIO(data[:size]), sum(end <= size for end in ends)
+        with metaq.DeltaWriter(file) as log:
+            log.append(made[count])
+        reader = metaq.DeltaReader(file)
+        assert len(reader.steps) == count + 1
+        for place, step in enumerate(reader.steps):
+            assert_same(reader.read(step), made[place])
+
+
+def test_damage_is_found(written):
+    data, made = written
+    generator = np.random.default_rng(0)
+    for place in generator.integers(0, len(data) - 1, 60):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << generator.integers(0, 8)
+        with pytest.raises((FormatError, InputError)):  # noqa: PT012 - where it is found is open
+            log = metaq.DeltaReader(io.BytesIO(damaged))
+            assert len(log.steps) == len(made)
+            for _ in log.read_from(0):
+                pass
+
+
+def record(kind=0, step=0, payload=b"", magic=b"STEP", reserved=b"\0\0\0", end=b"\1"):
+    """A record as docs/format.md has it, or nearly so."""
+    head = magic + bytes([kind]) + reserved + struct.pack("<QQ", step, len(payload))
+    return head + struct.pack("<I", zlib.crc32(head)) + payload + end
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"MTQL\x02", r"expected an update log, which starts with b'MTQL\\x01', found b'MTQL\\x02'"),
+        (b"MTQL\x01" + record(magic=b"step"), "byte 5: expected a step's head that matches its checksum"),
+        (b"MTQL\x01" + record()[:20] + b"\1" + record()[21:], "byte 5: expected a step's head that matches"),
+        (b"MTQL\x01" + record(kind=1), "byte 5: expected a keyframe, found kind 1"),
+        (b"MTQL\x01" + record() + record(kind=2, step=1), "byte 34: expected a keyframe or a difference, found kind 2"),
+        (b"MTQL\x01" + record(reserved=b"\0\1\0"), "byte 5: expected three reserved bytes of 0, found another"),
+        (b"MTQL\x01" + record(step=3) + record(step=3), "byte 34: expected a step above 3, found 3"),
+        (b"MTQL\x01" + record(step=7, end=b"\0"), r"step 7: expected b'\\x01' at its end, found b'\\x00'"),
+    ],
+)
+def test_what_is_no_log(data, message):
+    for size in range(len(data) + 1, len(data) + 30, 7):  # what follows does not matter
+        with pytest.raises(FormatError, match=message):
+            metaq.DeltaReader(io.BytesIO(data.ljust(size, b"S")))
+
+
+def test_payloads_of_the_other_kind(written):
+    payloads = [metaq.DeltaReader(io.BytesIO(written[0])).payload(step) for step in (0, 10)]
+    log = metaq.DeltaReader(io.BytesIO(b"MTQL\x01" + record(payload=payloads[1])))
+    with pytest.raises(InputError, match="update log, step 0: expected a whole model, found a difference"):
+        log.read()
+    log = metaq.DeltaReader(io.BytesIO(b"MTQL\x01" + record(payload=payloads[0]) + record(1, 1, payloads[0])))
+    with pytest.raises(InputError, match="update log, step 1: expected a difference, found a whole model"):
+        log.read()
+    assert_same(log.read(0), written[1][0])
+
+
+WRITER = """
+import sys, numpy, metaq.numpy
+with metaq.numpy.DeltaWriter(sys.argv[1], keyframe_every=3) as log:
+    while True:
+        step = log.steps[-1] + 1 if log.steps else 0
+        log.append({"w": numpy.full((50, 50), step), "b": numpy.arange(9.0) + step})
+        print(step, flush=True)
+"""
+
+
+def test_a_writer_is_killed_at_any_moment(tmp_path):
+    """What it said is written is there; what it did not say is there whole or not at all."""
+    path, generator = tmp_path / "run.mtql", np.random.default_rng()
+    last = -1
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert int(process.stdout.readline()) == last + 1
+        time.sleep(generator.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        said = [last + 1, *map(int, process.communicate()[0].split())]
+        with metaq.DeltaReader(path) as log:
+            last = log.steps[-1]
+            assert log.steps == list(range(last + 1))
+            assert last in (said[-1], said[-1] + 1)
+            for step, state in log.read_from(0):
+                assert (state["w"] == step).all()
+    with metaq.DeltaWriter(path) as log:
+        log.append({"w": torch.zeros(1)})
+
+
+class Filling(io.BytesIO):
+    """A file on a disk with little room."""
+
+    room = 10**9
+
+    def write(self, data):
+        if self.tell() + len(data) > self.room:
+            super().write(bytes(data)[: self.room - self.tell()])
+            raise OSError(28, "No space left on device")
+        return super().write(data)
+
+
+def test_the_disk_is_full():
+    made, file = list(states(3)), Filling()
+    log = metaq.DeltaWriter(file)
+    log.append(made[0])
+    before = file.getvalue()
+    for room in (10, 40, 300):
+        file.room = len(before) + room
+        with pytest.raises(InputError, match=r"disk full: update log: expected room for \d+ bytes"):
+            log.append(made[1])
+        assert file.getvalue() == before
+    file.room = 10**9
+    log.append(made[1])
+    assert_same(metaq.DeltaReader(file).read(), made[1])
+
+
+def test_what_is_refused(tmp_path):
+    path = tmp_path / "run.mtql"
+    state = {"w": torch.zeros(3)}
+    with metaq.DeltaWriter(path) as log:
+        with pytest.raises(InputError, match=r"run.mtql: expected no other writer of this log, found one"):
+            metaq.DeltaWriter(path)
+        log.append(state, 5)
+        for step in (5, 4, -1, 2**64):
+            with pytest.raises(InputError, match=f"expected a step of 6 or more, found {step}"):
+                log.append(state, step)
+        with pytest.raises(InputError, match="tensor 'w': expected one of"):
+            log.append({"w": torch.zeros(3, dtype=torch.complex64)})
+        assert log.steps == [5]
+    with (
+        metaq.DeltaReader(path) as reader,
+        pytest.raises(InputError, match="expected step 4, found steps 5 to 5, 1 in all"),
+    ):
+        reader.read(4)
+    with pytest.raises(InputError, match=r"none.mtql: expected a readable file, found No such file"):
+        metaq.DeltaReader(tmp_path / "none.mtql")
+    with pytest.raises(InputError, match="keyframe_every: expected at least 1, found 0"):
+        metaq.DeltaWriter(path, keyframe_every=0)
+    with pytest.raises(FormatError, match="expected an update log, which starts with"):
+        metaq.DeltaReader(io.BytesIO(b"MTQ\x01 is another kind"))
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe, pytest.raises(InputError, match="a path, or a file that is seekable"):
+        metaq.DeltaReader(pipe)
+    with path.open("rb") as file, pytest.raises(InputError, match="a file that is writable"):
+        metaq.DeltaWriter(file)
+
+
+def test_a_difference_from_another_network_is_refused(written):
+    data, _ = written
+    file = log_file.LogFile(io.BytesIO(), "mixed")
+    for place in (0, 2):
+        record = metaq.DeltaReader(io.BytesIO(data))._log.records[place]
+        source = log_file.LogFile(io.BytesIO(data), "")
+        file.append(record.step, record.is_keyframe, source.payload(record))
+    with pytest.raises(
+        InputError, match=r"log, step 20: expected the base [0-9a-f]+\.{3}, found [0-9a-f]+\.{3} in update log, step 0"
+    ):
+        metaq.DeltaReader(file.file).read()
+
+
+def test_arrays_without_torch():
+    made = [{"w": np.full(9, step, ml_dtypes.bfloat16), "n": np.arange(step)} for step in range(3)]
+    file = io.BytesIO()
+    with metaq.numpy.DeltaWriter(file) as log:
+        for arrays in made:
+            log.append(arrays)
+    reader = metaq.numpy.DeltaReader(file)
+    for step, arrays in reader.read_from(0):
+        assert {name: (a.dtype, a.tobytes()) for name, a in arrays.items()} == {
+            name: (a.dtype, a.tobytes()) for name, a in made[step].items()
+        }
