@@ -138,7 +138,7 @@ def test_larger_networks_at_three_bits(network, name, measure, form):
         figure = form.format(row[measure]).replace("%", " %")
         is_file = "yes" if row["is_file"] else "no"
         expected = [f"{row['bits_per_parameter']:.3f}", figure, before, is_file]
-        assert cells("docs/checkpoints.md", network, row["method"]) == expected
+        assert cells("docs/checkpoints.md", network, row["method"], f"{row['setting']:g}") == expected
 
 
 def test_layers_above_the_bound():
