@@ -86,8 +86,11 @@ class LogFile:
             raise FormatError(f"{self.name}, step {record.step}: expected {record.size_bytes} bytes, found {found}")
         return data
 
-    def append(self, step: int, is_keyframe: bool, payload: bytes) -> int:
+    def append(self, step: int, is_keyframe: bool, payload: bytes, *, is_synced: bool = True) -> int:
         """Write a record, whole or not at all: its last byte follows once all others are on the disk.
+
+        Args:
+            is_synced: whether it is; not where the whole file is synced at the end and then takes its place.
 
         Returns:
             The bytes that it takes.
@@ -101,9 +104,11 @@ class LogFile:
             self._cut()
             self._write(fields + struct.pack("<I", zlib.crc32(fields)))
             self._write(payload)
-            self._sync()
+            if is_synced:
+                self._sync()
             self._write(_END)
-            self._sync()
+            if is_synced:
+                self._sync()
         except BaseException as error:
             with suppress(OSError, ValueError):
                 self._cut()

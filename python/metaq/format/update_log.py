@@ -231,9 +231,9 @@ class LogWriter:
         payload = self._log.payload(first) if first.is_keyframe else encode_network(network_at(self._log, place))
         with atomic_file(self._path) as file:
             new = LogFile(file, self._log.name)
-            new.append(first.step, True, payload)
+            new.append(first.step, True, payload, is_synced=False)
             for record in others:
-                new.append(record.step, record.is_keyframe, self._log.payload(record))
+                new.append(record.step, record.is_keyframe, self._log.payload(record), is_synced=False)
         self._log.file.close()
         self._log = self._opened_log(self._path)
         self._log.scan()
