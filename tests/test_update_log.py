@@ -228,6 +228,10 @@ class Filling(io.BytesIO):
 
 def test_the_disk_is_full():
     made, file = list(states(3)), Filling()
+    file.room = 3
+    with pytest.raises(InputError, match="disk full: update log: expected room for more bytes"):
+        metaq.DeltaWriter(file)
+    file.room = 10**9
     log = metaq.DeltaWriter(file)
     log.append(made[0])
     before = file.getvalue()
@@ -249,7 +253,7 @@ def test_what_is_refused(tmp_path):
             metaq.DeltaWriter(path)
         log.append(state, 5)
         for step in (5, 4, -1, 2**64):
-            with pytest.raises(InputError, match=f"expected a step of 6 or more, found {step}"):
+            with pytest.raises(InputError, match=f"expected a step from 6 to {2**64 - 1}, found {step}"):
                 log.append(state, step)
         with pytest.raises(InputError, match="tensor 'w': expected one of"):
             log.append({"w": torch.zeros(3, dtype=torch.complex64)})
@@ -261,6 +265,15 @@ def test_what_is_refused(tmp_path):
         reader.read(4)
     with pytest.raises(InputError, match=r"none.mtql: expected a readable file, found No such file"):
         metaq.DeltaReader(tmp_path / "none.mtql")
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", "/dev/null"):
+        for opening in (metaq.DeltaReader, metaq.DeltaWriter):
+            with pytest.raises(InputError, match=r"expected a (read|writ)able file, found a device or pipe"):
+                opening(place)
+    with metaq.DeltaWriter(tmp_path / "last.mtql") as log:
+        log.append(state, 2**64 - 1)
+        with pytest.raises(InputError, match=f"expected a step from {2**64} to {2**64 - 1}, found {2**64}"):
+            log.append(state)
     with pytest.raises(InputError, match="keyframe_every: expected at least 1, found 0"):
         metaq.DeltaWriter(path, keyframe_every=0)
     with pytest.raises(FormatError, match="expected an update log, which starts with"):

@@ -61,6 +61,31 @@ def test_equal_networks_are_a_header(base):
     assert_same(metaq.apply(base, data), base)
 
 
+def test_equal_tensors_of_any_dtype_take_nothing(base):
+    state = base | {"mask": torch.randn(90, 80) > 0, "empty": torch.zeros(0, 3), "scalar": torch.tensor(True)}
+    data = metaq.delta(state, {name: tensor.clone() for name, tensor in state.items()})
+    assert len(data) < 70
+    new = state | {"mask": ~state["mask"], "empty": torch.zeros(3, 0), "scalar": torch.tensor(False)}
+    assert set(entries(metaq.delta(state, new))) == {"mask", "empty", "scalar"}
+    assert_same(metaq.apply(state, metaq.delta(state, new)), new)
+
+
+def test_mappings_that_make_tensors_when_they_are_asked(tmp_path):
+    """Which may be at the same address one after the other."""
+
+    class Made(dict):
+        def items(self):
+            return ((name, tensor.clone()) for name, tensor in super().items())
+
+    old, new = ({name: torch.randn(1000) for name in "abcdef"} for _ in range(2))
+    assert_same(metaq.apply(Made(old), metaq.delta(Made(old), Made(new))), new)
+    np.savez(tmp_path / "old.npz", **as_arrays(old))
+    np.savez(tmp_path / "new.npz", **as_arrays(new))
+    with np.load(tmp_path / "old.npz") as first, np.load(tmp_path / "new.npz") as second:
+        made = metaq.numpy.apply(first, metaq.numpy.delta(first, second))
+    assert all(np.array_equal(made[name], tensor) for name, tensor in as_arrays(new).items())
+
+
 def test_ties_come_and_go(base):
     apart = base | {"tied": base["tied"].clone()}
     together = apart | {"1.weight": apart["0.weight"]}
@@ -282,8 +307,24 @@ def test_where_nothing_can_be_quantized_nothing_is_lost(base):
     assert metaq.delta(base, base, config=config) == metaq.delta(base, base)
     with pytest.raises(InputError, match=r"size_bytes: expected at least [0-9]+, because the difference has nothing"):
         metaq.delta(base, new, config=metaq.CompressionConfig(size_bytes=20))
-    with pytest.raises(InputError, match="size_bytes"):
-        metaq.delta(*surgery(), config=metaq.CompressionConfig(size_bytes=600))
+    for size in (20, 600):
+        with pytest.raises(InputError, match=f"size_bytes: expected at least .*, found {size}$"):
+            metaq.delta(*surgery(), config=metaq.CompressionConfig(size_bytes=size))
+
+
+def test_what_else_a_configuration_says():
+    """Patterns may be of tensors that do not change, and a coder is of what is held as it is."""
+    old, new = (
+        {"w": torch.zeros(60, 60), "same": torch.ones(9, 9)},
+        {"w": torch.randn(60, 60), "same": torch.ones(9, 9)},
+    )
+    kept = metaq.delta(old, new, config=metaq.CompressionConfig(bits=2, keep=("same",)))
+    assert kept == metaq.delta(old, new, config=metaq.CompressionConfig(bits=2))
+    with pytest.raises(InputError, match="pattern 'none': expected one that matches"):
+        metaq.delta(old, new, config=metaq.CompressionConfig(bits=2, keep=("none",)))
+    stored = metaq.delta(old, new, config=metaq.CompressionConfig(lossless=True, coder="stored"))
+    assert len(stored) > len(metaq.delta(old, new))
+    assert_same(metaq.apply(old, stored), new)
 
 
 def test_into_a_model(tmp_path):

@@ -186,6 +186,7 @@ def shared_names(state: Mapping[str, Tensor]) -> dict[str, str]:
     """Second names of tensors that are the same memory, each with the first name."""
     aliases: dict[str, str] = {}
     seen: dict[tuple[object, ...], str] = {}
+    state = dict(state)  # a mapping that makes tensors when it is asked could give two the same address
     for name, tensor in state.items():
         identity = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.is_neg())
         first = seen.setdefault(identity, name) if tensor.numel() else name

@@ -180,10 +180,13 @@ def test_folders_of_other_files(tmp_path):
 
 def test_what_is_not_in_the_difference_is_said(tmp_path, caplog):
     base, new = write_folder(tmp_path / "base", network(0), 2), write_folder(tmp_path / "new", network(1), 2)
+    (base / "merges.txt").write_text("a b")
     (new / "model.py").write_text("1")
     (new / "image.txt").write_bytes(b"\xff")
     write_difference(base, new, tmp_path / "update.mtq")
-    assert [Path(record.args[0]).name for record in caplog.records] == ["image.txt", "model.py"]
+    assert [Path(record.args[0]).name for record in caplog.records] == ["base", "image.txt", "model.py"]
+    assert "has files that are not in " in caplog.records[0].message
+    assert caplog.records[0].message.endswith("new: merges.txt; a difference removes none")
     assert "is not in the difference; copy it by hand" in caplog.text
 
 
@@ -268,10 +271,28 @@ def test_a_stopped_application_goes_on(tmp_path, monkeypatch):
     assert not work.exists()
 
 
+def test_folders_with_dots_in_their_names(tmp_path):
+    base = write_folder(tmp_path / "base-3.1", network(0), 2)
+    write_difference(base, write(tmp_path / "new.pt", network(1)), tmp_path / "update.mtq")
+    apply_differences(base, [tmp_path / "update.mtq"], tmp_path / "made-3.1-8b")
+    assert_same(read_folder(tmp_path / "made-3.1-8b"), network(1))
+
+
 def test_what_is_refused_changes_nothing(tmp_path):
     base, new = write(tmp_path / "base.safetensors", network(0)), write(tmp_path / "new.safetensors", network(1))
     update = tmp_path / "update.mtq"
     write_difference(base, new, update)
+    for source in (base, update):
+        with pytest.raises(InputError, match="expected another place than the source"):
+            fold_differences(base, [update], source, force=True)
+    with pytest.raises(InputError, match=r"update.mtq: expected another place than the source"):
+        apply_differences(base, [update], update, force=True)
+    with pytest.raises(InputError, match="-: expected a place for a file, found standard output"):
+        write_difference(base, new, Path("-"))
+    with pytest.raises(InputError, match="resume: expected a difference with loss, since"):
+        write_difference(base, new, tmp_path / "again.mtq", resume=True)
+    with pytest.raises(InputError, match="resume: expected a folder to write, since"):
+        apply_differences(base, [update], tmp_path / "made.pt", resume=True)
     with pytest.raises(InputError, match="expected no such file yet, found one; --force replaces it"):
         write_difference(base, new, update)
     write_difference(base, new, update, force=True)

@@ -28,6 +28,27 @@ def test_there_and_back(succeeds, checkpoints):
     assert metaq.checksum(torch.load(path / "base.pt")) == metaq.checksum(new)
 
 
+def test_state_dicts_among_others(succeeds, fails, checkpoints):
+    """Keys say which; a file with more in it than a state dict is not replaced."""
+    path, new = checkpoints
+    base = torch.load(path / "base.pt")
+    torch.save({"net": base, "average": new}, path / "several.pt")
+    places = ("delta", path / "several.pt", path / "several.pt", "-o", path / "update.mtq", "-q")
+    assert "say which with --base-key NAME" in fails(*places)
+    assert "say which with --key NAME" in fails(*places, "--base-key", "net")
+    succeeds(*places, "--base-key", "net", "--key", "average")
+    apply = ("apply", path / "several.pt", path / "update.mtq", "--base-key", "net")
+    assert "expected nothing but a state dict in a file to replace, found more" in fails(*apply, "--in-place")
+    succeeds(*apply, "-o", path / "made.pt")
+    assert metaq.checksum(torch.load(path / "made.pt")) == metaq.checksum(new)
+    fold = ("fold", path / "several.pt", path / "update.mtq", "-o", path / "both.mtq", "--base-key", "net", "-q")
+    succeeds(*fold)
+    succeeds("apply", path / "base.pt", path / "both.mtq", "-o", path / "made.pt", "--force")
+    assert metaq.checksum(torch.load(path / "made.pt")) == metaq.checksum(new)
+    expected = "update.mtq: expected no key for a .mtq file"
+    assert expected in fails("delta", path / "update.mtq", path / "new.pt", "--base-key", "x", "-o", path / "x.mtq")
+
+
 def test_inspect_and_verify(succeeds, fails, checkpoints):
     path, new = checkpoints
     base = metaq.checksum(torch.load(path / "base.pt"))
@@ -50,10 +71,12 @@ def test_inspect_and_verify(succeeds, fails, checkpoints):
 
 def test_with_loss(succeeds, fails, checkpoints):
     path, new = checkpoints
+    new["a.weight"] = new["a.weight"] + 0.01 * torch.randn(90, 80).bfloat16()
+    torch.save(new, path / "new.pt")
     places = (path / "base.pt", path / "new.pt", "-o", path / "update.mtq", "--json")
     report = json.loads(succeeds("delta", *places, "--max-error", "0.02"))
     assert 0.01 < report["relative_squared_error"] < 0.02
-    assert 0 < report["bits_per_weight"] < 1
+    assert 2 < report["bits_per_weight"] < 4
     assert report["file_bytes"] == (path / "update.mtq").stat().st_size
     succeeds("apply", path / "base.pt", path / "update.mtq", "-o", path / "made.pt")
     made = torch.load(path / "made.pt")

@@ -100,6 +100,17 @@ def test_another_folder_with_all_steps_is_as_good():
     assert_same(load(state(), "moved/two"), state())
 
 
+def test_a_base_and_a_checkpoint_by_links():
+    """The base is where the link led when it was written, and is found from wherever the checkpoint is linked."""
+    save(state(), "run/one")
+    Path("latest").symlink_to("run/one")
+    save(state(), "run/two", base="latest")
+    Path("latest").unlink()
+    Path("latest").symlink_to("run/two")
+    assert_same(load(state(), "latest"), state())
+    assert_same(load(state(), "run/two"), state())
+
+
 def test_files_are_of_some_size(monkeypatch):
     monkeypatch.setattr(module, "_FILE_BYTES", 5000)
     save(state(), "one")
@@ -134,7 +145,7 @@ def test_what_is_refused_by_a_reader():
     save(other, "one")
     found = refused(lambda: load(state(), "two"))
     assert "two/__0_0.mtq: expected the base " in found
-    assert "in one: other weights" in found
+    assert "/one: other weights" in found
     shutil.rmtree("one")
     assert "one: expected a checkpoint's folder, found No such file" in refused(lambda: load(state(), "two"))
     Path("one").mkdir()

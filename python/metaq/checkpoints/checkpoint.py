@@ -69,6 +69,7 @@ class Checkpoint:
         folder: where files go; None for symbols in memory, as `symbols` gives them.
         workers: who share the work; what comes of it does not depend on them, bit for bit.
         exact: names of tensors that stay as they are, whatever the configuration says.
+        extra_bytes: that will be added to the files, and count as theirs.
 
     Raises:
         InputError: a source cannot be read or held in `.mtq` files, no tensor is there, one is there twice, or a
@@ -83,8 +84,10 @@ class Checkpoint:
         folder: WorkFolder | None = None,
         workers: Workers | None = None,
         exact: Collection[str] = (),
+        extra_bytes: int = 0,
     ) -> None:
         self.sources, self.config, self.folder, self.exact = sources, config, folder, exact
+        self.extra_bytes = extra_bytes
         self.owner = _owners(sources)
         config.check_names(self.owner)
         self.size_bytes = sum(size_bytes(source) for source in sources.values())
@@ -182,7 +185,7 @@ class Checkpoint:
 
     def _total(self, found: Mapping[str, Totals]) -> Totals:
         """In the parts' order, so that floating point does not depend on who did the work."""
-        return sum((found[part] for part in self.sources), Totals())
+        return sum((found[part] for part in self.sources), Totals(size_bytes=self.extra_bytes))
 
 
 def _owners(sources: Mapping[str, TensorSource]) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -123,8 +124,10 @@ def write_lossy_difference(
         folder: where the work is done; it is left as it is.
 
     Raises:
-        InputError: no step leads there, a network cannot be read, or the place cannot be written.
+        InputError: no step leads there, a pattern matches no tensor, a network cannot be read, or the place cannot be
+            written.
     """
+    config.check_names(new.layouts)
     exact = encode_difference(base, new, progress)
     source = DifferenceSource(base, new, progress)
     size = config.size_bytes
@@ -136,13 +139,18 @@ def write_lossy_difference(
         return _written(exact, output)
     checksum = Reader(exact, takes_differences=True).base
     assert checksum is not None
-    if size is not None:
-        config = replace(config, size_bytes=size - _header_bytes(checksum, source.entries))
-    checkpoint = Checkpoint({_PART: source}, config, progress, folder, exact=source.exact)
+    extra = _header_bytes(checksum, source.entries)
+    config = config.of_names(source.layouts)  # patterns may be of tensors that do not change
+    checkpoint = Checkpoint({_PART: source}, config, progress, folder, exact=source.exact, extra_bytes=extra)
     totals = checkpoint.write(checkpoint.find_step())
-    if len(exact) <= totals.size_bytes:
+    part = folder.path / _PART
+    start, file_bytes = _start_as_difference(part, checksum, source.entries)
+    if len(exact) <= file_bytes:
         return _written(exact, output)
-    file_bytes = _write_as_difference(folder.path / _PART, output, checksum, source.entries)
+    with atomic_file(output, file_bytes) as file, part.open("rb") as whole:
+        file.write(start)
+        whole.seek(len(start) - file_bytes, os.SEEK_END)
+        shutil.copyfileobj(whole, file, 1 << 20)
     return LossyReport(file_bytes, totals.squared_error / checkpoint.energy, totals.bits / checkpoint.count)
 
 
@@ -156,17 +164,11 @@ def _header_bytes(checksum: str, entries: Sequence[TensorEntry]) -> int:
     return int(1.1 * len(pack(Header({}, list(entries), [], checksum)))) + 16
 
 
-def _write_as_difference(source: Path, output: Path, checksum: str, entries: Sequence[TensorEntry]) -> int:
-    """A whole file's tensors as a difference, with more entries behind them; the bytes of the file."""
-    data = map_bytes(source)
-    header = Reader(data, str(source)).header
-    payloads = sum(chunk.payload_bytes + 4 for chunk in header.chunks)
+def _start_as_difference(part: Path, checksum: str, entries: Sequence[TensorEntry]) -> tuple[bytes, int]:
+    """The bytes before the chunks of a difference of a whole file's tensors and more entries; and how many it has."""
+    header = Reader(map_bytes(part), str(part)).header
     start = encode_header(Header(header.metadata, [*header.tensors, *entries], header.chunks, checksum))
-    with atomic_file(output, len(start) + payloads) as file, source.open("rb") as whole:
-        file.write(start)
-        whole.seek(len(data) - payloads)
-        shutil.copyfileobj(whole, file, 1 << 20)
-    return len(start) + payloads
+    return start, len(start) + sum(chunk.payload_bytes + 4 for chunk in header.chunks)
 
 
 def _tensor(network: Network, name: str, elements: range) -> Tensor:

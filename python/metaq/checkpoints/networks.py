@@ -17,15 +17,20 @@ from metaq.format.network import Layout, Network
 from metaq.format.reader import Reader
 from metaq.io import open_source
 from metaq.io.huggingface import MTQ, Folder, read_checkpoint_folder, read_folder
-from metaq.io.source import TensorSource
+from metaq.io.source import StateSource, TensorSource
 
 _HELD_TENSORS = 3  # of a .mtq file, whose chunks lie across pieces
 
 
 class SourceNetwork:
-    """The tensors of a checkpoint's file, read a piece at a time where its format lets one."""
+    """The tensors of a checkpoint's file, read a piece at a time where its format lets one.
+
+    Attributes:
+        is_part: whether the file holds more than these.
+    """
 
     def __init__(self, source: TensorSource) -> None:
+        self.is_part = isinstance(source, StateSource) and source.is_part
         self.name, self.metadata, self.aliases = source.name, source.metadata, source.aliases
         self.layouts: Mapping[str, Layout] = source.layouts
         self._source = source
@@ -104,8 +109,11 @@ def found_folder(path: Path) -> Folder:
 
 
 @contextmanager
-def opened_network(path: Path) -> Iterator[Network]:
+def opened_network(path: Path, key: str | None = None) -> Iterator[Network]:
     """A checkpoint's tensors: of a file of a known suffix, of a `.mtq` file, or of a folder of shards.
+
+    Args:
+        key: under which the state dict is, in files of torch.save that hold more than one.
 
     Raises:
         InputError: it cannot be read, or is a difference.
@@ -113,15 +121,17 @@ def opened_network(path: Path) -> Iterator[Network]:
     """
     with ExitStack() as opened:
         if not path.is_dir():
-            yield _opened_file(path, opened)
+            yield _opened_file(path, key, opened)
             return
         folder = found_folder(path)
-        parts = {shard: _opened_file(place, opened) for shard, place in folder.paths().items()}
+        parts = {shard: _opened_file(place, key, opened) for shard, place in folder.paths().items()}
         folder.check(lambda shard: parts[shard].layouts)
         yield ShardedNetwork(str(path), parts)
 
 
-def _opened_file(path: Path, opened: ExitStack) -> Network:
-    if path.suffix == MTQ:
-        return MtqNetwork(path)
-    return SourceNetwork(opened.enter_context(closing(open_source(path))))
+def _opened_file(path: Path, key: str | None, opened: ExitStack) -> Network:
+    if path.suffix != MTQ:
+        return SourceNetwork(opened.enter_context(closing(open_source(path, key))))
+    if key is not None:
+        raise InputError(f"{path}: expected no key for a .mtq file, whose tensors lie under none, found {key!r}")
+    return MtqNetwork(path)

@@ -55,7 +55,7 @@ def delta(
     """
     old, other = StateNetwork(base), StateNetwork(new, metadata)
     if config is None or config.lossless:
-        return encode_difference(old, other)
+        return encode_difference(old, other, coder=None if config is None else config.coder)
     with tempfile.TemporaryDirectory(prefix="metaq-") as name:
         output, folder = Path(name, "update.mtq"), WorkFolder(Path(name, "work"), {}, resumes=False)
         write_lossy_difference(old, other, output, config, folder, Progress())

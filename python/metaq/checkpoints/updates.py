@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from metaq.checkpoints.config import CompressionConfig
-from metaq.checkpoints.networks import ShardedNetwork, found_folder, opened_network
+from metaq.checkpoints.networks import ShardedNetwork, SourceNetwork, found_folder, opened_network
 from metaq.checkpoints.places import check_file, check_folder, working
 from metaq.checkpoints.resumable import WorkFolder
 from metaq.errors import InputError
@@ -20,10 +20,11 @@ from metaq.format.applying import Application, in_memory, open_difference
 from metaq.format.changes import encode_difference
 from metaq.format.network import Layout, Network, OctetNetwork
 from metaq.format.whole_network import encode_network
-from metaq.io import format_for
+from metaq.io import format_for, formats
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder
 from metaq.io.safetensors import Put, write_pieces
 from metaq.io.source import StoredTensor
+from metaq.io.standard import STANDARD
 from metaq.progress import Progress
 
 _logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def write_difference(
     output: Path,
     config: CompressionConfig | None = None,
     *,
+    key: str | None = None,
+    base_key: str | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -50,6 +53,8 @@ def write_difference(
         base: a checkpoint file, a `.mtq` file or a folder of shards.
         new: another one, of any of these kinds. Of folders, texts that differ are in the difference too.
         config: to what error of the changes or to what size, as of `metaq.delta`; by default without loss.
+        key: under which the new checkpoint's state dict is, in files of torch.save that hold more than one.
+        base_key: the same of the base.
         resume: of a difference with loss, go on with the passes that a stopped run finished.
         force: replace an output that exists; the checkpoints never are.
 
@@ -62,21 +67,27 @@ def write_difference(
         FormatError: a `.mtq` file is not whole and unchanged.
     """
     progress = progress or Progress()
-    for source in (base, new):
-        check_file(source, output, force)
-    with opened_network(base) as old, opened_network(new) as other:
+    is_lossless = config is None or config.lossless
+    if resume and is_lossless:
+        expected = "a difference with loss, since one without keeps nothing of a stopped run"
+        raise InputError(f"resume: expected {expected}, found one without; make it again from the start")
+    _check_output(output, base, new, force=force)
+    with ExitStack() as opened:
+        old = _opened_base(base, base_key, opened)
+        other = opened.enter_context(opened_network(new, key))
         texts = _changed_texts(base, new) if base.is_dir() and new.is_dir() else {}
-        described = _Described(other, {**other.metadata, **texts})
+        other = _Described(other, {**other.metadata, **texts})
         whole = sum(layout.size_bytes for layout in other.layouts.values())
         if config is None or config.lossless:
-            data = encode_difference(old, described, progress)
+            data = encode_difference(old, other, progress, None if config is None else config.coder)
             write_atomically(output, data)
             return _report(whole, len(data))
         sources = {**_files("base", base), **_files("new", new)}
         from metaq.checkpoints.lossy_updates import write_lossy_difference  # with torch
 
-        with working(output, "delta", sources, asdict(config), resume) as work:
-            found = write_lossy_difference(old, described, output, config, work, progress)
+        described = asdict(config) | {"key": key, "base_key": base_key}
+        with working(output, "delta", sources, described, resume) as work:
+            found = write_lossy_difference(old, other, output, config, work, progress)
         work.remove()
     error, bits = found.relative_squared_error, found.bits_per_weight
     return _report(whole, found.file_bytes) | {"relative_squared_error": error, "bits_per_weight": bits}
@@ -87,6 +98,7 @@ def apply_differences(
     differences: Sequence[Path],
     output: Path,
     *,
+    base_key: str | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -97,6 +109,7 @@ def apply_differences(
         base: a checkpoint file, a `.mtq` file or a folder of shards.
         output: a place for a file of a known suffix or, of a folder, for one whose shards have the base's tensors. It
             may be the base itself, which then is replaced once all is done.
+        base_key: as of `write_difference`.
         resume: of a folder, go on with the shards that a stopped run finished.
         force: replace another output that exists.
 
@@ -105,18 +118,23 @@ def apply_differences(
         FormatError: a `.mtq` file is not whole and unchanged.
     """
     progress = progress or Progress()
-    folder = found_folder(base) if base.is_dir() else None
-    if folder is not None and (output.suffix == "" or output.is_dir()):
+    folder = found_folder(base) if base.is_dir() and (output.is_dir() or not _is_file_name(output)) else None
+    if folder is not None:
         if output != base:
             check_folder(folder, output, _shard_suffix(folder), force)
     else:
-        folder = None
+        if resume:
+            expected = "a folder to write, since a single file keeps nothing of a stopped run"
+            raise InputError(f"resume: expected {expected}, found {output}; apply again from the start")
         if output.suffix != MTQ:
             format_for(output)
-        if output != base:
-            check_file(base, output, force)
+        others = differences if output == base else [base, *differences]
+        _check_output(output, *others, force=force or output == base)
     with ExitStack() as opened:
-        network = opened.enter_context(opened_network(base))
+        network = _opened_base(base, base_key, opened)
+        if output == base and isinstance(network, SourceNetwork) and network.is_part:
+            expected = "nothing but a state dict in a file to replace"
+            raise InputError(f"{base}: expected {expected}, found more, which would be lost; give another output")
         places = network.places if isinstance(network, ShardedNetwork) else {}
         texts: dict[str, str] = {}
         for position, difference in enumerate(differences):
@@ -127,7 +145,7 @@ def apply_differences(
         if folder is not None:
             checked = _checked_texts(texts, differences[-1])
             sources = {**_files("base", base), **_files("difference", *differences)}
-            with working(output, "apply", sources, {}, resume) as work:
+            with working(output, "apply", sources, {"base_key": base_key}, resume) as work:
                 _write_folder(application, folder, places, work, checked)
                 work.publish_all(output)
         else:
@@ -135,12 +153,19 @@ def apply_differences(
 
 
 def fold_differences(
-    base: Path, differences: Sequence[Path], output: Path, *, force: bool = False, progress: Progress | None = None
+    base: Path,
+    differences: Sequence[Path],
+    output: Path,
+    *,
+    base_key: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write one difference that makes of a base what several, one after the other, make of it.
 
     Args:
         base: as of `apply_differences`; changes are coded by what the base is, so that it is needed.
+        base_key: as of `write_difference`.
         force: replace an output that exists; the base never is.
 
     Returns:
@@ -150,10 +175,9 @@ def fold_differences(
         InputError: something cannot be read or written, or a difference is of another base; nothing is written then.
         FormatError: a `.mtq` file is not whole and unchanged.
     """
-    for source in (base, *differences):
-        check_file(source, output, force)
+    _check_output(output, base, *differences, force=force)
     with ExitStack() as opened:
-        old = network = opened.enter_context(opened_network(base))
+        old = network = _opened_base(base, base_key, opened)
         metadata: dict[str, str] = {}
         for difference in differences:
             application = Application(open_difference(difference), network, progress)
@@ -164,6 +188,27 @@ def fold_differences(
         whole = sum(layout.size_bytes for layout in network.layouts.values())
         write_atomically(output, data)
     return _report(whole, len(data))
+
+
+def _check_output(output: Path, *sources: Path, force: bool) -> None:
+    """Raise an InputError unless a file may be written to this place."""
+    if output == STANDARD:
+        raise InputError(f"{output}: expected a place for a file, found standard output")
+    for source in sources:
+        check_file(source, output, force)
+
+
+def _opened_base(path: Path, key: str | None, opened: ExitStack) -> Network:
+    """The base's tensors; a message that tells of the option for a key calls it by the base's."""
+    try:
+        return opened.enter_context(opened_network(path, key))
+    except InputError as error:
+        raise InputError(str(error).replace("--key NAME", "--base-key NAME")) from None
+
+
+def _is_file_name(path: Path) -> bool:
+    """Whether a path ends as a checkpoint's file; folders may have any dots in their names."""
+    return path.suffix == MTQ or any(path.suffix in format.suffixes for format in formats)
 
 
 def _report(whole: int, size: int) -> dict[str, Any]:
@@ -271,7 +316,12 @@ def _indexed(folder: Folder, shards: Mapping[str, Sequence[str]], layouts: Mappi
 def _changed_texts(base: Path, new: Path) -> dict[str, str]:
     """Metadata with the other files of a folder that the base's lacks or has otherwise."""
     texts = {}
-    for path in found_folder(new).other_files():
+    files = found_folder(new).other_files()
+    gone = [path.as_posix() for path in found_folder(base).other_files() if path not in files]
+    if gone:
+        found = f"{', '.join(gone[:5])}{', ...' if len(gone) > 5 else ''}"
+        _logger.warning("%s: has files that are not in %s: %s; a difference removes none", base, new, found)
+    for path in files:
         content = read_bytes(new / path)
         if (base / path).is_file() and read_bytes(base / path) == content:
             continue

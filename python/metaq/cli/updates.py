@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,10 @@ from metaq.errors import InputError
 _Base = Annotated[
     Path,
     typer.Argument(help="The checkpoint that the receiver has: a file, a .mtq file or a folder.", show_default=False),
+]
+_BaseKey = Annotated[
+    str | None,
+    typer.Option(help="The key under which a torch file of the base holds its state dict."),
 ]
 _TARGET = "What to quantize changes to: one of these at most; without any, nothing is lost"
 
@@ -34,6 +38,10 @@ def delta(
         float | None,
         typer.Option(help="Squared error of the changes, relative to them, to stay below.", rich_help_panel=_TARGET),
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The key under which a torch file of the new checkpoint holds its state dict.")
+    ] = None,
+    base_key: _BaseKey = None,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -42,7 +50,8 @@ def delta(
     """Write what makes one checkpoint of another as a .mtq file, without loss, or to an error or a size.
 
     What is equal takes nothing. "metaq apply" makes the new checkpoint of the base and this file, and of no other base.
-    With --bits, --size or --max-error changes of matrices and filters are quantized; all else stays exact.
+    With --bits, --size or --max-error changes of matrices and filters are quantized; all else stays exact. Only such
+    runs can be resumed.
     """
     from metaq.checkpoints import CompressionConfig, write_difference
     from metaq.report.tables import print_result
@@ -54,7 +63,8 @@ def delta(
         lossless=max_error is None and size is None and bits is None,
     )
     with resumable(output, quiet) as progress:
-        report = write_difference(base, new, output, config, resume=resume, force=force, progress=progress)
+        shared: Any = {"key": key, "base_key": base_key, "resume": resume, "force": force}
+        report = write_difference(base, new, output, config, progress=progress, **shared)
     print_result(report, as_json, quiet)
 
 
@@ -65,6 +75,7 @@ def apply(
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The place to write to.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Replace the base, once all is done.")] = False,
+    base_key: _BaseKey = None,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
@@ -72,7 +83,7 @@ def apply(
     """Write the checkpoint that a difference, or several one after the other, make of their base.
 
     The output is a file of the kind that its suffix names, or of a folder another folder. Another base, or differences
-    in another order, are refused, and nothing is written.
+    in another order, are refused, and nothing is written. Only what writes a folder can be resumed.
     """
     from metaq.checkpoints import apply_differences
 
@@ -81,7 +92,8 @@ def apply(
         raise InputError(f"metaq apply: expected either --output or --in-place, found {found}")
     place = base if output is None else output
     with resumable(place, quiet) as progress:
-        apply_differences(base, differences, place, resume=resume, force=force, progress=progress)
+        shared: Any = {"base_key": base_key, "resume": resume, "force": force}
+        apply_differences(base, differences, place, progress=progress, **shared)
 
 
 def fold(
@@ -90,6 +102,7 @@ def fold(
         list[Path], typer.Argument(help="Differences, each of what the ones before it make.", show_default=False)
     ],
     output: Output,
+    base_key: _BaseKey = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -102,5 +115,5 @@ def fold(
     from metaq.report.tables import print_result
 
     with byte_bar(quiet) as progress:
-        report = fold_differences(base, differences, output, force=force, progress=progress)
+        report = fold_differences(base, differences, output, base_key=base_key, force=force, progress=progress)
     print_result(report, as_json, quiet)

@@ -19,12 +19,15 @@ from metaq.progress import Progress
 _SAMPLE_ELEMENTS = 1 << 16  # of a tensor, from which it is told whether it is better held as a whole
 
 
-def encode_difference(base: Network, new: Network, progress: Progress | None = None) -> bytes:
+def encode_difference(base: Network, new: Network, progress: Progress | None = None, coder: str | None = None) -> bytes:
     """The difference that makes ``new`` of ``base``, bit for bit; what is equal takes nothing.
 
     Tensors of the base's name and dtype are coded as changes of it, also where all names have another prefix. Those
     that equal one of the base's refer to it. Others are held as they are. What is coded is read a piece at a time,
     the rest is in memory.
+
+    Args:
+        coder: name of the coder for what is held as it is; "rans" by default.
 
     Raises:
         InputError: names or metadata that no file can hold, or networks that cannot be read.
@@ -37,7 +40,7 @@ def encode_difference(base: Network, new: Network, progress: Progress | None = N
         changes = [source.entry for source in sources if source.entry.change and source.entry.change.differing]
         coded = sum(entry.change.common * entry.dtype.itemsize for entry in changes if entry.change)
         progress.begin("coding changes", coded)
-        return encode(sources, new.metadata, "rans", checksum.result())
+        return encode(sources, new.metadata, coder or "rans", checksum.result())
 
 
 class Comparison:
@@ -72,12 +75,13 @@ class Comparison:
         before = name if name in self.base.layouts else self.renamed(name, layout)
         if before is None:
             return self._whole(name, layout)
-        common = _common_elements(self.base.layouts[before], layout)
-        if not common:
-            return self._whole(name, layout)
+        is_alike = before == name and self.base.layouts[name] == layout
+        common = layout.size if is_alike else _common_elements(self.base.layouts[before], layout)
         is_equal = all(self.is_equal(name, before, piece) for piece in pieces(common))
-        if is_equal and before == name and self.base.layouts[before].shape == layout.shape:
+        if is_alike and is_equal:
             return None
+        if not common or layout.dtype.name == "bool":  # of which no entry can be a changed one
+            return self._whole(name, layout)
         if not is_equal and self._is_better_whole(name, before, common):
             return self._whole(name, layout)
         return self._changed(name, before, common, 0 if is_equal else common)

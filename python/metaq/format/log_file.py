@@ -86,8 +86,11 @@ class LogFile:
             raise FormatError(f"{self.name}, step {record.step}: expected {record.size_bytes} bytes, found {found}")
         return data
 
-    def append(self, step: int, is_keyframe: bool, payload: bytes) -> int:
+    def append(self, step: int, is_keyframe: bool, payload: bytes, *, is_synced: bool = True) -> int:
         """Write a record, whole or not at all: its last byte follows once all others are on the disk.
+
+        Args:
+            is_synced: whether it is; not where the whole file is synced at the end and then takes its place.
 
         Returns:
             The bytes that it takes.
@@ -95,18 +98,20 @@ class LogFile:
         Raises:
             InputError: it cannot be written; the log is as it was.
         """
-        self.cut()
         fields = _FIELDS.pack(_RECORD, not is_keyframe, step, len(payload))
         size = _HEAD_BYTES + len(payload) + len(_END)
         try:
+            self._cut()
             self._write(fields + struct.pack("<I", zlib.crc32(fields)))
             self._write(payload)
-            self._sync()
+            if is_synced:
+                self._sync()
             self._write(_END)
-            self._sync()
+            if is_synced:
+                self._sync()
         except BaseException as error:
             with suppress(OSError, ValueError):
-                self.cut()
+                self._cut()
             if isinstance(error, OSError):
                 raise write_error(self.name, error, size) from None
             raise
@@ -115,7 +120,17 @@ class LogFile:
         return size
 
     def cut(self) -> None:
-        """Remove what is not finished; a file without anything becomes a log without records."""
+        """Remove what is not finished; a file without anything becomes a log without records.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        try:
+            self._cut()
+        except OSError as error:
+            raise write_error(self.name, error) from None
+
+    def _cut(self) -> None:
         self.file.truncate(self.end)
         self.file.seek(self.end)
         if self.end == 0:

@@ -88,6 +88,7 @@ def array_network(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] 
     Raises:
         InputError: an array that no file can hold.
     """
+    arrays = dict(arrays)  # a mapping that makes arrays when it is asked, as numpy.load's, could give two the same id
     layouts = {key: layout_of(key, array) for key, array in arrays.items()}
     first: dict[int, str] = {}
     firsts = {key: first.setdefault(id(array), key) for key, array in arrays.items()}

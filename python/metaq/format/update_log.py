@@ -201,13 +201,12 @@ class LogWriter:
         """
         steps = self.steps
         least = steps[-1] + 1 if steps else 0
-        if step is not None and not least <= step <= MOST_STEP:
-            raise InputError(f"{self._log.name}: expected a step of {least} or more, found {step}")
-        is_keyframe = self._last is None or self._since_keyframe() >= self._keyframe_every
-        payload = (
-            encode_network(network) if is_keyframe or self._last is None else encode_difference(self._last, network)
-        )
-        size = self._log.append(least if step is None else step, is_keyframe, payload)
+        number = least if step is None else step
+        if not least <= number <= MOST_STEP:
+            raise InputError(f"{self._log.name}: expected a step from {least} to {MOST_STEP}, found {number}")
+        last = None if self._last is None or self._since_keyframe() >= self._keyframe_every else self._last
+        payload = encode_network(network) if last is None else encode_difference(last, network)
+        size = self._log.append(number, last is None, payload)
         last, self._last = self._last, None  # where the copy is not finished, the next step is a keyframe
         self._last = copied(network, last)
         return size
@@ -232,9 +231,9 @@ class LogWriter:
         payload = self._log.payload(first) if first.is_keyframe else encode_network(network_at(self._log, place))
         with atomic_file(self._path) as file:
             new = LogFile(file, self._log.name)
-            new.append(first.step, True, payload)
+            new.append(first.step, True, payload, is_synced=False)
             for record in others:
-                new.append(record.step, record.is_keyframe, self._log.payload(record))
+                new.append(record.step, record.is_keyframe, self._log.payload(record), is_synced=False)
         self._log.file.close()
         self._log = self._opened_log(self._path)
         self._log.scan()
@@ -298,10 +297,13 @@ def _reader(log: LogFile, record: Record) -> Reader:
 
 
 def _opened(path: str | os.PathLike[str], flags: int) -> BinaryIO:
+    wanted = "a readable" if flags == os.O_RDONLY else "a writable"
+    if os.path.exists(path) and not os.path.isfile(path):
+        found = "a directory" if os.path.isdir(path) else "a device or pipe"
+        raise InputError(f"{path}: expected {wanted} file, found {found}")
     try:
         return os.fdopen(os.open(path, flags, 0o666), "rb" if flags == os.O_RDONLY else "r+b", buffering=0)
     except OSError as error:
-        wanted = "a readable" if flags == os.O_RDONLY else "a writable"
         raise InputError(f"{path}: expected {wanted} file, found {error.strerror}") from None
 
 

@@ -99,8 +99,10 @@ class CheckpointFolder:
         reader = Reader(map_bytes(path), str(path), takes_differences=True)
         if reader.base is None:
             return Pieces(reader, {})
+        if BASE not in reader.header.metadata:
+            raise InputError(f"{path}: expected the place of its base in its metadata, found none")
         own = {index: self.layout(index) for index, piece in self._stored.items() if piece.file == file}
-        place = Path(os.path.normpath(self.path / reader.header.metadata[BASE]))
+        place = Path(os.path.normpath(Path(os.path.realpath(self.path), reader.header.metadata[BASE])))
         base = StateNetwork(CheckpointFolder(place).pieces_alike(own), name=str(place))
         made = in_memory(Application(reader, base), list(dict.fromkeys(names)))
         tensors = {}

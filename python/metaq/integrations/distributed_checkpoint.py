@@ -111,7 +111,7 @@ class MtqStorageWriter(FileSystemWriter):
         known = {} if base is None else base.pieces_alike(layouts)
         if base is None or not known:
             return encode_network(StateNetwork(new), coder=self.coder)
-        place = os.path.relpath(base.path, self.path)
+        place = os.path.relpath(os.path.realpath(base.path), os.path.realpath(self.path))  # links may move on
         return encode_difference(StateNetwork(known), StateNetwork(new, {BASE: place}))
 
 

@@ -42,9 +42,14 @@ class TensorSource(NamedTensors, Protocol):
 class StateSource:
     """A state dict in memory, on any device, as a `TensorSource`.
 
+    Attributes:
+        is_part: whether the file that the state dict is of holds more beside it.
+
     Raises:
         InputError: an empty state, or a tensor that a file cannot hold.
     """
+
+    is_part = False
 
     def __init__(self, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, name: str = "") -> None:
         from metaq.compressed_model import check_state, shared_names

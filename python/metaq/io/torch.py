@@ -36,7 +36,10 @@ class Torch(Format):
 
     def open(self, path: Path, key: str | None = None) -> TensorSource:
         """The state dict at the top, under ``key``, or under the only one of KEYS that has one."""
-        return StateSource(_state_dict(path, _load(self, path), key), name=str(path))
+        content = _load(self, path)
+        source = StateSource(_state_dict(path, content, key), name=str(path))
+        source.is_part = set(content) != set(source.layouts)
+        return source
 
     def write(self, path: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
         """A state dict at the top."""
