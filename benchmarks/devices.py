@@ -1,13 +1,15 @@
-"""What small devices take on a Cortex-M4: the decoder by coder for the LeNets, and LeNets with their forward pass.
+"""What small devices take on a Cortex-M4: the decoder by coder for three networks, and LeNets with their forward pass.
 
     python benchmarks/devices.py [--output devices.json] [--coders huffman,rans]
 
 It takes Debian's gcc-arm-none-eabi, libstdc++-arm-none-eabi-newlib and qemu-system-arm. Of the decoder, flash is that
 of all of examples/device/main.cpp, compiled for one coder, less the image in it: also what starts a program, and
 floating-point arithmetic, for which this processor is taken to have no unit. The arena and the stack are those of the
-same program while it decodes a LeNet under QEMU, row by row; the tensors are not in them. Of a network, flash is all
-of examples/device/network.cpp, an image and an input with it, and RAM all that is static in it, with the arena and the
-results of layers; the stack is measured under QEMU.
+same program while it decodes a network under QEMU, row by row. Tensors that are coded are not in the arena; those that
+are kept without loss are, and their bytes are a figure of their own. The LeNets are those of results/; ResNet-8 has
+initial weights, compressed as `metaq compress --bits 3` does it, which keeps its batch norms. Of a network with its
+forward pass, flash is all of examples/device/network.cpp, an image and an input with it, and RAM all that is static in
+it, with the arena and the results of layers; the stack is measured under QEMU.
 """
 
 import argparse
@@ -21,15 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from measuring import machine
+from torch import Tensor
 
+import metaq
 from metaq import compressed_model
+from metaq.compressed_model import CompressedModel
+from metaq.experiments import models
 from metaq.experiments.device import recipe_program
 from metaq.format.checked_file import CheckedFile
 from metaq.format.device_image import c_header
 from metaq.format.reader import Reader
 
 ROOT = Path(__file__).parents[1]
-FILES = ("lenet5-mnist", "lenet300-mnist")
+FILES = ("lenet5-mnist", "lenet300-mnist", "resnet8")
+RESNET8_SEED = 0
+RESNET8_BITS = 3.0
 CODERS = ("huffman", "range", "rans", "mixing", "adaptive")
 NETWORKS = ("lenet5-digits", "lenet5-mnist", "lenet300-mnist")
 NETWORK_CODERS = ("huffman", "rans", "mixing")
@@ -48,10 +56,12 @@ IN_QEMU = [
 QEMU = ["qemu-system-arm", "-M", "mps2-an386", "-cpu", "cortex-m4", "-semihosting", "-nographic", "-monitor", "none"]
 
 
-def recoded(name: str, coder: str) -> CheckedFile:
-    """A file of results/ as that coder writes it."""
-    data = (ROOT / "results" / f"{name}.mtq").read_bytes()
-    return CheckedFile(compressed_model.encode(compressed_model.read_model(Reader(data)), coder), name)
+def compressed(name: str, coder: str) -> CompressedModel:
+    """The network of a file of results/, or ResNet-8 with initial weights, compressed for that coder."""
+    if name == "resnet8":
+        state = models.initial(name, RESNET8_SEED).state_dict()
+        return metaq.compress_state_dict(state, metaq.CompressionConfig(bits=RESNET8_BITS, coder=coder))
+    return compressed_model.read_model(Reader((ROOT / "results" / f"{name}.mtq").read_bytes()))
 
 
 def build(folder: Path, source: str, *flags: str) -> Path:
@@ -76,7 +86,9 @@ def printed(program: Path) -> list[str]:
 
 
 def decoder_row(coder: str, name: str, folder: Path) -> dict[str, Any]:
-    file = recoded(name, coder)
+    model = compressed(name, coder)
+    file = CheckedFile(compressed_model.encode(model, coder), name)
+    kept_bytes = sum(tensor.nbytes for tensor in model.tensors.values() if isinstance(tensor, Tensor))
     image, arena_bytes = file.device_image()
     (folder / "model.h").write_text(c_header(image, arena_bytes, "model"))
     coders = f"-DMETAQ_CODERS=METAQ_CODER_{coder.upper()}"
@@ -85,11 +97,11 @@ def decoder_row(coder: str, name: str, folder: Path) -> dict[str, Any]:
     if status != "ok":
         raise RuntimeError(f"decoding ended with {status}")
     row = {"coder": coder, "file": name, "file_bytes": file.data.nbytes, "flash_bytes": flash_bytes - len(image)}
-    return row | {"arena_bytes": int(arena), "stack_bytes": int(stack)}
+    return row | {"arena_bytes": int(arena), "kept_bytes": kept_bytes, "stack_bytes": int(stack)}
 
 
 def network_row(coder: str, name: str, folder: Path) -> dict[str, Any]:
-    file = recoded(name, coder)
+    file = CheckedFile(compressed_model.encode(compressed(name, coder), coder), name)
     program = recipe_program(file, None, "model")
     (folder / "model.h").write_text(program.text)
     (folder / "input.h").write_text("static const float inputs[1][MODEL_INPUTS] = {};\n")
@@ -118,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        print("| coder | file | file, B | flash, B | arena, B | stack, B |\n|---|---|---|---|---|---|")
+        print("| coder | file | file, B | flash, B | arena, B | kept, B | stack, B |\n|---|---|---|---|---|---|---|")
         for coder in coders:
             for file in FILES:
                 report["rows"].append(decoder_row(coder, file, folder))

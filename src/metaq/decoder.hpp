@@ -282,12 +282,12 @@ private:
     FileError place_chunks(FieldReader& fields, std::span<const std::uint8_t> foreign_coders) {
         FileError error;
         error.status = FileStatus::no_memory;
-        Buffer<Run> sequence;
-        if (!make_sequence(header_.tensors, sequence) || !layout_.chunks.reserve(header_.chunks.size())) return error;
-        error = count_symbols(sequence, header_.chunks);
+        const std::size_t count = header_.chunks.size();
+        if (!layout_.chunks.reserve(count) || !make_sequence(header_.tensors, count, layout_.runs)) return error;
+        error = count_symbols(std::span(layout_.runs).subspan(count), header_.chunks);
         if (error.status != FileStatus::ok) return error;
         std::uint64_t end = fields.offset();  // of what is placed so far
-        for (std::size_t i = 0; i < header_.chunks.size(); ++i) {
+        for (std::size_t i = 0; i < count; ++i) {
             const FileChunk& chunk = header_.chunks[i];
             const bool is_known = chunk.coder <= kDifferenceCoder ||
                                   std::find(foreign_coders.begin(), foreign_coders.end(), chunk.coder) !=
@@ -307,7 +307,7 @@ private:
         }
         fields.expect(end == size_ || size_ == kUnknownSize, FileStatus::bytes_left_over, size_, end);
         fields.error().header_byte = kNowhere;
-        return fields.is_ok() ? cut(sequence, layout_) : fields.error();
+        return fields.is_ok() ? cut(layout_) : fields.error();
     }
 
     template <class Visit>

@@ -236,7 +236,7 @@ private:
         if (run.section > 0) {
             std::uint8_t* const bytes = kept.bytes.data() + kept.places[run.tensor];
             add_plane(run, row.values, tensor, bytes);
-            const bool is_last = run.section + 1 == end_section(tensor) && run.end() == tensor.size();
+            const bool is_last = run.section + 1u == end_section(tensor) && run.end() == tensor.size();
             if (!is_last) return {};
             finish_kept(tensor, bytes);
             elements = {run.tensor,

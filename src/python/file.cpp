@@ -209,7 +209,7 @@ public:
         if (chunk >= file_.chunks().size()) throw std::out_of_range("no such chunk");
         std::vector<RunRow> rows;
         for (const Run& run : file_.runs_of(file_.chunks()[chunk])) {
-            const auto plane = run.section == 0 ? std::nullopt : std::optional(run.section - 1);
+            const auto plane = run.section == 0 ? std::nullopt : std::optional(run.section - 1u);
             rows.emplace_back(run.tensor, plane, run.first_row, Shape{run.rows, run.channels, run.kernel});
         }
         return rows;

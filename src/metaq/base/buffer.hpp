@@ -130,7 +130,11 @@ public:
         return resize(size);
     }
 
-    // Destroys the elements and keeps the memory.
+    // Destroys the elements behind the first `size`, and keeps the memory.
+    void truncate(std::size_t size) noexcept {
+        if (size < size_) std::destroy_n(data_ + size, size_ - size);
+        size_ = size;
+    }
     void clear() noexcept { truncate(0); }
 
     void swap(Buffer& other) noexcept {
@@ -170,11 +174,6 @@ private:
         if (more <= capacity_ - size_) return true;
         if (more > kSizeLimit - size_) return false;
         return reserve(grown_capacity(size_ + more, capacity_, kSizeLimit));
-    }
-
-    void truncate(std::size_t size) noexcept {
-        if (size < size_) std::destroy_n(data_ + size, size_ - size);
-        size_ = size;
     }
 
     T* data_ = nullptr;

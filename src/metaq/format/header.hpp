@@ -78,6 +78,7 @@ private:
         const std::uint64_t count = fields_.varint();
         fields_.expect(count <= kTensorsLimit, FileStatus::too_many_tensors, count);
         fields_.check_count(count, "tensors", 4);
+        if (fields_.is_ok()) keep(header.tensors.reserve(count) && shapes_.reserve(count));
         for (std::uint64_t left = count; left > 0 && fields_.is_ok(); --left) {
             FileTensor tensor;
             tensor.name = fields_.string();

@@ -17,15 +17,17 @@ inline constexpr std::uint64_t kChunkSymbolsLimit = 1u << 26;
 inline constexpr std::uint64_t kRowSymbolsLimit = 1u << 20;
 inline constexpr std::uint64_t kPayloadChecksumBytes = 4;
 
-// Rows of a coded tensor, or of a plane of a kept one, as they follow each other in the symbol sequence.
+// Rows of a coded tensor, or of a plane of a kept one, as they follow each other in the symbol sequence. It is small, since there is
+// one for each byte of an element of every kept tensor. Sections are 0: of coded tensors; 1 to 8: of the planes, the most
+// significant first; 9: of changed elements.
 struct Run {
-    std::size_t tensor;
-    unsigned section;  // 0: of coded tensors; 1 to 8: of the planes, the most significant first; 9: of changed elements
-    std::uint64_t rows, channels, kernel;
-    std::uint64_t first_row = 0;
-    std::size_t chunk = 0;
+    std::size_t tensor, chunk;
+    std::uint64_t rows, first_row;
+    std::uint32_t channels;  // these and the kernel make kRowSymbolsLimit at most
+    std::uint32_t kernel : 24;
+    std::uint32_t section : 8;
 
-    std::uint64_t row_symbols() const { return channels * kernel; }
+    std::uint64_t row_symbols() const { return std::uint64_t{channels} * kernel; }
     std::size_t symbols() const { return static_cast<std::size_t>(rows * row_symbols()); }
     // Of the tensor's elements, of which a plane has a byte each; of the transpose's, where that is scanned.
     std::uint64_t first() const { return first_row * row_symbols(); }
@@ -72,6 +74,7 @@ inline unsigned end_section(const FileTensor& tensor) {
 inline constexpr unsigned kChangeSection = 9;
 
 inline bool has_section(const FileTensor& tensor, unsigned section) {
+    if (tensor.kind == TensorKind::alias) return false;
     if (section == kChangeSection) return kReadsDifferences && tensor.change != nullptr && tensor.change->differing > 0;
     return first_section(tensor) <= section && section < end_section(tensor) && tensor.size() > 0;
 }
@@ -79,27 +82,38 @@ inline bool has_section(const FileTensor& tensor, unsigned section) {
 // Coders see d0 rows of d1 channels of the rest, or else as many rows as there are elements; of a tensor that is scanned by
 // columns, a row for each column.
 inline Run whole_run(std::size_t index, const FileTensor& tensor, unsigned section) {
-    if (kReadsDifferences && section == kChangeSection) return {index, section, tensor.change->common, 1, 1};
+    const auto run_of = [&](std::uint64_t rows, std::uint64_t channels, std::uint64_t kernel) {
+        Run run{index, 0, rows, 0, static_cast<std::uint32_t>(channels), 0, 0};
+        run.kernel = static_cast<std::uint32_t>(kernel);
+        run.section = section;
+        return run;
+    };
+    if (kReadsDifferences && section == kChangeSection) return run_of(tensor.change->common, 1, 1);
     if (tensor.is_scanned_by_columns()) {
         const FileMatrix& matrix = *tensor.matrix;
-        if (matrix.rows > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};
-        return {index, section, matrix.columns, matrix.rows, 1};
+        if (matrix.rows > kRowSymbolsLimit) return run_of(tensor.size(), 1, 1);
+        return run_of(matrix.columns, matrix.rows, 1);
     }
     std::uint64_t row = 1;
     for (std::size_t i = 1; i < tensor.shape.size(); ++i) row *= tensor.shape[i];
-    if (tensor.shape.size() < 2 || row > kRowSymbolsLimit) return {index, section, tensor.size(), 1, 1};
-    return {index, section, tensor.shape[0], tensor.shape[1], row / tensor.shape[1]};
+    if (tensor.shape.size() < 2 || row > kRowSymbolsLimit) return run_of(tensor.size(), 1, 1);
+    return run_of(tensor.shape[0], tensor.shape[1], row / tensor.shape[1]);
 }
 
-// One run for each coded tensor, each plane of a kept one, and what has changed of each changed one. False if memory runs out.
-[[nodiscard]] inline bool make_sequence(std::span<const FileTensor> tensors, Buffer<Run>& sequence) {
-    for (unsigned section = 0; section <= kChangeSection; ++section) {
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            const FileTensor& tensor = tensors[i];
-            if (tensor.kind == TensorKind::alias || !has_section(tensor, section)) continue;
-            if (!sequence.append(whole_run(i, tensor, section))) return false;
+// One run for each coded tensor, each plane of a kept one, and what has changed of each changed one, behind so many that hold
+// anything. False if memory runs out.
+[[nodiscard]] inline bool make_sequence(std::span<const FileTensor> tensors, std::size_t room, Buffer<Run>& runs) {
+    const auto for_each_section = [&](const auto& visit) {
+        for (unsigned section = 0; section <= kChangeSection; ++section) {
+            for (std::size_t i = 0; i < tensors.size(); ++i) {
+                if (has_section(tensors[i], section)) visit(section, i);
+            }
         }
-    }
+    };
+    std::size_t next = room, end = room;
+    for_each_section([&](unsigned, std::size_t) { ++end; });
+    if (!runs.resize_for_overwrite(end)) return false;
+    for_each_section([&](unsigned section, std::size_t i) { runs[next++] = whole_run(i, tensors[i], section); });
     return true;
 }
 
@@ -145,32 +159,36 @@ inline bool suits_coder(const PlacedChunk& chunk, const FileLayout& layout) {
     return runs.size() == 1 && is_change(runs[0]);
 }
 
-// The runs of every chunk; the chunks cover the sequence exactly.
-inline FileError cut(std::span<const Run> sequence, FileLayout& layout) {
+// Makes the runs of every chunk of those of the sequence, which the chunks cover exactly. Before the sequence there is room for one
+// run of each chunk: none cuts more than one in two, so that what is written never reaches what is to be read.
+inline FileError cut(FileLayout& layout) {
     FileError error;
-    auto next = sequence.begin();
+    Buffer<Run>& runs = layout.runs;
+    std::size_t next = layout.chunks.size(), end = 0;
     std::uint64_t first_row = 0;
     for (std::size_t i = 0; i < layout.chunks.size(); ++i) {
         PlacedChunk& chunk = layout.chunks[i];
-        chunk.first_run = layout.runs.size();
+        chunk.first_run = end;
         for (std::uint64_t left = chunk.symbols; left > 0;) {
-            Run run = *next;
+            Run run = runs[next];
             run.first_row = first_row;
-            run.rows = std::min(next->rows - first_row, left / run.row_symbols());
+            run.rows = std::min(run.rows - first_row, left / run.row_symbols());
             run.chunk = error.chunk = i;
-            error.status = run.rows == 0 ? FileStatus::chunk_inside_row : FileStatus::no_memory;
-            if (run.rows == 0 || !layout.runs.append(run)) return error;
+            error.status = FileStatus::chunk_inside_row;
+            if (run.rows == 0) return error;
+            runs[end++] = run;
             left -= run.rows * run.row_symbols();
             first_row += run.rows;
-            if (first_row == next->rows) {
+            if (first_row == runs[next].rows) {
                 ++next;
                 first_row = 0;
             }
         }
-        chunk.end_run = layout.runs.size();
+        chunk.end_run = end;
         error.status = FileStatus::chunk_of_changes;
         if (!suits_coder(chunk, layout)) return error;
     }
+    runs.truncate(end);
     return {};
 }
 
