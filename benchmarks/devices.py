@@ -133,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("| coder | file | file, B | flash, B | arena, B | kept, B | stack, B |\n|---|---|---|---|---|---|---|")
         for coder in coders:
             for file in FILES:
+                if (coder, file) == ("adaptive", "resnet8"):  # its kept tensors take another coder, not in the program
+                    continue
                 report["rows"].append(decoder_row(coder, file, folder))
                 print_row(report["rows"][-1])
         print(

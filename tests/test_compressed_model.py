@@ -91,6 +91,7 @@ def test_integers_are_coded_up_to_the_limit(value):
 
 
 BAD_STATES = {
+    "a step": (0, "expected a mapping from names to tensors, found int"),
     "empty": ({}, "at least one tensor"),
     "no tensor": ({"a": [1.0]}, "expected a torch.Tensor, found list"),
     "sparse": ({"a": torch.eye(3).to_sparse()}, "expected a dense tensor"),

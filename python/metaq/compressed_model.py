@@ -120,6 +120,8 @@ def _as_scanned(entry: CodedTensor) -> np.ndarray:
 
 def check_state(state: Mapping[str, Tensor]) -> None:
     """Raise an InputError, naming the tensor, for whatever a file cannot hold."""
+    if not isinstance(state, Mapping):
+        raise InputError(f"state dict: expected a mapping from names to tensors, found {type(state).__name__}")
     if not state:
         raise InputError("state dict: expected at least one tensor, found none")
     for name, tensor in state.items():
