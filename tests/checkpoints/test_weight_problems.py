@@ -68,6 +68,9 @@ def test_a_tied_table_costs_what_its_two_uses_do():
         predicted = model(TOKENS).softmax(-1).sum((0, 1))
     assert torch.allclose(tied.expected[name], predicted, rtol=1e-4)
     assert not parted.expected
+    shares = tied.counts[name] / tied.counts[name].sum()
+    both = parted.importance("head.weight") + shares[:, None] * parted.lookups[name][0].diagonal()
+    assert torch.allclose(tied.importance(name), both, rtol=1e-3)
     problem = weight_problems({name: model.table.weight.detach()}, tied, States.DEPENDENT)[name]
     often = ((tied.counts[name] + predicted) / 2).double() ** (2 / 3)
     assert torch.allclose(problem.output_cost, often / often.sum(), rtol=1e-4)

@@ -48,7 +48,7 @@ class Calibration:
         inputs: A of each group, float32, of shape (groups, columns, columns). Weights that are multiplied by the same
             inputs have the same tensor. Weights that are only looked up in, such as embeddings, have none.
         rows: G, float32, of shape (groups * rows,), at least 0; ones, if no gradients were taken. Of rows that are
-            looked up, the mean over columns.
+            looked up, the mean over columns; of tables that are multiplied by, too, of the product alone.
         counts: of tables, how often each row was looked up, int64, of shape (rows,).
         lookups: of tables, the mean over samples of Σ g gᵀ over what was looked up, g its gradients, float32, of shape
             (1, columns, columns); none, if no gradients were taken.
@@ -75,7 +75,11 @@ class Calibration:
         if name not in self.inputs:
             return (rows * self.counts[name] / self.samples)[:, None].expand(-1, view.columns)
         squares = self.inputs[name].diagonal(dim1=1, dim2=2)
-        return (rows.reshape(view.groups, -1, 1) * squares[:, None]).flatten(0, 1)
+        found = (rows.reshape(view.groups, -1, 1) * squares[:, None]).flatten(0, 1)
+        if name in self.lookups:  # it is looked up in, too
+            shares = self.counts[name] / self.counts[name].sum()
+            found += shares[:, None] * self.lookups[name][0].diagonal()
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a safetensors file, whole or not at all.
