@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import metaq
-from metaq.checkpoints.weight_problems import weight_problems
+from metaq.checkpoints.weight_problems import PlainProblem, weight_problems
 from metaq.quantizers.second_order import Scaling, States, feedback
 
 
@@ -84,7 +84,25 @@ def test_a_tied_table_costs_what_its_two_uses_do():
 def test_without_gradients_every_lookup_costs_alike():
     model = Tied()
     calibration = metaq.calibrate(model, TOKENS.split(16), gradients=False)
-    assert not calibration.lookups
+    assert torch.equal(calibration.lookups["first.weight"][0], 16 * torch.eye(16))
     problem = weight_problems({"first.weight": model.first.weight.detach()}, calibration, States.DEPENDENT)
     costs = problem["first.weight"].feedback.costs
     assert torch.allclose(costs, costs.mean().expand_as(costs))
+
+
+class Idle(Tied):
+    """Looks up in a table of which nothing reaches the output."""
+
+    def forward(self, tokens):
+        self.first(tokens)
+        return self.head(torch.tanh(self.table(tokens)))
+
+
+def test_a_table_that_does_not_matter_costs_what_others_do():
+    model = Idle()
+    calibration = metaq.calibrate(model, TOKENS.split(16))
+    assert not calibration.lookups["first.weight"].any()
+    weights = {name: getattr(model, name).weight.detach() for name in ("table", "first")}
+    found = weight_problems({f"{name}.weight": weight for name, weight in weights.items()}, calibration, States.FREE)
+    assert isinstance(found["first.weight"], PlainProblem)
+    assert found["first.weight"].cost == pytest.approx(float(found["table.weight"].costs.log().mean().exp()))

@@ -173,8 +173,7 @@ def _table_problem(calibration: Calibration, view: MatrixView, states: States) -
     as a token is predicted, it comes next. None if it does not matter.
     """
     name = view.name
-    without_gradients = torch.eye(view.columns)[None] * (calibration.counts[name].sum() / calibration.samples)
-    table = Table(calibration.lookups.get(name, without_gradients), float(calibration.rows[name].sum()))
+    table = Table(calibration.lookups[name], float(calibration.rows[name].sum()))
     moments = table.moments(calibration.inputs.get(name))
     if not moments.any():
         return None

@@ -51,7 +51,7 @@ class Calibration:
             looked up, the mean over columns; of tables that are multiplied by, too, of the product alone.
         counts: of tables, how often each row was looked up, int64, of shape (rows,).
         lookups: of tables, the mean over samples of Σ g gᵀ over what was looked up, g its gradients, float32, of shape
-            (1, columns, columns); none, if no gradients were taken.
+            (1, columns, columns); as if each were of length 1 in every direction, if no gradients were taken.
         expected: of tables that logits are products with, as the head of a language model that shares the embedding's,
             how often each row is predicted to come next in all samples together, float32, of shape (rows,).
         positions: how many inputs each group has seen, int64, of shape (groups,).
@@ -76,7 +76,7 @@ class Calibration:
             return (rows * self.counts[name] / self.samples)[:, None].expand(-1, view.columns)
         squares = self.inputs[name].diagonal(dim1=1, dim2=2)
         found = (rows.reshape(view.groups, -1, 1) * squares[:, None]).flatten(0, 1)
-        if name in self.lookups:  # it is looked up in, too
+        if name in self.counts:  # it is looked up in, too
             shares = self.counts[name] / self.counts[name].sum()
             found += shares[:, None] * self.lookups[name][0].diagonal()
         return found
@@ -121,6 +121,8 @@ class Calibration:
             _check_tensor(f"inputs of {name!r}", self.inputs.get(name), inputs)
             _check_tensor(f"counts of {name!r}", self.counts.get(name), (view.rows,))
             _check_tensor(f"lookups of {name!r}", self.lookups.get(name), (1, view.columns, view.columns))
+            if (name in self.counts) != (name in self.lookups):
+                raise ValueError(f"counts or lookups of {name!r} without the other")
             _check_tensor(f"expected of {name!r}", self.expected.get(name), (view.rows,))
             _check_tensor(f"rows of {name!r}", self.rows[name], (count,))
             _check_tensor(f"positions of {name!r}", self.positions[name], (view.groups,))
@@ -219,8 +221,11 @@ def _result(weights: Weights, sums: SharedSums, found: Gradients | None, samples
     owners = sums.sharing.owners
     inputs = {name: moments[owners[name]] for name in views if name in owners}
     counts = {name: sums.counts[name] for name in views if name in sums.counts}
-    products = {name: found.lookups(name) for name in counts} if found else {}
-    lookups = {name: (total / samples).float()[None] for name, total in products.items() if total is not None}
+    lookups = {
+        name: (found.lookups(views[name]) if found else torch.eye(views[name].columns) * total.sum()).float()[None]
+        / samples
+        for name, total in counts.items()
+    }
     predicted = {name: found.expected(views[name]) for name in counts} if found else {}
     expected = {name: total.float() for name, total in predicted.items() if total is not None}
     positions = {name: sums.positions(name) for name in views}

@@ -148,9 +148,9 @@ class Gradients:
             energy = found.products.diagonal(dim1=1, dim2=2).sum(1, keepdim=True).double().cpu()
         return torch.where(energy > 0, squares / energy, 0).flatten().float()
 
-    def lookups(self, name: str) -> Tensor | None:
-        """Σ g gᵀ over all that was looked up in a table, g its gradients, float64; None if none had any."""
-        return self._lookups.get(name)
+    def lookups(self, view: MatrixView) -> Tensor:
+        """Σ g gᵀ over all that was looked up in a table, g its gradients, float64, (columns, columns)."""
+        return self._lookups.get(view.name, torch.zeros(view.columns, view.columns, dtype=torch.float64))
 
     def expected(self, view: MatrixView) -> Tensor | None:
         """How often each row of a table is expected to come next, float64, where outputs say so.
