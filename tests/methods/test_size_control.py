@@ -78,6 +78,15 @@ def test_a_bit_is_cheap_in_tensors_of_small_gradients():
     assert math.prod(prices) == pytest.approx(1.0)
 
 
+def test_weights_without_a_gradient_do_not_make_a_bit_dearer_or_cheaper():
+    model, found = bound()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    before = relative_prices(found)
+    next(model.parameters()).grad[1:] = 0
+    assert relative_prices(found) == pytest.approx(before)
+
+
 class Plant:
     """A method whose size halves in 100 steps at a strength of 1, and grows a little at none."""
 

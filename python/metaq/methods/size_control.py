@@ -314,11 +314,13 @@ def relative_prices(method: Steered) -> list[float]:
     """What a bit is worth in each parameter, in squared distances of levels, so that it costs about the same loss.
 
     An error of one distance d costs F d², with F the mean squared gradient, the tensor's mean of the empirical Fisher
-    information. The prices are 1 / (F d²), divided by their geometric mean and within bounds of it.
+    information. The prices are 1 / (F d²), divided by their geometric mean and within bounds of it. Weights without any
+    gradient, such as the embeddings of tokens that this batch does not have, tell nothing of those that have one.
     """
-    squares = torch.stack([_square(gradient_of(parameter)) for parameter in method.parameters.values()])
-    sizes = torch.tensor([parameter.numel() for parameter in method.parameters.values()]).to(squares)
-    means = method.ranks.sum(squares) / method.ranks.sum(sizes).clamp(min=1)
+    gradients = [gradient_of(parameter) for parameter in method.parameters.values()]
+    squares = torch.stack([_square(gradient) for gradient in gradients])
+    counts = torch.stack([gradient.count_nonzero() for gradient in gradients]).to(squares)
+    means = method.ranks.sum(squares) / method.ranks.sum(counts).clamp(min=1)
     distances = torch.tensor(method.level_distances(), dtype=torch.float64)
     costs = (means.cpu() * distances.square()).clamp(min=torch.finfo(torch.float32).tiny).log()
     logs = (costs.mean() - costs).clamp(-_LARGEST_PRICE, _LARGEST_PRICE)
