@@ -1,10 +1,13 @@
-// The loops of loops.hpp as a module of their own. Its stack and its data lie below those of the decoder, and what it allocates
-// comes from the decoder's allocator.
+// The loops of loops.hpp with vectors, as a module of their own: its stack and its data lie between those of the decoder, and what
+// it allocates comes from the decoder's allocator. Without vectors, these loops as part of the decoder, which build.py compiles for
+// speed and all else for size.
 #include "loops.hpp"
 
 #include "metaq/base/memory.hpp"
 
-using namespace metaq;
+namespace metaq {
+
+#ifdef __wasm_simd128__
 
 METAQ_EXPORT(use_allocator)(const Allocator* allocator)->void { current_allocator = allocator; }
 
@@ -37,3 +40,17 @@ METAQ_EXPORT(decode_dependent_row)
     ->Status {
     return kDecodeRow<mixing::DependentSymbols>(state, coder, block, row, first, centre, symbols);
 }
+
+#else
+
+template Status adaptive::code_band(adaptive::State&, adaptive::Decoder&, const Block&, const adaptive::FreeSymbols&);
+template Status adaptive::code_band(adaptive::State&, adaptive::Decoder&, const Block&,
+                                    const adaptive::DependentSymbols&);
+template Status mixing::code_row(mixing::State&, BinaryDecoder&, const Block&, std::size_t, std::int32_t*, std::int32_t,
+                                 mixing::FreeSymbols&);
+template Status mixing::code_row(mixing::State&, BinaryDecoder&, const Block&, std::size_t, std::int32_t*, std::int32_t,
+                                 mixing::DependentSymbols&);
+
+#endif
+
+}  // namespace metaq

@@ -31,10 +31,7 @@ export class MetaqError extends Error {
 
 let decoder;  // a promise of the one decoder
 
-/**
- * Takes modules from elsewhere than beside this one, each as bytes, as a URL, or compiled: the decoder, and those of its loops that
- * vectors make faster, without which it decodes too.
- */
+/** Takes modules from elsewhere than beside this one, as bytes, URLs, or compiled: the decoder, and its loops with vectors or none. */
 export async function init(...given) {
   decoder = Decoder.create(...(given.length ? given : ownModules()));
   decoder.catch(() => { decoder = undefined; });
