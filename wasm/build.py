@@ -1,7 +1,7 @@
 """Builds the npm package's two modules of the decoder in src/: `python wasm/build.py`; it takes `pip install ziglang`.
 
-`metaq.plain.wasm` is all of it, without vectors. `metaq.simd.wasm` has only the inner loops that vectors of 128 bits make faster; it
-works in the memory of the other, between that one's stack and its data.
+`metaq.plain.wasm` is all of it, without vectors. `metaq.simd.wasm` has only the inner loops that vectors of 128 bits
+make faster; it works in the memory of the other, between that one's stack and its data.
 """
 
 import subprocess
@@ -39,14 +39,14 @@ def build(folder: Path) -> None:
     loops = HERE / "loops.cpp"
     with tempfile.TemporaryDirectory() as objects:
         fast = Path(objects) / "loops.o"
-        run("-flto", *FOR_SPEED, "-c", loops, "-o", fast)
+        _compile("-flto", *FOR_SPEED, "-c", loops, "-o", fast)
         # Of a function that two files have, the linker takes the first.
         others = (HERE / "metaq_wasm.cpp", SOURCE / "metaq" / "metaq.cpp")
-        run(*PLAIN, *FOR_SIZE, fast, *others, "-o", folder / "metaq.plain.wasm")
-    run(*SIMD, *FOR_SPEED, loops, "-o", folder / "metaq.simd.wasm")
+        _compile(*PLAIN, *FOR_SIZE, fast, *others, "-o", folder / "metaq.plain.wasm")
+    _compile(*SIMD, *FOR_SPEED, loops, "-o", folder / "metaq.simd.wasm")
 
 
-def run(*arguments: str | Path) -> None:
+def _compile(*arguments: str | Path) -> None:
     subprocess.run([sys.executable, "-m", "ziglang", "c++", *FLAGS, *arguments], check=True)
 
 

@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "wasm"
 NODE = shutil.which("node")
-BUILDS = {"simd": ["plain", "simd"], "plain": ["plain"]}  # the modules that an engine with vectors takes, and one without
+# The modules that an engine with vectors takes, and one without.
+BUILDS = {"simd": ["plain", "simd"], "plain": ["plain"]}
 
 needs_zig = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="no ziglang to build with")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node")

@@ -183,8 +183,9 @@ def checksums_of(path):
 
 
 def large_tensors(spread):
-    """Of every kind that has inner loops of its own: dtypes, rows of many scales, neighbours that tell, columns, kernels,
-    dependent quantizers."""
+    """Of every kind that has inner loops of its own: dtypes, rows of many scales, neighbours that tell, columns,
+    kernels, dependent quantizers.
+    """
     generator = torch.Generator().manual_seed(1)
 
     def symbols(rows, columns, spread=spread):
