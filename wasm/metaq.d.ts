@@ -78,11 +78,16 @@ export function safeOpen(source: Source, options?: LoadOptions): Promise<MetaqFi
 /** Half-precision numbers as float32; other tensors stay as they are. */
 export function widen(tensor: Tensor): Tensor;
 
-/** Takes a decoder from elsewhere than beside this module, before the first file: its bytes, its URL, or its module. */
-export function init(source?: ArrayBuffer | ArrayBufferView | string | URL | WebAssembly.Module): Promise<void>;
+export type ModuleSource = ArrayBuffer | ArrayBufferView | string | URL | WebAssembly.Module;
+
+/**
+ * Takes modules from elsewhere than beside this one, before the first file: the decoder, and its inner loops with vectors, without
+ * which it is slower. Without arguments it takes those beside this module, the second if the engine has vectors.
+ */
+export function init(plain?: ModuleSource, simd?: ModuleSource): Promise<void>;
 
 /** How much memory the decoder has taken, of which it gives nothing back to the engine. */
 export function memoryBytes(): Promise<number>;
 
-/** Whether the engine has vectors, so that the faster build is taken. */
+/** Whether the engine has vectors, so that `metaq.simd.wasm` is taken as well. */
 export function hasSimd(): boolean;

@@ -16,6 +16,9 @@ const ARRAYS = {
 };
 const NO_MEMORY = 52, READ_FAILED = 54;
 const OUTPUT_BYTES = 32;
+// Of metaq.simd.wasm: its functions in the order in which the decoder takes them, and where build.py has put its stack.
+const LOOPS = ['decode_steps', 'decode_free_band', 'decode_dependent_band', 'decode_free_row', 'decode_dependent_row'];
+const STACK_END = 0x50000;
 const utf8 = new TextDecoder();
 
 /** What is wrong with a file, or with a call: the message is that of metaq.h. */
@@ -28,20 +31,20 @@ export class MetaqError extends Error {
 
 let decoder;  // a promise of the one decoder
 
-/** Takes a decoder from elsewhere than beside this module: its bytes, its URL, or its compiled module. */
-export async function init(source = ownDecoder()) {
-  decoder = Decoder.create(source);
+/** Takes modules from elsewhere than beside this one, as bytes, URLs, or compiled: the decoder, and its loops with vectors or none. */
+export async function init(...given) {
+  decoder = Decoder.create(...(given.length ? given : ownModules()));
   decoder.catch(() => { decoder = undefined; });
   await decoder;
 }
 
 // Addresses that bundlers find.
-function ownDecoder() {
-  if (hasSimd()) return new URL('./dist/metaq.simd.wasm', import.meta.url);
-  return new URL('./dist/metaq.plain.wasm', import.meta.url);
+function ownModules() {
+  const plain = new URL('./dist/metaq.plain.wasm', import.meta.url);
+  return hasSimd() ? [plain, new URL('./dist/metaq.simd.wasm', import.meta.url)] : [plain];
 }
 
-/** Whether this engine has vectors, so that the faster build is chosen. */
+/** Whether this engine has vectors, so that the faster loops are taken. */
 export function hasSimd() {
   return WebAssembly.validate(new Uint8Array(SIMD_MODULE));
 }
@@ -79,7 +82,7 @@ export async function safeOpen(source, options = {}) {
 /** As `load`, on a thread of its own. */
 export async function loadInWorker(source, options = {}) {
   if (!decoder) init();
-  const { module } = await decoder;
+  const { modules } = await decoder;
   const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data: { tensors, error } }) => {
@@ -89,7 +92,7 @@ export async function loadInWorker(source, options = {}) {
     worker.onerror = (event) => reject(new Error(event.message));
     const isUrl = typeof source === 'string' || source instanceof URL;
     const given = isUrl ? new URL(source, globalThis.document?.baseURI).href : source;
-    worker.postMessage({ module, source: given, options });
+    worker.postMessage({ modules, source: given, options });
   }).finally(() => worker.terminate());
 }
 
@@ -115,13 +118,24 @@ class Decoder {
   #sources = new Map();
   #lastSource = 0;
 
-  static async create(source) {
+  static async create(...sources) {
     const made = new Decoder();
+    made.modules = await Promise.all(sources.map(compiled));
+    const [plain, simd] = made.modules;
     const imports = { metaq: { read: (id, offset, out, size) => made.#read(id, offset, out, size) } };
-    made.module = source instanceof WebAssembly.Module ? source : await WebAssembly.compile(await bytesOf(source));
-    made.exports = (await WebAssembly.instantiate(made.module, imports)).exports;
+    made.exports = (await WebAssembly.instantiate(plain, imports)).exports;
     made.exports._initialize();
+    if (simd) await made.#takeLoops(simd);
     return made;
+  }
+
+  // Loops with vectors, which work in the decoder's memory, in place of its own.
+  async #takeLoops(module) {
+    const { memory, __indirect_function_table: table, metaq_wasm_use_loops: use } = this.exports;
+    const { exports } = await WebAssembly.instantiate(module, { env: { memory, __indirect_function_table: table } });
+    exports.__stack_pointer.value = STACK_END;
+    exports._initialize();
+    exports.use_allocator(use(...LOOPS.map((name) => table.grow(1, exports[name]))));
   }
 
   add(source) {
@@ -178,6 +192,10 @@ class Decoder {
     const target = new Uint8Array(this.exports.memory.buffer, out >>> 0, size >>> 0);
     return this.#sources.get(id).copy(offset, target) ? 0 : 1;
   }
+}
+
+async function compiled(source) {
+  return source instanceof WebAssembly.Module ? source : WebAssembly.compile(await bytesOf(source));
 }
 
 async function bytesOf(source) {

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "loops.hpp"
+#include "metaq/base/memory.hpp"
 #include "metaq/metaq.h"
-
-#define METAQ_EXPORT(name) extern "C" __attribute__((export_name(#name))) auto name
 
 // Copies bytes of a source to `out` and returns 0; another number if it does not have them.
 extern "C" __attribute__((import_module("metaq"), import_name("read"))) int read_source(std::uint32_t source,
@@ -32,6 +32,7 @@ void* allocate(void*, std::size_t size, std::size_t alignment) {
 void release(void*, void* memory, std::size_t, std::size_t) { std::free(memory); }
 
 constexpr metaq_allocator kAllocator{allocate, release, nullptr};
+constexpr metaq::Allocator kLoopAllocator{allocate, release, nullptr};
 
 int read(void* user, std::uint64_t offset, void* out, std::size_t size) {
     return read_source(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(user)), static_cast<double>(offset),
@@ -77,4 +78,20 @@ METAQ_EXPORT(metaq_wasm_decode)(const metaq_file* file, const metaq_output* outp
 METAQ_EXPORT(metaq_wasm_metadata)
 (const metaq_file* file, std::size_t index, const char** texts, std::size_t* sizes)->metaq_status {
     return metaq_get_metadata(file, index, texts, sizes, texts + 1, sizes + 1);
+}
+
+// Takes functions of loops.cpp in the place of those here, by where they are in the table; they allocate by what this returns.
+METAQ_EXPORT(metaq_wasm_use_loops)
+(decltype(metaq::kDecodeSteps) steps, decltype(metaq::kDecodeBand<metaq::adaptive::FreeSymbols>) free_band,
+ decltype(metaq::kDecodeBand<metaq::adaptive::DependentSymbols>) dependent_band,
+ decltype(metaq::kDecodeRow<metaq::mixing::FreeSymbols>) free_row,
+ decltype(metaq::kDecodeRow<metaq::mixing::DependentSymbols>) dependent_row)
+    ->const metaq::Allocator* {
+    using namespace metaq;
+    replaceable<kDecodeSteps> = steps;
+    replaceable<kDecodeBand<adaptive::FreeSymbols>> = free_band;
+    replaceable<kDecodeBand<adaptive::DependentSymbols>> = dependent_band;
+    replaceable<kDecodeRow<mixing::FreeSymbols>> = free_row;
+    replaceable<kDecodeRow<mixing::DependentSymbols>> = dependent_row;
+    return &kLoopAllocator;
 }

@@ -64,6 +64,23 @@ def test_with_the_shared_library(package_folder, tmp_path):
     assert_prints_what_python_reads(run(tmp_path / "first_tensor", FILE, LD_LIBRARY_PATH=package_folder.parent))
 
 
+def test_under_address_sanitizer(package_folder, tmp_path):
+    """By the flags of its Makefile: a file that is whole, and some that end early."""
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "examples" / "c", source)
+    sanitizers = "-fsanitize=address,undefined -fno-sanitize-recover=all"
+    run("make", "-C", source, f"CC=cc {sanitizers}", PKG_CONFIG_PATH=package_folder)
+    libraries = {"LD_LIBRARY_PATH": package_folder.parent}
+    assert_prints_what_python_reads(run(source / "first_tensor", FILE, **libraries))
+    data = FILE.read_bytes()
+    for size in (3, 100, len(data) - 1):
+        (tmp_path / "early.mtq").write_bytes(data[:size])
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            run(source / "first_tensor", tmp_path / "early.mtq", **libraries)
+        assert failed.value.returncode == 2
+        assert failed.value.stderr.endswith("found the end of the file\n"), failed.value.stderr
+
+
 def test_with_the_static_library(package_folder, tmp_path):
     flags = run("pkg-config", "--cflags", "metaq", PKG_CONFIG_PATH=package_folder).split()
     libraries = [package_folder.parent / "libmetaq.a", "-lstdc++"]

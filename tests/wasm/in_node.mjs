@@ -1,12 +1,12 @@
-// node in_node.mjs PACKAGE BUILD: reads a list of [function, ...arguments] as JSON, and writes what the functions give.
+// node in_node.mjs PACKAGE MODULES: reads a list of [function, ...arguments] as JSON, and writes what the functions give.
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { describe, described, inPieces } from './describe.mjs';
 
-const [, , folder, build] = process.argv;
+const [, , folder, modules] = process.argv;
 const metaq = await import(pathToFileURL(`${folder}/metaq.js`));
-await metaq.init(readFileSync(`${folder}/dist/metaq.${build}.wasm`));
+await metaq.init(...modules.split(',').map((name) => readFileSync(`${folder}/dist/metaq.${name}.wasm`)));
 
 const functions = {
   describe: (...given) => describe(metaq, ...given),

@@ -49,7 +49,8 @@ def package_page(browser, tmp_path_factory):
 @pytest.mark.parametrize("build", BUILDS)
 def test_reads_what_numpy_reads_and_refuses_what_cpp_refuses(package_page, build):
     expected = cases()
-    package_page.evaluate("(build) => metaq.init(`/package/dist/metaq.${build}.wasm`)", build)
+    modules = [f"/package/dist/metaq.{name}.wasm" for name in BUILDS[build]]
+    package_page.evaluate("(modules) => metaq.init(...modules)", modules)
     script = "(files) => Promise.all(files.map((file) => describe(metaq, file)))"
     found = package_page.evaluate(script, [as_base64(data) for data, _ in expected])
     assert [by_name(described) for described in found] == [by_name(described) for _, described in expected]

@@ -10,6 +10,8 @@ from .expected import GOLDEN, tensors
 from .package import BUILDS, built_package, needs_zig
 
 NO_MEMORY = 52
+STACK_END = 0x50000
+LOOPS = ["decode_steps", "decode_free_band", "decode_dependent_band", "decode_free_row", "decode_dependent_row"]
 OUTPUT = struct.Struct("<IIQQII")  # metaq_output
 
 pytestmark = [
@@ -21,12 +23,12 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def compiled():
-    """An engine and, by name, what it makes of the builds."""
+    """An engine and, by name, what it makes of the modules."""
     import wasmtime
 
     engine = wasmtime.Engine()
-    paths = {build: built_package() / "dist" / f"metaq.{build}.wasm" for build in BUILDS}
-    return engine, {build: wasmtime.Module.from_file(engine, str(path)) for build, path in paths.items()}
+    paths = {name: built_package() / "dist" / f"metaq.{name}.wasm" for name in BUILDS["simd"]}
+    return engine, {name: wasmtime.Module.from_file(engine, str(path)) for name, path in paths.items()}
 
 
 class Module:
@@ -41,9 +43,22 @@ class Module:
         linker, i32 = wasmtime.Linker(engine), wasmtime.ValType.i32()
         kind = wasmtime.FuncType([i32, wasmtime.ValType.f64(), i32, i32], [i32])
         linker.define_func("metaq", "read", kind, self.read)
-        self.exports = linker.instantiate(self.store, modules[build]).exports(self.store)
+        self.exports = linker.instantiate(self.store, modules["plain"]).exports(self.store)
         self.memory = self.exports["memory"]
         self.exports["_initialize"](self.store)
+        if build == "simd":
+            self.take_loops(linker, modules["simd"])
+
+    # As metaq.js does.
+    def take_loops(self, linker, module):
+        table = self.exports["__indirect_function_table"]
+        for name, shared in (("memory", self.memory), ("__indirect_function_table", table)):
+            linker.define(self.store, "env", name, shared)
+        loops = linker.instantiate(self.store, module).exports(self.store)
+        loops["__stack_pointer"].set_value(self.store, STACK_END)
+        loops["_initialize"](self.store)
+        places = [table.grow(self.store, 1, loops[name]) for name in LOOPS]
+        loops["use_allocator"](self.store, self.call("wasm_use_loops", *places))
 
     def call(self, name, *arguments):
         return self.exports[f"metaq_{name}"](self.store, *arguments)

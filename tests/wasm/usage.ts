@@ -3,7 +3,7 @@ import { hasSimd, init, load, loadInWorker, memoryBytes, MetaqError, safeOpen, s
 import type { MetaqFile, Source, Tensor, TensorInfo } from '../../wasm/metaq.js';
 
 async function use(source: Source): Promise<number> {
-  if (hasSimd()) await init('metaq.simd.wasm');
+  if (hasSimd()) await init('metaq.plain.wasm', 'metaq.simd.wasm');
   const tensors: Map<string, Tensor> = await load(source, { widen: true, takeDifferences: true });
   const file: MetaqFile = await safeOpen(new URL('https://example.org/model.mtq'));
   const first: TensorInfo = file.tensors[0];

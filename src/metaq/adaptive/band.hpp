@@ -16,6 +16,7 @@
 #include "metaq/adaptive/rans.hpp"
 #include "metaq/adaptive/tables.hpp"
 #include "metaq/base/dependent.hpp"
+#include "metaq/base/replaceable.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::adaptive {
@@ -277,7 +278,7 @@ Status code_symbols(State& state, Coder& coder, const BasicBlock<Symbol>& block,
         const std::size_t lanes = std::min(kLanes, block.rows - row);
         state.history.start_band(row, lanes);
         const BasicBlock<Symbol> rows{block.symbols + row * row_size, lanes, block.channels, block.kernel};
-        const Status status = code_band(state, coder, rows, of_rows);
+        const Status status = replaceable<&code_band<Coder, Symbol, Symbols>>(state, coder, rows, of_rows);
         if (status != Status::ok) return status;
     }
     state.history.end_block();

@@ -17,6 +17,7 @@
 #include "metaq/base/buffer.hpp"
 #include "metaq/base/logistic.hpp"
 #include "metaq/base/symbols.hpp"
+#include "metaq/base/table.hpp"
 
 namespace metaq::adaptive {
 
@@ -26,7 +27,7 @@ inline constexpr int kLevelOne = 1 << 16;        // an octave
 inline constexpr int kLeastLevel = -4 * kLevelOne;
 
 // Entry i is 2^(-i/16) in units of 2^-31: the inverse of a magnitude by its level without its last bits.
-constexpr std::array<std::uint32_t, kLevels> make_scales() {
+METAQ_MAKES_TABLE std::array<std::uint32_t, kLevels> make_scales() {
     std::array<std::uint32_t, kLevels> table{};
     std::uint64_t power = std::uint64_t{1} << 31;
     for (std::uint32_t& entry : table) {
@@ -35,7 +36,7 @@ constexpr std::array<std::uint32_t, kLevels> make_scales() {
     }
     return table;
 }
-inline constexpr auto kScales = make_scales();
+inline METAQ_TABLE auto kScales = make_scales();
 
 // How fast something learns: by power / 256 of its n-th observation's share, n counted from `start` up to `limit`.
 struct Rate {

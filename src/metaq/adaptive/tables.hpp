@@ -13,6 +13,7 @@
 
 #include "metaq/adaptive/history.hpp"
 #include "metaq/adaptive/rans.hpp"
+#include "metaq/base/table.hpp"
 
 namespace metaq::adaptive {
 
@@ -68,7 +69,7 @@ inline constexpr std::int16_t kNearLevels = std::max(level_of_cells(0), level_of
 struct LeanLimits {
     alignas(16) std::array<Limits, kNearLevels> of_level{};
 };
-constexpr LeanLimits make_lean_limits() {
+METAQ_MAKES_TABLE LeanLimits make_lean_limits() {
     LeanLimits limits;
     for (std::size_t level = 0; level < kNearLevels; ++level) {
         Limits& of_level = limits.of_level[level];
@@ -80,7 +81,7 @@ constexpr LeanLimits make_lean_limits() {
     }
     return limits;
 }
-inline constexpr LeanLimits kLeanLimits = make_lean_limits();
+inline METAQ_TABLE LeanLimits kLeanLimits = make_lean_limits();
 
 struct Tables {
     std::array<std::array<Table, kBins * kLeans>, kSets> cells;

@@ -47,7 +47,7 @@ METAQ_MAKES_TABLE std::array<std::int16_t, 4096> make_stretch() {
 inline METAQ_TABLE auto kStretch = make_stretch();
 
 // Entry i is log2(1 + i/256) in units of 1/256, rounded down: eight squarings give its eight bits.
-constexpr std::array<std::uint8_t, 256> make_log2() {
+METAQ_MAKES_TABLE std::array<std::uint8_t, 256> make_log2() {
     std::array<std::uint8_t, 256> table{};
     for (std::uint64_t i = 0; i < 256; ++i) {
         std::uint64_t x = (256 + i) << 22;  // in units of 2^-30
@@ -61,7 +61,7 @@ constexpr std::array<std::uint8_t, 256> make_log2() {
     }
     return table;
 }
-inline constexpr auto kLog2 = make_log2();
+inline METAQ_TABLE auto kLog2 = make_log2();
 
 inline std::uint32_t squash(int logit) {
     return kSquash[static_cast<std::size_t>(std::clamp(logit, -kLogitLimit, kLogitLimit) + kLogitLimit)];
@@ -75,12 +75,14 @@ inline int log2_fixed(std::uint64_t value) {
 }
 
 // 2^16 / (n + 1.5), by which the n-th observation moves a mean.
-constexpr std::array<std::uint32_t, 1024> make_reciprocals() {
+constexpr std::uint32_t reciprocal(std::uint32_t n) { return 131072 / (2 * n + 3); }
+
+METAQ_MAKES_TABLE std::array<std::uint32_t, 1024> make_reciprocals() {
     std::array<std::uint32_t, 1024> table{};
-    for (std::uint32_t n = 0; n < 1024; ++n) table[n] = 131072 / (2 * n + 3);
+    for (std::uint32_t n = 0; n < 1024; ++n) table[n] = reciprocal(n);
     return table;
 }
-inline constexpr auto kReciprocals = make_reciprocals();
+inline METAQ_TABLE auto kReciprocals = make_reciprocals();
 
 // ---- Counter: the probability of a set bit in one context, at two rates.
 

@@ -14,6 +14,7 @@
 #include <span>
 
 #include "metaq/base/buffer.hpp"
+#include "metaq/base/heap_sort.hpp"
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
 #include "metaq/format/column_scan.hpp"
@@ -132,7 +133,7 @@ private:
             return wants_[a].run != wants_[b].run ? wants_[a].run < wants_[b].run : a < b;
         };
         if (!std::is_sorted(by_run_.begin(), by_run_.end(), is_before))
-            std::sort(by_run_.begin(), by_run_.end(), is_before);
+            heap_sort(by_run_.begin(), by_run_.end(), is_before);
         return true;
     }
 
@@ -177,7 +178,7 @@ private:
             if (!tasks_.append(std::move(task))) return false;
         }
         fits_cache_ = rest_bytes() <= options_.cache_bytes;
-        std::sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) {
+        heap_sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) {
             if (a.has_planes != b.has_planes) return b.has_planes;
             if (a.tensor != b.tensor) return a.tensor < b.tensor;
             return a.element != b.element ? a.element < b.element : a.chunk < b.chunk;

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "metaq/base/buffer.hpp"
+#include "metaq/base/heap_sort.hpp"
 #include "metaq/format/fields.hpp"
 #include "metaq/format/scales.hpp"
 #include "metaq/format/status.hpp"
@@ -100,8 +101,7 @@ private:
             const int difference = text_of(a).compare(text_of(b));
             return difference < 0 || (difference == 0 && a < b);
         };
-        std::make_heap(order.begin(), order.end(), is_before);  // half the code of std::sort, for devices
-        std::sort_heap(order.begin(), order.end(), is_before);
+        heap_sort(order.begin(), order.end(), is_before);
         std::size_t repeated = kNowhere;
         for (std::size_t i = 1; i < count; ++i) {
             if (text_of(order[i - 1]) == text_of(order[i])) repeated = std::min(repeated, order[i]);

@@ -16,6 +16,7 @@
 #include "metaq/base/centre.hpp"
 #include "metaq/base/dependent.hpp"
 #include "metaq/base/memory.hpp"
+#include "metaq/base/replaceable.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/mixing/contexts.hpp"
 #include "metaq/mixing/model.hpp"
@@ -166,7 +167,8 @@ template <class Coder, class Symbol, class Symbols>
     if (started != Status::ok) return started;
     for (std::size_t row = 0; row < block.rows; ++row) {
         Symbol* const first = block.symbols + row * block.channels * block.kernel;
-        const Status status = code_row(state, coder, block, row, first, centre, symbols);
+        const Status status = replaceable<&code_row<State, Coder, Symbol, Symbols>>(state, coder, block, row, first,
+                                                                                    centre, symbols);
         if (status != Status::ok) return status;
     }
     state.history.end_block();

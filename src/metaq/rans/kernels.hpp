@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <iterator>
 
+#include "metaq/base/replaceable.hpp"
 #include "metaq/rans/lanes.hpp"
 #include "metaq/rans/tables.hpp"
 #include "metaq/rans/wasm_kernel.hpp"
@@ -269,12 +270,9 @@ void decode_steps(Path path, Lanes& lanes, const typename Layout::Slot* slots, t
                               : decode_avx2<false>(lanes, slots, entries, steps);
         }
     }
-#elif defined(__wasm_simd128__)
+#elif defined(__wasm__)
     if constexpr (sizeof(typename Layout::Entry) == 1) {
-        if (active == kLaneLimit) {
-            done = lanes.context_mask != 0 ? decode_wasm<true>(lanes, slots, entries, steps)
-                                           : decode_wasm<false>(lanes, slots, entries, steps);
-        }
+        if (active == kLaneLimit) done = replaceable<&decode_wasm>(lanes, slots, entries, steps);
     }
 #endif
     (void)path;

@@ -2,17 +2,21 @@
 // lanes at a time, whose slots are looked up one by one.
 #pragma once
 
-#ifdef __wasm_simd128__
+#ifdef __wasm__
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
-#include <wasm_simd128.h>
-
 #include "metaq/rans/lanes.hpp"
 
+#ifdef __wasm_simd128__
+#include <wasm_simd128.h>
+#endif
+
 namespace metaq::rans {
+
+#ifdef __wasm_simd128__
 
 // For each set of four lanes that take in a word, which bytes of the next words each lane takes, zeros for none; and how many.
 struct WordsOfLanes {
@@ -53,7 +57,7 @@ inline void enter_due_units(Lanes& lanes, std::size_t step) {
 }
 
 template <bool kHasContexts>
-std::size_t decode_wasm(Lanes& lanes, const std::uint32_t* slots, std::uint8_t* entries, std::size_t steps) {
+std::size_t decode_vectors(Lanes& lanes, const std::uint32_t* slots, std::uint8_t* entries, std::size_t steps) {
     constexpr std::size_t kParts = kLaneLimit / 4;
     const unsigned precision = lanes.precision;
     const v128_t mask = wasm_u32x4_splat((1u << precision) - 1), one = wasm_i32x4_const_splat(1),
@@ -100,6 +104,19 @@ std::size_t decode_wasm(Lanes& lanes, const std::uint32_t* slots, std::uint8_t* 
     }
     lanes.words = words;
     return step;
+}
+
+#endif
+
+// Steps of all 32 lanes, as many as vectors decode, which is none where there are none.
+inline std::size_t decode_wasm([[maybe_unused]] Lanes& lanes, [[maybe_unused]] const std::uint32_t* slots,
+                               [[maybe_unused]] std::uint8_t* entries, [[maybe_unused]] std::size_t steps) {
+#ifdef __wasm_simd128__
+    return lanes.context_mask != 0 ? decode_vectors<true>(lanes, slots, entries, steps)
+                                   : decode_vectors<false>(lanes, slots, entries, steps);
+#else
+    return 0;
+#endif
 }
 
 }  // namespace metaq::rans

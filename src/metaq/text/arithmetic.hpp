@@ -57,8 +57,8 @@ static_assert(sizeof(logistic::Counter) == 8);
 consteval bool floats_give_reciprocals() {
     for (std::uint32_t n = 0; n < logistic::kReciprocals.size(); ++n) {
         const float quotient = 131072.0f / static_cast<float>(2 * n + 3), most = quotient + quotient / (1 << 22);
-        if (static_cast<std::uint32_t>(quotient) != logistic::kReciprocals[n]) return false;
-        if (static_cast<std::uint32_t>(most) != logistic::kReciprocals[n]) return false;
+        if (static_cast<std::uint32_t>(quotient) != logistic::reciprocal(n)) return false;
+        if (static_cast<std::uint32_t>(most) != logistic::reciprocal(n)) return false;
     }
     return true;
 }
