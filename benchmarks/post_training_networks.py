@@ -106,7 +106,7 @@ def efficientnet(folder: Path, sizes: Sizes) -> Network:
     others = [path for path in paths if path not in set(known)]
     measured = [path for index, path in enumerate(others) if index % 5][: sizes.measured]
     drawn = torch.Generator().manual_seed(0)
-    views = [_pixels(path, drawn if view else None) for view in range(VIEWS) for path in known[: sizes.calibration]]
+    views = [_pixels(path, drawn if view else None) for path in known[: sizes.calibration] for view in range(VIEWS)]
     labels = torch.tensor([int(path.stem) for path in measured])
     measure = Classified(model, torch.stack([_pixels(path) for path in measured]), labels)
     return Network(model, list(torch.stack(views).split(BATCH)), measure, (2, 2.5, 3, 4, 5))

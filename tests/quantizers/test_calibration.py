@@ -178,6 +178,25 @@ def test_gradients_are_means_of_squares():
     torch.testing.assert_close(found.rows["0.weight"], model[1].weight.detach().square().sum(0), rtol=0.2, atol=0.02)
 
 
+def certain_of_one(classes):
+    model = nn.Linear(1, classes, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(1000 * torch.eye(classes)[:, :1])
+    return model
+
+
+def test_classes_that_no_sample_shows_count():
+    """With p = 1 for one class the information is 0; of a tenth that n classes share, each other has 0.1 / n."""
+    model = certain_of_one(classes=50)
+    rows = calibrate(model, torch.ones(6000, 1).split(3)).rows["weight"]
+    torch.testing.assert_close(rows[1:].mean(), torch.tensor(0.1 / 50), rtol=0.1, atol=0)
+
+
+def test_tokens_are_drawn_as_the_model_predicts_them():
+    model = certain_of_one(classes=50)
+    assert not calibrate(model, torch.ones(200, 1, 1).split(1)).rows["weight"].any()
+
+
 def test_the_loss_follows_from_the_output():
     images = torch.zeros(2, 3, 4, 4)
     assert main_output(images)[1] is main_output({"last_hidden_state": images[0]})[1] is Loss.OUTPUT

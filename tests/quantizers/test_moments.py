@@ -1,4 +1,4 @@
-"""Who shares moments, and when that is an error."""
+"""Who shares moments, when that is an error, and what they leave unseen."""
 
 import pytest
 import torch
@@ -40,3 +40,21 @@ def test_wide_layers_are_summed_in_float32():
     inputs = torch.randn(8, 1100)
     found = calibrate(nn.Linear(1100, 2), inputs.split(4), gradients=False)
     torch.testing.assert_close(found.inputs["weight"][0], inputs.T @ inputs / 8)
+
+
+def test_inputs_that_every_sample_has_leave_nothing_unseen():
+    inputs = torch.randn(4000, 20) * torch.logspace(-2, 2, 20)
+    assert calibrate(nn.Linear(20, 2), inputs.split(500), gradients=False).unseen["weight"] == 0
+
+
+def test_inputs_that_few_samples_have_leave_much_unseen():
+    classes = torch.randint(0, 400, (80,))  # of which most have no sample
+    inputs = nn.functional.one_hot(classes, 400).float() + 0.01 * torch.randn(80, 400)
+    assert calibrate(nn.Linear(400, 2), inputs.split(20), gradients=False).unseen["weight"] >= 0.1
+
+
+def test_what_is_unseen_is_told_from_different_halves_of_each_batch():
+    seen_twice = torch.randn(10, 8).relu().repeat(2, 1)
+    assert calibrate(nn.Linear(8, 2), [seen_twice], gradients=False).unseen["weight"] == 0
+    one_half = [torch.randn(1, 8)]
+    assert calibrate(nn.Linear(8, 2), one_half, gradients=False).unseen["weight"] == 0

@@ -30,6 +30,20 @@ def normal(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def test_what_was_not_seen_counts_in_every_input_and_keeps_correlations():
+    inputs = moments(5)
+    inputs[:, 2], inputs[:, :, 2] = 0, 0
+    diagonal = inputs[0].diagonal()
+    energies = diagonal + 0.3 * diagonal.mean()
+    factors = torch.where(diagonal > 0, (energies / diagonal.clamp_min(1e-9)).sqrt(), 1)
+    raised = inputs * factors * factors[:, None]
+    raised[0].diagonal().copy_(energies)
+    found, expected = feedback(inputs, MANY, 0.3), feedback(raised, MANY)
+    torch.testing.assert_close(found.shares, expected.shares)
+    torch.testing.assert_close(found.costs, expected.costs, rtol=1e-5, atol=0)
+    assert float(found.costs.min()) > 0.2 * float(diagonal.mean())
+
+
 def test_shares_and_costs_are_those_of_least_squares():
     found = feedback(moments(7), MANY)
     hessian = damped(moments(7))[0][found.order][:, found.order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,14 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel, encode, 
 from metaq.errors import InputError
 from metaq.progress import Progress
 from metaq.quantizers.calibration import Calibration
-from metaq.quantizers.rounding import is_roundable, round_as_float16
+from metaq.quantizers.rounding import FLOAT16_BITS, is_roundable, round_to_bits
 from metaq.quantizers.second_order import States
 from metaq.quantizers.uniform import is_quantizable
 from metaq.threads import in_threads
 
 _log = logging.getLogger(__name__)
 _REACH = (24.0, 14.0)  # octaves of steps tried below and above the one of about one bit a weight
+_GUARD_BITS = 4  # of what is rounded, beyond what the weights' errors leave certain
 _FINEST = 16.0  # octaves below it, finer than which no step is taken: weights far from all others would have no symbol
 
 
@@ -127,9 +129,7 @@ class CalibratedCheckpoint:
     def measure(self, coded: Mapping[str, CodedTensor], target: Target) -> float:
         """What the target is about: of these weights, the size of a whole file being that with all other tensors."""
         if target.quantity is Quantity.ERROR:
-            missed = {name: tensor.decompress().double() - self.weights[name] for name, tensor in coded.items()}
-            energy = sum(sum_of_squares(self.weights[name]) for name in coded)
-            return sum(map(sum_of_squares, missed.values())) / energy if energy else 0.0
+            return self._relative_error(coded)
         if target.quantity is Quantity.SIZE:
             return float(len(encode(self.model(coded, None), self.coder)))
         count = sum(tensor.symbols.numel() for tensor in coded.values())
@@ -141,15 +141,25 @@ class CalibratedCheckpoint:
         Args:
             state: where the other tensors come from; as they were, if not given.
         """
-        others = self.kept if state is None else keep(state)
-        tensors = {name: coded.get(name, self._other(name, tensor)) for name, tensor in others.items()}
+        others, bits = self.kept if state is None else keep(state), self._significant_bits(coded)
+        tensors = {name: coded.get(name, self._other(name, tensor, bits)) for name, tensor in others.items()}
         return CompressedModel(tensors, self.metadata, self.coder)
 
-    def _other(self, name: str, tensor: CodedTensor | Tensor | Alias) -> CodedTensor | Tensor | Alias:
+    def _significant_bits(self, coded: Mapping[str, CodedTensor]) -> int:
+        """Of norms, biases and all else of one dimension: so many that their errors are nothing beside the weights'."""
+        share = self._relative_error(coded)
+        return min(FLOAT16_BITS, max(1, _GUARD_BITS + math.ceil(-0.5 * math.log2(share)))) if share else FLOAT16_BITS
+
+    def _relative_error(self, coded: Mapping[str, CodedTensor]) -> float:
+        missed = {name: tensor.decompress().double() - self.weights[name] for name, tensor in coded.items()}
+        energy = sum(sum_of_squares(self.weights[name]) for name in coded)
+        return sum(map(sum_of_squares, missed.values())) / energy if energy else 0.0
+
+    def _other(self, name: str, tensor: CodedTensor | Tensor | Alias, bits: int) -> CodedTensor | Tensor | Alias:
         is_rounded = (
             isinstance(tensor, Tensor) and tensor.ndim < 2 and is_roundable(tensor) and not self.config.keeps(name)
         )
-        return round_as_float16(tensor) if is_rounded and isinstance(tensor, Tensor) else tensor
+        return round_to_bits(tensor, bits) if is_rounded and isinstance(tensor, Tensor) else tensor
 
 
 def check_config(config: CompressionConfig, names: Iterable[str]) -> None:

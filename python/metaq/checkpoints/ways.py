@@ -121,9 +121,10 @@ class Ways:
             weight = names[name]
             aimed = weight.detach().cpu()
             if isinstance(problem, MatrixProblem) and moments.inputs is not None:
-                problem = problem.on(moments.inputs, moments.positions)
+                problem = problem.on(moments.inputs, moments.positions, moments.unseen)
                 if moments.cross is not None:
-                    target = second_order.aim(matrices, moments.inputs, moments.cross, moments.positions)
+                    known = moments.inputs, moments.cross, moments.positions, moments.unseen
+                    target = second_order.aim(matrices, *known)
                     aimed = view.weight(target).to(weight.dtype)
             coded[name] = problem.quantize(aimed, sigmas[name])
             return view.matrices(coded[name].decompress()).to(matrices.device)

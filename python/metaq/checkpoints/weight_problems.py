@@ -59,10 +59,11 @@ class MatrixProblem:
     scaling: Scaling | None = None
     table: Table | None = None
 
-    def on(self, inputs: Tensor, positions: Tensor) -> MatrixProblem:
+    def on(self, inputs: Tensor, positions: Tensor, unseen: float) -> MatrixProblem:
         """The same on other inputs, as for `second_order.feedback`."""
-        moments = inputs if self.table is None else self.table.moments(inputs)
-        return replace(self, feedback=second_order.feedback(moments, positions))
+        if self.table is not None:
+            return replace(self, feedback=second_order.feedback(self.table.moments(inputs), positions))
+        return replace(self, feedback=second_order.feedback(inputs, positions, unseen))
 
     @property
     def costs(self) -> Tensor:
@@ -153,7 +154,8 @@ def weight_problems(
         elif calibration.rows[name].any():
             inputs = calibration.inputs[name]
             if id(inputs) not in feedbacks:
-                feedbacks[id(inputs)] = second_order.feedback(inputs, calibration.positions[name])
+                positions, unseen = calibration.positions[name], float(calibration.unseen[name])
+                feedbacks[id(inputs)] = second_order.feedback(inputs, positions, unseen)
             cost = float(calibration.rows[name].double().mean())
             known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, _states_for(view, states))
     logs = [float(problem.costs.clamp_min(_TINY).log().mean()) for problem in known.values()]

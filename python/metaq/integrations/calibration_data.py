@@ -91,9 +91,11 @@ def _image_batches(model: Any, processor: Any, paths: list[Path], count: int) ->
     mode = "L" if getattr(model.config, "num_channels", 3) == 1 else "RGB"
     generator = torch.Generator().manual_seed(0)
     batches: list[Batch] = []
+    # Views of an image follow each other, so that the halves of a batch show different ones.
+    order = sorted(range(count), key=lambda index: (index % len(paths), index))
     for first in range(0, count, IMAGES_OF_A_BATCH):
         pixels: list[Tensor] = []
-        for index in range(first, min(first + IMAGES_OF_A_BATCH, count)):
+        for index in order[first : first + IMAGES_OF_A_BATCH]:
             path = paths[index % len(paths)]
             tensor = _pixels(path, processor, mode, generator if index >= len(paths) else None)
             if pixels and tensor.shape != pixels[0].shape:

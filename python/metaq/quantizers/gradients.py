@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from metaq.errors import InputError
 from metaq.quantizers.layers import Factor, MatrixView, Weights
@@ -19,12 +18,15 @@ from metaq.quantizers.observation import Listener
 from metaq.quantizers.operations import Operation
 from metaq.quantizers.padding import at_tokens
 
+_SHARED = 0.1  # of the probability of labels that are drawn, among all classes alike
+
 
 class Loss(Enum):
     """What gradients are of.
 
     LIKELIHOOD: the logarithm of the probability of labels that are drawn from the model's own logits, of shape
-        (samples, classes) or (samples, positions, classes).
+        (samples, classes) or (samples, positions, classes). With one for each sample, a few hundred samples show some
+        of the classes alone; a tenth of the probability is then shared out among all, so that the others count.
     OUTPUT: half the squared error of any outputs, by their sum with random signs.
     """
 
@@ -122,8 +124,9 @@ class Gradients:
         if not fits or not bool(torch.isfinite(values).all()):
             expected = "logits of two or three dimensions" if loss is Loss.LIKELIHOOD else "outputs"
             raise InputError(f"calibrate: expected finite {expected}, found shape {tuple(values.shape)} or others")
+        shared = _SHARED if values.ndim == 2 else 0.0
         values = at_tokens(values, is_token)
-        total = self._likelihood(values) if loss is Loss.LIKELIHOOD else self._signed(values)
+        total = self._likelihood(values, shared) if loss is Loss.LIKELIHOOD else self._signed(values)
         known = {name: self._weights.parameters[name] for name in self._weights.views}
         if not total.requires_grad or not known:
             return
@@ -161,14 +164,18 @@ class Gradients:
         expected = self._expected if is_head else None
         return expected if expected is not None and len(expected) == view.rows else None
 
-    def _likelihood(self, logits: Tensor) -> Tensor:
+    def _likelihood(self, logits: Tensor, shared: float) -> Tensor:
         rows = logits.reshape(-1, logits.shape[-1])
         probabilities = rows.detach().float().softmax(-1).cpu()
         total = probabilities.sum(0).double()  # in float32: many times faster, and near enough
         if self._expected is None or len(self._expected) == len(total):
             self._expected = total if self._expected is None else self._expected + total
+        if shared:
+            probabilities = probabilities.lerp(torch.full((), 1 / rows.shape[1]), shared)
         drawn = torch.multinomial(probabilities, 1, generator=self._generator)
-        return functional.cross_entropy(rows, drawn.squeeze(1).to(rows.device), reduction="sum")
+        # The gradient of the cross entropy, of logits that have these probabilities: its mean is 0, shared out or not.
+        slopes = probabilities.scatter_add_(1, drawn, -torch.ones(drawn.shape))
+        return (rows * slopes.to(rows.device)).sum()
 
     def _signed(self, outputs: Tensor) -> Tensor:
         signs = torch.randint(0, 2, outputs.shape, generator=self._generator).to(outputs.device)

@@ -15,6 +15,8 @@ from metaq.quantizers.observation import Listener
 from metaq.quantizers.operations import Operation
 
 _DOUBLE_ELEMENTS = 1 << 20  # of sums that are kept in float64
+_UNSEEN = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # shares of the mean energy that are tried
+_TINY = 1e-12  # of the mean energy, for inputs that have none
 
 
 @dataclass
@@ -75,11 +77,13 @@ class InputSums:
         products: Σ x xᵀ, of shape (groups, columns, columns).
         cross: Σ (r - x) xᵀ of inputs r that x came from, in the same shape; None where they cannot be compared.
         positions: how many inputs each group has seen, int64.
+        halves: Σ x² over the first half of each batch, and over the second, float64, (2, groups, columns), on the CPU.
     """
 
     products: Tensor
     cross: Tensor | None
     positions: Tensor
+    halves: Tensor
 
     @classmethod
     def zeros(cls, view: MatrixView, device: torch.device, has_cross: bool = False) -> InputSums:
@@ -88,7 +92,29 @@ class InputSums:
         size = shape[0] * shape[1] * shape[2]
         dtype = torch.float64 if size <= _DOUBLE_ELEMENTS and device.type != "mps" else torch.float32
         products = torch.zeros(shape, dtype=dtype, device=device)
-        return cls(products, products.clone() if has_cross else None, torch.zeros(view.groups, dtype=torch.int64))
+        halves = torch.zeros(2, view.groups, view.columns, dtype=torch.float64)
+        cross = products.clone() if has_cross else None
+        return cls(products, cross, torch.zeros(view.groups, dtype=torch.int64), halves)
+
+    @property
+    def unseen(self) -> float:
+        """What energy inputs have besides what was seen of them, as a share of their mean energy.
+
+        It is the one with which one half of the data tells best how much of each input is in the other, by the
+        likelihood of Gaussian inputs. Features that few samples have, such as those of one class among a thousand, are
+        seen too much or not at all; weights that they meet may matter all the same.
+        """
+        halves = self.halves.flatten(1)
+        means = halves.mean(1, keepdim=True)
+        if not bool((means > 0).all()):
+            return 0.0
+        halves = halves / means
+
+        def missed(share: float) -> float:
+            expected = (halves + max(share, _TINY)) / (1 + share)
+            return float((expected.log() + halves.flip(0) / expected).mean())
+
+        return min(_UNSEEN, key=missed)
 
     def add(self, factor: Factor, operation: Operation, reference: Operation | None = None) -> None:
         """Add the inputs of an operation.
@@ -109,6 +135,9 @@ class InputSums:
                 raise InputError(f"{factor.view.name}: expected finite inputs, found NaN, infinite or too large ones")
             self.products[groups] += product
             self.positions[groups] += piece.inputs.shape[1]
+            first = piece.inputs[:, : piece.inputs.shape[1] // 2].square().sum(1).double().cpu()
+            both = product.diagonal(dim1=1, dim2=2).double().cpu()
+            self.halves[:, groups] += torch.stack((first, (both - first).clamp_min(0)))
             if references is not None and self.cross is not None:
                 difference = next(references).inputs - piece.inputs
                 self.cross[groups] += difference.transpose(1, 2) @ piece.inputs

@@ -1,11 +1,11 @@
-"""Floats rounded to eleven significant bits: as exact as float16 for every value, in the range of their own dtype."""
+"""Floats rounded to some significant bits, in the range of their own dtype."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-_SIGNIFICANT_BITS = 11
+FLOAT16_BITS = 11  # significant ones
 
 
 def is_roundable(tensor: Tensor) -> bool:
@@ -14,18 +14,26 @@ def is_roundable(tensor: Tensor) -> bool:
 
 
 def round_as_float16(tensor: Tensor) -> Tensor:
-    """Every value w to the nearest with eleven significant bits, so that ``|w - ŵ| <= 2^-11 |w|``; ties to even.
+    """As `round_to_bits` with float16's eleven: as exact as float16 for every value.
 
-    Where float16 is normal, these are exactly float16's values; below and above there is no underflow and no overflow.
+    Where float16 is normal, these are exactly its values; below and above there is no underflow and no overflow.
+    """
+    return round_to_bits(tensor, FLOAT16_BITS)
+
+
+def round_to_bits(tensor: Tensor, bits: int) -> Tensor:
+    """Every value w to the nearest with so many significant bits: ``|w - ŵ| <= 2^-bits |w|``; ties to even.
+
     NaN, infinities and signed zeros stay as they are, and so does a value that would round to infinity.
 
     Args:
         tensor: float32 or float64, any shape.
+        bits: at least 1.
 
     Returns:
         The same shape, dtype and device.
     """
     values = tensor.detach()
     mantissa, exponent = torch.frexp(values)
-    rounded = torch.ldexp(torch.round(mantissa * 2.0**_SIGNIFICANT_BITS), exponent - _SIGNIFICANT_BITS)
+    rounded = torch.ldexp(torch.round(mantissa * 2.0**bits), exponent - bits)
     return torch.where(torch.isfinite(rounded) & (values != 0), rounded, values)

@@ -102,7 +102,7 @@ class Quantized:
         return 8 * len(coding.by_name(coder).encode([block])) + _SCALE_BITS * sum(logs)
 
 
-def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
+def feedback(inputs: Tensor, positions: Tensor, unseen: float = 0.0) -> Feedback:
     """The feedback of second moments H, symmetric and positive semidefinite.
 
     What lies beside the diagonal counts the less, the fewer inputs it was seen in: otherwise weights would make up for
@@ -112,6 +112,7 @@ def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
     Args:
         inputs: H, of shape (groups, columns, columns).
         positions: how many inputs each group has seen, of shape (groups,).
+        unseen: what energy every input has besides what was seen of it, as a share of their mean energy.
 
     Raises:
         InputError: they are no second moments.
@@ -120,7 +121,7 @@ def feedback(inputs: Tensor, positions: Tensor) -> Feedback:
         >>> feedback(torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), torch.tensor([1000])).costs.shape
         torch.Size([1, 2])
     """
-    moments = _regular(inputs, positions)
+    moments = _regular(inputs, positions, unseen)
     order = moments.diagonal(dim1=1, dim2=2).mean(0).argsort(descending=True, stable=True)
     backwards = order.flip(0)
     shares, costs = torch.empty(moments.shape), torch.empty(moments.shape[:2], dtype=torch.float64)
@@ -144,7 +145,7 @@ def _decomposed(moments: Tensor) -> tuple[Tensor, Tensor]:
     return lower / roots[:, None], roots.square()
 
 
-def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor) -> Tensor:
+def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor, unseen: float = 0.0) -> Tensor:
     """The matrices that do best on inputs x what others do on inputs r: ``W (inputs + cross) inputs⁻¹``.
 
     Args:
@@ -152,8 +153,9 @@ def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor) -> T
         inputs: E[x xᵀ], (groups, columns, columns); made regular as in `feedback`.
         cross: E[(r - x) xᵀ].
         positions: as for `feedback`.
+        unseen: likewise.
     """
-    moments = _regular(inputs, positions)
+    moments = _regular(inputs, positions, unseen)
     errors = (1 - _noise_share(inputs, positions)) * (matrices.double() @ cross.double())
     moved: Tensor = torch.linalg.solve(moments, errors.transpose(1, 2)).transpose(1, 2)
     return (matrices.double() + moved).float()
@@ -165,15 +167,15 @@ def _noise_share(inputs: Tensor, positions: Tensor) -> Tensor:
     return (columns / (columns + positions.double() / _ALIKE))[:, None, None]
 
 
-def _regular(inputs: Tensor, positions: Tensor) -> Tensor:
-    """Moments as float64, shrunk to their diagonals, and damped."""
+def _regular(inputs: Tensor, positions: Tensor, unseen: float) -> Tensor:
+    """Moments as float64, with what was not seen, shrunk to their diagonals, and damped."""
     moments = inputs.detach().cpu().double()
     if moments.ndim != 3 or moments.shape[1] != moments.shape[2] or not bool(torch.isfinite(moments).all()):
         raise InputError(f"inputs: expected square matrices of finite numbers, found shape {tuple(inputs.shape)}")
     diagonal = moments.diagonal(dim1=1, dim2=2)
     if bool((diagonal < 0).any()):
         raise InputError("inputs: expected second moments, found a negative one on the diagonal")
-    moments = _filled(moments, positions.cpu())
+    moments = _with_unseen(_filled(moments, positions.cpu()), unseen)
     diagonal = moments.diagonal(dim1=1, dim2=2)
     share = _noise_share(moments, positions.cpu())
     damped = share[:, 0] * diagonal + _DAMPING * diagonal.mean(1, keepdim=True).clamp_min(1e-30)
@@ -190,6 +192,18 @@ def _filled(moments: Tensor, positions: Tensor) -> Tensor:
     seen = positions.double() / positions.double().mean().clamp_min(1)
     lacking = (_LEAST_SHARE - seen).clamp_min(0)
     return moments + lacking[:, None, None] * moments.mean(0) if bool(lacking.any()) else moments
+
+
+def _with_unseen(moments: Tensor, unseen: float) -> Tensor:
+    """Moments with more energy in every input, correlated as what was seen is."""
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    added = unseen * diagonal.mean()
+    if not added > 0:
+        return moments
+    factors = torch.where(diagonal > 0, (1 + added / diagonal.clamp_min(1e-300)).sqrt(), 1.0)
+    raised = moments * factors[:, None] * factors[:, :, None]
+    raised.diagonal(dim1=1, dim2=2).copy_(diagonal + added)
+    return raised
 
 
 class States(IntEnum):

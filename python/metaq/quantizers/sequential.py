@@ -43,12 +43,14 @@ class Moments:
             cannot be said, as for experts, which do not see the same inputs any more.
         positions: how many inputs each group has seen, int64, of shape (groups,).
         counts: of tables, how often each row was looked up, int64, of shape (rows,).
+        unseen: of inputs, as for `metaq.quantizers.second_order.feedback`.
     """
 
     inputs: Tensor | None
     cross: Tensor | None
     positions: Tensor
     counts: Tensor | None = None
+    unseen: float = 0.0
 
 
 Quantize = Callable[[str, MatrixView, Tensor, Moments], Tensor | None]
@@ -230,7 +232,7 @@ class _Quantization:
             return Moments(None, None, sums.positions(name), counts)
         inputs = (found.products / self.samples).float()
         cross = None if found.cross is None else (found.cross / self.samples).float()
-        return Moments(inputs, cross, found.positions, counts)
+        return Moments(inputs, cross, found.positions, counts, found.unseen)
 
     @contextmanager
     def _original_weights(self) -> Iterator[None]:
