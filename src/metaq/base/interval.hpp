@@ -33,12 +33,12 @@ struct Interval {
           complement((1u << precision) - count) {}
 
     // state / frequency * 2^precision + state % frequency + first
-    void add_to(std::uint32_t& state) const {
+    [[gnu::always_inline]] void add_to(std::uint32_t& state) const {
         state += static_cast<std::uint32_t>(multiply_high(state, reciprocal)) * complement + start;
     }
 
     // Writes a word that the state gives off in front of `words`. There is no branch, which would be mispredicted often.
-    void push(std::uint32_t& state, std::uint16_t*& words) const {
+    [[gnu::always_inline]] void push(std::uint32_t& state, std::uint16_t*& words) const {
         words[-1] = static_cast<std::uint16_t>(state);
         const std::uint32_t mask = 0u - static_cast<std::uint32_t>(state > greatest);
         words -= 1 & mask;
