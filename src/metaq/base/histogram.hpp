@@ -17,16 +17,18 @@ namespace metaq {
 class Histogram {
 public:
     // The block is not empty, and does not change while the histogram is used.
-    explicit Histogram(const ConstBlock& block) {
+    template <class Symbol>
+    explicit Histogram(const BasicBlock<const Symbol>& block) {
         const std::span symbols(block.symbols, block.size());
-        std::int32_t least = symbols[0], greatest = symbols[0];
-        for (const std::int32_t symbol : symbols) {  // which, unlike std::minmax_element, is many at a time
+        Symbol least = symbols[0], greatest = symbols[0];
+        for (const Symbol symbol : symbols) {  // which, unlike std::minmax_element, is many at a time
             least = std::min(least, symbol);
             greatest = std::max(greatest, symbol);
         }
         least_ = least;
         span_ = static_cast<std::uint64_t>(std::int64_t{greatest} - least) + 1;
-        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and searched.
+        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and
+        // searched.
         is_dense_ = span_ <= symbols.size() + kListedLimit;
         is_dense_ ? count_dense(symbols) : count_sorted(symbols);
         choose_listed();
@@ -47,16 +49,17 @@ public:
     }
 
     // What `renamed` says of each symbol's entry, the symbols being of the block.
-    void find_entries(std::span<const std::int32_t> symbols, std::span<const std::uint16_t> renamed,
+    template <class Symbol>
+    void find_entries(std::span<const Symbol> symbols, std::span<const std::uint16_t> renamed,
                       std::uint16_t* out) const {
         if (!is_dense_) {
-            for (const std::int32_t symbol : symbols) *out++ = renamed[entry(symbol)];
+            for (const Symbol symbol : symbols) *out++ = renamed[entry(symbol)];
             return;
         }
         std::vector<std::uint16_t> of_offset(entry_of_.size());
         for (std::size_t i = 0; i < of_offset.size(); ++i) of_offset[i] = renamed[entry_of_[i]];
         const std::uint16_t* const found = of_offset.data();
-        for (const std::int32_t symbol : symbols) *out++ = found[offset(symbol)];
+        for (const Symbol symbol : symbols) *out++ = found[offset(symbol)];
     }
 
     // The bits that tell an escaped symbol from the others.
@@ -72,7 +75,8 @@ private:
 
     std::size_t offset(std::int32_t symbol) const { return static_cast<std::size_t>(std::int64_t{symbol} - least_); }
 
-    void count_dense(std::span<const std::int32_t> symbols) {
+    template <class Symbol>
+    void count_dense(std::span<const Symbol> symbols) {
         Counter counter(static_cast<std::size_t>(span_));
         counter.add(symbols.size(), [&](std::size_t i) { return offset(symbols[i]); });
         for (std::size_t i = 0; i < span_; ++i) {
@@ -82,7 +86,8 @@ private:
         }
     }
 
-    void count_sorted(std::span<const std::int32_t> symbols) {
+    template <class Symbol>
+    void count_sorted(std::span<const Symbol> symbols) {
         std::vector<std::int32_t> sorted(symbols.begin(), symbols.end());
         std::sort(sorted.begin(), sorted.end());
         for (const std::int32_t symbol : sorted) {

@@ -35,33 +35,36 @@
 namespace metaq::rans {
 
 // The symbols of all blocks and what the encoder derives from them.
+template <class Symbol>
 struct Sequence {
-    std::vector<std::int32_t> symbols;
+    std::vector<Symbol> symbols;
     std::vector<std::uint16_t> entries;
     std::vector<std::uint64_t> counts;  // of each entry; none is zero
 };
 
-inline std::vector<std::int32_t> concatenated(std::span<const ConstBlock> blocks) {
-    std::vector<std::int32_t> symbols;
+template <class Symbol>
+std::vector<Symbol> concatenated(std::span<const BasicBlock<const Symbol>> blocks) {
+    std::vector<Symbol> symbols;
     std::size_t size = 0;
-    for (const ConstBlock& block : blocks) size += block.size();
+    for (const auto& block : blocks) size += block.size();
     symbols.reserve(size);
-    for (const ConstBlock& block : blocks) {
+    for (const auto& block : blocks) {
         if (block.size() > 0) symbols.insert(symbols.end(), block.symbols, block.symbols + block.size());
     }
     return symbols;
 }
 
-// The interval of the symbols that escape.
-inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
+// The interval of the symbols that escape, of which there are some.
+template <class Symbol>
+void bound_escaped(const Sequence<Symbol>& sequence, Alphabet& alphabet) {
     std::int32_t least = kSymbolLimit;
     std::int32_t greatest = -kSymbolLimit;
-    for (std::size_t i = 0; i < sequence.symbols.size(); ++i) {
-        if (sequence.entries[i] < alphabet.listed.size()) continue;
-        least = std::min(least, sequence.symbols[i]);
-        greatest = std::max(greatest, sequence.symbols[i]);
+    const auto escape = static_cast<std::uint16_t>(alphabet.listed.size());
+    const std::span<const std::uint16_t> entries = sequence.entries;
+    for (std::size_t i = find_entry(entries, 0, escape); i < entries.size(); i = find_entry(entries, i + 1, escape)) {
+        least = std::min<std::int32_t>(least, sequence.symbols[i]);
+        greatest = std::max<std::int32_t>(greatest, sequence.symbols[i]);
     }
-    if (least > greatest) return;
     alphabet.escape_base = least;
     const auto distance = static_cast<std::uint32_t>(greatest - least);
     alphabet.escape_width = std::max(1u, static_cast<unsigned>(std::bit_width(distance)));
@@ -70,7 +73,8 @@ inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
 inline std::uint64_t least_count(std::size_t size) { return std::clamp<std::uint64_t>(size >> 12, 1, 16); }
 
 // The histogram's alphabet without symbols that occur fewer than `least_count` times, which many tables would have to list.
-inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence& sequence) {
+template <class Symbol>
+Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence<Symbol>& sequence) {
     const Alphabet& all = histogram.alphabet();
     Alphabet alphabet;
     std::vector<std::uint16_t> entry_of;  // by the histogram's entry
@@ -92,7 +96,7 @@ inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_cou
     const auto escape = static_cast<std::uint16_t>(alphabet.listed.size());
     std::replace(entry_of.begin(), entry_of.end(), std::uint16_t{UINT16_MAX}, escape);
     sequence.entries.resize(sequence.symbols.size());
-    histogram.find_entries(sequence.symbols, entry_of, sequence.entries.data());
+    histogram.find_entries<Symbol>(sequence.symbols, entry_of, sequence.entries.data());
     if (escaped > 0) bound_escaped(sequence, alphabet);
     return alphabet;
 }
@@ -124,13 +128,14 @@ inline Contexts contexts_around(std::size_t center, std::span<const std::uint64_
 }
 
 // Around the most frequent entry, contexts tell magnitudes; around the first they tell signs, and the order of exponents.
-inline std::array<std::size_t, 2> context_centers(const Sequence& sequence, const Header& header) {
-    const auto first = sequence.counts.begin();
+inline std::array<std::size_t, 2> context_centers(std::span<const std::uint64_t> counts, const Header& header) {
+    const auto first = counts.begin();
     const auto end = first + static_cast<std::ptrdiff_t>(header.alphabet.listed.size());
     return {static_cast<std::size_t>(std::max_element(first, end) - first), 0};
 }
 
-inline std::vector<std::size_t> unit_ends(std::span<const ConstBlock> blocks, unsigned unit_width) {
+template <class AnyBlock>
+std::vector<std::size_t> unit_ends(std::span<const AnyBlock> blocks, unsigned unit_width) {
     std::vector<std::size_t> ends;
     for_each_unit_end(blocks, unit_width, [&](std::size_t end) { ends.push_back(end); });
     return ends;
@@ -248,8 +253,9 @@ inline constexpr std::array<unsigned, 4> kUnitWidths = {5, 7, 9, kLeastUnitWidth
 inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { return with + with / 256 < without; }
 
 // The units, classes and contexts with the fewest bits, and the keys of the chosen contexts. False if there is no memory.
-[[nodiscard]] inline bool choose_model(std::span<const ConstBlock> blocks, const Sequence& sequence, Header& header,
-                                       Keys& keys) {
+template <class Symbol>
+[[nodiscard]] bool choose_model(std::span<const BasicBlock<const Symbol>> blocks, const Sequence<Symbol>& sequence,
+                                Header& header, Keys& keys) {
     std::optional<Partition> best;
     std::vector<std::size_t> previous;
     const auto partition = [&](Keys& of_contexts, std::span<const std::size_t> ends) {
@@ -271,7 +277,7 @@ inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { retur
     const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
     if (header.alphabet.listed.size() > 1) {
         const std::uint64_t limit = best->cost;
-        for (const std::size_t center : context_centers(sequence, header)) {
+        for (const std::size_t center : context_centers(sequence.counts, header)) {
             const Contexts contexts = contexts_around(center, sequence.counts, header.alphabet.listed.size());
             Keys with_contexts(sequence.entries, header, contexts);
             Partition found = partition(with_contexts, ends);
@@ -311,15 +317,21 @@ inline Places find_places(Keys& keys, const Header& header, std::span<const std:
     return result;
 }
 
-inline void write_escaped(const Header& header, const Sequence& sequence, BitWriter& writer) {
+template <class Symbol>
+void write_escaped(const Header& header, const Sequence<Symbol>& sequence, BitWriter& writer) {
     const std::size_t lanes = std::size_t{1} << header.lane_width;
     const std::size_t size = sequence.symbols.size();
     const auto base = static_cast<std::uint32_t>(header.alphabet.escape_base);
+    const std::size_t escape = header.alphabet.listed.size();
+    std::array<std::size_t, kLaneLimit> starts{};
+    for (std::size_t lane = 0; lane < lanes; ++lane) starts[lane] = lane_start(lane, lanes, size);
+    const std::uint16_t* const entries = sequence.entries.data();
     for (std::size_t step = 0; step * lanes < size; ++step) {
-        for (std::size_t lane = 0; lane < std::min(lanes, size - step * lanes); ++lane) {
-            const std::size_t i = lane_start(lane, lanes, size) + step;
-            if (sequence.entries[i] < header.alphabet.listed.size()) continue;
-            writer.put(static_cast<std::uint32_t>(sequence.symbols[i]) - base, header.alphabet.escape_width);
+        const std::size_t active = std::min(lanes, size - step * lanes);
+        for (std::size_t lane = 0; lane < active; ++lane) {
+            if (entries[starts[lane] + step] != escape) continue;
+            const auto symbol = static_cast<std::int32_t>(sequence.symbols[starts[lane] + step]);
+            writer.put(static_cast<std::uint32_t>(symbol) - base, header.alphabet.escape_width);
         }
     }
     writer.finish();
@@ -335,14 +347,17 @@ void append_little_endian(std::vector<std::uint8_t>& out, std::span<const Intege
     }
 }
 
-// Appends the code of `blocks`, of at most 2^32 - 1 symbols, to `out`. The status is ok, or there is no memory.
-[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+// Appends the code of `blocks`, of at most 2^32 - 1 symbols of int32 or int8, to `out`. The status is ok, or there is no
+// memory.
+template <class Symbol>
+[[nodiscard]] Status encode_any(std::span<const BasicBlock<const Symbol>> blocks, std::vector<std::uint8_t>& out) {
     const std::size_t begin = out.size();
-    Sequence sequence{concatenated(blocks), {}, {}};
+    Sequence<Symbol> sequence{concatenated(blocks), {}, {}};
     const std::size_t size = sequence.symbols.size();
     if (size == 0) return Status::ok;
     Header header;
-    header.alphabet = list_entries(Histogram({sequence.symbols.data(), size, 1, 1}), least_count(size), sequence);
+    header.alphabet = list_entries(Histogram(BasicBlock<const Symbol>{sequence.symbols.data(), size, 1, 1}),
+                                   least_count(size), sequence);
     if (header.alphabet.has_escape()) header.escapes = static_cast<std::uint32_t>(sequence.counts.back());
     std::uint64_t entropy = weighted_log2(size);
     for (const std::uint64_t count : sequence.counts) entropy -= weighted_log2(count);
@@ -366,6 +381,10 @@ void append_little_endian(std::vector<std::uint8_t>& out, std::span<const Intege
     const std::size_t least = (size + kSymbolsPerByte - 1) / kSymbolsPerByte;
     if (out.size() < begin + least) out.resize(begin + least, 0);
     return Status::ok;
+}
+
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    return encode_any(blocks, out);
 }
 
 }  // namespace metaq::rans

@@ -89,15 +89,9 @@ inline std::size_t cost_stride(unsigned classes) {
     return (classes + kVectorClasses - 1) / kVectorClasses * std::size_t{kVectorClasses};
 }
 
-#ifdef __GNUC__
-#define METAQ_ALWAYS_INLINE [[gnu::always_inline]] inline
-#else
-#define METAQ_ALWAYS_INLINE inline
-#endif
-
 // The first of the least.
 template <class Number>
-METAQ_ALWAYS_INLINE std::uint8_t place_of_least(const Number* sums, unsigned count) {
+[[gnu::always_inline]] inline std::uint8_t place_of_least(const Number* sums, unsigned count) {
     unsigned place = 0;
     for (unsigned number = 1; number < count; ++number) place = sums[number] < sums[place] ? number : place;
     return static_cast<std::uint8_t>(place);
@@ -107,7 +101,8 @@ METAQ_ALWAYS_INLINE std::uint8_t place_of_least(const Number* sums, unsigned cou
 
 // Where no sum reaches 2^31.
 template <unsigned kVectors>
-METAQ_ALWAYS_INLINE void assign_small(const UnitCounts& units, const KeyCosts& costs, std::span<std::uint8_t> classes) {
+[[gnu::always_inline]] inline void assign_small(const UnitCounts& units, const KeyCosts& costs,
+                                                std::span<std::uint8_t> classes) {
     using Vector = std::uint32_t __attribute__((vector_size(4 * kVectorClasses)));
     using Signed = std::int32_t __attribute__((vector_size(4 * kVectorClasses)));  // compares faster
     using Loaded = std::uint32_t __attribute__((vector_size(4 * kVectorClasses), aligned(4), may_alias));
@@ -140,7 +135,8 @@ METAQ_ALWAYS_INLINE void assign_small(const UnitCounts& units, const KeyCosts& c
 
 #endif
 
-METAQ_ALWAYS_INLINE void assign_any(const UnitCounts& units, const KeyCosts& costs, std::span<std::uint8_t> classes) {
+[[gnu::always_inline]] inline void assign_any(const UnitCounts& units, const KeyCosts& costs,
+                                              std::span<std::uint8_t> classes) {
     std::array<std::uint64_t, kClassLimit> sums;
     for (std::size_t unit = 0; unit < units.size(); ++unit) {
         std::fill_n(sums.begin(), costs.stride, 0);
@@ -152,7 +148,8 @@ METAQ_ALWAYS_INLINE void assign_any(const UnitCounts& units, const KeyCosts& cos
     }
 }
 
-METAQ_ALWAYS_INLINE void assign_on(const UnitCounts& units, const KeyCosts& costs, std::span<std::uint8_t> classes) {
+[[gnu::always_inline]] inline void assign_on(const UnitCounts& units, const KeyCosts& costs,
+                                             std::span<std::uint8_t> classes) {
 #ifdef __GNUC__
     if (units.greatest_size() * std::uint64_t{costs.greatest} < INT32_MAX) {
         switch (costs.stride / kVectorClasses) {
@@ -183,7 +180,5 @@ inline void assign_units(const UnitCounts& units, const KeyCosts& costs, std::sp
 #endif
     assign_on(units, costs, classes);
 }
-
-#undef METAQ_ALWAYS_INLINE
 
 }  // namespace metaq::rans
