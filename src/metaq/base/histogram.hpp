@@ -17,22 +17,8 @@ namespace metaq {
 class Histogram {
 public:
     // The block is not empty, and does not change while the histogram is used.
-    template <class Symbol>
-    explicit Histogram(const BasicBlock<const Symbol>& block) {
-        const std::span symbols(block.symbols, block.size());
-        Symbol least = symbols[0], greatest = symbols[0];
-        for (const Symbol symbol : symbols) {  // which, unlike std::minmax_element, is many at a time
-            least = std::min(least, symbol);
-            greatest = std::max(greatest, symbol);
-        }
-        least_ = least;
-        span_ = static_cast<std::uint64_t>(std::int64_t{greatest} - least) + 1;
-        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and
-        // searched.
-        is_dense_ = span_ <= symbols.size() + kListedLimit;
-        is_dense_ ? count_dense(symbols) : count_sorted(symbols);
-        choose_listed();
-    }
+    explicit Histogram(const ConstBlock& block) { count(std::span(block.symbols, block.size())); }
+    explicit Histogram(const BasicBlock<const std::int8_t>& block) { count(std::span(block.symbols, block.size())); }
 
     const Alphabet& alphabet() const { return alphabet_; }
 
@@ -72,6 +58,22 @@ private:
         std::int32_t symbol;
         std::uint64_t count;
     };
+
+    template <class Symbol>
+    void count(std::span<const Symbol> symbols) {
+        Symbol least = symbols[0], greatest = symbols[0];
+        for (const Symbol symbol : symbols) {  // which, unlike std::minmax_element, is many at a time
+            least = std::min(least, symbol);
+            greatest = std::max(greatest, symbol);
+        }
+        least_ = least;
+        span_ = static_cast<std::uint64_t>(std::int64_t{greatest} - least) + 1;
+        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and
+        // searched.
+        is_dense_ = span_ <= symbols.size() + kListedLimit;
+        is_dense_ ? count_dense(symbols) : count_sorted(symbols);
+        choose_listed();
+    }
 
     std::size_t offset(std::int32_t symbol) const { return static_cast<std::size_t>(std::int64_t{symbol} - least_); }
 
