@@ -62,6 +62,8 @@ def test_golden_files_as_on_small_devices(build, tmp_path):
             assert run.stdout.splitlines()[:-1] == expected, path.name
 
 
+# Not on s390x: values are little-endian, and these tests compare them in the machine's order.
+@pytest.mark.parametrize("build", ["aarch64"], indirect=True)
 def test_paths_of_rans(build):
     folder = ROOT / "tests" / "native"
     subprocess.run(build(folder / "main.cpp", folder / "rans.cpp"), check=True)
