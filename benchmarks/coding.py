@@ -5,7 +5,8 @@
 FOLDER holds symbol sets, `.npz` files with an integer array `q/<name>` for each tensor; by default it is the folder
 `symbols` beside $METAQ_DATA. Every coder gets the same chunks of at most 2^22 weights, as in a file, each coded by
 itself. The zero-order entropy is the sum of those of the tensors, without any table. Speeds are in million weights a
-second from int32 arrays to bytes and back, the best of a few repeats; on t threads every chunk is coded t times.
+second from int32 arrays to bytes and back, the best of a few repeats: of the processor's seconds on one thread, so that
+what else the machine does counts little; on t threads, where every chunk is coded t times, of the clock's.
 
 With --chunks, instead: files of the sets of a million weights and more with chunks of different sizes, and how fast
 `metaq.load_file` decodes each on one and on two threads, to float32.
@@ -207,18 +208,20 @@ def zero_order_bytes(block: np.ndarray) -> float:
     return float((counts * np.log2(block.size / counts)).sum() / 8)
 
 
-def best_seconds(jobs: Sequence[Callable[[], object]], threads: int) -> float:
-    """The least wall-clock time of all jobs, `threads` times each, over repeats of about REPEAT_SECONDS together."""
+def best_seconds(
+    jobs: Sequence[Callable[[], object]], threads: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """The least time of all jobs, `threads` times each, over repeats of about REPEAT_SECONDS together."""
     least, total = float("inf"), 0.0
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(MOST_REPEATS):
-            start = time.perf_counter()
+            start = clock()
             if threads == 1:
                 for job in jobs:
                     job()
             else:
                 list(pool.map(lambda job: job(), [job for job in jobs for _ in range(threads)]))
-            seconds = time.perf_counter() - start
+            seconds = clock() - start
             least, total = min(least, seconds), total + seconds
             if total > REPEAT_SECONDS:
                 break
@@ -239,14 +242,12 @@ def measure(contestant: Contestant, name: str, blocks: Blocks, thread_counts: Se
     size = sum(map(contestant.size_bytes, encoded))
     encoding = [partial(contestant.encode, chunk) for chunk in chunks]
     decoding = [partial(contestant.decode, *job) for job in zip(encoded, shapes, strict=True)]
-    speeds = tuple(
-        Speed(
-            threads,
-            threads * weights / best_seconds(encoding, threads) / 1e6,
-            threads * weights / best_seconds(decoding, threads) / 1e6,
-        )
-        for threads in thread_counts
-    )
+
+    def rate(jobs: Sequence[Callable[[], object]], threads: int) -> float:
+        clock = time.process_time if threads == 1 else time.perf_counter
+        return threads * weights / best_seconds(jobs, threads, clock) / 1e6
+
+    speeds = tuple(Speed(threads, rate(encoding, threads), rate(decoding, threads)) for threads in thread_counts)
     return Measurement(name, contestant.name, contestant.note, weights, entropy, size, size / entropy, speeds)
 
 
@@ -323,6 +324,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--coders", default="", help="only coders whose names contain one of these, with commas between"
     )
     parser.add_argument("--chunks", action="store_true", help="study the size of chunks instead")
+    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
     parser.add_argument("--sets", default="", help="only sets whose names contain one of these, with commas between")
     options = parser.parse_args(arguments)
     if options.folder is None:
@@ -344,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not any(part in path.stem for part in options.sets.split(",")):
             continue
         blocks = load(path, QUICK_SYMBOLS if options.quick else sys.maxsize)
-        results += [measure(coder, path.stem, blocks, (1, 2)) for coder in chosen]
+        results += [measure(coder, path.stem, blocks, options.threads) for coder in chosen]
     print("Speeds in million weights a second.")
     for line in [*notes, *table(results)]:
         print(line)

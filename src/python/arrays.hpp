@@ -14,6 +14,8 @@
 namespace metaq::python {
 
 using SymbolArray = nanobind::ndarray<const std::int32_t, nanobind::ndim<3>, nanobind::c_contig, nanobind::device::cpu>;
+using ByteSymbolArray =
+    nanobind::ndarray<const std::int8_t, nanobind::ndim<3>, nanobind::c_contig, nanobind::device::cpu>;
 using ByteArray = nanobind::ndarray<const std::uint8_t, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
 using FilledArray = nanobind::ndarray<std::int32_t, nanobind::ndim<3>, nanobind::c_contig, nanobind::device::cpu>;
 

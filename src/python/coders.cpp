@@ -5,6 +5,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -15,8 +16,10 @@
 #include <vector>
 
 #include "metaq/adaptive/coder.hpp"
+#include "metaq/base/counting.hpp"
 #include "metaq/difference/coder.hpp"
 #include "metaq/format/chunk.hpp"
+#include "metaq/format/plane_splitting.hpp"
 #include "metaq/huffman/coder.hpp"
 #include "metaq/mixing/coder.hpp"
 #include "metaq/range/coder.hpp"
@@ -58,6 +61,45 @@ nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
     }
     check_status(status);
     return to_python(out);
+}
+
+// As encode_blocks of rANS, of byte planes.
+nb::bytes rans_encode_bytes(const std::vector<ByteSymbolArray>& arrays) {
+    std::vector<metaq::BasicBlock<const std::int8_t>> blocks;
+    for (const ByteSymbolArray& array : arrays) {
+        blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
+    }
+    Bytes out;
+    metaq::Status status = metaq::Status::ok;
+    {
+        nb::gil_scoped_release release;
+        status = metaq::rans::encode_any<std::int8_t>(blocks, out);
+    }
+    check_status(status);
+    return to_python(out);
+}
+
+// A byte plane of elements of as many bytes as the last dimension has.
+void split_plane(const nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>& octets,
+                 bool is_float, unsigned plane, const Vector<std::int8_t>& out) {
+    const std::size_t width = octets.shape(1);
+    if (!std::has_single_bit(width) || width > metaq::planes::kPlaneLimit || plane >= width)
+        throw std::invalid_argument("elements of 1, 2, 4 or 8 bytes, or the plane, are not such");
+    check_size("symbols of the plane", octets.shape(0), out.size());
+    nb::gil_scoped_release release;
+    metaq::planes::split(octets.data(), width, out.size(), is_float, plane, out.data());
+}
+
+// How often each number of 8 or 16 bits occurs.
+template <class Number>
+void count_numbers(const Vector<const Number>& numbers, const Vector<std::uint64_t>& counts) {
+    constexpr std::size_t kNumbers = std::size_t{1} << (8 * sizeof(Number));
+    check_size("counts", kNumbers, counts.size());
+    if (numbers.size() > UINT32_MAX) throw std::invalid_argument("more numbers than can be counted");
+    nb::gil_scoped_release release;
+    metaq::Counter counter(kNumbers);
+    counter.add(numbers.size(), [data = numbers.data()](std::size_t i) { return data[i]; });
+    for (std::size_t i = 0; i < kNumbers; ++i) counts.data()[i] = counter.count(i);
 }
 
 template <Decode decode>
@@ -179,6 +221,13 @@ void bind_coders(nb::module_& module) {
     bind_coder<huffman::encode, huffman::decode>(module, "huffman_encode", "huffman_decode");
     bind_coder<range::encode, range::decode>(module, "range_encode", "range_decode");
     bind_coder<rans::encode, rans::decode>(module, "rans_encode", "rans_decode");
+    module.def("rans_encode_bytes", &rans_encode_bytes, nb::arg("blocks").noconvert());
+    module.def("split_plane", &split_plane, nb::arg("octets"), nb::arg("is_float"), nb::arg("plane"),
+               nb::arg("out").noconvert());
+    module.def("count_numbers", &count_numbers<std::uint8_t>, nb::arg("numbers").noconvert(),
+               nb::arg("counts").noconvert());
+    module.def("count_numbers", &count_numbers<std::uint16_t>, nb::arg("numbers").noconvert(),
+               nb::arg("counts").noconvert());
     // Without conversion: it would fill a copy.
     module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);

@@ -1,5 +1,6 @@
 // What only the rANS coder has: several paths of decoding, values, classes of rows and contexts.
 #include "metaq/base/floats.hpp"
+#include "metaq/format/plane_splitting.hpp"
 #include "metaq/format/planes.hpp"
 #include "metaq/rans/coder.hpp"
 
@@ -21,7 +22,8 @@ using suite::Bytes;
 using suite::Tensor;
 using suite::Tensors;
 
-constexpr rans::Path kPaths[] = {rans::Path::portable, rans::Path::avx2, rans::Path::avx512, rans::Path::best};
+constexpr rans::Path kPaths[] = {rans::Path::portable, rans::Path::avx2, rans::Path::avx512, rans::Path::neon,
+                                 rans::Path::best};
 constexpr suite::Coder coder{&rans::encode, &rans::decode, true, 1};
 
 // Large enough for 32 lanes. Rows differ in scale; neighbours do too if `is_bursty`.
@@ -109,6 +111,49 @@ TEST(rans_chooses_classes_contexts_and_lanes) {
     CHECK(header_of(small, coder.encoded(small)).classes == 1);
 }
 
+// Whatever the machine and the number of classes, so that all write the same bytes.
+TEST(rans_units_find_the_first_of_the_cheapest_classes) {
+    check::Random random(6);
+    const std::size_t keys = 40;
+    std::vector<std::uint16_t> of_symbols(9000);
+    for (std::uint16_t& key : of_symbols) key = static_cast<std::uint16_t>(random.below(keys));
+    for (const std::size_t size : {std::size_t{30}, std::size_t{3000}}) {
+        std::vector<std::size_t> ends;
+        for (std::size_t end = size; end <= of_symbols.size(); end += size) ends.push_back(end);
+        const rans::UnitCounts units(keys, ends, 1, [&](std::size_t begin, std::size_t end) {
+            return std::span<const std::uint16_t>(of_symbols).subspan(begin, end - begin);
+        });
+        for (unsigned count = 1; count < 48; ++count) {
+            const std::size_t stride = rans::cost_stride(count);
+            std::vector<std::uint32_t> costs(keys * stride, 0);
+            for (std::size_t i = 0; i < costs.size(); ++i)
+                costs[i] = i % stride == count / 2 ? costs[i - count / 2]
+                                                   : static_cast<std::uint32_t>(random.below(1u << 22));
+            const rans::KeyCosts of_keys{costs, stride, count, 1u << 22};
+            std::vector<std::uint8_t> expected(units.size()), found(units.size());
+            rans::assign_any(units, of_keys, expected);
+            rans::assign_units(units, of_keys, found);
+            CHECK(found == expected);
+            rans::assign_on(units, of_keys, found);
+            CHECK(found == expected);
+        }
+    }
+}
+
+TEST(rans_encodes_bytes_as_other_symbols) {
+    const Tensors tensors = {
+        suite::tensor(90, 301, 1, [](std::size_t i) { return static_cast<int>(i * i % 251) - 128; }),
+        suite::tensor(1, 1, 1, [](std::size_t) { return 127; })};
+    std::vector<std::vector<std::int8_t>> bytes;
+    std::vector<metaq::BasicBlock<const std::int8_t>> blocks;
+    for (const Tensor& t : tensors) bytes.emplace_back(t.symbols.begin(), t.symbols.end());
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+        blocks.push_back({bytes[i].data(), tensors[i].rows, tensors[i].channels, tensors[i].kernel});
+    Bytes out;
+    CHECK(rans::encode_any<std::int8_t>(blocks, out) == Status::ok);
+    CHECK(out == coder.encoded(tensors));
+}
+
 TEST(rans_shares_tables_between_blocks) {
     const Tensors one = {weights(64, 100, false, 1)};
     Tensors many;
@@ -182,6 +227,11 @@ TEST(planes_join_to_elements) {
     metaq::planes::join({high.data(), low.data()}, 2, high.size(), true, out.data());
     for (std::size_t i = 0; i < high.size(); ++i) CHECK(out[2 * i] == 0x81 && out[2 * i + 1] == 0xbf);
     CHECK(out.back() == 9);
+    for (unsigned plane = 0; plane < 2; ++plane) {
+        std::vector<std::int8_t> split(high.size());
+        metaq::planes::split(out.data(), 2, split.size(), true, plane, split.data());
+        for (const std::int8_t symbol : split) CHECK(static_cast<std::uint8_t>(symbol) == (plane == 0 ? high : low)[0]);
+    }
     metaq::planes::join({high.data(), low.data()}, 2, high.size(), false, out.data());
     for (std::size_t i = 0; i < high.size(); ++i) CHECK(out[2 * i] == 0x03 && out[2 * i + 1] == 0x7f);
 }

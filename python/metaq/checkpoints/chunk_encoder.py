@@ -248,8 +248,8 @@ class ChunkEncoder:
         return _Chunk(Totals(squared_error(weights, symbols, codebooks)), blocks)
 
     def _exact(self, name: str, run: RowRun) -> np.ndarray:
-        """The int32 symbols of a run that is not of quantized weights."""
-        block = np.empty(len(run.elements), np.int32)
+        """The symbols of a run that is not of quantized weights: int8 of a plane, otherwise int32."""
+        block = np.empty(len(run.elements), np.int32 if run.plane is None else np.int8)
         plan = self.plans[name]
         for first in range(0, block.size, PIECE_ELEMENTS):
             part = self.source.read(name, run.elements[first : first + PIECE_ELEMENTS])
@@ -259,6 +259,6 @@ class ChunkEncoder:
                 symbols = part.numpy()
             else:
                 kept = round_as_float16(part) if plan.storage is Storage.ROUNDED else part
-                symbols = planes.split(words_of(kept), part.dtype.is_floating_point)[run.plane]
+                symbols = planes.split_one(words_of(kept), part.dtype.is_floating_point, run.plane)
             block[first : first + PIECE_ELEMENTS] = symbols
         return block.reshape(run.shape)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metaq.coding.base import SYMBOL_LIMIT, Coder, Shape, Speed, Symbols
+from metaq.coding.base import SYMBOL_LIMIT, ByteSymbols, Coder, Shape, Speed, Symbols
 from metaq.errors import FormatError, InputError
 
 _LZMA_PRESET = 9 | lzma.PRESET_EXTREME
@@ -27,6 +27,15 @@ class Stored(Coder):
     summary = "not coded at all"
     speed = Speed.FAST
     is_native = True
+
+    def encode_bytes(self, blocks: Sequence[ByteSymbols]) -> bytes:
+        """As of every coder."""
+        return bytes([1] * len(blocks)) + b"".join(block.tobytes() for block in blocks)
+
+    @staticmethod
+    def size_bytes(blocks: Sequence[Symbols] | Sequence[ByteSymbols]) -> int:
+        """Of what such blocks are encoded to."""
+        return sum(1 + _width(block) * block.size for block in blocks)
 
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         widths = [_width(block) for block in blocks]
@@ -62,6 +71,10 @@ class _Compressed(Stored):
     """A general compressor over the plain form."""
 
     is_native = False
+
+    def encode_bytes(self, blocks: Sequence[ByteSymbols]) -> bytes:
+        """As of every coder."""
+        return self._compress(super().encode_bytes(blocks))
 
     def _encode(self, blocks: Sequence[Symbols]) -> bytes:
         return self._compress(super()._encode(blocks))
@@ -160,9 +173,9 @@ def _zstandard() -> Any:
     return zstandard
 
 
-def _width(block: Symbols) -> int:
+def _width(block: Symbols | ByteSymbols) -> int:
     """The smallest of 1, 2 and 4 bytes that holds every symbol of the block, as a signed integer."""
-    if block.size == 0:
+    if block.size == 0 or block.itemsize == 1:
         return 1
     least, greatest = int(block.min()), int(block.max())
     return next(width for width in (1, 2, 4) if -(1 << 8 * width - 1) <= least and greatest < 1 << 8 * width - 1)

@@ -121,7 +121,7 @@ class Comparison:
         sample = TensorEntry(name, layout.dtype, (len(part),))
         split = planes.split(now.view(f"u{layout.dtype.itemsize}"), layout.dtype.is_float)
         whole = sum(
-            len(encode_chunk([run], [split[run.plane].astype(np.int32).reshape(run.shape)], "rans")[1])
+            len(encode_chunk([run], [split[run.plane].reshape(run.shape)], "rans")[1])
             for run in runs([sample])
             if run.plane is not None
         )

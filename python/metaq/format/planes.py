@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_CENTRE = np.uint8(128)  # flipping the highest bit subtracts 128 from a byte read as signed
+from metaq import _native
 
 
 def split(words: np.ndarray, is_float: bool) -> np.ndarray:
@@ -20,7 +20,12 @@ def split(words: np.ndarray, is_float: bool) -> np.ndarray:
     Returns:
         The bytes minus 128: int8, shape (b, n).
     """
-    width = words.dtype.itemsize
-    if is_float:
-        words = (words << np.uint8(1)) | (words >> np.uint8(8 * width - 1))
-    return np.ascontiguousarray((words.view(np.uint8) ^ _CENTRE).view(np.int8).reshape(-1, width)[:, ::-1].T)
+    return np.stack([split_one(words, is_float, plane) for plane in range(words.itemsize)])
+
+
+def split_one(words: np.ndarray, is_float: bool, plane: int) -> np.ndarray:
+    """One of the planes that `split` gives: int8, shape (n,)."""
+    symbols = np.empty(words.size, np.int8)
+    octets = np.ascontiguousarray(words).view(np.uint8).reshape(-1, words.itemsize)
+    _native.split_plane(octets, is_float, plane, symbols)
+    return symbols

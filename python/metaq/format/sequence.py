@@ -66,14 +66,15 @@ def scanned(symbols: np.ndarray, run: RowRun, matrix: MatrixLayout | None = None
     """The symbols of a run as coders see them, contiguous.
 
     Args:
-        symbols: of the whole tensor, in its shape if there is a ``matrix``; of a whole plane.
+        symbols: of the whole tensor, in its shape if there is a ``matrix``; of a whole plane, as int8.
 
     Returns:
-        int32, in the run's shape.
+        int8 of planes, otherwise int32, in the run's shape.
     """
     place = run.elements
     if matrix is None or not matrix.by_columns:
-        return np.ascontiguousarray(symbols.reshape(-1)[place.start : place.stop], np.int32).reshape(run.shape)
+        dtype = np.int32 if run.plane is None else np.int8
+        return np.ascontiguousarray(symbols.reshape(-1)[place.start : place.stop], dtype).reshape(run.shape)
     rows = matrix.rows(symbols.shape)
     first, end = place.start // rows, -(-place.stop // rows)
     columns = np.ascontiguousarray(symbols.reshape(rows, -1).T[first:end], np.int32).reshape(-1)

@@ -30,7 +30,6 @@ from metaq.format.sequence import CHANGES, RowRun, cut_for, runs, scanned
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
-_PART = 1 << 18  # symbols counted at a time, so that temporary arrays stay small
 
 
 class Source(NamedTuple):
@@ -107,15 +106,22 @@ def encode_chunk(chunk: list[RowRun], blocks: Blocks, coder: str) -> tuple[Chunk
 
     Args:
         chunk: the runs that it covers.
-        blocks: int32 symbols of each run, in its shape.
+        blocks: symbols of each run, int32, or int8 of planes, in its shape.
         coder: as in `encode`.
     """
-    candidates = [coding.by_name(name) for name in _candidates(chunk[0].plane, blocks, coder)]
+    are_bytes = all(block.dtype == np.int8 for block in blocks)
+    if not are_bytes:
+        blocks = [block.astype(np.int32, copy=False) for block in blocks]
     size = sum(block.size for block in blocks)
-    payloads = [(candidate.encode(blocks), candidate.identifier) for candidate in candidates]
-    readable = [item for item in payloads if size <= SYMBOLS_PER_BYTE * len(item[0])]
-    payload, identifier = min(readable, key=lambda item: len(item[0]))
-    return ChunkEntry(identifier, size, len(payload)), payload
+    best: tuple[bytes, int] | None = None
+    for candidate in map(coding.by_name, _candidates(chunk[0].plane, blocks, coder)):
+        if best and candidate.name == "stored" and coding.Stored.size_bytes(blocks) >= len(best[0]):
+            continue
+        payload = candidate.encode_bytes(blocks) if are_bytes else candidate.encode(blocks)
+        if size <= SYMBOLS_PER_BYTE * len(payload) and (best is None or len(payload) < len(best[0])):
+            best = payload, candidate.identifier
+    assert best is not None  # the stored form is long enough
+    return ChunkEntry(best[1], size, len(best[0])), best[0]
 
 
 def encode_changes(run: RowRun, source: Source) -> tuple[ChunkEntry, bytes, int]:
@@ -154,9 +160,12 @@ def sealed(data: bytes) -> bytes:
 
 def _looks_random(blocks: Blocks) -> bool:
     """Whether byte symbols hold so little redundancy that coding them would be time for nothing."""
-    flat = [block.reshape(-1) for block in blocks]
-    parts = [block[first : first + _PART] for block in flat for first in range(0, block.size, _PART)]
-    counts = np.sum([np.bincount(part + 128, minlength=256) for part in parts], axis=0)
+    counts = np.zeros(256, np.uint64)
+    of_block = np.empty_like(counts)
+    for block in blocks:
+        _native.count_numbers(block.reshape(-1).astype(np.int8, copy=False).view(np.uint8), of_block)
+        counts += of_block
+    counts = np.roll(counts, 128)  # by increasing symbol
     shares = counts[counts > 0] / np.sum(counts)
     # The empirical entropy of few random bytes falls below 8 bits by about (256 - 1) / (2 n ln 2) bits.
     return float(-(shares * np.log2(shares)).sum()) > 7.8 - 184 / float(np.sum(counts))

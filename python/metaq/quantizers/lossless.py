@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaq import _native
 from metaq.codebook import TableCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.format import planes
@@ -21,7 +22,7 @@ from metaq.tensors import CODED_FLOATS, words_of
 
 MOST_LEVELS = 4096  # as many as the coders list
 WORTH = 0.9  # of a tensor's size in planes: above it, planes are better, for they decode faster
-_SAMPLE = 1 << 16  # elements that tell most tensors of many values from those of few
+_SAMPLES = (1 << 13, 1 << 16)  # elements that tell most tensors of many values from those of few
 _LEVEL_BYTES = 6  # of a level in the header and in a coder's table, roughly
 
 
@@ -58,7 +59,7 @@ def find_levels(pieces: Iterable[np.ndarray], dtype: torch.dtype) -> Levels | No
     """Levels of a tensor whose words come in pieces, if they are exact and make it at least a tenth smaller."""
     patterns, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for words in pieces:
-        if np.unique(words[:: -(-words.size // _SAMPLE)]).size > MOST_LEVELS:
+        if words.itemsize > 2 and any(_distinct(words, sample) > MOST_LEVELS for sample in _SAMPLES):
             return None
         patterns, counts = _merged((patterns, counts), _counted(words))
         if patterns.size > MOST_LEVELS:
@@ -88,6 +89,11 @@ def _coded(tensor: Tensor) -> CodedTensor | Tensor:
     return CodedTensor(symbols, levels.codebook, tensor.dtype)
 
 
+def _distinct(words: np.ndarray, sample: int) -> int:
+    """How many of about so many words, from all over the array, are different."""
+    return int(np.unique(words[:: -(-words.size // sample)]).size)
+
+
 def _merged(*counted: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Words and how often they occur, of two such lists."""
     (before, counts_before), (words, counts) = counted
@@ -103,9 +109,10 @@ def _counted(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct words, in increasing order, and how often each occurs."""
     if words.itemsize > 2:
         return np.unique(words, return_counts=True)
-    counts = np.bincount(words)
+    counts = np.empty(1 << 8 * words.itemsize, np.uint64)
+    _native.count_numbers(words, counts)
     patterns = np.flatnonzero(counts)
-    return patterns.astype(words.dtype), counts[patterns]
+    return patterns.astype(words.dtype), counts[patterns].astype(np.int64)
 
 
 def _is_worth_it(patterns: np.ndarray, counts: np.ndarray, dtype: torch.dtype) -> bool:

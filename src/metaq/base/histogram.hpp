@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "metaq/base/alphabet.hpp"
+#include "metaq/base/counting.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq {
@@ -16,16 +17,8 @@ namespace metaq {
 class Histogram {
 public:
     // The block is not empty, and does not change while the histogram is used.
-    explicit Histogram(const ConstBlock& block) {
-        const std::span symbols(block.symbols, block.size());
-        const auto [least, greatest] = std::minmax_element(symbols.begin(), symbols.end());
-        least_ = *least;
-        span_ = static_cast<std::uint64_t>(std::int64_t{*greatest} - *least) + 1;
-        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and searched.
-        is_dense_ = span_ <= symbols.size() + kListedLimit;
-        is_dense_ ? count_dense(symbols) : count_sorted(symbols);
-        choose_listed();
-    }
+    explicit Histogram(const ConstBlock& block) { count(std::span(block.symbols, block.size())); }
+    explicit Histogram(const BasicBlock<const std::int8_t>& block) { count(std::span(block.symbols, block.size())); }
 
     const Alphabet& alphabet() const { return alphabet_; }
 
@@ -41,6 +34,20 @@ public:
         return is_listed ? static_cast<std::size_t>(found - listed.begin()) : listed.size();
     }
 
+    // What `renamed` says of each symbol's entry, the symbols being of the block.
+    template <class Symbol>
+    void find_entries(std::span<const Symbol> symbols, std::span<const std::uint16_t> renamed,
+                      std::uint16_t* out) const {
+        if (!is_dense_) {
+            for (const Symbol symbol : symbols) *out++ = renamed[entry(symbol)];
+            return;
+        }
+        std::vector<std::uint16_t> of_offset(entry_of_.size());
+        for (std::size_t i = 0; i < of_offset.size(); ++i) of_offset[i] = renamed[entry_of_[i]];
+        const std::uint16_t* const found = of_offset.data();
+        for (const Symbol symbol : symbols) *out++ = found[offset(symbol)];
+    }
+
     // The bits that tell an escaped symbol from the others.
     std::uint32_t escaped_bits(std::int32_t symbol) const {
         return static_cast<std::uint32_t>(symbol) - static_cast<std::uint32_t>(alphabet_.escape_base);
@@ -52,18 +59,37 @@ private:
         std::uint64_t count;
     };
 
+    template <class Symbol>
+    void count(std::span<const Symbol> symbols) {
+        Symbol least = symbols[0], greatest = symbols[0];
+        for (const Symbol symbol : symbols) {  // which, unlike std::minmax_element, is many at a time
+            least = std::min(least, symbol);
+            greatest = std::max(greatest, symbol);
+        }
+        least_ = least;
+        span_ = static_cast<std::uint64_t>(std::int64_t{greatest} - least) + 1;
+        // Symbols index an array if it takes about as much memory as the block at most; otherwise they are sorted and
+        // searched.
+        is_dense_ = span_ <= symbols.size() + kListedLimit;
+        is_dense_ ? count_dense(symbols) : count_sorted(symbols);
+        choose_listed();
+    }
+
     std::size_t offset(std::int32_t symbol) const { return static_cast<std::size_t>(std::int64_t{symbol} - least_); }
 
-    void count_dense(std::span<const std::int32_t> symbols) {
-        std::vector<std::uint64_t> counts(static_cast<std::size_t>(span_));
-        for (const std::int32_t symbol : symbols) ++counts[offset(symbol)];
-        for (std::size_t i = 0; i < counts.size(); ++i) {
-            if (counts[i] == 0) continue;
-            occurrences_.push_back({static_cast<std::int32_t>(least_ + static_cast<std::int64_t>(i)), counts[i]});
+    template <class Symbol>
+    void count_dense(std::span<const Symbol> symbols) {
+        Counter counter(static_cast<std::size_t>(span_));
+        counter.add(symbols.size(), [&](std::size_t i) { return offset(symbols[i]); });
+        for (std::size_t i = 0; i < span_; ++i) {
+            const std::uint64_t count = counter.count(i);
+            if (count == 0) continue;
+            occurrences_.push_back({static_cast<std::int32_t>(least_ + static_cast<std::int64_t>(i)), count});
         }
     }
 
-    void count_sorted(std::span<const std::int32_t> symbols) {
+    template <class Symbol>
+    void count_sorted(std::span<const Symbol> symbols) {
         std::vector<std::int32_t> sorted(symbols.begin(), symbols.end());
         std::sort(sorted.begin(), sorted.end());
         for (const std::int32_t symbol : sorted) {

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "metaq/base/bits.hpp"
+#include "metaq/base/counting.hpp"
+#include "metaq/base/interval.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/difference/classes.hpp"
 #include "metaq/difference/decoder.hpp"
@@ -30,36 +32,6 @@ inline constexpr std::size_t kSkipShare = 8;
 struct RawBits {
     std::uint64_t value;
     unsigned bits;
-};
-
-// The upper half of a product.
-inline std::uint64_t multiply_high(std::uint64_t a, std::uint64_t b) {
-#ifdef __SIZEOF_INT128__
-    __extension__ using Wide = unsigned __int128;
-    return static_cast<std::uint64_t>(static_cast<Wide>(a) * b >> 64);
-#else
-    const std::uint64_t low = (a & UINT32_MAX) * (b & UINT32_MAX), middle = (a >> 32) * (b & UINT32_MAX) + (low >> 32);
-    return (a >> 32) * (b >> 32) + (middle >> 32) + (((a & UINT32_MAX) * (b >> 32) + (middle & UINT32_MAX)) >> 32);
-#endif
-}
-
-// Of a static rANS code with a sum of 2^precision. A state is divided by the frequency by multiplication with 2^64 over it,
-// which is exact for 32 bits but for a frequency of one; then the quotient is one less, for which `start` makes up.
-struct Interval {
-    std::uint64_t limit = 0;  // states from here on give off a word
-    std::uint64_t reciprocal = 0;
-    std::uint32_t start = 0, complement = 0;
-
-    Interval() = default;
-    Interval(std::uint32_t first, std::uint32_t count, unsigned precision)
-        : limit(std::uint64_t{count} << (32 - precision)),
-          reciprocal(count > 1 ? UINT64_MAX / count + 1 : UINT64_MAX),
-          start(count > 1 ? first : first + (1u << precision) - 1),
-          complement((1u << precision) - count) {}
-
-    void add_to(std::uint32_t& state) const {
-        state += static_cast<std::uint32_t>(multiply_high(state, reciprocal)) * complement + start;
-    }
 };
 
 struct Intervals {
@@ -103,7 +75,7 @@ public:
         States states;
         states.fill(kLeastState);
         encode(tables, states);
-        tables.words = static_cast<std::uint32_t>(words_end_ - words_.get());
+        tables.words = static_cast<std::uint32_t>(words_end_ - first_word_);
         BitWriter sink(out);
         write_units(sink);
         write_tables(sink, tables);
@@ -113,13 +85,12 @@ public:
         }
         std::size_t at = out.size();
         out.resize(at + 2 * tables.words);
-        for (std::size_t i = tables.words; i-- > 0; at += 2) store<std::uint16_t>(out.data() + at, words_[i]);
+        for (const std::uint16_t* word = first_word_; word < words_end_; ++word, at += 2) store(out.data() + at, *word);
         write_raw(BitWriter(out));
         return changed_;
     }
 
 private:
-    static constexpr std::uint8_t kChanged = 4;
     static constexpr std::size_t kChangedSlots = kClassLimit * kHistories;
     using States = std::array<std::uint32_t, kLaneLimit>;
 
@@ -147,64 +118,96 @@ private:
     }
 
     void count() {
+        if (units_.empty()) return;
         const std::size_t keys = kIsFloat ? std::size_t{1} << (8 * sizeof(Word) - 1 - mantissa_bits_) : 1;
         found_ = std::make_unique_for_overwrite<std::uint8_t[]>(size_);
-        std::vector<std::uint32_t> flags(keys * 2 * kHistories);
+        symbols_ = std::make_unique_for_overwrite<std::uint8_t[]>(size_);
         counts_.resize(keys);
-        for (const std::uint32_t unit : units_) count_unit(unit, flags.data());
-        for (std::size_t key = 0; key < keys; ++key) {
-            for (std::size_t i = 0; i < 2 * kHistories; ++i)
-                counts_[key].flags[i % kHistories][i / kHistories] = flags[key * 2 * kHistories + i];
+        Counter counter(keys);
+        for (const std::uint32_t unit : units_) {
+            const std::uint8_t* const from = base_ + unit * kUnit * sizeof(Word);
+            counter.add(unit_size(unit), [from, bits = mantissa_bits_](std::size_t i) {
+                return key_of<Word, kIsFloat>(load<Word>(from + i * sizeof(Word)), bits);
+            });
+            count_changes(unit);
         }
+        // So far as if all elements had stayed, behind two that had.
+        for (std::size_t key = 0; key < keys; ++key) counts_[key].flags[0][0] += counter.count(key);
         raw_ = std::make_unique_for_overwrite<RawBits[]>(changed_ + 1);
         raw_end_ = raw_.get();
     }
 
-    void count_unit(std::uint32_t unit, std::uint32_t* flags) {
+    // Marks the elements that change, or come soon after one that does, and counts them as what they are.
+    void count_changes(std::uint32_t unit) {
         const std::size_t first = unit * kUnit, size = unit_size(unit);
-        const std::uint8_t* const from_bytes = base_ + first * sizeof(Word);
-        const std::uint8_t* const to_bytes = other_ + first * sizeof(Word);
         std::uint8_t* const found = found_.get() + first;
-        const unsigned mantissa_bits = mantissa_bits_;
-        std::size_t history = 0;
-        for (std::size_t i = 0; i < size; ++i) {
-            const Word from = load<Word>(from_bytes + i * sizeof(Word)), to = load<Word>(to_bytes + i * sizeof(Word));
-            const std::size_t key = key_of<Word, kIsFloat>(from, mantissa_bits);
-            const std::size_t is_changed = from != to ? 1 : 0;
-            const std::size_t with_history = history | is_changed * kChanged;
-            ++flags[key * 2 * kHistories + with_history];
-            found[i] = static_cast<std::uint8_t>(with_history);
-            history = (history << 1 & 3) | is_changed;
-            if (is_changed == 0) continue;
-            std::uint64_t magnitude = 0;
-            ++counts_[key].symbols[symbol_of(distance<Word, kIsFloat>(from, to), magnitude)];
-            ++changed_;
+        const std::uint8_t* const from = base_ + first * sizeof(Word);
+        const std::uint8_t* const to = other_ + first * sizeof(Word);
+        for (std::size_t i = 0; i < size; ++i)
+            found[i] = load<Word>(from + i * sizeof(Word)) != load<Word>(to + i * sizeof(Word)) ? kChangedSlots : 0;
+        std::uint64_t before = 0;  // of the 64 elements before, which change: the first in the lowest bit
+        for (std::size_t i = 0; i < size; i += 64) {
+            const std::uint64_t changed = marks(found + i, std::min<std::size_t>(64, size - i));
+            const std::uint64_t last = changed << 1 | before >> 63, last_but_one = changed << 2 | before >> 62;
+            std::uint64_t near = last | last_but_one;
+            if (size - i < 64) near &= (std::uint64_t{1} << (size - i)) - 1;
+            const auto history_of = [&](unsigned bit) { return (last >> bit & 1) | (last_but_one >> bit & 1) << 1; };
+            for (std::uint64_t left = near & ~changed; left != 0; left &= left - 1) {
+                const auto bit = static_cast<unsigned>(std::countr_zero(left));
+                mark(first + i + bit, history_of(bit), 0);
+            }
+            for (std::uint64_t left = changed; left != 0; left &= left - 1) {
+                const auto bit = static_cast<unsigned>(std::countr_zero(left));
+                count_symbol(first + i + bit, mark(first + i + bit, history_of(bit), 1));
+            }
+            changed_ += static_cast<std::uint64_t>(std::popcount(changed));
+            before = changed;
         }
+    }
+
+    // A bit for each of at most 64 elements with a mark.
+    static std::uint64_t marks(const std::uint8_t* found, std::size_t size) {
+        std::uint64_t result = 0;
+        std::size_t i = 0;
+        for (; i + 8 <= size; i += 8) {  // the lowest bits of eight bytes to the highest byte
+            constexpr unsigned kBit = std::countr_zero(kChangedSlots);
+            result |= (load<std::uint64_t>(found + i) >> kBit) * 0x0102040810204080u >> 56 << i;
+        }
+        for (; i < size; ++i) result |= std::uint64_t{found[i] != 0} << i;
+        return result;
+    }
+
+    // Returns the counts of the element's exponent.
+    Counts& mark(std::size_t i, std::size_t history, std::size_t is_changed) {
+        Counts& counts = counts_[key_of<Word, kIsFloat>(base(i), mantissa_bits_)];
+        --counts.flags[0][0];
+        ++counts.flags[history][is_changed];
+        found_[i] = static_cast<std::uint8_t>(found_[i] + history);
+        return counts;
+    }
+
+    void count_symbol(std::size_t i, Counts& counts) {
+        std::uint64_t magnitude = 0;
+        symbols_[i] = static_cast<std::uint8_t>(symbol_of(distance<Word, kIsFloat>(base(i), other(i)), magnitude));
+        ++counts.symbols[symbols_[i]];
     }
 
     // Elements that stay cost little, so that a word is rarely given off.
     static void push_unchanged(std::uint32_t& state, const Interval& interval, std::uint16_t*& words) {
-        if (state >= interval.limit) [[unlikely]] {
-            *words++ = static_cast<std::uint16_t>(state);
+        if (state > interval.greatest) [[unlikely]] {
+            *--words = static_cast<std::uint16_t>(state);
             state >>= 16;
         }
-        interval.add_to(state);
-    }
-
-    // Without a branch, which would be mispredicted often.
-    static void push(std::uint32_t& state, const Interval& interval, std::uint16_t*& words) {
-        *words = static_cast<std::uint16_t>(state);
-        const std::uint32_t mask = 0u - static_cast<std::uint32_t>(state >= interval.limit);
-        words += 1 & mask;
-        state >>= 16 & mask;
         interval.add_to(state);
     }
 
     // From the last element of the last round to the first of the first.
     void encode(const Tables& tables, States& states) {
         const auto intervals = std::make_unique<const Intervals>(tables);
-        words_ = std::make_unique_for_overwrite<std::uint16_t[]>(2 * kUnit * units_.size() + 1);
-        words_end_ = words_.get();
+        const std::size_t most_words = 2 * kUnit * units_.size() + 1;
+        words_ = std::make_unique_for_overwrite<std::uint16_t[]>(most_words);
+        words_end_ = words_.get() + most_words;
+        first_word_ = words_end_;
         const std::size_t lanes = std::size_t{1} << tables.lane_width;
         for (std::size_t first = (units_.size() + lanes - 1) / lanes * lanes; first > 0;) {
             first -= lanes;
@@ -225,7 +228,7 @@ private:
         States own = states;
         std::array<std::uint8_t, kUnit * kLaneLimit> slots;
         for (std::size_t lane = 0; lane < kLaneLimit; ++lane) find_slots(units[lane] * kUnit, slots.data() + lane);
-        std::uint16_t* words = words_end_;
+        std::uint16_t* words = first_word_;
         for (std::size_t step = kUnit; step-- > 0;) {
             const std::uint8_t* const of_step = slots.data() + step * kLaneLimit;
             [&]<std::size_t... kPlaces>(std::index_sequence<kPlaces...>) {
@@ -234,7 +237,7 @@ private:
                  ...);
             }(std::make_index_sequence<kLaneLimit>());
         }
-        words_end_ = words;
+        first_word_ = words;
         states = own;
     }
 
@@ -250,7 +253,7 @@ private:
     // Which interval of those that stay or, from kChangedSlots on, of those that change is an element's.
     std::uint8_t slot_of(Word word, std::uint8_t found, unsigned mantissa_bits) const {
         const std::size_t place = places_[key_of<Word, kIsFloat>(word, mantissa_bits)];
-        return static_cast<std::uint8_t>(place + found + found / kChanged * (kChangedSlots - kChanged));
+        return static_cast<std::uint8_t>(place + found);
     }
 
     // The last lane's unit has `last_size` elements.
@@ -260,7 +263,7 @@ private:
             for (std::size_t lane = units.size(); lane-- > 0;) {
                 if (lane + 1 == units.size() && step >= last_size) continue;
                 const std::size_t i = units[lane] * kUnit + step;
-                encode_element(intervals, states[lane], slot_of(base(i), found_[i], mantissa_bits_), i, words_end_);
+                encode_element(intervals, states[lane], slot_of(base(i), found_[i], mantissa_bits_), i, first_word_);
             }
         }
     }
@@ -276,13 +279,15 @@ private:
 
     [[gnu::noinline]] void encode_change(const Intervals& intervals, std::uint32_t& state, std::size_t slot,
                                          std::size_t i, std::uint16_t*& words) {
-        std::uint64_t magnitude = 0;
-        const std::size_t symbol = symbol_of(distance<Word, kIsFloat>(base(i), other(i)), magnitude);
+        const std::size_t symbol = symbols_[i];
         const MagnitudeClass& of_symbol = kClasses[symbol >> 1];
-        *raw_end_ = {magnitude - of_symbol.least, of_symbol.bits};
-        raw_end_ += of_symbol.bits > 0 ? 1 : 0;
-        push(state, intervals.symbols[slot / kHistories][symbol], words);
-        push(state, intervals.changed[slot], words);
+        if (of_symbol.bits > 0) {
+            std::uint64_t magnitude = 0;
+            (void)symbol_of(distance<Word, kIsFloat>(base(i), other(i)), magnitude);
+            *raw_end_++ = {magnitude - of_symbol.least, of_symbol.bits};
+        }
+        intervals.symbols[slot / kHistories][symbol].push(state, words);
+        intervals.changed[slot].push(state, words);
     }
 
     template <class Sink>
@@ -334,10 +339,12 @@ private:
     std::vector<std::uint32_t> units_;  // that are coded
     std::vector<Counts> counts_;        // by exponent
     std::array<std::uint16_t, kKeys> places_{};
-    std::unique_ptr<std::uint8_t[]> found_;  // by element, its history, and kChanged if it has changed
-    // In the order of writing, the reverse of that of reading.
+    std::unique_ptr<std::uint8_t[]> found_;    // by element, its history, and kChangedSlots if it has changed
+    std::unique_ptr<std::uint8_t[]> symbols_;  // of the elements that have changed
     std::unique_ptr<std::uint16_t[]> words_;
     std::uint16_t* words_end_ = nullptr;
+    std::uint16_t* first_word_ = nullptr;  // the words are written from the last to the first
+    // In the order of writing, the reverse of that of reading.
     std::unique_ptr<RawBits[]> raw_;
     RawBits* raw_end_ = nullptr;
     std::uint64_t changed_ = 0;

@@ -14,48 +14,57 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "metaq/base/alphabet.hpp"
 #include "metaq/base/bits.hpp"
+#include "metaq/base/counting.hpp"
 #include "metaq/base/frequencies.hpp"
 #include "metaq/base/histogram.hpp"
+#include "metaq/base/little_endian.hpp"
 #include "metaq/base/symbols.hpp"
 #include "metaq/rans/classes.hpp"
 #include "metaq/rans/decoder.hpp"
-#include "metaq/rans/kernels.hpp"
+#include "metaq/rans/encoder.hpp"
 #include "metaq/rans/tables.hpp"
+#include "metaq/rans/unit_costs.hpp"
 
 namespace metaq::rans {
 
 // The symbols of all blocks and what the encoder derives from them.
+template <class Symbol>
 struct Sequence {
-    std::vector<std::int32_t> symbols;
+    std::vector<Symbol> symbols;
     std::vector<std::uint16_t> entries;
-    std::vector<std::uint16_t> keys;    // context * number of entries + entry
     std::vector<std::uint64_t> counts;  // of each entry; none is zero
 };
 
-inline std::vector<std::int32_t> concatenated(std::span<const ConstBlock> blocks) {
-    std::vector<std::int32_t> symbols;
-    for (const ConstBlock& block : blocks) {
+template <class Symbol>
+std::vector<Symbol> concatenated(std::span<const BasicBlock<const Symbol>> blocks) {
+    std::vector<Symbol> symbols;
+    std::size_t size = 0;
+    for (const auto& block : blocks) size += block.size();
+    symbols.reserve(size);
+    for (const auto& block : blocks) {
         if (block.size() > 0) symbols.insert(symbols.end(), block.symbols, block.symbols + block.size());
     }
     return symbols;
 }
 
-// The interval of the symbols that escape.
-inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
+// The interval of the symbols that escape, of which there are some.
+template <class Symbol>
+void bound_escaped(const Sequence<Symbol>& sequence, Alphabet& alphabet) {
     std::int32_t least = kSymbolLimit;
     std::int32_t greatest = -kSymbolLimit;
-    for (std::size_t i = 0; i < sequence.symbols.size(); ++i) {
-        if (sequence.entries[i] < alphabet.listed.size()) continue;
-        least = std::min(least, sequence.symbols[i]);
-        greatest = std::max(greatest, sequence.symbols[i]);
+    const auto escape = static_cast<std::uint16_t>(alphabet.listed.size());
+    const std::span<const std::uint16_t> entries = sequence.entries;
+    for (std::size_t i = find_entry(entries, 0, escape); i < entries.size(); i = find_entry(entries, i + 1, escape)) {
+        least = std::min<std::int32_t>(least, sequence.symbols[i]);
+        greatest = std::max<std::int32_t>(greatest, sequence.symbols[i]);
     }
-    if (least > greatest) return;
     alphabet.escape_base = least;
     const auto distance = static_cast<std::uint32_t>(greatest - least);
     alphabet.escape_width = std::max(1u, static_cast<unsigned>(std::bit_width(distance)));
@@ -64,7 +73,8 @@ inline void bound_escaped(const Sequence& sequence, Alphabet& alphabet) {
 inline std::uint64_t least_count(std::size_t size) { return std::clamp<std::uint64_t>(size >> 12, 1, 16); }
 
 // The histogram's alphabet without symbols that occur fewer than `least_count` times, which many tables would have to list.
-inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence& sequence) {
+template <class Symbol>
+Alphabet list_entries(const Histogram& histogram, std::uint64_t least_count, Sequence<Symbol>& sequence) {
     const Alphabet& all = histogram.alphabet();
     Alphabet alphabet;
     std::vector<std::uint16_t> entry_of;  // by the histogram's entry
@@ -85,9 +95,8 @@ inline Alphabet list_entries(const Histogram& histogram, std::uint64_t least_cou
     if (escaped > 0) sequence.counts.push_back(escaped);
     const auto escape = static_cast<std::uint16_t>(alphabet.listed.size());
     std::replace(entry_of.begin(), entry_of.end(), std::uint16_t{UINT16_MAX}, escape);
-    sequence.entries.clear();
-    sequence.entries.reserve(sequence.symbols.size());
-    for (const std::int32_t symbol : sequence.symbols) sequence.entries.push_back(entry_of[histogram.entry(symbol)]);
+    sequence.entries.resize(sequence.symbols.size());
+    histogram.find_entries<Symbol>(sequence.symbols, entry_of, sequence.entries.data());
     if (escaped > 0) bound_escaped(sequence, alphabet);
     return alphabet;
 }
@@ -119,35 +128,63 @@ inline Contexts contexts_around(std::size_t center, std::span<const std::uint64_
 }
 
 // Around the most frequent entry, contexts tell magnitudes; around the first they tell signs, and the order of exponents.
-inline std::array<std::size_t, 2> context_centers(const Sequence& sequence, const Header& header) {
-    const auto first = sequence.counts.begin();
+inline std::array<std::size_t, 2> context_centers(std::span<const std::uint64_t> counts, const Header& header) {
+    const auto first = counts.begin();
     const auto end = first + static_cast<std::ptrdiff_t>(header.alphabet.listed.size());
     return {static_cast<std::size_t>(std::max_element(first, end) - first), 0};
 }
 
-inline std::vector<std::size_t> unit_ends(std::span<const ConstBlock> blocks, unsigned unit_width) {
+template <class AnyBlock>
+std::vector<std::size_t> unit_ends(std::span<const AnyBlock> blocks, unsigned unit_width) {
     std::vector<std::size_t> ends;
     for_each_unit_end(blocks, unit_width, [&](std::size_t end) { ends.push_back(end); });
     return ends;
 }
 
-inline std::vector<std::uint16_t> keys_of(const Sequence& sequence, const Header& header, const Contexts& contexts) {
-    std::vector<std::uint16_t> offsets(header.entries());
-    for (std::size_t i = 0; i < offsets.size(); ++i) {
-        const unsigned context = contexts.of(i, header.alphabet.listed.size());
-        offsets[i] = static_cast<std::uint16_t>(context * header.entries());
+// The symbols as keys: context * number of entries + entry.
+class Keys {
+public:
+    Keys(std::span<const std::uint16_t> entries, const Header& header, const Contexts& contexts)
+        : entries_(entries),
+          lanes_(std::size_t{1} << header.lane_width),
+          contexts_(contexts.count()),
+          count_(header.entries() * contexts.count()),
+          offsets_(header.entries()) {
+        for (std::size_t i = 0; i < offsets_.size(); ++i) {
+            const unsigned context = contexts.of(i, header.alphabet.listed.size());
+            offsets_[i] = static_cast<std::uint16_t>(context * header.entries());
+        }
     }
-    const std::size_t lanes = std::size_t{1} << header.lane_width;
-    std::vector<std::uint16_t> keys = sequence.entries;
-    for (std::size_t i = 1; i < keys.size(); ++i) {
-        keys[i] = static_cast<std::uint16_t>(keys[i] + offsets[sequence.entries[i - 1]]);
+
+    unsigned contexts() const { return contexts_; }
+    std::size_t count() const { return count_; }
+
+    // Those of some symbols, until it is called again.
+    std::span<const std::uint16_t> between(std::size_t begin, std::size_t end) {
+        if (contexts_ == 1) return entries_.subspan(begin, end - begin);
+        if (found_.size() < end - begin) found_.resize(end - begin);
+        std::uint16_t* const found = found_.data();
+        for (std::size_t i = std::max<std::size_t>(begin, 1); i < end; ++i)
+            found[i - begin] = static_cast<std::uint16_t>(entries_[i] + offsets_[entries_[i - 1]]);
+        for (std::size_t lane = 0; lane < lanes_; ++lane) {
+            const std::size_t start = lane_start(lane, lanes_, entries_.size());
+            if (begin <= start && start < end) found[start - begin] = entries_[start];
+        }
+        return {found, end - begin};
     }
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-        const std::size_t start = lane_start(lane, lanes, keys.size());
-        if (start < keys.size()) keys[start] = sequence.entries[start];
+
+    UnitCounts count_units(std::span<const std::size_t> ends, std::size_t stride) {
+        return {count_, ends, stride, [&](std::size_t begin, std::size_t end) { return between(begin, end); }};
     }
-    return keys;
-}
+
+private:
+    std::span<const std::uint16_t> entries_;
+    std::size_t lanes_;
+    unsigned contexts_;
+    std::size_t count_;
+    std::vector<std::uint16_t> offsets_;  // of the keys after each entry
+    std::vector<std::uint16_t> found_;
+};
 
 // Frequencies that suit the counts; entries that do not occur have none, and a table without any has the first only.
 inline std::vector<std::uint32_t> scaled_table(std::span<const std::uint64_t> counts, unsigned precision) {
@@ -215,145 +252,120 @@ inline constexpr std::array<unsigned, 4> kUnitWidths = {5, 7, 9, kLeastUnitWidth
 // Whether contexts save 1/256; with them decoding takes about a quarter longer.
 inline bool is_worth_contexts(std::uint64_t with, std::uint64_t without) { return with + with / 256 < without; }
 
-// The units, classes and contexts with the fewest bits; leaves the keys of the chosen contexts in `sequence`. False if there
-// is no memory.
-[[nodiscard]] inline bool choose_model(std::span<const ConstBlock> blocks, Sequence& sequence, Header& header) {
-    sequence.keys = sequence.entries;
-    Partition best;
-    best.cost = UINT64_MAX;
+// The units, classes and contexts with the fewest bits, and the keys of the chosen contexts. False if there is no memory.
+template <class Symbol>
+[[nodiscard]] bool choose_model(std::span<const BasicBlock<const Symbol>> blocks, const Sequence<Symbol>& sequence,
+                                Header& header, Keys& keys) {
+    std::optional<Partition> best;
     std::vector<std::size_t> previous;
+    const auto partition = [&](Keys& of_contexts, std::span<const std::size_t> ends) {
+        const std::size_t stride = sample_stride(ends.size());
+        const UnitCounts sample = of_contexts.count_units(ends, stride);
+        return choose_partition(sample, header.entries(), of_contexts.contexts(), stride);
+    };
     for (const unsigned width : kUnitWidths) {
         std::vector<std::size_t> ends = unit_ends(blocks, width);
         if (ends == previous) continue;
-        Partition found = choose_partition({sequence.keys, header.entries(), 1}, ends);
-        if (found.cost < best.cost) {
+        Partition found = partition(keys, ends);
+        if (!best || found.cost < best->cost) {
             best = std::move(found);
             header.unit_width = width;
         }
         previous = std::move(ends);
     }
     // Contexts go together with the unit width that is best without them.
+    const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
     if (header.alphabet.listed.size() > 1) {
-        const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
-        const std::uint64_t limit = best.cost;
-        for (const std::size_t center : context_centers(sequence, header)) {
+        const std::uint64_t limit = best->cost;
+        for (const std::size_t center : context_centers(sequence.counts, header)) {
             const Contexts contexts = contexts_around(center, sequence.counts, header.alphabet.listed.size());
-            std::vector<std::uint16_t> keys = keys_of(sequence, header, contexts);
-            Partition found = choose_partition({keys, header.entries(), kContexts}, ends);
-            if (found.cost >= best.cost || !is_worth_contexts(found.cost, limit)) continue;
+            Keys with_contexts(sequence.entries, header, contexts);
+            Partition found = partition(with_contexts, ends);
+            if (found.cost >= best->cost || !is_worth_contexts(found.cost, limit)) continue;
             best = std::move(found);
             header.contexts = contexts;
-            sequence.keys = std::move(keys);
+            keys = std::move(with_contexts);
         }
     }
-    header.classes = best.count;
-    return header.unit_classes.append_all(best.classes);
+    std::vector<std::uint8_t> classes(ends.size());
+    if (best->classes.count() > 1) classes = settled_classes(best->classes, keys.count_units(ends, 1));
+    header.classes = renumber(classes);
+    return header.unit_classes.append_all(classes);
 }
 
-// How often each key occurs in each class.
-inline std::vector<std::uint64_t> count_keys(const Sequence& sequence, const Header& header,
-                                             std::span<const std::size_t> ends) {
-    const std::size_t keys = header.entries() * header.contexts.count();
-    std::vector<std::uint64_t> counts(header.classes * keys);
-    std::size_t i = 0;
-    for (std::size_t unit = 0; unit < ends.size(); ++unit) {
-        std::uint64_t* class_counts = counts.data() + header.unit_classes[unit] * keys;
-        for (; i < ends[unit]; ++i) ++class_counts[sequence.keys[i]];
-    }
-    return counts;
-}
-
-// Codes the symbols backwards. The words are in the order of writing, which is the reverse of that of reading.
-class Encoder {
-public:
-    Encoder(const Header& header, const Sequence& sequence, std::span<const std::size_t> ends)
-        : header_(header), sequence_(sequence), ends_(ends), intervals_(header.frequencies.size()) {
-        states.fill(kLeastState);
-        for (std::size_t i = 0; i < header.tables(); ++i) {
-            std::uint32_t start = 0;
-            for (std::size_t j = i * header.entries(); j < (i + 1) * header.entries(); ++j) {
-                intervals_[j] = {header.frequencies[j], start};
-                start += header.frequencies[j];
-            }
-        }
-    }
-
-    void run() {
-        const std::size_t lanes = std::size_t{1} << header_.lane_width;
-        const std::size_t size = sequence_.keys.size();
-        std::array<std::size_t, kLaneLimit> unit{};
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-            const std::size_t end = lane_start(lane + 1, lanes, size);
-            const auto found = std::lower_bound(ends_.begin(), ends_.end(), std::max<std::size_t>(end, 1));
-            unit[lane] = static_cast<std::size_t>(found - ends_.begin());
-        }
-        for (std::size_t step = (size + lanes - 1) / lanes; step-- > 0;) {
-            for (std::size_t lane = std::min(lanes, size - step * lanes); lane-- > 0;) {
-                const std::size_t i = lane_start(lane, lanes, size) + step;
-                while (unit[lane] > 0 && ends_[unit[lane] - 1] > i) --unit[lane];
-                encode(states[lane], header_.unit_classes[unit[lane]], sequence_.keys[i]);
-            }
-        }
-    }
-
-    std::array<std::uint32_t, kLaneLimit> states{};
-    std::vector<std::uint16_t> words;
-
-private:
-    struct Interval {
-        std::uint32_t frequency;
-        std::uint32_t start;
-    };
-
-    void encode(std::uint32_t& state, std::size_t number, std::size_t key) {
-        const auto [frequency, start] = intervals_[number * header_.entries() * header_.contexts.count() + key];
-        if (state >= std::uint64_t{frequency} << (32 - header_.precision)) {
-            words.push_back(static_cast<std::uint16_t>(state));
-            state >>= 16;
-        }
-        state = (state / frequency << header_.precision) + state % frequency + start;
-    }
-
-    const Header& header_;
-    const Sequence& sequence_;
-    std::span<const std::size_t> ends_;
-    std::vector<Interval> intervals_;  // by class and key
+// Which table's entry each symbol is, class * keys + key, and how often each occurs.
+struct Places {
+    std::vector<std::uint32_t> places;
+    std::vector<std::uint64_t> counts;
 };
 
-inline void write_escaped(const Header& header, const Sequence& sequence, BitWriter& writer) {
+inline Places find_places(Keys& keys, const Header& header, std::span<const std::size_t> ends) {
+    Places result;
+    result.places.resize(ends.back());
+    const std::size_t number = header.classes * keys.count();
+    Counter counter(number);
+    std::size_t begin = 0;
+    for (std::size_t unit = 0; unit < ends.size(); ++unit) {
+        const auto first = static_cast<std::uint32_t>(header.unit_classes[unit] * keys.count());
+        const std::span<const std::uint16_t> found = keys.between(begin, ends[unit]);
+        std::uint32_t* const out = result.places.data() + begin;
+        for (std::size_t i = 0; i < found.size(); ++i) out[i] = first + found[i];
+        counter.add(found.size(), [&](std::size_t i) { return out[i]; });
+        begin = ends[unit];
+    }
+    for (std::size_t i = 0; i < number; ++i) result.counts.push_back(counter.count(i));
+    return result;
+}
+
+template <class Symbol>
+void write_escaped(const Header& header, const Sequence<Symbol>& sequence, BitWriter& writer) {
     const std::size_t lanes = std::size_t{1} << header.lane_width;
     const std::size_t size = sequence.symbols.size();
     const auto base = static_cast<std::uint32_t>(header.alphabet.escape_base);
+    const std::size_t escape = header.alphabet.listed.size();
+    std::array<std::size_t, kLaneLimit> starts{};
+    for (std::size_t lane = 0; lane < lanes; ++lane) starts[lane] = lane_start(lane, lanes, size);
+    const std::uint16_t* const entries = sequence.entries.data();
     for (std::size_t step = 0; step * lanes < size; ++step) {
-        for (std::size_t lane = 0; lane < std::min(lanes, size - step * lanes); ++lane) {
-            const std::size_t i = lane_start(lane, lanes, size) + step;
-            if (sequence.entries[i] < header.alphabet.listed.size()) continue;
-            writer.put(static_cast<std::uint32_t>(sequence.symbols[i]) - base, header.alphabet.escape_width);
+        const std::size_t active = std::min(lanes, size - step * lanes);
+        for (std::size_t lane = 0; lane < active; ++lane) {
+            if (entries[starts[lane] + step] != escape) continue;
+            const auto symbol = static_cast<std::int32_t>(sequence.symbols[starts[lane] + step]);
+            writer.put(static_cast<std::uint32_t>(symbol) - base, header.alphabet.escape_width);
         }
     }
     writer.finish();
 }
 
 template <class Integer>
-void append_little_endian(std::vector<std::uint8_t>& out, Integer value) {
-    for (unsigned i = 0; i < sizeof value; ++i) out.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
+void append_little_endian(std::vector<std::uint8_t>& out, std::span<const Integer> values) {
+    std::size_t at = out.size();
+    out.resize(at + values.size_bytes());
+    for (const Integer value : values) {
+        write_little_endian(out.data() + at, value);
+        at += sizeof(Integer);
+    }
 }
 
-// Appends the code of `blocks`, of at most 2^32 - 1 symbols, to `out`. The status is ok, or there is no memory.
-[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+// Appends the code of `blocks`, of at most 2^32 - 1 symbols of int32 or int8, to `out`. The status is ok, or there is no
+// memory.
+template <class Symbol>
+[[nodiscard]] Status encode_any(std::span<const BasicBlock<const Symbol>> blocks, std::vector<std::uint8_t>& out) {
     const std::size_t begin = out.size();
-    Sequence sequence{concatenated(blocks), {}, {}, {}};
+    Sequence<Symbol> sequence{concatenated(blocks), {}, {}};
     const std::size_t size = sequence.symbols.size();
     if (size == 0) return Status::ok;
     Header header;
-    header.alphabet = list_entries(Histogram({sequence.symbols.data(), size, 1, 1}), least_count(size), sequence);
+    header.alphabet = list_entries(Histogram(BasicBlock<const Symbol>{sequence.symbols.data(), size, 1, 1}),
+                                   least_count(size), sequence);
     if (header.alphabet.has_escape()) header.escapes = static_cast<std::uint32_t>(sequence.counts.back());
     std::uint64_t entropy = weighted_log2(size);
     for (const std::uint64_t count : sequence.counts) entropy -= weighted_log2(count);
     header.lane_width = choose_lane_width(entropy >> (16 + 3));
-    if (!choose_model(blocks, sequence, header)) return Status::no_memory;
-    const std::vector<std::size_t> ends = unit_ends(blocks, header.unit_width);
-    if (!choose_tables(header, count_keys(sequence, header, ends))) return Status::no_memory;
+    Keys keys(sequence.entries, header, header.contexts);
+    if (!choose_model(blocks, sequence, header, keys)) return Status::no_memory;
+    const Places places = find_places(keys, header, unit_ends(blocks, header.unit_width));
+    if (!choose_tables(header, places.counts)) return Status::no_memory;
 
     BitWriter writer(out);
     write_header(writer, header);
@@ -361,17 +373,18 @@ void append_little_endian(std::vector<std::uint8_t>& out, Integer value) {
     BitWriter escaped(out);
     if (header.escapes > 0) write_escaped(header, sequence, escaped);
     if (!header.is_constant()) {
-        Encoder encoder(header, sequence, ends);
+        Encoder encoder(header, places.places);
         encoder.run();
-        for (std::size_t lane = 0; lane < std::size_t{1} << header.lane_width; ++lane) {
-            append_little_endian(out, encoder.states[lane]);
-        }
-        std::for_each(encoder.words.rbegin(), encoder.words.rend(),
-                      [&](std::uint16_t word) { append_little_endian(out, word); });
+        append_little_endian(out, encoder.states());
+        append_little_endian(out, encoder.words());
     }
     const std::size_t least = (size + kSymbolsPerByte - 1) / kSymbolsPerByte;
     if (out.size() < begin + least) out.resize(begin + least, 0);
     return Status::ok;
+}
+
+[[nodiscard]] inline Status encode(std::span<const ConstBlock> blocks, std::vector<std::uint8_t>& out) {
+    return encode_any(blocks, out);
 }
 
 }  // namespace metaq::rans

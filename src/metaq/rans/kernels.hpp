@@ -1,6 +1,6 @@
 // The inner loops of rANS decoding: a portable one for any number of lanes, and for 32 lanes and narrow tables AVX2 and
-// AVX-512, chosen when the program runs, or WebAssembly's vectors, unless METAQ_NO_SIMD is defined. All give the same symbols from
-// the same words.
+// AVX-512, chosen when the program runs, or the vectors of ARM or WebAssembly, unless METAQ_NO_SIMD is defined. All give the
+// same symbols from the same words.
 //
 // A step decodes one symbol in each lane: x is a lane's state, p the precision, t its table (of its unit's class and
 // its context): slot = x mod 2^p; x = frequency(t, slot) * floor(x / 2^p) + offset(t, slot); below 2^16, x takes in the
@@ -16,6 +16,7 @@
 
 #include "metaq/base/replaceable.hpp"
 #include "metaq/rans/lanes.hpp"
+#include "metaq/rans/neon_kernel.hpp"
 #include "metaq/rans/tables.hpp"
 #include "metaq/rans/wasm_kernel.hpp"
 
@@ -26,7 +27,49 @@
 
 namespace metaq::rans {
 
-// Steps `first` to `steps` of the tile in the first `active` lanes; the entries step by step.
+// Steps of a tile in all 32 lanes, from 0 while the words for the next one surely lie within the data; returns how many.
+template <class Layout>
+std::size_t decode_all_lanes(Lanes& lanes, const typename Layout::Slot* slots, typename Layout::Entry* entries,
+                             std::size_t steps) {
+    const unsigned precision = lanes.precision;
+    const unsigned field = Layout::field(precision);
+    const std::uint32_t mask = (1u << precision) - 1;
+    const std::uint32_t field_mask = (1u << field) - 1;
+    const std::uint32_t context_mask = lanes.context_mask;
+    std::array<std::uint32_t, kLaneLimit> state = lanes.state, context = lanes.context, table = lanes.table;
+    const std::uint8_t* words = lanes.words;
+    std::size_t step = 0;
+    while (step < steps && lanes.end - words >= kReadAhead) {
+        std::size_t due = steps;  // the next step with which a unit begins
+        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) {
+            if (lanes.due[lane] == step) lanes.next_unit(lane, static_cast<std::uint32_t>(step));
+            due = std::min<std::size_t>(due, lanes.due[lane]);
+        }
+        table = lanes.table;
+        for (; step < due && lanes.end - words >= kReadAhead; ++step) {
+            for (std::size_t lane = 0; lane < kLaneLimit; ++lane) {
+                std::uint32_t x = state[lane];
+                const auto slot = slots[table[lane] + context[lane] + (x & mask)];
+                const auto frequency = (static_cast<std::uint32_t>(slot >> field) & field_mask) + 1;
+                x = frequency * (x >> precision) + (static_cast<std::uint32_t>(slot) & field_mask);
+                // Without a branch, which would be mispredicted often.
+                const std::uint32_t takes = 0u - static_cast<std::uint32_t>(x < kLeastState);
+                const std::uint32_t word = words[0] | std::uint32_t{words[1]} << 8;
+                state[lane] = x << (16 & takes) | (word & takes);
+                words += 2 & takes;
+                context[lane] = (static_cast<std::uint32_t>(slot >> field >> field) & context_mask) << precision;
+                entries[step * kLaneLimit + lane] = static_cast<typename Layout::Entry>(slot >> Layout::kEntryShift);
+            }
+        }
+    }
+    lanes.state = state;
+    lanes.context = context;
+    lanes.words = words;
+    return step;
+}
+
+// Steps `first` to `steps` of the tile in the first `active` lanes, of which few wait for each symbol, so that branches cost
+// less than what avoids them; the entries step by step.
 template <class Layout>
 void decode_portable(Lanes& lanes, const typename Layout::Slot* slots, typename Layout::Entry* entries,
                      std::size_t active, std::size_t first, std::size_t steps) {
@@ -59,7 +102,7 @@ void decode_portable(Lanes& lanes, const typename Layout::Slot* slots, typename 
     }
 }
 
-enum class Path { best, portable, avx2, avx512 };
+enum class Path { best, portable, avx2, avx512, neon };
 
 #ifdef METAQ_RANS_X86
 
@@ -246,11 +289,15 @@ inline bool is_available(Path path) {
     if (path == Path::avx2) return __builtin_cpu_supports("avx2");
     if (path == Path::avx512) return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 #endif
+#ifdef METAQ_RANS_NEON
+    if (path == Path::neon) return true;
+#endif
     return path == Path::best || path == Path::portable;
 }
 
 inline Path resolved(Path path) {
     if (path != Path::best) return is_available(path) ? path : Path::portable;
+    if (is_available(Path::neon)) return Path::neon;
     return is_available(Path::avx512) ? Path::avx512 : is_available(Path::avx2) ? Path::avx2 : Path::portable;
 }
 
@@ -270,12 +317,22 @@ void decode_steps(Path path, Lanes& lanes, const typename Layout::Slot* slots, t
                               : decode_avx2<false>(lanes, slots, entries, steps);
         }
     }
+#elif defined(METAQ_RANS_NEON)
+    if constexpr (sizeof(typename Layout::Entry) == 1) {
+        if (active == kLaneLimit && path == Path::neon) {
+            done = lanes.context_mask != 0 ? neon::decode<true>(lanes, slots, entries, steps)
+                                           : neon::decode<false>(lanes, slots, entries, steps);
+        }
+    }
 #elif defined(__wasm__)
     if constexpr (sizeof(typename Layout::Entry) == 1) {
         if (active == kLaneLimit) done = replaceable<&decode_wasm>(lanes, slots, entries, steps);
     }
 #endif
     (void)path;
+#ifndef __wasm__  // where size counts
+    if (active == kLaneLimit && done == 0) done = decode_all_lanes<Layout>(lanes, slots, entries, steps);
+#endif
     decode_portable<Layout>(lanes, slots, entries, active, done, steps);
 }
 
