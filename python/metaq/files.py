@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,13 +48,23 @@ def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> 
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        replace_file(temporary, target)
     except OSError as error:
         raise write_error(path, error, size_bytes) from None
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            with suppress(OSError):  # it is not there any more, or what went wrong first is what to tell
+                os.unlink(temporary)
+
+
+def replace_file(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Rename a file over another, whose permissions it gets, or, where there is none, those that new files have."""
+    try:
+        mode = stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        mode = 0o666 & ~umask()
+    os.chmod(path, mode)
+    os.replace(path, target)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | None = None) -> InputError:
@@ -69,7 +79,8 @@ def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | 
     return InputError(f"disk full: {path}: expected room for {expected}, found {error.strerror}")
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

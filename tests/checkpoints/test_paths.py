@@ -213,7 +213,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(tmp_path, folder, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             compress_path(folder, tmp_path / "out", config, resume=True, progress=Stopper(after, KeyboardInterrupt()))
         assert not (tmp_path / "out").exists()
-        assert all(path.suffix in (".mtq", ".json") for path in work_folder(tmp_path / "out").glob("*"))
+        assert all(path.suffix in (".mtq", ".json") for path in work_folder(tmp_path / "out").glob("files/*"))
     compress_path(folder, tmp_path / "out", config, resume=True)
     assert everything(tmp_path / "out") == everything(tmp_path / "whole")
     assert {path.name for path in tmp_path.iterdir()} == {"model", "whole", "out"}
@@ -231,20 +231,20 @@ def left(tmp_path, folder, monkeypatch):
 
 
 def test_finished_shards_are_not_done_again(tmp_path, folder, left):
-    before = {path.name: path.stat().st_mtime_ns for path in left.glob("*.mtq")}
+    before = {path.name: path.stat().st_mtime_ns for path in left.glob("files/*.mtq")}
     assert len(before) == 1
     compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
     assert before.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}.items()
 
 
 def test_resuming_with_other_options_or_sources_is_refused(tmp_path, folder, left):
-    before = everything(left)
+    before = everything(left / "files")
     with pytest.raises(InputError, match="expected the source and the options that the run began with, found lossless"):
         compress_path(folder, tmp_path / "out", CompressionConfig(), resume=True)
     os.utime(folder / NAMES[0], (1, 1))
     with pytest.raises(InputError, match=r"expected the source and the options .* found source"):
         compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
-    assert everything(left) == before
+    assert everything(left / "files") == before
     (left / STATE).write_text("{")
     with pytest.raises(InputError, match="expected what a stopped run left, found something else"):
         compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
@@ -263,7 +263,7 @@ def test_a_folder_that_no_run_left_is_not_touched(tmp_path, folder):
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path, folder, left):
-    (left / ".metaq-x.tmp").write_bytes(b"half")
+    (left / "files" / ".metaq-x.tmp").write_bytes(b"half")
     compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
     assert not list((tmp_path / "out").glob(".metaq*"))
 
@@ -314,7 +314,7 @@ def test_a_full_disk(tmp_path, folder, monkeypatch, threads, after):
     assert not (tmp_path / "out").exists()
     left = work_folder(tmp_path / "out")
     assert left.exists() == (after > 0)
-    assert all(path.suffix in (".mtq", ".json") for path in left.glob("*"))
+    assert all(path.suffix in (".mtq", ".json") for path in left.glob("files/*"))
     monkeypatch.setattr(os, "fsync", sync)
     compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=True)
     assert all(torch.equal(loaded(tmp_path / "out")[name], tensor) for name, tensor in WEIGHTS.items())

@@ -168,7 +168,7 @@ def test_a_stopped_run_goes_on(write_folder, tmp_path, before, after):
     assert lines(errors) == [
         "metaq: stopped; what is finished is kept: the same command with --resume goes on from there"
     ]
-    kept = {name: (work / name).stat().st_mtime_ns for name in finished(work)}
+    kept = {name: (work / "files" / name).stat().st_mtime_ns for name in finished(work)}
     assert set() < kept.keys() <= {name.replace("safetensors", "mtq") for name in NAMES[1:]}
     assert not (tmp_path / "many").exists()
 
