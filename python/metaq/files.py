@@ -7,14 +7,17 @@ import mmap
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from metaq.errors import InputError
 
+Content = TypeVar("Content")
+
 TEMPORARY_PREFIX = ".metaq-"
+_PIECE_BYTES = 1 << 20
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -28,11 +31,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` at the end: a temporary sibling, synced, then renamed over it.
 
     Args:
         size_bytes: that it will have, where that is known; a message about a full disk says it.
+        mode: its permissions, but for the umask, unless a file is replaced, which has its own.
 
     Raises:
         InputError: the folder is missing or not writable, or the disk is full.
@@ -48,7 +52,7 @@ def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> 
             yield file
             file.flush()
             os.fsync(file.fileno())
-        replace_file(temporary, target)
+        replace_file(temporary, target, mode)
     except OSError as error:
         raise write_error(path, error, size_bytes) from None
     finally:
@@ -57,14 +61,34 @@ def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> 
                 os.unlink(temporary)
 
 
-def replace_file(path: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Rename a file over another, whose permissions it gets, or, where there is none, those that new files have."""
+def replace_file(path: str | os.PathLike[str], target: str | os.PathLike[str], mode: int = 0o666) -> None:
+    """Rename a file over another, whose permissions it gets, or, where there is none, ``mode`` as far as files may."""
     try:
-        mode = stat.S_IMODE(os.stat(target).st_mode)
+        own = stat.S_IMODE(os.stat(target).st_mode)
     except FileNotFoundError:
-        mode = 0o666 & ~umask()
-    os.chmod(path, mode)
+        own = mode & ~_umask()
+    os.chmod(path, own)
     os.replace(path, target)
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a file and its permissions, whole or not at all.
+
+    Raises:
+        InputError: the source cannot be read, or the target not written.
+    """
+
+    def reading(read: Callable[[], Content]) -> Content:
+        try:
+            return read()
+        except OSError as error:
+            raise InputError(f"{source}: expected a readable file, found {error.strerror}") from None
+
+    with reading(lambda: open(source, "rb")) as original:
+        status = os.fstat(original.fileno())
+        with atomic_file(target, status.st_size, status.st_mode & 0o777) as copy:
+            while piece := reading(lambda: original.read(_PIECE_BYTES)):
+                copy.write(piece)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | None = None) -> InputError:
@@ -79,8 +103,7 @@ def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | 
     return InputError(f"disk full: {path}: expected room for {expected}, found {error.strerror}")
 
 
-def umask() -> int:
-    """The permissions that new files do not get."""
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

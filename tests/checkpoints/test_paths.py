@@ -337,9 +337,8 @@ def test_a_full_disk_when_decompressing(tmp_path, folder, monkeypatch):
 def test_a_source_that_shrinks(folder):
     file = SafetensorsFile(folder / NAMES[0])
     (folder / NAMES[0]).write_bytes((folder / NAMES[0]).read_bytes()[:5000])
-    with pytest.raises(InputError, match=r"a.safetensors: expected tensor '0.weight' to be whole"):
+    with pytest.raises(InputError, match=r"a.safetensors: expected the file as it was at the start, found it changed"):
         file.read("0.weight", range(90 * 70))
-    file.close()
 
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["few weights", "many weights"])

@@ -144,3 +144,13 @@ def test_a_run_that_was_killed_before_its_state_was_whole(tmp_path, folder, left
         (path / name).write_bytes(b"{")
     compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=resume)
     assert {found.name for found in tmp_path.iterdir()} == {"model", "out"}
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, folder):
+    for source, name in ((folder / NAMES[0], "x.mtq"), (tmp_path / "x.mtq", "y.safetensors")):
+        output = tmp_path / name
+        output.touch(mode=0o600)
+        work = compress_path if name == "x.mtq" else decompress_path
+        work(source, output, *([CompressionConfig(lossless=True)] if name == "x.mtq" else []), force=True)
+        assert output.stat().st_size > 0
+        assert output.stat().st_mode & 0o777 == 0o600

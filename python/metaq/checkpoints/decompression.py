@@ -60,9 +60,12 @@ def _decompress_folder(source: Path, output: Path, resume: bool, force: bool, pr
         return
     found = read_folder(source, MTQ)
     check_folder(found, output, SAFETENSORS, force or may_finish(output, resume))
-    readers = {shard: open_reader(path) for shard, path in found.paths().items()}
-    found.check(lambda shard: [entry.name for entry in readers[shard].header.tensors])
-    sizes = {shard: decoded_bytes(reader) for shard, reader in readers.items()}
+    names: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for shard, path in found.paths().items():  # one at a time: there may be more than a process may open
+        reader = open_reader(path)
+        names[shard], sizes[shard] = [entry.name for entry in reader.header.tensors], decoded_bytes(reader)
+    found.check(lambda shard: names[shard])
     outer, inner = thread_counts(len(found.shards))
     stop = threading.Event()
 
@@ -71,7 +74,7 @@ def _decompress_folder(source: Path, output: Path, resume: bool, force: bool, pr
         if folder.is_written(part, ""):
             progress.advance(sizes[shard], sizes[shard])
         else:
-            decode_to_safetensors(readers[shard], folder.path / part, inner, progress, stop)
+            decode_to_safetensors(open_reader(source / shard), folder.path / part, inner, progress, stop)
             folder.record(part, "", {})
 
     with working(output, "decompress", found.paths(), {}, resume) as folder:

@@ -228,12 +228,20 @@ class WorkFolder:
         moved = self._place / _REPLACED
         try:
             if self.target.exists():
+                self._take_permissions()
                 os.rename(self.target, moved)
             os.rename(self.path, self.target)
         except OSError as error:
             _put_back(moved, self.target)
             raise write_error(self.target, error) from None
         self.remove()
+
+    def _take_permissions(self) -> None:
+        """Those of the folder to be replaced, and of the files in it that are replaced."""
+        for old in (self.target, *self.target.rglob("*")):
+            new = self.path / old.relative_to(self.target)
+            if new.exists():
+                shutil.copymode(old, new)
 
     def close(self) -> None:
         """After a failure: the folder is removed unless a part is finished."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import os
+import resource
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -74,6 +76,7 @@ logging.getLogger("metaq").addHandler(_Warnings(logging.WARNING))
 
 def main() -> None:
     """Entry point of the `metaq` command."""
+    _allow_many_files()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no failure
             stream.reconfigure(errors="backslashreplace")
@@ -101,6 +104,13 @@ def main() -> None:
             print("metaq: " + _one_line(message), file=sys.stderr)
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets the process have: folders of `.mtq` shards are mapped as a whole."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _message(error: Exception, command: str) -> str:

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -75,7 +76,8 @@ class Safetensors(Format):
 class SafetensorsFile:
     """A `.safetensors` file as a `TensorSource`, in the file's order.
 
-    Nothing is mapped: mapped pages would count as resident memory.
+    Nothing is mapped, since mapped pages would count as resident memory, and nothing stays open, since a folder may
+    have more shards than a process may open files.
 
     Raises:
         InputError: not a readable `.safetensors` file, or one with a dtype that `.mtq` files do not have.
@@ -96,8 +98,9 @@ class SafetensorsFile:
                 for name in file.offset_keys():
                     view = file.get_slice(name)
                     self.layouts[name] = self._layout(name, view.get_dtype(), tuple(view.get_shape()))
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with its owner
-            offset = 8 + int.from_bytes(self._file.read(8), "little")
+            with open(path, "rb", buffering=0) as file:
+                offset = 8 + int.from_bytes(file.read(8), "little")
+                self._state = _state_of(file)
         for name, layout in self.layouts.items():  # without gaps, as opening has checked
             self._offsets[name] = offset
             offset += layout.size_bytes
@@ -111,7 +114,7 @@ class SafetensorsFile:
         """Some elements of a tensor, flattened.
 
         Raises:
-            InputError: the file cannot be read, or has become shorter.
+            InputError: the file cannot be read, or has changed.
         """
         import torch
 
@@ -121,17 +124,23 @@ class SafetensorsFile:
         part = torch.empty(len(elements), dtype=DTYPES[dtype])
         room = octets_of(part).data
         offset = self._offsets[name] + elements.start * dtype.itemsize
-        with opening(self.path):
+        with opening(self.path), open(self.path, "rb", buffering=0) as file:
+            if _state_of(file) != self._state:
+                raise InputError(f"{self.path}: expected the file as it was at the start, found it changed")
             while len(room):
-                count = os.preadv(self._file.fileno(), [room], offset)
+                count = os.preadv(file.fileno(), [room], offset)
                 if count == 0:
                     raise InputError(f"{self.path}: expected tensor {name!r} to be whole, found the file's end")
                 room, offset = room[count:], offset + count
         return part
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
+        """Do nothing, because nothing stays open."""
+
+
+def _state_of(file: FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
