@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import resource
@@ -18,7 +17,9 @@ from typer.exceptions import TyperException
 import metaq
 from metaq.cli import checkpoints, experiments, sweep, updates
 from metaq.cli.bars import StoppedByUserError
+from metaq.cli.streams import give_up_output, prepare, say
 from metaq.errors import MetaqError
+from metaq.report.printable import printable
 from metaq.torchrun import launch
 
 # The extra of the distribution that has each module.
@@ -68,7 +69,7 @@ class _Warnings(logging.Handler):
     """What the library logs, as lines on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print("metaq: " + _one_line(record.getMessage()), file=sys.stderr)
+        say(record.getMessage())
 
 
 logging.getLogger("metaq").addHandler(_Warnings(logging.WARNING))
@@ -76,32 +77,32 @@ logging.getLogger("metaq").addHandler(_Warnings(logging.WARNING))
 
 def main() -> None:
     """Entry point of the `metaq` command."""
+    prepare()
     _allow_many_files()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no failure
-            stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(arguments, prog_name="metaq", standalone_mode=False)
         if code == 130:
             raise StoppedByUserError("stopped")
+        sys.stdout.flush()
     except (StoppedByUserError, KeyboardInterrupt) as stop:
         if launch().is_first:
-            print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr, flush=True)
+            say(str(stop) or "stopped")
         # Python would end itself by the signal if that once hit code run from a string, as in imports, caught or not.
         os._exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on; Python's own flush would complain
-        sys.exit(1)
+        give_up_output()  # nobody reads on
+        code = 1
     except Exception as error:
         if not launch().is_first:
             time.sleep(_GRACE_SECONDS)
         if is_debug:
-            traceback.print_exc()
+            print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
         message = _message(error, next((argument for argument in arguments if not argument.startswith("-")), ""))
         if message:
-            print("metaq: " + _one_line(message), file=sys.stderr)
+            say(message)
+        give_up_output()
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -128,8 +129,3 @@ def _message(error: Exception, command: str) -> str:
         return str(error) or type(error).__name__
     found = f"{type(error).__name__}: {error}"
     return f"metaq {command}: expected no error of this kind, found {found}; please report what --debug says of it"
-
-
-def _one_line(message: str) -> str:
-    """The message without line breaks, and without characters that would steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))

@@ -21,6 +21,7 @@ from metaq.cli.options import (
     complete_recipe,
 )
 from metaq.errors import InputError
+from metaq.report.printable import printable
 
 if TYPE_CHECKING:
     from metaq.experiments.recipe import Recipe
@@ -144,7 +145,7 @@ def demo(
         entries = demo_entries(folder, result)
     print_result(entries, as_json, quiet)
     if not (as_json or quiet):
-        print(f"Every weight read back bit-identical, accuracy the same. Look at {folder / REPORT}.")
+        print(f"Every weight read back bit-identical, accuracy the same. Look at {printable(str(folder / REPORT))}.")
 
 
 def complexity(
