@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import mmap
 import os
 import stat
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from metaq.errors import InputError
 
@@ -112,11 +113,12 @@ def _umask() -> int:
 def map_bytes(path: str | os.PathLike[str]) -> memoryview:
     """A file's bytes as a read-only view, which reads only what is looked at: pages of a memory map.
 
-    What cannot be mapped, such as a pipe, is read. The file must not shrink while the view is in use.
+    A pipe, which cannot be mapped, is read. The file must not shrink while the view is in use.
 
     Raises:
-        InputError: there is no such file, it is a directory, or it cannot be read.
+        InputError: there is no such file, it is a directory or a device, or it cannot be read.
     """
+    refuse_devices(path, takes_pipes=True)
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -126,6 +128,28 @@ def map_bytes(path: str | os.PathLike[str]) -> memoryview:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: expected a readable file, found {reason}") from None
+
+
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a pipe of this name, such as a shell gives for ``<(...)``."""
+    return _kind(path) == stat.S_IFIFO
+
+
+def refuse_devices(path: str | os.PathLike[str], takes_pipes: bool = False) -> None:
+    """Raise an InputError for what may have no end, or never begin: a device, a socket or, unless it is taken, a pipe."""
+    kind = _kind(path)
+    if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
+        raise InputError(f"{path}: expected a file, found a device or a socket")
+    if kind == stat.S_IFIFO and not takes_pipes:
+        raise InputError(f"{path}: expected a file, found a pipe; write what comes through it to a file first")
+
+
+def _kind(path: str | os.PathLike[str]) -> int | None:
+    """None where nothing is, or nothing can be said, as opening it will tell."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
 
 
 def forget_pages(view: memoryview) -> None:
@@ -138,9 +162,22 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """A file's bytes.
 
     Raises:
-        InputError: there is no such file, it is a directory, or it cannot be read.
+        InputError: there is no such file, it is a directory, a device or a pipe, or it cannot be read.
     """
+    refuse_devices(path)
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: expected a readable file, found {error.strerror}") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        InputError: as of `read_bytes`, or the file has no JSON in UTF-8.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, found something else ({error})") from None

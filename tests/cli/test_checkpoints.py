@@ -1,7 +1,9 @@
 """Commands on checkpoints: what they write and print, and what they refuse."""
 
 import json
+import os
 import signal
+import threading
 
 import pytest
 import safetensors.torch
@@ -435,3 +437,18 @@ def test_what_the_library_warns_of_is_a_line(command, tmp_path):
     assert errors.startswith("metaq: ")
     assert errors.count("\n") == 1
     assert "'odd'" in errors
+
+
+def test_inspect_verify_and_pack_read_pipes(succeeds, file, tmp_path, monkeypatch):
+    for command in ("inspect", "verify", "pack"):
+        pipe, more = tmp_path / command, ["-o", tmp_path / "image"] if command == "pack" else []
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_bytes, args=(file.read_bytes(),), daemon=True).start()
+        found = json.loads(succeeds(command, pipe, "--json", *more))
+        assert found.get("file") == (str(pipe) if command == "verify" else None)
+
+
+def test_devices_are_refused(fails):
+    for command in ("inspect", "verify", "compare", "decompress", "compress"):
+        more = ["/dev/zero"] if command == "compare" else [] if command in ("inspect", "verify") else ["-o", "none.npz"]
+        assert "/dev/zero: expected a file, found a device" in fails(command, "/dev/zero", *more)

@@ -14,7 +14,7 @@ from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.model_card import Facts, read_card, write_card
 from metaq.checkpoints.places import check_folder, may_finish, working
 from metaq.errors import InputError, nearest_name
-from metaq.files import map_bytes, write_atomically
+from metaq.files import map_bytes, read_json, write_atomically
 from metaq.format.dtypes import DTYPES
 from metaq.format.reader import Reader
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
@@ -45,10 +45,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{path}: expected the configuration of a transformers model, found no such file")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found something else ({error})") from None
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{path}: expected an object with a 'model_type', which AutoModel needs, found none")
     quantization = config.get("quantization_config") or {}

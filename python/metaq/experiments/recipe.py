@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from metaq import methods
 from metaq.errors import InputError, RecipeError, nearest_name
 from metaq.experiments import data, models
+from metaq.files import read_bytes
 from metaq.methods import Method, Pruned
 
 Section = TypeVar("Section")
@@ -185,8 +186,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     if name_or_path.endswith(".toml"):
         try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bytes(name_or_path).decode("utf-8")
+        except (InputError, UnicodeDecodeError) as error:
             raise RecipeError(f"{name_or_path}: expected a readable recipe, found {error}") from None
         name = Path(name_or_path).stem
     else:

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, external_data_helper
 from metaq.checkpoints.chunk_decoder import stored_tensors
 from metaq.checkpoints.places import check_file
 from metaq.errors import InputError, nearest_name
-from metaq.files import map_bytes, write_atomically
+from metaq.files import map_bytes, refuse_devices, write_atomically
 from metaq.format.dtypes import Dtype, new_array
 from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
@@ -129,6 +129,7 @@ def _own_model(reader: Reader) -> tuple[ModelProto, int]:
 
 def _load(path: Path) -> tuple[ModelProto, int]:
     """A model with all of its values, and the bytes that it takes, files beside it included."""
+    refuse_devices(path)
     size_bytes = len(map_bytes(path))
     try:
         model = onnx.load(str(path), load_external_data=False)

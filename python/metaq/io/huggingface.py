@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metaq.errors import InputError
-from metaq.files import copy_file, write_atomically, write_error
+from metaq.files import copy_file, read_json, write_atomically, write_error
 
 SAFETENSORS, TORCH, MTQ = ".safetensors", ".bin", ".mtq"
 _TORCH_NAME, _NAME = "pytorch_model", "model"  # how shards are called that are, and that are not, of torch.save
@@ -153,10 +153,7 @@ def read_checkpoint_folder(path: Path) -> Folder:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found something else ({error})") from None
+    content = read_json(path)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
         raise InputError(f"{path}: expected an object with a shard's name for each tensor in 'weight_map', found none")
