@@ -136,7 +136,7 @@ def is_pipe(path: str | os.PathLike[str]) -> bool:
 
 
 def refuse_devices(path: str | os.PathLike[str], takes_pipes: bool = False) -> None:
-    """Raise an InputError for what may have no end, or never begin: a device, a socket or, unless it is taken, a pipe."""
+    """Raise an InputError for what may have no end, or never begin: a device, a socket or, unless taken, a pipe."""
     kind = _kind(path)
     if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
         raise InputError(f"{path}: expected a file, found a device or a socket")

@@ -16,6 +16,7 @@ import numpy as np
 from metaq.errors import InputError
 from metaq.files import atomic_file, write_error
 from metaq.format.dtypes import BY_NAME, DTYPES
+from metaq.format.header import fits_limits
 from metaq.format.network import Layout
 from metaq.io.format import Format
 from metaq.io.source import StoredTensor, TensorSource, stored
@@ -108,6 +109,9 @@ class SafetensorsFile:
     def _layout(self, name: str, found: str, shape: tuple[int, ...]) -> Layout:
         if found not in _DTYPES:
             raise InputError(f"{self.path}, tensor {name!r}: expected one of {', '.join(_DTYPES)}, found {found}")
+        if not fits_limits(shape):
+            expected = "at most 32 dimensions and 2^40 elements"
+            raise InputError(f"{self.path}, tensor {name!r}: expected {expected}, found shape {shape}")
         return Layout(_DTYPES[found], shape)
 
     def read(self, name: str, elements: range) -> Tensor:
