@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import resource
@@ -30,6 +31,9 @@ _EXTRAS = {
     "optuna": "sweep",
     "transformers": "transformers",
 }
+
+# What threads, torch's tensors and libraries that are loaded late say for want of memory.
+_SIGNS_OF_LITTLE_MEMORY = ("can't start new thread", "can't allocate memory", "out of memory", "failed to map segment")
 
 # The first of torchrun's processes has so long to say what is wrong there too, before another one says it.
 _GRACE_SECONDS = 10
@@ -123,9 +127,20 @@ def _message(error: Exception, command: str) -> str:
         module = str(error.name).partition(".")[0]
         if module in _EXTRAS:
             return f"metaq {command} needs {module}: pip install 'metaq-nn[{_EXTRAS[module]}]'"
+    if _lacks_memory(error):
+        found = str(error) or "none left"
+        return f"metaq {command}: expected more memory, found {found}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: expected a file that can be used, found {error.strerror}"
-    if isinstance(error, MetaqError | OSError | MemoryError):
+    if isinstance(error, MetaqError | OSError):
         return str(error) or type(error).__name__
     found = f"{type(error).__name__}: {error}"
     return f"metaq {command}: expected no error of this kind, found {found}; please report what --debug says of it"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory has come to its end, which libraries say in errors of many kinds."""
+    if isinstance(error, MetaqError):
+        return False
+    is_told = any(sign in str(error) for sign in _SIGNS_OF_LITTLE_MEMORY)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or is_told
