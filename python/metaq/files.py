@@ -8,10 +8,12 @@ import mmap
 import os
 import stat
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
 
 from metaq.errors import InputError
 
@@ -19,6 +21,22 @@ Content = TypeVar("Content")
 
 TEMPORARY_PREFIX = ".metaq-"
 _PIECE_BYTES = 1 << 20
+
+
+class Closable(ABC):
+    """What is closed at the end of a ``with``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
