@@ -106,7 +106,7 @@ WORK = [
 ]
 
 
-QUICK = [(replacement, Fault.DEATH), (single_file, Fault.FAILURES), (application_in_place, Fault.ONE_FAILURE)]
+QUICK = [(replacement, Fault.DEATH), (single_file, Fault.FAILURES)]
 CASES = [
     pytest.param(
         work, fault, marks=[] if (work, fault) in QUICK else pytest.mark.slow, id=f"{work.__name__}-{fault.value}"

@@ -153,7 +153,7 @@ class WorkFolder:
             if not (resumes and (self._place / STATE).is_file() and self._notes()):
                 self._empty()
             self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(f"{TEMPORARY_PREFIX}*.tmp"):
+            for left in self.path.rglob(f"{TEMPORARY_PREFIX}*.tmp"):
                 if left.is_file():
                     left.unlink()
         except OSError as error:
