@@ -185,8 +185,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     refuse_devices(path)
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter of a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a readable file, found {reason}") from None
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

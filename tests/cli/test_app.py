@@ -117,6 +117,25 @@ def test_memory_that_ends_at_any_stage(tmp_path):
         assert outcomes[-1] == "0 True"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "x", "-o", "y", "--size", "9" * 400 + "kB"], "size: expected fewer than 2^63 bytes"),
+        (["complexity", "--levels", "9" * 30], "Invalid value for '--levels'"),
+        (["complexity", "--seed", "9" * 30], "Invalid value for '--seed'"),
+        (["train", "lenet5-digits", "--seeds", "9" * 30], "seeds: expected 2 to 1000, found 9"),
+        (
+            ["sweep", "lenet5-digits", "--range", "method.radius=1:1" + "0" * 400],
+            "expected a lower and a higher number",
+        ),
+        (["train", "a\0b.toml"], "expected a readable recipe, found"),
+    ],
+)
+def test_numbers_beyond_reason(fails, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(*arguments)
+
+
 def test_a_process_of_its_own(file, start):
     finished = start("verify", file, "--json")
     output, errors = finished.communicate(timeout=60)

@@ -26,7 +26,7 @@ _MOST = 10**9  # epochs, samples or batches; more are a slip
 _MOST_PIXELS = 64  # of a shift; images are not that wide
 _MOST_NETWORKS = 1000
 _MOST_THREADS = 1024
-_SEEDS = 1 << 32  # which every generator takes
+SEED_COUNT = 1 << 32  # of seeds, from 0 on, which every generator takes
 _SHOWN_CHARACTERS = 60  # of a value in a message
 
 
@@ -237,7 +237,7 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
         raise RecipeError(f"recipe {name}, float_training.distillation: expected a [teacher] for it, found none")
     if recipe.teacher is not None and not (is_float_taught or is_taught):
         raise RecipeError(f"recipe {name}, [teacher]: expected distillation in a stage of training, found none")
-    for key, least, most in (("threads", 1, _MOST_THREADS), ("seed", 0, _SEEDS - 1)):
+    for key, least, most in (("threads", 1, _MOST_THREADS), ("seed", 0, SEED_COUNT - 1)):
         if not least <= getattr(recipe, key) <= most:
             raise RecipeError(f"recipe {name}, {key}: expected {least} to {most}, found {_shown(getattr(recipe, key))}")
     return recipe
