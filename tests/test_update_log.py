@@ -310,3 +310,30 @@ def test_arrays_without_torch():
         assert {name: (a.dtype, a.tobytes()) for name, a in arrays.items()} == {
             name: (a.dtype, a.tobytes()) for name, a in made[step].items()
         }
+
+
+def test_a_log_has_one_writer_while_steps_are_dropped(tmp_path, monkeypatch):
+    """Neither between the rename and the end, nor for one that had opened the log before."""
+    path = tmp_path / "x.mtql"
+    with metaq.DeltaWriter(path, keyframe_every=2) as log:
+        for step in range(6):
+            log.append({"w": torch.full((3, 4), float(step))})
+        replace, before = os.replace, path.open("r+b")
+
+        def meanwhile(*arguments):
+            replace(*arguments)
+            with pytest.raises(InputError, match="expected no other writer of this log, found one"):
+                metaq.DeltaWriter(path)
+
+        monkeypatch.setattr(os, "replace", meanwhile)
+        log.drop(before=3)
+        with pytest.raises(InputError, match="expected no other writer of this log, found one"):
+            metaq.DeltaWriter(path)
+        log.append({"w": torch.full((3, 4), 6.0)})
+    opens = iter([before.fileno()])  # the first time, the file that had the name before
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda *arguments: os.dup(next(opens, None) or opened(*arguments)))
+    with metaq.DeltaWriter(path) as log:
+        assert log.steps == [3, 4, 5, 6]
+        assert next(opens, None) is None
+    before.close()

@@ -127,8 +127,9 @@ def check_state(state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise InputError(f"tensor {name!r}: expected a torch.Tensor, found {type(tensor).__name__}")
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            found = f"{tensor.layout}; call .to_dense() or .dequantize()"
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            kind = "a nested one" if tensor.is_nested else "a quantized one" if tensor.is_quantized else tensor.layout
+            found = f"{kind}; call .to_dense(), .dequantize() or .to_padded_tensor()"
             raise InputError(f"tensor {name!r}: expected a dense tensor, found {found}")
         if tensor.is_meta:
             raise InputError(f"tensor {name!r}: expected a tensor with data, found one on the meta device")

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import errno
+import json
 import mmap
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
 
 from metaq.errors import InputError
 
+Content = TypeVar("Content")
+
 TEMPORARY_PREFIX = ".metaq-"
+_PIECE_BYTES = 1 << 20
+
+
+class Closable(ABC):
+    """What is closed at the end of a ``with``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -28,11 +50,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` at the end: a temporary sibling, synced, then renamed over it.
 
     Args:
         size_bytes: that it will have, where that is known; a message about a full disk says it.
+        mode: its permissions, but for the umask, unless a file is replaced, which has its own.
 
     Raises:
         InputError: the folder is missing or not writable, or the disk is full.
@@ -48,13 +71,43 @@ def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None) -> 
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        replace_file(temporary, target, mode)
     except OSError as error:
         raise write_error(path, error, size_bytes) from None
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+        if temporary is not None:
+            with suppress(OSError):  # it is not there any more, or what went wrong first is what to tell
+                os.unlink(temporary)
+
+
+def replace_file(path: str | os.PathLike[str], target: str | os.PathLike[str], mode: int = 0o666) -> None:
+    """Rename a file over another, whose permissions it gets, or, where there is none, ``mode`` as far as files may."""
+    try:
+        own = stat.S_IMODE(os.stat(target).st_mode)
+    except FileNotFoundError:
+        own = mode & ~_umask()
+    os.chmod(path, own)
+    os.replace(path, target)
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a file and its permissions, whole or not at all.
+
+    Raises:
+        InputError: the source cannot be read, or the target not written.
+    """
+
+    def reading(read: Callable[[], Content]) -> Content:
+        try:
+            return read()
+        except OSError as error:
+            raise InputError(f"{source}: expected a readable file, found {error.strerror}") from None
+
+    with reading(lambda: open(source, "rb")) as original:
+        status = os.fstat(original.fileno())
+        with atomic_file(target, status.st_size, status.st_mode & 0o777) as copy:
+            while piece := reading(lambda: original.read(_PIECE_BYTES)):
+                copy.write(piece)
 
 
 def write_error(path: str | os.PathLike[str], error: OSError, size_bytes: int | None = None) -> InputError:
@@ -78,11 +131,12 @@ def _umask() -> int:
 def map_bytes(path: str | os.PathLike[str]) -> memoryview:
     """A file's bytes as a read-only view, which reads only what is looked at: pages of a memory map.
 
-    What cannot be mapped, such as a pipe, is read. The file must not shrink while the view is in use.
+    A pipe, which cannot be mapped, is read. The file must not shrink while the view is in use.
 
     Raises:
-        InputError: there is no such file, it is a directory, or it cannot be read.
+        InputError: there is no such file, it is a directory or a device, or it cannot be read.
     """
+    refuse_devices(path, takes_pipes=True)
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
@@ -92,6 +146,28 @@ def map_bytes(path: str | os.PathLike[str]) -> memoryview:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: expected a readable file, found {reason}") from None
+
+
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a pipe of this name, such as a shell gives for ``<(...)``."""
+    return _kind(path) == stat.S_IFIFO
+
+
+def refuse_devices(path: str | os.PathLike[str], takes_pipes: bool = False) -> None:
+    """Raise an InputError for what may have no end, or never begin: a device, a socket or, unless taken, a pipe."""
+    kind = _kind(path)
+    if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
+        raise InputError(f"{path}: expected a file, found a device or a socket")
+    if kind == stat.S_IFIFO and not takes_pipes:
+        raise InputError(f"{path}: expected a file, found a pipe; write what comes through it to a file first")
+
+
+def _kind(path: str | os.PathLike[str]) -> int | None:
+    """None where nothing is, or nothing can be said, as opening it will tell."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return None
 
 
 def forget_pages(view: memoryview) -> None:
@@ -104,9 +180,23 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """A file's bytes.
 
     Raises:
-        InputError: there is no such file, it is a directory, or it cannot be read.
+        InputError: there is no such file, it is a directory, a device or a pipe, or it cannot be read.
     """
+    refuse_devices(path)
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter of a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a readable file, found {reason}") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a file of JSON holds.
+
+    Raises:
+        InputError: as of `read_bytes`, or the file has no JSON in UTF-8.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected JSON, found something else ({error})") from None

@@ -46,3 +46,12 @@ def new_tensor(dtype: Dtype, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray
 def load_tensors(reader: Reader) -> dict[str, Tensor]:
     """Every tensor of a file under its name, in the file's order; aliases are the same tensor object."""
     return reader.load(new_tensor)
+
+
+KEPT_EXACTLY = "tensor %r: expected weights that float32 holds, found NaN, infinity or larger ones; it is kept exactly"
+"""What is logged of a tensor without `are_float32`, which no step of levels goes with."""
+
+
+def are_float32(weights: Tensor) -> bool:
+    """Whether all weights are finite, also as float32: levels are multiples of steps of that dtype."""
+    return bool(torch.isfinite(weights.float()).all())

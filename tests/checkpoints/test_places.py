@@ -11,7 +11,7 @@ import torch
 
 from metaq import api
 from metaq.checkpoints import CompressionConfig, compress_path, decompress_path, work_folder
-from metaq.checkpoints.resumable import STATE
+from metaq.checkpoints.resumable import LOCK, STATE
 from metaq.errors import InputError
 
 NAMES = ["a.safetensors", "b.safetensors"]
@@ -126,7 +126,7 @@ def test_a_run_that_was_killed_before_its_first_shard(tmp_path, folder, name):
     source, output = (folder / name if name else folder), tmp_path / "out.mtq"
     killed = subprocess.run([sys.executable, "-c", KILLED, source, output], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert [path.name for path in work_folder(output).iterdir()] == [STATE]
+    assert {path.name for path in work_folder(output).iterdir()} == {LOCK, STATE, "files"}
     shutil.copytree(work_folder(output), tmp_path / "left")
     for resume in (False, True):
         compress_path(source, output, CompressionConfig(lossless=True), resume=resume, force=True)
@@ -135,7 +135,7 @@ def test_a_run_that_was_killed_before_its_first_shard(tmp_path, folder, name):
         shutil.copytree(tmp_path / "left", work_folder(output))
 
 
-@pytest.mark.parametrize("left", [[], [".metaq-x.tmp"]], ids=["empty", "half a state file"])
+@pytest.mark.parametrize("left", [[], [LOCK], [LOCK, ".metaq-x.tmp"]], ids=["empty", "no state", "half a state file"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_that_was_killed_before_its_state_was_whole(tmp_path, folder, left, resume):
     path = work_folder(tmp_path / "out")
@@ -144,3 +144,13 @@ def test_a_run_that_was_killed_before_its_state_was_whole(tmp_path, folder, left
         (path / name).write_bytes(b"{")
     compress_path(folder, tmp_path / "out", CompressionConfig(lossless=True), resume=resume)
     assert {found.name for found in tmp_path.iterdir()} == {"model", "out"}
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path, folder):
+    for source, name in ((folder / NAMES[0], "x.mtq"), (tmp_path / "x.mtq", "y.safetensors")):
+        output = tmp_path / name
+        output.touch(mode=0o600)
+        work = compress_path if name == "x.mtq" else decompress_path
+        work(source, output, *([CompressionConfig(lossless=True)] if name == "x.mtq" else []), force=True)
+        assert output.stat().st_size > 0
+        assert output.stat().st_mode & 0o777 == 0o600

@@ -258,7 +258,7 @@ def test_a_stopped_application_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         apply_differences(base, [update], made)
     monkeypatch.setattr(updates, "_write_file", write_file)
-    first = work / "model-00001-of-00003.safetensors"
+    first = work / "files" / "model-00001-of-00003.safetensors"
     written = first.stat().st_mtime_ns
     assert not made.exists()
     other = tmp_path / "other.mtq"
@@ -269,6 +269,14 @@ def test_a_stopped_application_goes_on(tmp_path, monkeypatch):
     assert (made / first.name).stat().st_mtime_ns == written
     assert_same(read_folder(made), network(1))
     assert not work.exists()
+
+
+def test_what_keeps_nothing_of_a_stopped_run_is_made_from_the_start(tmp_path):
+    base, new = write(tmp_path / "base.safetensors", network(0)), write(tmp_path / "new.safetensors", network(1))
+    update, made = tmp_path / "update.mtq", tmp_path / "made.safetensors"
+    write_difference(base, new, update, resume=True)
+    apply_differences(base, [update], made, resume=True)
+    assert_same(load_file(made), network(1))
 
 
 def test_folders_with_dots_in_their_names(tmp_path):
@@ -289,10 +297,6 @@ def test_what_is_refused_changes_nothing(tmp_path):
         apply_differences(base, [update], update, force=True)
     with pytest.raises(InputError, match="-: expected a place for a file, found standard output"):
         write_difference(base, new, Path("-"))
-    with pytest.raises(InputError, match="resume: expected a difference with loss, since"):
-        write_difference(base, new, tmp_path / "again.mtq", resume=True)
-    with pytest.raises(InputError, match="resume: expected a folder to write, since"):
-        apply_differences(base, [update], tmp_path / "made.pt", resume=True)
     with pytest.raises(InputError, match="expected no such file yet, found one; --force replaces it"):
         write_difference(base, new, update)
     write_difference(base, new, update, force=True)

@@ -117,13 +117,13 @@ def start():
 
 @pytest.fixture
 def interrupted():
-    """A function to the outcome of a process that gets Ctrl-C as soon as a path exists."""
+    """A function to the outcome of a process that gets Ctrl-C, or another signal, as soon as a path exists."""
 
-    def interrupt(process, path):
+    def interrupt(process, path, number=signal.SIGINT):
         deadline = time.monotonic() + 180
         while not path.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate(timeout=60)
         return process.returncode, output, errors
 

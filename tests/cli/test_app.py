@@ -1,12 +1,15 @@
 """The command line as people meet it: exit codes, and one line for every failure."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import metaq
@@ -50,6 +53,87 @@ def test_too_little_memory_is_one_line(fails, file, monkeypatch):
 
     monkeypatch.setattr(np, "empty", refuse)
     assert "expected memory for a tensor of" in fails("verify", file)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 3.74 MiB"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        ImportError("_native.so: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_the_end_of_memory_is_called_so(fails, checkpoint, tmp_path, monkeypatch, error):
+    def refuse(texts):
+        raise error
+
+    monkeypatch.setattr(checkpoints, "parse_bits", refuse)
+    message = fails("compress", checkpoint, "-o", tmp_path / "x.mtq")
+    assert message.startswith("metaq: metaq compress: expected more memory, found ")
+
+
+LIMITED = """
+import os, resource, sys
+from metaq.cli import app
+import metaq, torch
+import metaq.checkpoints.compression, metaq.checkpoints.decompression, metaq.cli.checkpoints
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for kilobytes in (0, 8000, 32000, 500000):
+    print(f"{kilobytes}:", file=sys.stderr, flush=True)
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + 1024 * kilobytes,) * 2)
+        app.main()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, os.path.exists(sys.argv[4]), flush=True)
+    if os.path.exists(sys.argv[4]):
+        os.remove(sys.argv[4])
+"""
+
+
+@pytest.mark.slow
+def test_memory_that_ends_at_any_stage(tmp_path):
+    """One line, and no half output; or all of it."""
+    generator = torch.Generator().manual_seed(0)
+    source, file = tmp_path / "x.safetensors", tmp_path / "x.mtq"
+    safetensors.torch.save_file({"w": torch.randn(700, 700, generator=generator)}, source)
+    metaq.save(metaq.compress({"w": torch.randn(700, 700, generator=generator)}, step=0.5), file)
+    for arguments in (
+        ["compress", source, "-o", tmp_path / "y.mtq", "--lossless", "-q"],
+        ["decompress", file, "-o", tmp_path / "y.npz", "-q"],
+    ):
+        command = [sys.executable, "-c", LIMITED, *map(str, arguments)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=True)
+        outcomes = finished.stdout.splitlines()
+        assert set(outcomes) <= {"0 True", "2 False", "127 False"}, finished.stderr  # 127 is the loader's, of threads
+        told = re.split(r"\d+:\n", finished.stderr)[1:]
+        for outcome, lines in zip(outcomes, told, strict=True):
+            assert (lines.count("\n") == 1) == (outcome != "0 True"), lines
+            assert outcome != "2 False" or "memory" in lines or "llocate" in lines, lines
+        assert outcomes[0] != "0 True"
+        assert outcomes[-1] == "0 True"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "x", "-o", "y", "--size", "9" * 400 + "kB"], "size: expected fewer than 2^63 bytes"),
+        (["complexity", "--levels", "9" * 30], "Invalid value for '--levels'"),
+        (["complexity", "--seed", "9" * 30], "Invalid value for '--seed'"),
+        (["train", "lenet5-digits", "--seeds", "9" * 30], "seeds: expected 2 to 1000, found 9"),
+        (
+            ["sweep", "lenet5-digits", "--range", "method.radius=1:1" + "0" * 400],
+            "expected a lower and a higher number",
+        ),
+        (["train", "a\0b.toml"], "expected a readable recipe, found"),
+    ],
+)
+def test_numbers_beyond_reason(fails, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(*arguments)
 
 
 def test_a_process_of_its_own(file, start):

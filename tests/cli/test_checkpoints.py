@@ -1,6 +1,9 @@
 """Commands on checkpoints: what they write and print, and what they refuse."""
 
 import json
+import os
+import signal
+import threading
 
 import pytest
 import safetensors.torch
@@ -302,7 +305,8 @@ def test_decompress_knows_its_suffixes_before_it_works(fails, tmp_path, file):
     assert "a path ending in" in fails("decompress", damaged(file), "-o", tmp_path / "x.h5")
 
 
-def test_ctrl_c_in_a_folder(tmp_path, names_in, start, interrupted):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_folder_that_is_stopped(tmp_path, names_in, start, interrupted, number):
     """What is finished stays, and --resume goes on to the same files."""
     folder, out, generator = tmp_path / "model", tmp_path / "out", torch.Generator().manual_seed(0)
     folder.mkdir()
@@ -311,11 +315,11 @@ def test_ctrl_c_in_a_folder(tmp_path, names_in, start, interrupted):
         safetensors.torch.save_file({name: torch.randn(200, 400, generator=generator)}, folder / shard)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     arguments = ["compress", folder, "-o", out, "--bits", "3"]
-    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "0.mtq")
+    code, output, errors = interrupted(start(*arguments), tmp_path / "out.partial" / "files" / "0.mtq", number)
     assert (code, output) == (130, ""), errors
     assert errors == "metaq: stopped; what is finished is kept: the same command with --resume goes on from there\n"
     assert names_in(tmp_path) == ["model", "out.partial"]
-    done = len(list((tmp_path / "out.partial").glob("*.mtq")))
+    done = len(list((tmp_path / "out.partial").glob("files/*.mtq")))
     assert 0 < done < 16
     resumed = start(*arguments, "--resume", "--json")
     output, errors = resumed.communicate(timeout=120)
@@ -433,3 +437,18 @@ def test_what_the_library_warns_of_is_a_line(command, tmp_path):
     assert errors.startswith("metaq: ")
     assert errors.count("\n") == 1
     assert "'odd'" in errors
+
+
+def test_inspect_verify_and_pack_read_pipes(succeeds, file, tmp_path, monkeypatch):
+    for command in ("inspect", "verify", "pack"):
+        pipe, more = tmp_path / command, ["-o", tmp_path / "image"] if command == "pack" else []
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_bytes, args=(file.read_bytes(),), daemon=True).start()
+        found = json.loads(succeeds(command, pipe, "--json", *more))
+        assert found.get("file") == (str(pipe) if command == "verify" else None)
+
+
+def test_devices_are_refused(fails):
+    for command in ("inspect", "verify", "compare", "decompress", "compress"):
+        more = ["/dev/zero"] if command == "compare" else [] if command in ("inspect", "verify") else ["-o", "none.npz"]
+        assert "/dev/zero: expected a file, found a device" in fails(command, "/dev/zero", *more)

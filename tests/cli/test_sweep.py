@@ -88,4 +88,4 @@ def test_seeds_of_a_recipe(succeeds, fails, tmp_path, names_in):
     assert found["mean"]["file_bytes"] == sum(one["file_bytes"] for one in found["runs"]) / 2
     assert "seed-0: expected no file of a run" in fails(*command, "--seeds", 2)
     assert "mean" in succeeds(*command, "--seeds", 2, "--resume")
-    assert "seeds: expected at least 2, found 1" in fails(*command, "--seeds", 1)
+    assert "seeds: expected 2 to 1000, found 1" in fails(*command, "--seeds", 1)

@@ -61,5 +61,5 @@ def test_a_result_of_another_recipe_is_not_taken(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 0, -1])
 def test_one_seed_has_no_deviation(tmp_path, count):
-    with pytest.raises(InputError, match=f"seeds: expected at least 2, found {count}"):
+    with pytest.raises(InputError, match=f"seeds: expected 2 to 1000, found {count}"):
         seeds.run_seeds(RECIPE, tmp_path, count, made_up_run)

@@ -19,7 +19,7 @@ def test_a_transformer_learns_a_short_text_and_so_does_its_file(tmp_path, monkey
     (tmp_path / "tinyshakespeare" / "input.txt").write_bytes(content)
     monkeypatch.setenv("METAQ_DATA", str(tmp_path))
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(tinyshakespeare, "_FILE", PublishedFile("input.txt", sha256, (), is_gzip=False))
+    monkeypatch.setattr(tinyshakespeare, "_FILE", PublishedFile("input.txt", sha256, len(content)))
     monkeypatch.setattr(transformer, "_WIDTH", 32)
     monkeypatch.setattr(transformer, "_LAYERS", 1)
     packaged = resources.files("metaq.experiments") / "recipes" / "shakespeare-char.toml"

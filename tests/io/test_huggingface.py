@@ -1,6 +1,9 @@
 """Folders of shards: what comes back is what was there, and what is malformed is refused before anything is written."""
 
+import errno
 import json
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -115,6 +118,87 @@ def test_links_are_followed(tmp_path, folder):
     decompress_path(tmp_path / "small", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
     assert not (tmp_path / "back" / "config.json").is_symlink()
+
+
+def test_everything_beside_the_model_comes_along(tmp_path, folder):
+    """Files that are called like metaq's own, empty folders, and permissions."""
+    (folder / "metaq-state.json").write_text("{}")
+    (folder / "metaq-state-x.mtq.json").write_text("[]")
+    (folder / ".metaq-mine.tmp").write_text("mine")
+    (folder / ".metaq-folder.tmp" / "empty").mkdir(parents=True)
+    (folder / "empty").mkdir()
+    modes = {"run.sh": 0o755, "secret.json": 0o600, "read-only.txt": 0o444}
+    for name, mode in modes.items():
+        (folder / name).write_text(name)
+        (folder / name).chmod(mode)
+    compress_path(folder, tmp_path / "small", LOSSLESS)
+    decompress_path(tmp_path / "small", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+    for made in (tmp_path / "small", tmp_path / "back"):
+        assert (made / "empty").is_dir()
+        assert (made / ".metaq-folder.tmp" / "empty").is_dir()
+        assert {name: (made / name).stat().st_mode & 0o777 for name in modes} == modes
+    (tmp_path / "back" / SHARDS[0]).chmod(0o600)
+    decompress_path(tmp_path / "small", tmp_path / "back", force=True)
+    assert (tmp_path / "back" / SHARDS[0]).stat().st_mode & 0o777 == 0o600
+
+
+def unreadable(path):
+    (path / "nested").chmod(0)
+    if os.access(path / "nested", os.R_OK):
+        pytest.skip("the superuser reads every folder")
+
+
+ODD_NEIGHBOURS = {
+    "a folder that cannot be read": (unreadable, "nested: expected a folder that can be read, found Permission denied"),
+    "a pipe": (
+        lambda path: os.mkfifo(path / "pipe"),
+        "pipe: expected files and folders beside a model, found a device",
+    ),
+    "a device": (lambda path: (path / "zeros").symlink_to("/dev/zero"), "zeros: expected files .*, found a device"),
+    "a broken link": (
+        lambda path: (path / "x").symlink_to("none"),
+        "x: expected files .*, found a link that leads nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize(("place", "message"), ODD_NEIGHBOURS.values(), ids=ODD_NEIGHBOURS.keys())
+def test_what_cannot_come_along_is_refused_first(tmp_path, folder, place, message):
+    place(folder)
+    with pytest.raises(InputError, match=message):
+        compress_path(folder, tmp_path / "small", LOSSLESS)
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_folder_whose_walk_fails(tmp_path, folder, monkeypatch):
+    """As where a subfolder cannot be read, for the superuser too."""
+
+    def scandir(path, scan=os.scandir):
+        if Path(path).name == "nested":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match="nested: expected a folder that can be read, found Permission denied"):
+        compress_path(folder, tmp_path / "small", LOSSLESS)
+
+
+def test_more_shards_than_open_files(tmp_path):
+    path, few = tmp_path / "model", len(os.listdir("/proc/self/fd")) + 16
+    path.mkdir()
+    places = {f"{number}.weight": f"{number}.safetensors" for number in range(30)}
+    for number, (name, shard) in enumerate(places.items()):
+        safetensors.torch.save_file({name: torch.full((2, 3), number)}, path / shard)
+    (path / INDEX).write_text(json.dumps({"weight_map": places}))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+    try:
+        compress_path(path, tmp_path / "small", LOSSLESS)
+        decompress_path(tmp_path / "small", tmp_path / "back")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(contents(tmp_path / "back")) == 31
 
 
 def test_tensors_that_the_index_does_not_name_are_kept(tmp_path, folder):

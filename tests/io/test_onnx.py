@@ -8,9 +8,12 @@ import torch
 
 from metaq import api
 from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
+from metaq.coding import text
+from metaq.compressed_model import encode
 from metaq.errors import InputError
 from metaq.io import read_state, write_state
 from metaq.io.onnx import GRAPH
+from metaq.quantizers.lossless import compress_losslessly
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -141,8 +144,64 @@ def test_values_in_files_beside_the_model(tmp_path, model):
     back = there_and_back(tmp_path, path)
     assert back.SerializeToString(deterministic=True) == onnx.load(model).SerializeToString(deterministic=True)
     (tmp_path / "external" / "values.bin").unlink()
-    with pytest.raises(InputError, match=r"x.onnx: expected an .onnx model, found something else"):
+    with pytest.raises(InputError, match=r"expected the values of tensor .* in its folder, found no file 'values.bin'"):
         read_state(path)
+
+
+def external(tensor, location):
+    """The tensor with its values in another file."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+
+
+OUTSIDE = {
+    "absolute": "/etc/passwd",
+    "above": "../secret.bin",
+    "by a link": "link.bin",
+    "by a folder": "sub/../../secret.bin",
+}
+
+
+@pytest.mark.parametrize("where", ["initialiser", "constant of a node", "sparse initialiser", "function"])
+@pytest.mark.parametrize("location", OUTSIDE.values(), ids=OUTSIDE.keys())
+def test_values_in_files_elsewhere_are_not_read(tmp_path, where, location):
+    """Neither of a model, nor by a model that is made of a .mtq file."""
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret.bin").write_bytes(bytes(4 * 8 * 16))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    made = network()
+    constant = helper.make_node(
+        "Constant", [], ["c"], value=numpy_helper.from_array(np.zeros((8, 16), np.float32), "odd")
+    )
+    if where == "initialiser":
+        external(made.graph.initializer[0], location)
+    elif where == "constant of a node":
+        external(constant.attribute[0].t, location)
+        made.graph.node.append(constant)
+    elif where == "function":
+        external(constant.attribute[0].t, location)
+        made.functions.append(helper.make_function("own", "f", [], ["c"], [constant], [helper.make_opsetid("", 21)]))
+    else:
+        values, places = np.zeros(2, np.float32), np.array([0, 1])
+        made.graph.sparse_initializer.append(
+            helper.make_sparse_tensor(numpy_helper.from_array(values, "s"), numpy_helper.from_array(places, "i"), [9])
+        )
+        external(made.graph.sparse_initializer[0].values, location)
+    (folder / "x.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(InputError, match=rf"x.onnx: expected the values of tensor .* found '{location}' outside of it"):
+        read_state(folder / "x.onnx")
+
+    onnx.save(network(), tmp_path / "good.onnx")
+    state, _ = read_state(tmp_path / "good.onnx")
+    graph = made.SerializeToString()
+    coded = np.frombuffer(len(graph).to_bytes(8, "little") + text.encode(graph), np.uint8)
+    state[GRAPH] = torch.from_numpy(coded.copy())
+    (tmp_path / "x.mtq").write_bytes(encode(compress_losslessly(state)))
+    with pytest.raises(InputError, match=r"expected all values of the graph in .*, found those of .* in another"):
+        decompress_path(tmp_path / "x.mtq", folder / "made.onnx")
+    assert not (folder / "made.onnx").exists()
 
 
 def test_as_another_file(tmp_path, model):

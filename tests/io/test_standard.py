@@ -4,6 +4,8 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -13,7 +15,8 @@ from metaq import api
 from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
 from metaq.compressed_model import encode
 from metaq.errors import FormatError, InputError
-from metaq.io import standard
+from metaq.files import map_bytes, read_bytes, read_json
+from metaq.io import open_source, standard
 from metaq.io.standard import STANDARD
 from metaq.quantizers.lossless import compress_losslessly
 
@@ -119,3 +122,48 @@ def test_processes_of_their_own(tmp_path):
     assert full.returncode == 2
     assert full.stderr.startswith("metaq: disk full: standard output: expected room for ")
     assert full.stderr.count("\n") == 1
+
+
+def piped(path, data):
+    """A thread that writes into a new pipe."""
+    os.mkfifo(path)
+    thread = threading.Thread(target=path.write_bytes, args=(data,), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_pipes_are_read_like_standard_input(tmp_path):
+    data = safetensors.torch.save(STATE)
+    piped(tmp_path / "pipe", data)
+    compress_path(tmp_path / "pipe", tmp_path / "x.mtq", LOSSLESS)
+    assert torch.equal(api.load_file(tmp_path / "x.mtq")["w"], STATE["w"])
+    piped(tmp_path / "pipe.mtq", (tmp_path / "x.mtq").read_bytes())
+    decompress_path(tmp_path / "pipe.mtq", tmp_path / "x.safetensors")
+    assert torch.equal(safetensors.torch.load_file(tmp_path / "x.safetensors")["w"], STATE["w"])
+    piped(tmp_path / "bad", data[:-1])
+    with pytest.raises(InputError, match=r"/bad: expected a .safetensors file"):
+        compress_path(tmp_path / "bad", tmp_path / "y.mtq", LOSSLESS)
+
+
+def test_pipes_and_devices_where_files_are_needed(tmp_path):
+    """Nothing waits for what may never come, or reads what has no end."""
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zeros.safetensors").symlink_to("/dev/zero")
+    found = "a pipe; write what comes through it to a file first"
+    for read in (open_source, read_bytes):
+        with pytest.raises(InputError, match=f"pipe.safetensors: expected a file, found {found}"):
+            read(tmp_path / "pipe.safetensors")
+    with pytest.raises(InputError, match=f"pipe.json: expected a file, found {found}"):
+        read_json(tmp_path / "pipe.json")
+    for read in (open_source, read_bytes, map_bytes, lambda path: compress_path(path, tmp_path / "x.mtq", LOSSLESS)):
+        with pytest.raises(InputError, match=r"zeros.safetensors: expected a file, found a device or a socket"):
+            read(tmp_path / "zeros.safetensors")
+    with pytest.raises(InputError, match="/dev/zero: expected a file, found a device"):
+        decompress_path(Path("/dev/zero"), tmp_path / "x.safetensors")
+
+
+def test_standard_input_that_is_closed(monkeypatch, tmp_path):
+    monkeypatch.setattr(standard.sys, "stdin", None)
+    with pytest.raises(InputError, match="standard input: expected bytes to read, found Bad file descriptor"):
+        compress_path(STANDARD, tmp_path / "x.mtq", LOSSLESS)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from metaq.checkpoints.config import CompressionConfig, CompressionReport
     from metaq.checkpoints.decompression import decompress_path
     from metaq.checkpoints.folder_kind import FolderKind
-    from metaq.checkpoints.places import work_folder
+    from metaq.checkpoints.resumable import work_folder
     from metaq.checkpoints.state_delta import delta
     from metaq.checkpoints.state_dict import compress_state_dict
     from metaq.checkpoints.updates import apply_differences, fold_differences, write_difference
@@ -43,7 +43,7 @@ _MODULES = {
     "compress_state_dict": "state_dict",
     "decompress_path": "decompression",
     "delta": "state_delta",
-    "work_folder": "places",
+    "work_folder": "resumable",
     "write_difference": "updates",
 }
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metaq import coding
@@ -24,6 +23,7 @@ from metaq.quantizers.calibration import Calibration
 from metaq.quantizers.rounding import FLOAT16_BITS, is_roundable, round_to_bits
 from metaq.quantizers.second_order import States
 from metaq.quantizers.uniform import is_quantizable
+from metaq.tensors import KEPT_EXACTLY, are_float32
 from metaq.threads import in_threads
 
 _log = logging.getLogger(__name__)
@@ -66,9 +66,9 @@ class CalibratedCheckpoint:
     def _is_quantized(self, name: str, tensor: Tensor) -> bool:
         if not is_quantizable(tensor) or self.config.keeps(name):
             return False
-        if bool(torch.isfinite(tensor).all()):
+        if are_float32(tensor):
             return True
-        _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
+        _log.warning(KEPT_EXACTLY, name)
         return False
 
     def find_steps(self) -> dict[str, float]:

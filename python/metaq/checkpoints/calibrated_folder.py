@@ -81,7 +81,7 @@ def compress_calibrated_folder(
             shards = _shards(parts, model, list(batches), config, refit_epochs, progress)
             for part, shard in shards.items():
                 write_atomically(folder.path / part, shard.data)
-            return opened.publish(folder, output, _report(parts, shards, str(output), coder, start))
+            return opened.publish(folder, _report(parts, shards, str(output), coder, start))
 
 
 def check_config(config: CompressionConfig) -> None:

@@ -22,6 +22,7 @@ from metaq.errors import InputError
 from metaq.format.writer import check_texts
 from metaq.io.source import TensorSource, size_bytes
 from metaq.progress import Progress
+from metaq.tensors import KEPT_EXACTLY
 
 Result = TypeVar("Result")
 Task = Callable[[Parts], dict[str, Result]]
@@ -135,7 +136,7 @@ class Checkpoint:
         names = [name for name, part in self.owner.items() if name not in self.sources[part].aliases]
         for name in names:
             if not found[name].is_finite:
-                _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
+                _log.warning(KEPT_EXACTLY, name)
         return {name: found[name] for name in names}
 
     def _fix(self, pattern: str, bits: float) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -13,7 +12,7 @@ from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.folder_kind import FolderKind
-from metaq.checkpoints.places import check_file, working
+from metaq.checkpoints.places import check_file, may_finish, working
 from metaq.checkpoints.ranks import Ranks, sizes_bytes
 from metaq.checkpoints.resumable import WorkFolder
 from metaq.checkpoints.shard_folder import opened_folder
@@ -55,28 +54,40 @@ def compress_path(
     start, progress = time.perf_counter(), progress or Progress()
     described = asdict(config) | {"key": key, "kind": kind}
     if source.is_dir():
-        with opened_folder(source, output, kind, key, force) as shards:
+        with opened_folder(source, output, kind, key, force or may_finish(output, resume)) as shards:
             config = shards.asked_of_shards(config)
             with working(output, "compress", shards.found.paths(), described, resume) as folder:
+                if folder.finished is not None:
+                    return _finished(folder)
                 if ranks is not None:
                     ranks.share(shards.absolute_paths(), sizes_bytes(shards.parts), key)
                 checkpoint, totals = _compress(shards.parts, config, folder, progress, ranks)
-            report = _report(checkpoint, totals, str(output), len(shards.parts), start)
-            return shards.publish(folder, output, report)
+                report = _report(checkpoint, totals, str(output), len(shards.parts), start)
+                return shards.publish(folder, report)
     if kind is not FolderKind.MTQ:
         raise InputError(f"{source}: expected a folder of shards to write as {kind}, found a file")
     if ranks is not None:
         raise InputError(f"{source}: expected a folder of shards to share among {ranks.count} ranks, found a file")
-    check_file(source, output, force)
-    with readable(source) as path, writable(output, MTQ) as target:
-        place = Path(os.path.realpath(target))  # a link stays, what it points to is written
-        with (
-            closing(open_source(path, key)) as tensors,
-            working(place, "compress", {place.name: path}, described, resume) as folder,
-        ):
-            checkpoint, totals = _compress({place.name: tensors}, config, folder, progress)
-        folder.publish(place.name, place)
-        return _report(checkpoint, totals, str(output), None, start)
+    check_file(source, output, force or may_finish(output, resume))
+    with (
+        readable(source) as path,
+        writable(output, MTQ) as target,
+        closing(open_source(path, key)) as tensors,
+        working(target, "compress", {target.name: path}, described, resume) as folder,
+    ):
+        if folder.finished is not None:
+            return _finished(folder)
+        checkpoint, totals = _compress({target.name: tensors}, config, folder, progress)
+        report = _report(checkpoint, totals, str(output), None, start)
+        folder.publish(target.name, asdict(report))
+        return report
+
+
+def _finished(folder: WorkFolder) -> CompressionReport:
+    """What a run came to that was stopped when all was done."""
+    assert folder.finished is not None
+    folder.remove()
+    return CompressionReport(**folder.finished)
 
 
 def _compress(

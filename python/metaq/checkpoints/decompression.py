@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metaq.checkpoints.chunk_decoder import decode_to_safetensors, decoded_bytes, open_reader, stored_tensors
 from metaq.checkpoints.model_folder import unwrap_folder
-from metaq.checkpoints.places import check_file, check_folder, working
+from metaq.checkpoints.places import check_file, check_folder, may_finish, working
 from metaq.io import format_for
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
 from metaq.io.onnx import GRAPH
@@ -59,10 +59,13 @@ def _decompress_folder(source: Path, output: Path, resume: bool, force: bool, pr
         unwrap_folder(source, output, resume, force, progress)
         return
     found = read_folder(source, MTQ)
-    check_folder(found, output, SAFETENSORS, force)
-    readers = {shard: open_reader(path) for shard, path in found.paths().items()}
-    found.check(lambda shard: [entry.name for entry in readers[shard].header.tensors])
-    sizes = {shard: decoded_bytes(reader) for shard, reader in readers.items()}
+    check_folder(found, output, SAFETENSORS, force or may_finish(output, resume))
+    names: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for shard, path in found.paths().items():  # one at a time: there may be more than a process may open
+        reader = open_reader(path)
+        names[shard], sizes[shard] = [entry.name for entry in reader.header.tensors], decoded_bytes(reader)
+    found.check(lambda shard: names[shard])
     outer, inner = thread_counts(len(found.shards))
     stop = threading.Event()
 
@@ -71,11 +74,14 @@ def _decompress_folder(source: Path, output: Path, resume: bool, force: bool, pr
         if folder.is_written(part, ""):
             progress.advance(sizes[shard], sizes[shard])
         else:
-            decode_to_safetensors(readers[shard], folder.path / part, inner, progress, stop)
+            decode_to_safetensors(open_reader(source / shard), folder.path / part, inner, progress, stop)
             folder.record(part, "", {})
 
     with working(output, "decompress", found.paths(), {}, resume) as folder:
+        if folder.finished is not None:
+            folder.remove()
+            return
         progress.begin("decompressing", sum(sizes.values()))
         in_parallel(decode, found.shards, outer, stop)
-    found.finish(folder.path, SAFETENSORS)
-    folder.publish_all(output)
+        found.finish(folder.path, SAFETENSORS)
+        folder.publish_all({})

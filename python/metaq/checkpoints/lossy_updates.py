@@ -25,7 +25,8 @@ from metaq.format.writer import encode_header
 from metaq.io.source import StoredTensor, tensor_of
 from metaq.progress import Progress
 
-_PART = "difference.mtq"  # in the work folder, what the difference is made of
+DIFFERENCE = "difference.mtq"  # in the work folder
+_PART = "changes.mtq"  # there, what the difference is made of
 _FLOAT32 = BY_NAME["float32"]
 
 
@@ -115,20 +116,22 @@ class DifferenceSource:
 
 
 def write_lossy_difference(
-    base: Network, new: Network, output: Path, config: CompressionConfig, folder: WorkFolder, progress: Progress
+    base: Network, new: Network, config: CompressionConfig, folder: WorkFolder, progress: Progress
 ) -> LossyReport:
     """Write a difference whose changes are quantized; or one without loss where that is no larger.
 
+    It is the file `DIFFERENCE` of the folder.
+
     Args:
         config: to what error, of the changes, or to what size.
-        folder: where the work is done; it is left as it is.
+        folder: where the work is done.
 
     Raises:
         InputError: no step leads there, a pattern matches no tensor, a network cannot be read, or the place cannot be
             written.
     """
     config.check_names(new.layouts)
-    exact = encode_difference(base, new, progress)
+    exact, output = encode_difference(base, new, progress), folder.path / DIFFERENCE
     source = DifferenceSource(base, new, progress)
     size = config.size_bytes
     has_changes = len(source.exact) + len(source.aliases) < len(source.layouts)

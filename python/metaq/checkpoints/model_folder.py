@@ -12,9 +12,9 @@ from typing import Any
 
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.model_card import Facts, read_card, write_card
-from metaq.checkpoints.places import check_folder, working
+from metaq.checkpoints.places import check_folder, may_finish, working
 from metaq.errors import InputError, nearest_name
-from metaq.files import map_bytes, write_atomically
+from metaq.files import map_bytes, read_json, write_atomically
 from metaq.format.dtypes import DTYPES
 from metaq.format.reader import Reader
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
@@ -45,10 +45,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise InputError(f"{path}: expected the configuration of a transformers model, found no such file")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found something else ({error})") from None
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{path}: expected an object with a 'model_type', which AutoModel needs, found none")
     quantization = config.get("quantization_config") or {}
@@ -170,7 +167,7 @@ def unwrap_folder(source: Path, output: Path, resume: bool, force: bool, progres
     from metaq.io.safetensors import write_safetensors
 
     found = read_folder(source, SAFETENSORS)
-    check_folder(found, output, SAFETENSORS, force)
+    check_folder(found, output, SAFETENSORS, force or may_finish(output, resume))
     places = {
         name: shard for name, shard in found.content.get("weight_map", {}).items() if not name.startswith(PAYLOAD)
     }
@@ -179,6 +176,9 @@ def unwrap_folder(source: Path, output: Path, resume: bool, force: bool, progres
         working(output, "decompress", found.paths(), {}, resume) as folder,
         closing(WrappedTensors(list(found.paths().values()))) as tensors,
     ):
+        if folder.finished is not None:
+            folder.remove()
+            return
         progress.begin("decompressing", sum(path.stat().st_size for path in found.paths().values()))
         for shard, path in found.paths().items():
             if not folder.is_written(shard, ""):
@@ -187,11 +187,11 @@ def unwrap_folder(source: Path, output: Path, resume: bool, force: bool, progres
                 )
                 folder.record(shard, "", {})
             progress.advance(path.stat().st_size, (folder.path / shard).stat().st_size)
-    found.finish(folder.path, SAFETENSORS)
-    config = read_config(folder.path)
-    del config["quantization_config"]
-    _write_json(folder.path / CONFIG, config)
-    folder.publish_all(output)
+        found.finish(folder.path, SAFETENSORS)
+        config = read_config(folder.path)
+        del config["quantization_config"]
+        _write_json(folder.path / CONFIG, config)
+        folder.publish_all({})
 
 
 def _first_dtype(folder: Folder) -> str:

@@ -8,15 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metaq.checkpoints.resumable import WorkFolder, fingerprint
+from metaq.checkpoints.resumable import WorkFolder, fingerprint, finished_before, locked, put_back
 from metaq.errors import InputError
 from metaq.io.huggingface import Folder, read_folder
 from metaq.io.standard import STANDARD
-
-
-def work_folder(output: Path) -> Path:
-    """Where what is finished of an output waits for the rest."""
-    return output.with_name(f"{output.name}.partial")
 
 
 @contextmanager
@@ -29,13 +24,23 @@ def working(
         work: what is done.
         sources: the files that it is done with, by the names of what comes of them.
         described: all else that the parts depend on.
+        resume: go on with what a stopped run left, which may be the output in its place (`WorkFolder.finished`).
+
+    Raises:
+        InputError: another run makes the output, or as of `WorkFolder`.
     """
-    folder = WorkFolder(work_folder(output), {"work": work, "source": fingerprint(sources), **described}, resume)
-    try:
-        yield folder
-    except BaseException:
-        folder.close()
-        raise
+    with locked(output):
+        folder = WorkFolder(output, {"work": work, "source": fingerprint(sources), **described}, resume)
+        try:
+            yield folder
+        except BaseException:
+            folder.close()
+            raise
+
+
+def may_finish(output: Path, resume: bool) -> bool:
+    """Whether an output that exists is no reason to refuse it: it is that of a stopped run, which is resumed."""
+    return resume and finished_before(output) is not None
 
 
 def check_file(source: Path, output: Path, force: bool) -> None:
@@ -68,6 +73,7 @@ def check_folder(source: Folder, output: Path, suffix: str, force: bool) -> None
         raise InputError(f"{output}: expected a place outside of {source.path}, found one inside")
     if own.is_relative_to(wanted):
         raise InputError(f"{output}: expected a place that is not around {source.path}, found one that is")
+    put_back(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         _check_replaceable(output, suffix, force)
     source.check_names(suffix)

@@ -1,73 +1,180 @@
-"""A folder in which work goes on part by part, and the small files in it that an interrupted run is resumed from.
+"""The folder beside an output in which it is made, part by part, and from which a stopped run is resumed.
 
-`STATE` has the options that the run began with. Each part that is done has a note beside it, which the process that did
-the part writes, so that several processes can share a folder.
+It is called like the output, with ``.partial`` behind, and holds
+
+- `LOCK`, held by the run that works there, and gone last: by it the folder is known to be metaq's own,
+- `STATE`, the options that the run began with, and what it came to once all is done,
+- a note beside each part that is done, written by the process that did it, so that several can share the folder,
+- `_FILES`, a folder with the parts and all else that is to become the output, and nothing but that,
+- `_REPLACED`, a folder that the output takes the place of, for the moment between two renames.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from metaq.errors import InputError
-from metaq.files import TEMPORARY_PREFIX, write_atomically, write_error
+from metaq.files import TEMPORARY_PREFIX, replace_file, write_atomically, write_error
 
+LOCK = "metaq-lock"
 STATE = "metaq-state.json"
 _NOTE = "metaq-state-{}.json"  # of a part
+_FILES = "files"
+_REPLACED = "replaced"
+
+_log = logging.getLogger(__name__)
+
+
+def work_folder(output: Path) -> Path:
+    """Where what is finished of an output waits for the rest: beside what a link leads to."""
+    target = Path(os.path.realpath(output))
+    return target.with_name(f"{target.name}.partial")
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Alone in an output's work folder, which is made.
+
+    Raises:
+        InputError: another run works there, no run left the folder that is there, or it cannot be written.
+    """
+    place = work_folder(output)
+    descriptor = None
+    while descriptor is None:
+        try:
+            place.mkdir(exist_ok=True)
+            _check_own(place)
+        except OSError as error:
+            raise write_error(place, error) from None
+        descriptor = _lock(place, output)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(place: Path, output: Path) -> int | None:
+    """The lock's descriptor; None if another run has just finished and taken the folder away."""
+    try:
+        descriptor = os.open(place / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise write_error(place, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        found = "one that is at work; wait until it is done, or stop it"
+        raise InputError(f"{output}: expected no other run that writes it, found {found}") from None
+    except OSError as error:  # not every network file system has locks
+        _log.warning("%s: expected a file that can be locked, found %s; start no second run", place, error.strerror)
+        return descriptor
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(place / LOCK)):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _check_own(place: Path) -> None:
+    """A run that was killed at its very start has left an empty folder."""
+    if not (place / LOCK).is_file() and any(place.iterdir()):
+        raise InputError(f"{place}: expected no such folder, or one that a stopped run left, found another")
+
+
+def put_back(output: Path) -> None:
+    """Bring back the folder that a run had moved out of the way when it was killed, if one had.
+
+    Raises:
+        InputError: another run works there, or it cannot be moved.
+    """
+    moved = work_folder(output) / _REPLACED
+    if moved.exists():
+        with locked(output):
+            _put_back(moved, Path(os.path.realpath(output)))
+
+
+def _put_back(moved: Path, target: Path) -> None:
+    if moved.exists() and not target.exists():
+        try:
+            os.rename(moved, target)
+        except OSError as error:
+            raise write_error(target, error) from None
+
+
+def finished_before(output: Path) -> dict[str, Any] | None:
+    """What a run came to that was stopped when the output was in its place already; None if none was."""
+    place = work_folder(output)
+    files = place / _FILES
+    try:
+        found = json.loads((place / STATE).read_text())["finished"]
+        return found if output.exists() and not (files.is_dir() and any(files.iterdir())) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class WorkFolder:
-    """Parts done so far, each a file in the folder, with what they came to under the key they were done by.
+    """Parts done so far, each a file in a folder, with what they came to under the key they were done by.
 
     Args:
-        path: the folder. One that an earlier run left is emptied unless ``resumes``.
+        output: what is to come of it. What an earlier run left is removed unless ``resumes``.
         options: all that the parts depend on.
         resumes: go on with what is there, if anything is.
 
+    Attributes:
+        path: the folder that the parts are in.
+        finished: what the run came to if it was stopped when the output was in its place already, otherwise None.
+
     Raises:
-        InputError: the folder is there and no run left it, cannot be written, or is to be resumed with other options.
+        InputError: the folder cannot be written, or is to be resumed with other options.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, Any], resumes: bool) -> None:
-        self.path = path
-        own = json.loads(json.dumps(options))
-        if path.exists():
-            self._check_own()
-            if (path / STATE).is_file() and resumes:
-                self._check_options(own)
+    def __init__(self, output: Path, options: Mapping[str, Any], resumes: bool) -> None:
+        self.target, self._place = Path(os.path.realpath(output)), work_folder(output)
+        self.path = self._place / _FILES
+        self._options = json.loads(json.dumps(options))
+        self.finished: dict[str, Any] | None = None
+        if resumes and (self._place / STATE).is_file():
+            self._check_options()
+            self.finished = finished_before(output)
+        if self.finished is not None:
+            return
         try:
-            if not (resumes and self._notes()):
-                shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(exist_ok=True)
-            for left in path.glob(f"{TEMPORARY_PREFIX}*"):
-                left.unlink()
+            _put_back(self._place / _REPLACED, self.target)
+            if not (resumes and (self._place / STATE).is_file() and self._notes()):
+                self._empty()
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in self.path.rglob(f"{TEMPORARY_PREFIX}*.tmp"):
+                if left.is_file():
+                    left.unlink()
         except OSError as error:
-            raise write_error(path, error) from None
+            raise write_error(self._place, error) from None
         try:
-            write_atomically(path / STATE, json.dumps({"options": own}, indent=1).encode())
+            self._write_state(None)
         except BaseException:
             self.close()
             raise
 
-    def _check_own(self) -> None:
-        """A run that was killed at its very start has left an empty folder, or a state file that is not whole."""
-        if not self.path.is_dir() or not (
-            (self.path / STATE).is_file()
-            or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in self.path.iterdir())
-        ):
-            found = "another"
-            raise InputError(f"{self.path}: expected no such folder, or one that a stopped run left, found {found}")
-
-    def _check_options(self, own: Mapping[str, Any]) -> None:
-        options = _read(self.path / STATE, {"options"})["options"]
+    def _check_options(self) -> None:
+        options, own = _read(self._place / STATE, {"options", "finished"})["options"], self._options
         differing = [key for key in {**options, **own} if options.get(key) != own.get(key)]
         if differing:
             found = f"{differing[0]} {options.get(differing[0])!r} then and {own.get(differing[0])!r} now"
-            raise InputError(f"{self.path}: expected the source and the options that the run began with, found {found}")
+            expected = "the source and the options that the run began with"
+            raise InputError(f"{self._place}: expected {expected}, found {found}")
+
+    def _write_state(self, finished: Mapping[str, Any] | None) -> None:
+        state = {"options": self._options, "finished": finished}
+        write_atomically(self._place / STATE, json.dumps(state, indent=1).encode())
 
     def result(self, part: str, key: str) -> dict[str, float] | None:
         """What a part came to, if it was done by this key."""
@@ -82,44 +189,59 @@ class WorkFolder:
         """A part's file is written, and came to this."""
         results = self._note(part)["results"] | {key: dict(result)}
         note = {"results": results, "written": key}
-        write_atomically(self.path / _NOTE.format(part), json.dumps(note, indent=1).encode())
+        write_atomically(self._place / _NOTE.format(part), json.dumps(note, indent=1).encode())
 
     def _note(self, part: str) -> dict[str, Any]:
         """What is known of a part: results by the keys it was done by, and the key of the file that is there."""
-        place = self.path / _NOTE.format(part)
+        place = self._place / _NOTE.format(part)
         return _read(place, {"results", "written"}) if place.exists() else {"results": {}, "written": None}
 
     def _notes(self) -> list[Path]:
-        return list(self.path.glob(_NOTE.format("*")))
+        return list(self._place.glob(_NOTE.format("*")))
 
-    def publish(self, part: str, target: Path) -> None:
-        """A part's file takes the place of ``target``, and the folder is removed.
+    def publish(self, part: str, finished: Mapping[str, Any]) -> None:
+        """A part's file takes the place of the output, and the folder is removed.
+
+        Args:
+            finished: what the run came to, for one that is resumed when it was stopped in here.
 
         Raises:
             InputError: it cannot.
         """
+        self._write_state(finished)
         try:
-            os.replace(self.path / part, target)
+            replace_file(self.path / part, self.target)
         except OSError as error:
-            raise write_error(target, error) from None
+            raise write_error(self.target, error) from None
         self.remove()
 
-    def publish_all(self, target: Path) -> None:
-        """The folder takes the place of ``target``, which is removed; state and notes stay behind in neither.
+    def publish_all(self, finished: Mapping[str, Any]) -> None:
+        """All files take the place of the output, which is removed, and so is the folder.
+
+        Args:
+            finished: as of `publish`.
 
         Raises:
-            InputError: it cannot.
+            InputError: they cannot; what was there before is there then.
         """
-        before = target.with_name(f"{TEMPORARY_PREFIX}{target.name}.tmp")
+        self._write_state(finished)
+        moved = self._place / _REPLACED
         try:
-            if target.exists():
-                os.rename(target, before)
-            os.rename(self.path, target)
-            for left in (target / STATE, *target.glob(_NOTE.format("*"))):
-                left.unlink()
+            if self.target.exists():
+                self._take_permissions()
+                os.rename(self.target, moved)
+            os.rename(self.path, self.target)
         except OSError as error:
-            raise write_error(target, error) from None
-        shutil.rmtree(before, ignore_errors=True)
+            _put_back(moved, self.target)
+            raise write_error(self.target, error) from None
+        self.remove()
+
+    def _take_permissions(self) -> None:
+        """Those of the folder to be replaced, and of the files in it that are replaced."""
+        for old in (self.target, *self.target.rglob("*")):
+            new = self.path / old.relative_to(self.target)
+            if new.exists():
+                shutil.copymode(old, new)
 
     def close(self) -> None:
         """After a failure: the folder is removed unless a part is finished."""
@@ -128,7 +250,21 @@ class WorkFolder:
 
     def remove(self) -> None:
         """Remove the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError, InputError):  # what is left is known by its lock, and the next run removes it
+            _put_back(self._place / _REPLACED, self.target)
+            self._empty()
+            (self._place / LOCK).unlink(missing_ok=True)
+            self._place.rmdir()
+
+    def _empty(self) -> None:
+        """Remove all but the lock; first what would let a run be resumed."""
+        for name in (self._place / STATE, *self._notes()):
+            name.unlink(missing_ok=True)
+        for folder in (self.path, self._place / _REPLACED):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for left in self._place.glob(f"{TEMPORARY_PREFIX}*.tmp"):
+            left.unlink()
 
 
 def _read(place: Path, keys: set[str]) -> dict[str, Any]:
@@ -139,6 +275,12 @@ def _read(place: Path, keys: set[str]) -> dict[str, Any]:
     if not isinstance(found, dict) or not keys <= found.keys():
         raise InputError(f"{place}: expected what a stopped run left, found something else")
     return found
+
+
+def clean_up(output: Path) -> None:
+    """Remove what a run has left that was stopped when the output was in its place already."""
+    with locked(output):
+        WorkFolder(output, {}, resumes=False).remove()
 
 
 def fingerprint(paths: Mapping[str, Path]) -> dict[str, list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from metaq.checkpoints.config import CompressionConfig, CompressionReport
@@ -46,7 +47,7 @@ class ShardFolder:
         """Where the shards are, by the names of the `.mtq` shards."""
         return {self.found.renamed(shard, MTQ): path.absolute() for shard, path in self.found.paths().items()}
 
-    def publish(self, folder: WorkFolder, output: Path, report: CompressionReport) -> CompressionReport:
+    def publish(self, folder: WorkFolder, report: CompressionReport) -> CompressionReport:
         """Finish a folder that has all `.mtq` shards, as one of the kind that is to come, and move it to its place.
 
         Returns:
@@ -59,7 +60,7 @@ class ShardFolder:
         if self.kind is FolderKind.SAFETENSORS:
             weights = sum(layout.size for tensors in self.parts.values() for layout in tensors.layouts.values())
             report = finish_model_folder(folder.path, report, weights)
-        folder.publish_all(output)
+        folder.publish_all(asdict(report))
         return report
 
 

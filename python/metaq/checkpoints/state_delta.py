@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from metaq.checkpoints.config import CompressionConfig
-from metaq.checkpoints.lossy_updates import write_lossy_difference
+from metaq.checkpoints.lossy_updates import DIFFERENCE, write_lossy_difference
 from metaq.checkpoints.resumable import WorkFolder
 from metaq.differences import StateNetwork
 from metaq.files import read_bytes
@@ -57,6 +57,6 @@ def delta(
     if config is None or config.lossless:
         return encode_difference(old, other, coder=None if config is None else config.coder)
     with tempfile.TemporaryDirectory(prefix="metaq-") as name:
-        output, folder = Path(name, "update.mtq"), WorkFolder(Path(name, "work"), {}, resumes=False)
-        write_lossy_difference(old, other, output, config, folder, Progress())
-        return read_bytes(output)
+        folder = WorkFolder(Path(name, "update"), {}, resumes=False)
+        write_lossy_difference(old, other, config, folder, Progress())
+        return read_bytes(folder.path / DIFFERENCE)

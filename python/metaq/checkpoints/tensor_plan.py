@@ -18,7 +18,7 @@ from metaq.format.header import fits_limits
 from metaq.io.source import TensorSource
 from metaq.quantizers.lossless import Levels, find_levels
 from metaq.quantizers.rounding import is_roundable
-from metaq.tensors import DTYPES, words_of
+from metaq.tensors import DTYPES, are_float32, words_of
 
 PIECE_ELEMENTS = 1 << 20  # read at a time
 
@@ -38,7 +38,7 @@ class TensorPlan:
     """A tensor's storage; of a quantized one ``Σw²`` and the largest ``|w|``, of one of few values the table.
 
     Attributes:
-        is_finite: False if the tensor would be quantized, but has NaN or infinite weights.
+        is_finite: False if the tensor would be quantized, but has weights that are not finite as float32.
     """
 
     storage: Storage
@@ -61,7 +61,7 @@ def pieces(source: TensorSource, name: str) -> Iterator[Tensor]:
 
 
 def plan_tensor(source: TensorSource, name: str, config: CompressionConfig, is_exact: bool = False) -> TensorPlan:
-    """How a tensor will be held. One with NaN or infinite weights is never quantized: it is kept.
+    """How a tensor will be held. One with weights that are not finite as float32 is never quantized: it is kept.
 
     Args:
         is_exact: keep a tensor of floating point as it is, whatever the configuration says.
@@ -90,7 +90,7 @@ def plan_tensor(source: TensorSource, name: str, config: CompressionConfig, is_e
 def _measured(source: TensorSource, name: str) -> TensorPlan:
     energy = peak = 0.0
     for piece in pieces(source, name):
-        if not bool(torch.isfinite(piece).all()):
+        if not are_float32(piece):
             return TensorPlan(Storage.KEPT, is_finite=False)
         energy += sum_of_squares(piece)
         peak = max(peak, float(piece.abs().max()))

@@ -12,8 +12,8 @@ from typing import Any
 
 from metaq.checkpoints.config import CompressionConfig
 from metaq.checkpoints.networks import ShardedNetwork, SourceNetwork, found_folder, opened_network
-from metaq.checkpoints.places import check_file, check_folder, working
-from metaq.checkpoints.resumable import WorkFolder
+from metaq.checkpoints.places import check_file, check_folder, may_finish, working
+from metaq.checkpoints.resumable import WorkFolder, clean_up, fingerprint, finished_before, put_back
 from metaq.errors import InputError
 from metaq.files import read_bytes, write_atomically
 from metaq.format.applying import Application, in_memory, open_difference
@@ -55,7 +55,8 @@ def write_difference(
         config: to what error of the changes or to what size, as of `metaq.delta`; by default without loss.
         key: under which the new checkpoint's state dict is, in files of torch.save that hold more than one.
         base_key: the same of the base.
-        resume: of a difference with loss, go on with the passes that a stopped run finished.
+        resume: of a difference with loss, go on with the passes that a stopped run finished. One without is made from
+            the start.
         force: replace an output that exists; the checkpoints never are.
 
     Returns:
@@ -67,11 +68,7 @@ def write_difference(
         FormatError: a `.mtq` file is not whole and unchanged.
     """
     progress = progress or Progress()
-    is_lossless = config is None or config.lossless
-    if resume and is_lossless:
-        expected = "a difference with loss, since one without keeps nothing of a stopped run"
-        raise InputError(f"resume: expected {expected}, found one without; make it again from the start")
-    _check_output(output, base, new, force=force)
+    _check_output(output, base, new, force=force or may_finish(output, resume))
     with ExitStack() as opened:
         old = _opened_base(base, base_key, opened)
         other = opened.enter_context(opened_network(new, key))
@@ -83,14 +80,18 @@ def write_difference(
             write_atomically(output, data)
             return _report(whole, len(data))
         sources = {**_files("base", base), **_files("new", new)}
-        from metaq.checkpoints.lossy_updates import write_lossy_difference  # with torch
+        from metaq.checkpoints.lossy_updates import DIFFERENCE, write_lossy_difference  # with torch
 
         described = asdict(config) | {"key": key, "base_key": base_key}
         with working(output, "delta", sources, described, resume) as work:
-            found = write_lossy_difference(old, other, output, config, work, progress)
-        work.remove()
-    error, bits = found.relative_squared_error, found.bits_per_weight
-    return _report(whole, found.file_bytes) | {"relative_squared_error": error, "bits_per_weight": bits}
+            if work.finished is not None:
+                work.remove()
+                return work.finished
+            found = write_lossy_difference(old, other, config, work, progress)
+            error, bits = found.relative_squared_error, found.bits_per_weight
+            report = _report(whole, found.file_bytes) | {"relative_squared_error": error, "bits_per_weight": bits}
+            work.publish(DIFFERENCE, report)
+            return report
 
 
 def apply_differences(
@@ -110,7 +111,7 @@ def apply_differences(
         output: a place for a file of a known suffix or, of a folder, for one whose shards have the base's tensors. It
             may be the base itself, which then is replaced once all is done.
         base_key: as of `write_difference`.
-        resume: of a folder, go on with the shards that a stopped run finished.
+        resume: of a folder, go on with the shards that a stopped run finished. A file is made from the start.
         force: replace another output that exists.
 
     Raises:
@@ -118,14 +119,16 @@ def apply_differences(
         FormatError: a `.mtq` file is not whole and unchanged.
     """
     progress = progress or Progress()
+    put_back(output)
+    finished = {"differences": list(fingerprint(_files("difference", *differences)).values())}
+    if output == base and resume and finished_before(output) == finished:
+        clean_up(output)  # the base is the new checkpoint, to which the differences apply no more
+        return
     folder = found_folder(base) if base.is_dir() and (output.is_dir() or not _is_file_name(output)) else None
     if folder is not None:
         if output != base:
-            check_folder(folder, output, _shard_suffix(folder), force)
+            check_folder(folder, output, _shard_suffix(folder), force or may_finish(output, resume))
     else:
-        if resume:
-            expected = "a folder to write, since a single file keeps nothing of a stopped run"
-            raise InputError(f"resume: expected {expected}, found {output}; apply again from the start")
         if output.suffix != MTQ:
             format_for(output)
         others = differences if output == base else [base, *differences]
@@ -146,8 +149,11 @@ def apply_differences(
             checked = _checked_texts(texts, differences[-1])
             sources = {**_files("base", base), **_files("difference", *differences)}
             with working(output, "apply", sources, {"base_key": base_key}, resume) as work:
+                if work.finished is not None:
+                    work.remove()
+                    return
                 _write_folder(application, folder, places, work, checked)
-                work.publish_all(output)
+                work.publish_all(finished)
         else:
             _write_file(application, output, list(application.layouts))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 _LIBRARIES = ("typer", "rich")
@@ -10,6 +11,8 @@ _LIBRARIES = ("typer", "rich")
 
 def main() -> None:
     """Entry point of the `metaq` command."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever ends it so is told how to go on, as by Ctrl-C
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         import rich  # noqa: F401 - typer does without, tables and bars do not
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import logging
 import os
+import resource
 import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -16,7 +18,9 @@ from typer.exceptions import TyperException
 import metaq
 from metaq.cli import checkpoints, experiments, sweep, updates
 from metaq.cli.bars import StoppedByUserError
+from metaq.cli.streams import give_up_output, prepare, say
 from metaq.errors import MetaqError
+from metaq.report.printable import printable
 from metaq.torchrun import launch
 
 # The extra of the distribution that has each module.
@@ -27,6 +31,9 @@ _EXTRAS = {
     "optuna": "sweep",
     "transformers": "transformers",
 }
+
+# What threads, torch's tensors and libraries that are loaded late say for want of memory.
+_SIGNS_OF_LITTLE_MEMORY = ("can't start new thread", "can't allocate memory", "out of memory", "failed to map segment")
 
 # The first of torchrun's processes has so long to say what is wrong there too, before another one says it.
 _GRACE_SECONDS = 10
@@ -66,7 +73,7 @@ class _Warnings(logging.Handler):
     """What the library logs, as lines on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print("metaq: " + _one_line(record.getMessage()), file=sys.stderr)
+        say(record.getMessage())
 
 
 logging.getLogger("metaq").addHandler(_Warnings(logging.WARNING))
@@ -74,33 +81,41 @@ logging.getLogger("metaq").addHandler(_Warnings(logging.WARNING))
 
 def main() -> None:
     """Entry point of the `metaq` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no failure
-            stream.reconfigure(errors="backslashreplace")
+    prepare()
+    _allow_many_files()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     is_debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(arguments, prog_name="metaq", standalone_mode=False)
         if code == 130:
             raise StoppedByUserError("stopped")
+        sys.stdout.flush()
     except (StoppedByUserError, KeyboardInterrupt) as stop:
         if launch().is_first:
-            print(f"metaq: {str(stop) or 'stopped'}", file=sys.stderr, flush=True)
+            say(str(stop) or "stopped")
         # Python would end itself by the signal if that once hit code run from a string, as in imports, caught or not.
         os._exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads on; Python's own flush would complain
-        sys.exit(1)
+        give_up_output()  # nobody reads on
+        code = 1
     except Exception as error:
         if not launch().is_first:
             time.sleep(_GRACE_SECONDS)
         if is_debug:
-            traceback.print_exc()
+            print("\n".join(map(printable, traceback.format_exc().splitlines())), file=sys.stderr)
         message = _message(error, next((argument for argument in arguments if not argument.startswith("-")), ""))
         if message:
-            print("metaq: " + _one_line(message), file=sys.stderr)
+            say(message)
+        give_up_output()
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _allow_many_files() -> None:
+    """As many open files as the system lets the process have: folders of `.mtq` shards are mapped as a whole."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _message(error: Exception, command: str) -> str:
@@ -112,14 +127,20 @@ def _message(error: Exception, command: str) -> str:
         module = str(error.name).partition(".")[0]
         if module in _EXTRAS:
             return f"metaq {command} needs {module}: pip install 'metaq-nn[{_EXTRAS[module]}]'"
+    if _lacks_memory(error):
+        found = str(error) or "none left"
+        return f"metaq {command}: expected more memory, found {found}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: expected a file that can be used, found {error.strerror}"
-    if isinstance(error, MetaqError | OSError | MemoryError):
+    if isinstance(error, MetaqError | OSError):
         return str(error) or type(error).__name__
     found = f"{type(error).__name__}: {error}"
     return f"metaq {command}: expected no error of this kind, found {found}; please report what --debug says of it"
 
 
-def _one_line(message: str) -> str:
-    """The message without line breaks, and without characters that would steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(message.split()))
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory has come to its end, which libraries say in errors of many kinds."""
+    if isinstance(error, MetaqError):
+        return False
+    is_told = any(sign in str(error) for sign in _SIGNS_OF_LITTLE_MEMORY)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or is_told

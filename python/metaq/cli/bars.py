@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metaq.progress import Progress
+from metaq.report.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -98,10 +99,16 @@ def resumable(output: Path, quiet: bool = False) -> Iterator[Progress]:
 
 def _bars(columns: tuple[Any, ...], quiet: bool) -> Bars:
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
+    from rich.progress import BarColumn, ProgressColumn, Task
     from rich.progress import Progress as Bars
+    from rich.text import Text
 
-    first = TextColumn("{task.description}", markup=False), BarColumn()
+    class Description(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(task.description))
+
     # The stream is asked itself, because rich takes FORCE_COLOR, which build servers set, for a terminal.
     is_shown = sys.stderr.isatty() and not quiet
-    return Bars(*first, *columns, console=Console(stderr=True), transient=True, disable=not is_shown)
+    return Bars(
+        Description(), BarColumn(), *columns, console=Console(stderr=True), transient=True, disable=not is_shown
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaq.errors import InputError
+from metaq.files import read_json
 
 if TYPE_CHECKING:
     from metaq.checkpoints import CompressionConfig, CompressionReport, FolderKind
@@ -90,8 +90,8 @@ def hint_at_data(source: Path, config: CompressionConfig) -> None:
     if config.lossless or config.step is not None:
         return
     try:
-        content = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(source / "config.json")
+    except InputError:
         return
     if not isinstance(content, dict) or content.get("is_encoder_decoder"):
         return

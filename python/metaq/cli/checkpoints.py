@@ -164,11 +164,16 @@ def inspect(source: MtqPath, as_json: AsJson = False) -> None:
 
     A folder may have .mtq files by themselves, or within .safetensors files, as --as safetensors makes them.
     """
+    from metaq.io.standard import readable
     from metaq.report.contents import inspect_file, inspect_folder
     from metaq.report.tables import show, show_entries
 
     with byte_bar() as progress:
-        found = (inspect_folder if source.is_dir() else inspect_file)(source, progress)
+        if source.is_dir():
+            found = inspect_folder(source, progress)
+        else:
+            with readable(source) as path:
+                found = inspect_file(path, progress)
     if as_json:
         print(json.dumps(found.as_dict(), indent=2))
         return
@@ -211,11 +216,13 @@ def pack(
     from metaq.files import map_bytes, write_atomically
     from metaq.format.checked_file import CheckedFile
     from metaq.format.device_image import c_header
+    from metaq.io.standard import readable
     from metaq.report.tables import print_result
 
     if output is None and c is None:
         raise InputError("expected a place to write the image to, found none; give -o or --c")
-    file = CheckedFile(map_bytes(source), str(source))
+    with readable(source) as path:
+        file = CheckedFile(map_bytes(path), str(source))
     image, arena_bytes = file.device_image()
     result: dict[str, Any] = {"bytes": len(image), "arena_bytes": arena_bytes}
     if output is not None:
@@ -252,6 +259,7 @@ def verify(source: MtqPath, quiet: Quiet = False, as_json: AsJson = False) -> No
 
     A folder may have .mtq files by themselves, or within .safetensors files, as --as safetensors makes them.
     """
+    from metaq.io.standard import readable
     from metaq.report.contents import verify_file, verify_folder
     from metaq.report.tables import print_result, show
 
@@ -259,7 +267,8 @@ def verify(source: MtqPath, quiet: Quiet = False, as_json: AsJson = False) -> No
         if source.is_dir():
             rows, result = verify_folder(source, progress)
         else:
-            rows, result = [], verify_file(source, progress)
+            with readable(source) as path:
+                rows, result = [], verify_file(path, progress) | {"file": str(source)}
     if rows and as_json:
         result |= {"files": rows}
     elif rows and not quiet:

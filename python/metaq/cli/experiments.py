@@ -21,6 +21,7 @@ from metaq.cli.options import (
     complete_recipe,
 )
 from metaq.errors import InputError
+from metaq.report.printable import printable
 
 if TYPE_CHECKING:
     from metaq.experiments.recipe import Recipe
@@ -144,13 +145,13 @@ def demo(
         entries = demo_entries(folder, result)
     print_result(entries, as_json, quiet)
     if not (as_json or quiet):
-        print(f"Every weight read back bit-identical, accuracy the same. Look at {folder / REPORT}.")
+        print(f"Every weight read back bit-identical, accuracy the same. Look at {printable(str(folder / REPORT))}.")
 
 
 def complexity(
-    levels: Annotated[int, typer.Option(help="The number of levels of each random hull.")] = 256,
-    draws: Annotated[int, typer.Option(help="The number of random hulls.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="The seed of the draws.")] = 0,
+    levels: Annotated[int, typer.Option(min=2, max=1 << 16, help="The number of levels of each random hull.")] = 256,
+    draws: Annotated[int, typer.Option(min=1, max=10**9, help="The number of random hulls.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="The seed of the draws.")] = 0,
     plot: Annotated[Path, typer.Option(help="The place to write the histogram to, as SVG.")] = Path("complexity.svg"),
     force: Force = False,
     quiet: Quiet = False,

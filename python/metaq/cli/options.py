@@ -49,6 +49,9 @@ MtqPath = Annotated[Path, typer.Argument(help="A .mtq file, or a folder that met
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
+_SIZES = 1 << 63
+
+
 class Quality(StrEnum):
     """The qualities of `metaq.checkpoints.CompressionConfig`, for the help and for completion."""
 
@@ -78,7 +81,10 @@ def parse_size(text: str) -> int:
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     if found is None or found[2].lower() not in units:
         raise InputError(f"size: expected a number and a unit such as kB, MB, MiB or none, found {text!r}")
-    return int(float(found[1]) * units[found[2].lower()])
+    size_bytes = float(found[1]) * units[found[2].lower()]
+    if size_bytes >= _SIZES:
+        raise InputError(f"size: expected fewer than 2^63 bytes, found {text!r}")
+    return int(size_bytes)
 
 
 def parse_bits(texts: Sequence[str]) -> dict[str, float]:

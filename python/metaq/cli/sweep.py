@@ -13,6 +13,7 @@ from metaq.cli.bars import StoppedByUserError, step_bars
 from metaq.cli.experiments import print_seeds, run_recipe
 from metaq.cli.options import AsJson, Device, Overrides, Quiet, RecipeName
 from metaq.errors import InputError
+from metaq.report.printable import printable
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -173,4 +174,5 @@ def _show(found: dict[str, Any], folder: Path) -> None:
     from metaq.report.tables import show
 
     show(trial_rows(found), f"{found['study']}: {summary(found)}; those on the front are marked")
-    print(f"Errors are those on held-out images. Look at {folder / PAGE}; --choose TRIAL measures one on the test set.")
+    page = printable(str(folder / PAGE))
+    print(f"Errors are those on held-out images. Look at {page}; --choose TRIAL measures one on the test set.")

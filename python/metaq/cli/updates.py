@@ -50,8 +50,7 @@ def delta(
     """Write what makes one checkpoint of another as a .mtq file, without loss, or to an error or a size.
 
     What is equal takes nothing. "metaq apply" makes the new checkpoint of the base and this file, and of no other base.
-    With --bits, --size or --max-error changes of matrices and filters are quantized; all else stays exact. Only such
-    runs can be resumed.
+    With --bits, --size or --max-error changes of matrices and filters are quantized; all else stays exact.
     """
     from metaq.checkpoints import CompressionConfig, write_difference
     from metaq.report.tables import print_result
@@ -83,7 +82,7 @@ def apply(
     """Write the checkpoint that a difference, or several one after the other, make of their base.
 
     The output is a file of the kind that its suffix names, or of a folder another folder. Another base, or differences
-    in another order, are refused, and nothing is written. Only what writes a folder can be resumed.
+    in another order, are refused, and nothing is written.
     """
     from metaq.checkpoints import apply_differences
 

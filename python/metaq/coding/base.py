@@ -62,6 +62,9 @@ class Coder(ABC):
         if "plane_coders" not in cls.__dict__ and hasattr(cls, "name"):
             cls.plane_coders = (cls.name,)
 
+    def check_installed(self) -> None:
+        """Raise an InputError if a package that the coder needs is not there."""
+
     def chunk_symbols(self, symbols: int) -> int:
         """How many symbols a chunk should have at most, of a sequence of so many."""
         return CHUNK_SYMBOLS

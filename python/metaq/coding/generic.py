@@ -123,6 +123,10 @@ class Zstd(_Compressed):
     summary = "a general compressor"
     speed = Speed.FAST
 
+    def check_installed(self) -> None:
+        """Look for the package zstandard."""
+        _zstandard()
+
     def _compress(self, plain: bytes) -> bytes:
         compressed: bytes = _zstandard().ZstdCompressor(level=22, write_checksum=False).compress(plain)
         return compressed

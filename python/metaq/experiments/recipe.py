@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import sys
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -12,12 +14,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metaq import methods
+from metaq import coding, methods
 from metaq.errors import InputError, RecipeError, nearest_name
 from metaq.experiments import data, models
+from metaq.files import read_bytes
 from metaq.methods import Method, Pruned
 
 Section = TypeVar("Section")
+
+_MOST = 10**9  # epochs, samples or batches; more are a slip
+_MOST_PIXELS = 64  # of a shift; images are not that wide
+_MOST_NETWORKS = 1000
+_MOST_THREADS = 1024
+SEED_COUNT = 1 << 32  # of seeds, from 0 on, which every generator takes
+_SHOWN_CHARACTERS = 60  # of a value in a message
 
 
 @dataclass(frozen=True)
@@ -91,20 +101,20 @@ class StageSection:
 
     def __post_init__(self) -> None:
         for name, holds, expected in (
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("epochs", 1 <= self.epochs <= _MOST, f"1 to {_MOST}"),
+            ("batch_size", 1 <= self.batch_size <= _MOST, f"1 to {_MOST}"),
             ("learning_rate", self.learning_rate > 0, "more than 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("last_phase_epochs", 0 <= self.last_phase_epochs <= self.epochs, f"0 to {self.epochs}"),
-            ("shift_pixels", self.shift_pixels >= 0, "at least 0"),
-            ("rotation_degrees", self.rotation_degrees >= 0, "at least 0"),
+            ("shift_pixels", 0 <= self.shift_pixels <= _MOST_PIXELS, f"0 to {_MOST_PIXELS}"),
+            ("rotation_degrees", 0 <= self.rotation_degrees <= 360, "0 to 360"),
             ("scale_share", 0 <= self.scale_share < 1, "0 to less than 1"),
-            ("elastic_pixels", self.elastic_pixels >= 0, "at least 0"),
+            ("elastic_pixels", 0 <= self.elastic_pixels <= _MOST_PIXELS, f"0 to {_MOST_PIXELS}"),
             ("average_decay", 0 <= self.average_decay < 1, "0 to less than 1"),
             ("average_decay", not self.average_decay or self.last_phase_epochs > 0, "0 without a last phase"),
             ("distillation", 0 <= self.distillation <= 1, "0 to 1"),
-            ("temperature", self.temperature > 0, "more than 0"),
-            ("recalibration_batches", self.recalibration_batches >= 0, "at least 0"),
+            ("temperature", 0 < self.temperature <= _MOST, f"more than 0, to {_MOST}"),
+            ("recalibration_batches", 0 <= self.recalibration_batches <= _MOST, f"0 to {_MOST}"),
         ):
             if not holds:
                 raise RecipeError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
@@ -127,8 +137,8 @@ class TeacherSection:
     folder: str = ""
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise RecipeError(f"count: expected at least 1, found {self.count}")
+        if not 1 <= self.count <= _MOST_NETWORKS:
+            raise RecipeError(f"count: expected 1 to {_MOST_NETWORKS}, found {self.count}")
         if self.training.distillation:
             raise RecipeError(f"training.distillation: expected 0, found {self.training.distillation}")
 
@@ -185,8 +195,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     if name_or_path.endswith(".toml"):
         try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bytes(name_or_path).decode("utf-8")
+        except (InputError, UnicodeDecodeError) as error:
             raise RecipeError(f"{name_or_path}: expected a readable recipe, found {error}") from None
         name = Path(name_or_path).stem
     else:
@@ -200,7 +210,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         name = name_or_path
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of thousands of digits
         raise RecipeError(f"{name_or_path}: expected TOML, found {error}") from None
     for override in overrides:
         _override(tree, override)
@@ -217,6 +227,7 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
     try:
         models.by_name(recipe.network.name)
         data.by_name(recipe.data.name)
+        coding.by_name(recipe.file.coder).check_installed()
         if recipe.teacher is not None:
             models.by_name(recipe.teacher.network)
     except InputError as error:
@@ -226,8 +237,9 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
         raise RecipeError(f"recipe {name}, float_training.distillation: expected a [teacher] for it, found none")
     if recipe.teacher is not None and not (is_float_taught or is_taught):
         raise RecipeError(f"recipe {name}, [teacher]: expected distillation in a stage of training, found none")
-    if recipe.threads < 1:
-        raise RecipeError(f"recipe {name}, threads: expected at least 1, found {recipe.threads}")
+    for key, least, most in (("threads", 1, _MOST_THREADS), ("seed", 0, SEED_COUNT - 1)):
+        if not least <= getattr(recipe, key) <= most:
+            raise RecipeError(f"recipe {name}, {key}: expected {least} to {most}, found {_shown(getattr(recipe, key))}")
     return recipe
 
 
@@ -254,7 +266,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set: expected key=value, found {override!r}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word is a string
     *names, last = key.strip().split(".")
     section = tree
@@ -294,18 +306,18 @@ def _value(value: Any, kind: Any, path: str) -> Any:
     """A section, a table of named values, a list of pairs of numbers, or a plain value, of the kind of a field."""
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise RecipeError(f"recipe key {path!r}: expected a section, found {value!r}")
+            raise RecipeError(f"recipe key {path!r}: expected a section, found {_shown(value)}")
         return _section(typing.cast(type[Any], kind), value, f"{path}.")
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict):
-            raise RecipeError(f"recipe key {path!r}: expected a table, found {value!r}")
+            raise RecipeError(f"recipe key {path!r}: expected a table, found {_shown(value)}")
         return {key: _typed(item, typing.get_args(kind)[1], f"{path}.{key}") for key, item in value.items()}
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list | tuple) or any(not isinstance(pair, list | tuple) for pair in value):
-            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
+            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {_shown(value)}")
         pairs = [tuple(_typed(number, float, path) for number in pair) for pair in value]
         if any(len(pair) != 2 for pair in pairs):
-            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {value!r}")
+            raise RecipeError(f"recipe key {path!r}: expected a list of pairs, found {_shown(value)}")
         return tuple(pairs)
     return _typed(value, kind, path)
 
@@ -314,7 +326,7 @@ def _method_section(tree: dict[str, Any], where: str) -> MethodSection:
     if "name" not in tree:
         raise RecipeError(f"recipe key {where + 'name'!r}: expected a method, found none")
     try:
-        hints = typing.get_type_hints(methods.by_name(tree["name"]))
+        hints = typing.get_type_hints(methods.by_name(_typed(tree["name"], str, where + "name")))
     except InputError as error:
         raise RecipeError(f"recipe key {where + 'name'!r}: {error}") from None
     types = {key: _required(hint) for key, hint in hints.items()}
@@ -336,13 +348,28 @@ def _check_keys(tree: dict[str, Any], known: Sequence[str], where: str) -> None:
 
 
 def _typed(value: Any, kind: Any, path: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        value = float(value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         choices = [choice.value for choice in kind]
         if value not in choices:
-            raise RecipeError(f"recipe key {path!r}: expected one of {', '.join(choices)}, found {value!r}")
+            raise RecipeError(f"recipe key {path!r}: expected one of {', '.join(choices)}, found {_shown(value)}")
         return kind(value)
     if type(value) is not kind:
-        raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {value!r}")
+        raise RecipeError(f"recipe key {path!r}: expected {kind.__name__}, found {_shown(value)}")
+    if kind is float and not math.isfinite(value):
+        raise RecipeError(f"recipe key {path!r}: expected a finite number, found {value}")
+    if kind is int and not -(1 << 63) <= value < 1 << 63:
+        raise RecipeError(f"recipe key {path!r}: expected an integer of 64 bits, found {_shown(value)}")
+    if kind is str and "\0" in value:
+        raise RecipeError(f"recipe key {path!r}: expected a text without zero bytes, found {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: Python writes no integer of thousands of digits, and nobody reads one."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -11,10 +11,11 @@ from typing import Any
 
 from metaq.errors import InputError
 from metaq.experiments import run
-from metaq.experiments.recipe import Recipe, as_tree
+from metaq.experiments.recipe import SEED_COUNT, Recipe, as_tree
 from metaq.files import read_bytes, write_atomically
 
 SEEDS = "seeds.json"
+_MOST_SEEDS = 1000
 _FIGURES: dict[str, Callable[[dict[str, Any]], float]] = {
     "file_bytes": lambda result: result["file_bytes"],
     "ratio": lambda result: result["ratio"],
@@ -28,10 +29,11 @@ def seed_recipes(recipe: Recipe, count: int) -> list[Recipe]:
     """The recipe with ``count`` seeds, from its own on.
 
     Raises:
-        InputError: ``count`` is less than 2.
+        InputError: ``count`` is less than 2, or of more seeds than there are.
     """
-    if count < 2:
-        raise InputError(f"seeds: expected at least 2, found {count}")
+    most = min(_MOST_SEEDS, SEED_COUNT - recipe.seed)
+    if not 2 <= count <= most:
+        raise InputError(f"seeds: expected 2 to {most}, found {count}")
     return [dataclasses.replace(recipe, seed=recipe.seed + number) for number in range(count)]
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
-from metaq.files import map_bytes
+from metaq.files import Closable, map_bytes
 from metaq.format.reader import NewArray, Reader
 
 Array = TypeVar("Array")
 
 
-class OpenFile(Generic[Array]):
+class OpenFile(Closable, Generic[Array]):
     """A `.mtq` file read from a memory map; only the chunks that are asked for are read and decoded.
 
     Tensors asked for in the file's order are decoded some at a time, ahead, on all cores. What else was decoded with a
@@ -32,14 +31,6 @@ class OpenFile(Generic[Array]):
         self._new = new
         self._next = 0  # behind the tensor that was asked for last
         self._ahead: dict[str, Array] = {}  # decoded, not asked for yet
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the file; tensors taken from it stay."""

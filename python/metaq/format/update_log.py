@@ -7,14 +7,14 @@ import logging
 import os
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Generic, Self, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import numpy as np
 
 from metaq.errors import InputError
-from metaq.files import atomic_file
+from metaq.files import Closable, atomic_file
 from metaq.format.applying import Application, in_memory, open_difference
 from metaq.format.changes import encode_difference
 from metaq.format.log_file import MOST_STEP, LogFile, Record, checked_file
@@ -28,7 +28,7 @@ LogPlace = str | os.PathLike[str] | BinaryIO
 _logger = logging.getLogger(__name__)
 
 
-class LogReader(Generic[Array]):
+class LogReader(Closable, Generic[Array]):
     """The steps of an update log, whose file may grow meanwhile.
 
     Args:
@@ -49,14 +49,6 @@ class LogReader(Generic[Array]):
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of a file that was opened by its path."""
@@ -135,7 +127,7 @@ class LogReader(Generic[Array]):
         return made
 
 
-class LogWriter:
+class LogWriter(Closable):
     """Appends steps to an update log, each there as a whole or not at all, wherever the program is killed.
 
     The last step stays in memory, since the next one is written as a difference from it. A file has one writer at a
@@ -167,14 +159,6 @@ class LogWriter:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the last step, and of a file that was opened by its path."""
@@ -229,13 +213,17 @@ class LogWriter:
             return
         first, *others = self._log.records[place:]
         payload = self._log.payload(first) if first.is_keyframe else encode_network(network_at(self._log, place))
-        with atomic_file(self._path) as file:
-            new = LogFile(file, self._log.name)
-            new.append(first.step, True, payload, is_synced=False)
-            for record in others:
-                new.append(record.step, record.is_keyframe, self._log.payload(record), is_synced=False)
+        with ExitStack() as undone:
+            with atomic_file(self._path) as file:
+                kept = undone.enter_context(os.fdopen(os.dup(file.fileno()), "r+b", buffering=0))
+                fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before it has the log's name
+                new = LogFile(file, self._log.name)
+                new.append(first.step, True, payload, is_synced=False)
+                for record in others:
+                    new.append(record.step, record.is_keyframe, self._log.payload(record), is_synced=False)
+            undone.pop_all()
         self._log.file.close()
-        self._log = self._opened_log(self._path)
+        self._log = LogFile(kept, self._log.name)
         self._log.scan()
 
     def _since_keyframe(self) -> int:
@@ -246,13 +234,17 @@ class LogWriter:
     def _opened_log(self, file: LogPlace) -> LogFile:
         if not isinstance(file, str | os.PathLike):
             return LogFile(checked_file(file, True), _name_of(file))
-        opened = _opened(file, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            opened.close()
-            raise InputError(f"{file}: expected no other writer of this log, found one") from None
-        return LogFile(opened, str(file))
+        while True:
+            opened = _opened(file, os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                opened.close()
+                raise InputError(f"{file}: expected no other writer of this log, found one") from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(opened.fileno()), os.stat(file)):
+                    return LogFile(opened, str(file))
+            opened.close()  # another writer has dropped steps meanwhile, so that the log is another file
 
 
 def network_at(log: LogFile, place: int, before: OctetNetwork | None = None) -> OctetNetwork:

@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from metaq.errors import InputError
+from metaq.files import refuse_devices
 from metaq.integrations.folder_models import first_line
 
 SUFFIXES = (".txt", ".jsonl")
@@ -118,6 +119,7 @@ def _sentences(tokenizer: Any, data: Path, samples: int, longest: int, of_batch:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    refuse_devices(path)
     try:
         with open(path, encoding="utf-8") as file:
             yield from file

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import ModelProto, TensorProto, external_data_helper
+from onnx import ModelProto, TensorProto
 
 from metaq.checkpoints.chunk_decoder import stored_tensors
 from metaq.checkpoints.places import check_file
@@ -23,7 +22,7 @@ from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
 from metaq.integrations.onnx_forms import Form, alias, compact, plain
 from metaq.integrations.onnx_opset import raise_opset, subgraphs
-from metaq.io.onnx import DTYPES, GRAPH, MOST_BYTES, Onnx
+from metaq.io.onnx import DTYPES, GRAPH, MOST_BYTES, Onnx, load_model
 from metaq.io.standard import readable
 from metaq.progress import Progress
 
@@ -129,17 +128,10 @@ def _own_model(reader: Reader) -> tuple[ModelProto, int]:
 
 def _load(path: Path) -> tuple[ModelProto, int]:
     """A model with all of its values, and the bytes that it takes, files beside it included."""
-    size_bytes = len(map_bytes(path))
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-        elsewhere = [tensor for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # the parser's, the package's own, what missing values lead to
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: expected an .onnx model, found something else ({reason})") from None
+    model, values_bytes = load_model(path)
     if not model.graph.node:
         raise InputError(f"{path}: expected an .onnx model, found no nodes in it")
-    return model, size_bytes + sum(len(tensor.raw_data) for tensor in elsewhere)
+    return model, path.stat().st_size + values_bytes
 
 
 def _float_initializers(model: ModelProto) -> list[TensorProto]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metaq.errors import InputError
+from metaq.files import refuse_devices
 from metaq.format.header import MAGIC
 from metaq.io.format import START_BYTES, Format
 from metaq.io.npz import Npz
@@ -113,6 +114,7 @@ def recognised_suffix(path: Path) -> str:
 
 
 def _start(path: Path) -> bytes:
+    refuse_devices(path)
     try:
         with open(path, "rb") as file:
             return file.read(START_BYTES)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metaq.errors import InputError
-from metaq.files import write_atomically, write_error
+from metaq.files import copy_file, read_json, write_atomically, write_error
 
 SAFETENSORS, TORCH, MTQ = ".safetensors", ".bin", ".mtq"
 _TORCH_NAME, _NAME = "pytorch_model", "model"  # how shards are called that are, and that are not, of torch.save
@@ -40,14 +39,25 @@ class Folder:
         return {shard: self.path / shard for shard in self.shards}
 
     def other_files(self) -> list[Path]:
-        """All that is neither shard nor index, relative to the folder; links to folders are not followed."""
+        """All files that are neither shard nor index, relative to the folder; links to folders are not followed.
+
+        Raises:
+            InputError: a folder in it cannot be read, or something is neither file nor folder.
+        """
         own = {*self.shards, self.index}
-        found = [
-            Path(folder, name).relative_to(self.path)
-            for folder, _, names in os.walk(self.path)
-            for name in sorted(names)
-        ]
-        return [path for path in found if str(path) not in own]
+        found = [Path(folder, name) for folder, _, names in self._walk() for name in sorted(names)]
+        for path in found:
+            if not path.is_file():
+                found_instead = "a device, pipe or socket" if path.exists() else "a link that leads nowhere"
+                raise InputError(f"{path}: expected files and folders beside a model, found {found_instead}")
+        own_paths = [path.relative_to(self.path) for path in found]
+        return [path for path in own_paths if str(path) not in own]
+
+    def _walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        def refuse(error: OSError) -> None:
+            raise InputError(f"{error.filename}: expected a folder that can be read, found {error.strerror}")
+
+        return os.walk(self.path, onerror=refuse)
 
     def check(self, names_in: Callable[[str], Iterable[str]]) -> None:
         """Raise an InputError unless every tensor is in the shard that the index names.
@@ -69,18 +79,19 @@ class Folder:
         return _NAME + name.removeprefix(_TORCH_NAME) if self.suffix == TORCH and name.startswith(_TORCH_NAME) else name
 
     def finish(self, target: Path, suffix: str) -> None:
-        """Put the index and the other files beside the shards in ``target``, which are of another suffix.
+        """Put the index, the other files and folders beside the shards in ``target``, which are of another suffix.
 
         Raises:
             InputError: a file cannot be read or written, or has the name of a shard.
         """
-        for path in self.other_files():
-            place = target / path
+        for folder, _, _ in self._walk():
+            place = target / Path(folder).relative_to(self.path)
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.path / path, place)
+                place.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise write_error(place, error) from None
+        for path in self.other_files():
+            copy_file(self.path / path, target / path)
         if self.index is not None:
             places = {name: self.renamed(shard, suffix) for name, shard in self.content["weight_map"].items()}
             text = json.dumps({**self.content, "weight_map": places}, indent=2, ensure_ascii=False) + "\n"
@@ -93,8 +104,10 @@ class Folder:
         return self._stem(self.index.removesuffix(f"{self.suffix}.index.json")) + f"{suffix}.index.json"
 
     def check_names(self, suffix: str) -> None:
-        """Raise an InputError if another file has the name that a shard or the index will have."""
-        taken = {str(path) for path in self.other_files()}
+        """Raise an InputError if another file or folder has the name that a shard or the index will have."""
+        taken = {str(path) for path in self.other_files()} | {
+            path.name for path in self.path.iterdir() if path.is_dir()
+        }
         index = [] if self.index is None else [self._index_name(suffix)]
         for name in (*(self.renamed(shard, suffix) for shard in self.shards), *index):
             if name in taken:
@@ -140,10 +153,7 @@ def read_checkpoint_folder(path: Path) -> Folder:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected JSON, found something else ({error})") from None
+    content = read_json(path)
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
         raise InputError(f"{path}: expected an object with a shard's name for each tensor in 'weight_map', found none")

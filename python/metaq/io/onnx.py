@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import numpy as np
 
 from metaq.coding import text
 from metaq.errors import InputError
-from metaq.files import write_atomically
+from metaq.files import refuse_devices, write_atomically
 from metaq.format.dtypes import BY_NAME
 from metaq.io.format import Format
 from metaq.io.source import StateSource, StoredTensor, TensorSource, tensor_of
@@ -58,10 +59,12 @@ class Onnx(Format):
         self.refuse_key(path, key)
         onnx = self._package(path)
         try:
-            model = onnx.load(str(path))
+            model, _ = load_model(path)
             tensors = [tensor for tensor in model.graph.initializer if tensor.data_type in DTYPES]
             state = {tensor.name: _values(onnx, tensor) for tensor in tensors}
-        except Exception as error:  # the parser's, the package's own, what missing or damaged values lead to
+        except InputError:
+            raise
+        except Exception as error:  # what damaged values lead to
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{path}: expected an .onnx model, found something else ({reason})") from None
         if not model.graph.node and not state:
@@ -115,15 +118,72 @@ class Onnx(Format):
         return onnx
 
 
+def load_model(path: Path) -> tuple[Any, int]:
+    """A model with all of its values, and the bytes of them that lie in files beside it.
+
+    Raises:
+        InputError: it is no model, or a value is missing, or in no file in the model's folder or below.
+    """
+    import onnx
+
+    refuse_devices(path)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        elsewhere = _external_tensors(model)
+        for tensor in elsewhere:
+            _check_location(path, tensor)
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: expected a readable file, found {error.strerror}") from None
+    except Exception as error:  # the parser's, the package's own, what missing or damaged values lead to
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: expected an .onnx model, found something else ({reason})") from None
+    for tensor in _external_tensors(model):
+        expected = "values in other files for initialisers and attributes alone"
+        raise InputError(f"{path}: expected {expected}, found some for tensor {tensor.name!r}")
+    return model, sum(len(tensor.raw_data) for tensor in elsewhere)
+
+
+def _check_location(path: Path, tensor: Any) -> None:
+    """A model may have been made by anybody: it is to read no file but those that came with it."""
+    folder = Path(os.path.realpath(path.parent))
+    named = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    place = Path(os.path.realpath(folder / named))
+    if not place.is_relative_to(folder) or not place.is_file():
+        expected = f"the values of tensor {tensor.name!r} in its folder"
+        found = f"{named!r} outside of it" if not place.is_relative_to(folder) else f"no file {named!r}"
+        raise InputError(f"{path}: expected {expected}, found {found}")
+
+
+def _external_tensors(message: Any) -> list[Any]:
+    """The tensors anywhere in a message whose values are in other files."""
+    found = []
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for part in [value] if hasattr(value, "ListFields") else value:
+            if field.message_type.name == "TensorProto":
+                found += [part] if part.external_data or part.data_location else []
+            else:
+                found += _external_tensors(part)
+    return found
+
+
 def _graph(onnx: ModuleType, path: Path, coded: StoredTensor) -> Any:
     octets = coded.octets.tobytes()
     size = int.from_bytes(octets[:8], "little")
     try:
         if coded.dtype != BY_NAME["uint8"] or not 0 < size <= MOST_BYTES:
             raise ValueError
-        return onnx.load_from_string(text.decode(octets[8:], size))
+        model = onnx.load_from_string(text.decode(octets[8:], size))
     except Exception:  # the parser's errors have no common base
         raise InputError(f"{path}: expected an .onnx graph in tensor {GRAPH!r}, found other bytes") from None
+    for tensor in _external_tensors(model):  # whoever opens the model would be sent to any file
+        expected = f"all values of the graph in tensor {GRAPH!r} in the file"
+        raise InputError(f"{path}: expected {expected}, found those of {tensor.name!r} in another")
+    return model
 
 
 def _values(onnx: ModuleType, tensor: Any) -> StoredTensor:

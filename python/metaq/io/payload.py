@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from metaq.errors import FormatError, InputError
-from metaq.files import map_bytes
+from metaq.files import map_bytes, refuse_devices
 from metaq.format.dtypes import BY_NAME
 from metaq.format.network import Layout
 from metaq.format.reader import Reader
@@ -321,9 +321,10 @@ class _Payload:
 def has_payload(path: Path) -> bool:
     """Whether a `.safetensors` file has a `.mtq` file in it; False where it is no such file. Reads the header alone."""
     try:
+        refuse_devices(path)
         with open(path, "rb") as file:
             size_bytes = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size_bytes)) if size_bytes < _MOST_HEADER_BYTES else {}
-    except (OSError, ValueError, RecursionError):
+    except (InputError, OSError, ValueError, RecursionError):
         return False
     return isinstance(header, dict) and any(name.startswith(PAYLOAD) for name in header)

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,6 +16,7 @@ import numpy as np
 from metaq.errors import InputError
 from metaq.files import atomic_file, write_error
 from metaq.format.dtypes import BY_NAME, DTYPES
+from metaq.format.header import fits_limits
 from metaq.format.network import Layout
 from metaq.io.format import Format
 from metaq.io.source import StoredTensor, TensorSource, stored
@@ -75,7 +77,8 @@ class Safetensors(Format):
 class SafetensorsFile:
     """A `.safetensors` file as a `TensorSource`, in the file's order.
 
-    Nothing is mapped: mapped pages would count as resident memory.
+    Nothing is mapped, since mapped pages would count as resident memory, and nothing stays open, since a folder may
+    have more shards than a process may open files.
 
     Raises:
         InputError: not a readable `.safetensors` file, or one with a dtype that `.mtq` files do not have.
@@ -96,8 +99,9 @@ class SafetensorsFile:
                 for name in file.offset_keys():
                     view = file.get_slice(name)
                     self.layouts[name] = self._layout(name, view.get_dtype(), tuple(view.get_shape()))
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with its owner
-            offset = 8 + int.from_bytes(self._file.read(8), "little")
+            with open(path, "rb", buffering=0) as file:
+                offset = 8 + int.from_bytes(file.read(8), "little")
+                self._state = _state_of(file)
         for name, layout in self.layouts.items():  # without gaps, as opening has checked
             self._offsets[name] = offset
             offset += layout.size_bytes
@@ -105,13 +109,16 @@ class SafetensorsFile:
     def _layout(self, name: str, found: str, shape: tuple[int, ...]) -> Layout:
         if found not in _DTYPES:
             raise InputError(f"{self.path}, tensor {name!r}: expected one of {', '.join(_DTYPES)}, found {found}")
+        if not fits_limits(shape):
+            expected = "at most 32 dimensions and 2^40 elements"
+            raise InputError(f"{self.path}, tensor {name!r}: expected {expected}, found shape {shape}")
         return Layout(_DTYPES[found], shape)
 
     def read(self, name: str, elements: range) -> Tensor:
         """Some elements of a tensor, flattened.
 
         Raises:
-            InputError: the file cannot be read, or has become shorter.
+            InputError: the file cannot be read, or has changed.
         """
         import torch
 
@@ -121,17 +128,23 @@ class SafetensorsFile:
         part = torch.empty(len(elements), dtype=DTYPES[dtype])
         room = octets_of(part).data
         offset = self._offsets[name] + elements.start * dtype.itemsize
-        with opening(self.path):
+        with opening(self.path), open(self.path, "rb", buffering=0) as file:
+            if _state_of(file) != self._state:
+                raise InputError(f"{self.path}: expected the file as it was at the start, found it changed")
             while len(room):
-                count = os.preadv(self._file.fileno(), [room], offset)
+                count = os.preadv(file.fileno(), [room], offset)
                 if count == 0:
                     raise InputError(f"{self.path}: expected tensor {name!r} to be whole, found the file's end")
                 room, offset = room[count:], offset + count
         return part
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
+        """Do nothing, because nothing stays open."""
+
+
+def _state_of(file: FileIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Standard input and output in place of a file, both through a temporary one: no format is read in one pass."""
+"""Standard input and output, and pipes, in place of a file, through a temporary one: no format is read in one pass."""
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import tempfile
@@ -10,34 +12,49 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from metaq.errors import FormatError, InputError
-from metaq.files import write_error
+from metaq.files import atomic_file, is_pipe, refuse_devices, write_error
 from metaq.io import recognised_suffix
 
 STANDARD = Path("-")
+_PIECE_BYTES = 1 << 20
 
 
 @contextmanager
 def readable(source: Path) -> Iterator[Path]:
-    """The source, or for "-" a temporary file of standard input with the suffix of its format.
+    """The source; for "-" or a pipe a temporary file of what comes, with the suffix of its format.
 
     Raises:
-        InputError: what comes is of no known format.
+        InputError: what comes is of no known format, or the source is a device.
     """
-    if source != STANDARD:
+    if source != STANDARD and not is_pipe(source):
+        refuse_devices(source)
         yield source
         return
+    name = "standard input" if source == STANDARD else str(source)
     with tempfile.TemporaryDirectory(prefix="metaq-") as folder:
         path = Path(folder, "input")
-        try:
-            with open(path, "wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-        except OSError as error:
-            raise write_error(path, error) from None
+        with atomic_file(path) as file:
+            for piece in _pieces(source, name):
+                file.write(piece)
         try:
             path = path.rename(path.with_suffix(recognised_suffix(path)))
             yield path
         except (InputError, FormatError) as error:
-            raise type(error)(str(error).replace(str(path), "standard input")) from None
+            raise type(error)(str(error).replace(str(path), name)) from None
+
+
+def _pieces(source: Path, name: str) -> Iterator[bytes]:
+    """What comes from standard input or a pipe."""
+    try:
+        if source == STANDARD:
+            if sys.stdin is None:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            yield from iter(lambda: sys.stdin.buffer.read(_PIECE_BYTES), b"")
+            return
+        with open(source, "rb") as pipe:
+            yield from iter(lambda: pipe.read(_PIECE_BYTES), b"")
+    except OSError as error:
+        raise InputError(f"{name}: expected bytes to read, found {error.strerror}") from None
 
 
 @contextmanager
@@ -53,6 +70,8 @@ def writable(output: Path, suffix: str) -> Iterator[Path]:
     if output != STANDARD:
         yield output
         return
+    if sys.stdout is None:
+        raise InputError("standard output: expected it to be open, found it closed")
     if sys.stdout.isatty():
         raise InputError("standard output: expected a file or a pipe, found a terminal")
     with tempfile.TemporaryDirectory(prefix="metaq-") as folder:

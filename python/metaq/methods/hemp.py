@@ -34,6 +34,7 @@ from metaq.metrics import coded_weights
 from metaq.solvers.lloyd_max import best_levels, lloyd_max, spread
 from metaq.solvers.tuple_entropy import Gradient, tuples, value
 
+_HIGHEST_ORDER = 62  # of which the tuples of as few as two levels can be numbered
 _LEAST_LEVELS = 3  # that a size may ask for: with fewer, no level is left between those of the large weights
 _LEAST_FITS = 40  # of levels, in a training to a size
 
@@ -154,7 +155,7 @@ class HEMP(Method):
     def __post_init__(self) -> None:
         check_fields(
             self,
-            ("order", self.order >= 1, "at least 1"),
+            ("order", 1 <= self.order <= _HIGHEST_ORDER, f"1 to {_HIGHEST_ORDER}"),
             ("levels", 2 <= self.levels <= 1 << 16, "2 to 65,536"),
             ("strength", self.strength >= 0 and math.isfinite(self.strength), "a finite number of at least 0"),
             ("schedule", is_schedule(self.schedule), "rising shares of the training, 0 to 1, with finite factors"),

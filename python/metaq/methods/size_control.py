@@ -45,6 +45,7 @@ _SAMPLE = 1 << 15  # weights of a tensor whose symbols are tried
 _LARGEST_PRICE = math.log(100.0)
 _LARGEST_REWARD = 0.25  # of a bit, likewise; beyond, all weights flock to the rarest level
 _BISECTIONS = 12
+_MOST_RATIO = 1e6  # that anybody means
 _FITS = 6  # measurements of the file in a fit
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class SizeTarget:
         check_fields(
             self,
             ("size_bytes", self.size_bytes >= 0, "at least 1, or 0 for no target"),
-            ("ratio", 0 <= self.ratio < math.inf, "more than 0, or 0 for no target"),
+            ("ratio", not self.ratio or 1 / _MOST_RATIO <= self.ratio <= _MOST_RATIO, "1e-6 to 1e6, or 0 for none"),
             ("ratio", not (self.ratio and self.size_bytes), "0 where there is a size in bytes"),
             where="target",
         )

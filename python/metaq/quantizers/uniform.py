@@ -12,7 +12,7 @@ from metaq.assign import nearest, reconstruct
 from metaq.codebook import UniformCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
 from metaq.errors import InputError
-from metaq.tensors import CODED_FLOATS
+from metaq.tensors import CODED_FLOATS, KEPT_EXACTLY, are_float32
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ def compress(state: Mapping[str, Tensor], step: float) -> CompressedModel:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or not is_quantizable(tensor):
             continue
-        if not bool(torch.isfinite(tensor).all()):
-            _log.warning("tensor %r: expected finite weights, found NaN or infinity; it is kept exactly", name)
+        if not are_float32(tensor):
+            _log.warning(KEPT_EXACTLY, name)
             continue
         try:
             tensors[name] = quantize_tensor(tensor, codebook)

@@ -23,6 +23,7 @@ from metaq.quantizers import rdoq, trellis
 from metaq.quantizers.rounding import is_roundable, round_as_float16
 from metaq.quantizers.uniform import compress, is_quantizable
 from metaq.solvers.kmeans1d import kmeans
+from metaq.tensors import are_float32
 
 Row = dict[str, Any]
 State = Mapping[str, Tensor]
@@ -47,8 +48,8 @@ def step_of_entropy(weights: Sequence[Tensor], bits: float) -> float:
     """
     if not 0 < bits <= 24:
         raise InputError(f"bits: expected more than 0 and at most 24 bits per weight, found {bits:g}")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights):
-        raise InputError("curve: expected finite weights, found NaN or infinity")
+    if not all(map(are_float32, weights)):
+        raise InputError("curve: expected weights that float32 holds, found NaN, infinity or larger ones")
     highest = max((float(tensor.abs().max()) for tensor in weights), default=0.0)
     if highest == 0:
         return 1.0

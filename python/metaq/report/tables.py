@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metaq.report.printable import printable
+
 Row = dict[str, Any]
 
 _HEADINGS = {
@@ -116,11 +118,6 @@ def text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return printable("x".join(map(str, value)) or "scalar" if isinstance(value, list) else str(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def printable(line: str) -> str:
-    """A text without characters that would steer a terminal: they are written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def result_entries(result: Mapping[str, Any]) -> dict[str, str]:

@@ -20,7 +20,7 @@ def text(tmp_path, monkeypatch):
     (tmp_path / "tinyshakespeare" / "input.txt").write_bytes(content)
     monkeypatch.setenv("METAQ_DATA", str(tmp_path))
     sha256 = hashlib.sha256(content).hexdigest()
-    monkeypatch.setattr(tinyshakespeare, "_FILE", PublishedFile("input.txt", sha256, (), is_gzip=False))
+    monkeypatch.setattr(tinyshakespeare, "_FILE", PublishedFile("input.txt", sha256, len(content)))
     return torch.tensor(list(content)) - 65
 
 

@@ -64,7 +64,7 @@ def test_what_is_no_range(text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("training.epochs=0:200", "epochs: expected at least 1, found 0"),
+        ("training.epochs=0:200", "epochs: expected 1 to 1000000000, found 0"),
         ("training.optimizer=adam|adamm", "expected one of adam, sgd, found 'adamm'"),
         ("method.radius=7|many", "expected int, found 'many'"),
     ],

@@ -16,8 +16,8 @@ from metaq.experiments.data.files import PublishedFile, fetch
 _ARCHIVE = PublishedFile(
     "cifar-10-binary.tar.gz",
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    170_052_171,
     ("https://www.cs.toronto.edu/~kriz/",),
-    is_gzip=False,
 )
 _TRAIN = [f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1, 6)]
 _TEST = ["cifar-10-batches-bin/test_batch.bin"]

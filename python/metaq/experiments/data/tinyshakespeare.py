@@ -14,8 +14,8 @@ CONTEXT = 64  # characters in a window
 _FILE = PublishedFile(
     "input.txt",
     "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    1_115_394,
     ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",),
-    is_gzip=False,
 )
 _TRAINING_SHARE = 0.9  # the first so much of the text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import tomllib
 from dataclasses import dataclass
 from typing import Any
@@ -145,7 +146,7 @@ def _numbers(key: str, values: str, current: Any) -> Numbers:
         if _is_number(current):
             forms = f"{'whole numbers ' if is_whole else ''}LOW:HIGH, LOW:HIGH:log or 'A|B|C'"
         raise InputError(f"range {key}: expected {forms}, found {values!r}")
-    if not (math.isfinite(numbers[0]) and math.isfinite(numbers[1]) and numbers[0] < numbers[1]):
+    if not (-sys.float_info.max <= numbers[0] < numbers[1] <= sys.float_info.max):
         raise InputError(f"range {key}: expected a lower and a higher number, found {values!r}")
     if scale and numbers[0] <= 0:
         raise InputError(f"range {key}: expected numbers above 0 on a logarithmic scale, found {values!r}")
@@ -177,5 +178,5 @@ def _is_number(value: Any) -> bool:
 def _from_toml(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
