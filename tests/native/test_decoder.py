@@ -174,6 +174,7 @@ def test_the_good_file_of_the_malformed_ones(run):
 
 def test_every_status_is_tried_and_documented():
     of_the_call = {"ok", "bad_index", "bad_elements", "wrong_output_size", "wrong_base", "no_memory", "read_failed"}
+    of_the_call |= {"beyond_limits"}
     tried = {name for name, _ in MALFORMED} | {"difference", "unsupported_coder", "stream_truncated"}
     names = set(MESSAGES)
     assert names == tried | of_the_call
