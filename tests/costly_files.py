@@ -11,27 +11,31 @@ from metaq.format.header import varint
 KEPT_DOUBLE = b"\3\1"
 
 
-def headers(size_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """Headers of about so many bytes, of what takes most time or memory for each."""
-    yield "chunks that are not there", b"\0\0\0" + varint(size_bytes // 3) + bytes(size_bytes // 3 * 3)
-    yield "one key many times", b"\0" + varint(size_bytes // 2) + bytes(size_bytes // 2 * 2) + b"\0\0"
+def headers(size_bytes: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """Headers of about so many bytes, of what takes most time or memory for each, and the payload of the only chunk."""
+    yield "chunks that are not there", b"\0\0\0" + varint(size_bytes // 3) + bytes(size_bytes // 3 * 3), b""
+    yield "one key many times", b"\0" + varint(size_bytes // 2) + bytes(size_bytes // 2 * 2) + b"\0\0", b""
     keys = [malformed.string(b"%06x" % number) + b"\0" for number in range(size_bytes // 8)]
-    yield "short keys", b"\0" + malformed.listed(*keys) + b"\0\0"
+    yield "short keys", b"\0" + malformed.listed(*keys) + b"\0\0", b""
     keys = [malformed.string(b"a" * 4000 + b"%06x" % number) + b"\0" for number in range(size_bytes // 4009)]
-    yield "keys that begin alike", b"\0" + malformed.listed(*keys) + b"\0\0"
-    keys = [malformed.string(bytes([97 + number % 3]) * (number // 3)) + b"\0" for number in range(900)]
-    yield "keys that begin others", b"\0" + malformed.listed(*keys) + b"\0\0"
+    yield "keys that begin alike", b"\0" + malformed.listed(*keys) + b"\0\0", b""
+    keys = [malformed.string(b"a" * number) + b"\0" for number in range(round((2 * size_bytes) ** 0.5))]
+    yield "keys that begin others", b"\0" + malformed.listed(*keys) + b"\0\0", b""
     count = min(size_bytes // 4, 1 << 20)
-    yield "one name many times", b"\0\0" + varint(count) + count * b"\0\0\1\0" + b"\0"
+    yield "one name many times", b"\0\0" + varint(count) + count * b"\0\0\1\0" + b"\0", b""
     count = min(size_bytes // 11, 1 << 20)
     tensors = [malformed.string(b"%06x" % number) + KEPT_DOUBLE + malformed.shape(1) for number in range(count)]
-    yield "tensors of eight planes", b"\0\0" + malformed.listed(*tensors) + malformed.listed(b"\0\0\0")
+    payload = bytes(1 + count // (1 << 16))
+    chunk = malformed.chunk(1, 0, payload)
+    yield "tensors of eight planes", b"\0\0" + malformed.listed(*tensors) + malformed.listed(chunk), payload
     levels = np.arange(min(size_bytes // 4, 1 << 20), dtype="<f4")
     table = b"\0\1" + varint(levels.size) + b"\0" + levels.tobytes()
-    yield "levels", b"\0\0" + malformed.listed(malformed.tensor(rest=malformed.shape(0) + table)) + b"\0"
+    yield "levels", b"\0\0" + malformed.listed(malformed.tensor(rest=malformed.shape(0) + table)) + b"\0", b""
     rows = malformed.shape(size_bytes, 2) + malformed.STEP + bytes([1, 1]) + bytes(size_bytes)
     scaled = malformed.tensor(kind=malformed.SCALED, rest=rows)
-    yield "scales", b"\0\0" + malformed.listed(scaled) + malformed.listed(malformed.chunk(1, 0, b"\0"))
+    payload = bytes(1 + size_bytes // (1 << 18))
+    chunk = malformed.chunk(1, 0, payload)
+    yield "scales", b"\0\0" + malformed.listed(scaled) + malformed.listed(chunk), payload
 
 
 def symbols(count: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from metaq import coding
 from metaq.errors import MetaqError
 
 HEADER_SECONDS = 3e-6  # for each byte of the header before text coding
-HEADER_MEMORY = 100  # bytes for each such byte, beside 16 MB
+HEADER_MEMORY = 400  # bytes for each such byte, beside 16 MB
 SYMBOL_SECONDS = dict.fromkeys(coding.coders, 3e-7) | {"mixing": 5e-5, "adaptive": 1e-6}
 
 CHILD = """
@@ -58,8 +58,8 @@ def cost_elsewhere(data, folder):
 
 
 def check_headers(size_bytes, cost_of, folder):
-    for name, header in costly.headers(size_bytes):
-        data = malformed.sealed(header, [])
+    for name, header, payload in costly.headers(size_bytes):
+        data = malformed.sealed(header, [payload] if payload else [])
         seconds, memory, outcome = cost_of(data, folder)
         by_byte = f"{1e6 * seconds / len(header):.3f} us and {memory / len(header):.1f} bytes for each of the header's"
         print(f"{name}: {len(data)} bytes, {len(header)} of header, {seconds:.2f} s, {by_byte}; {outcome[:60]}")

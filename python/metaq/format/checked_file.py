@@ -38,6 +38,7 @@ from metaq.matrix_layout import MatrixLayout
 
 ALL_ELEMENTS = 2**64 - 1
 TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
+_MOST_SHOWN_AGAIN = 1 << 16  # symbols of a chunk that a coder refused, and is asked once more to say why
 
 # A tensor's position, its first element that is wanted, how many are, and memory for just those, of any dtype.
 Request = tuple[int, int, int, np.ndarray]
@@ -304,18 +305,17 @@ class CheckedFile:
         raise FormatError(f"{self.name}: expected {self.size_bytes} bytes, as when it was opened, found {what}")
 
     def _fail_in_stream(self, error: _native.FileError) -> NoReturn:
-        """A coder can say more of a bad stream than that it is bad."""
+        """A coder can say more of a bad stream than that it is bad; of one that takes long it is not asked again."""
         assert error.chunk is not None
-        coder, _, offset, size = self._file.chunks()[error.chunk]
-        if coder == coding.DIFFERENCE:
+        coder, symbols, offset, size = self._file.chunks()[error.chunk]
+        name = "difference" if coder == coding.DIFFERENCE else coding.by_identifier(coder).name
+        stream = f"{self.name}, chunk {error.chunk}: {name} stream"
+        if coder == coding.DIFFERENCE or symbols > _MOST_SHOWN_AGAIN:
             found = "its end" if error.status == "stream_truncated" else "another"
-            raise FormatError(
-                f"{self.name}, chunk {error.chunk}: difference stream: expected one as encoders write it, found {found}"
-            )
+            raise FormatError(f"{stream}: expected one as encoders write it, found {found}")
         shapes = [shape for *_, shape in self._file.runs(error.chunk)]
         self._decode_elsewhere(error.chunk, coder, self.read(offset, size), shapes)
-        stream = f"chunk {error.chunk}: {coding.by_identifier(coder).name} stream"
-        raise FormatError(f"{self.name}, {stream}: expected symbols that stand for values, found others")
+        raise FormatError(f"{stream}: expected symbols that stand for values, found others")
 
     def _place(self, error: _native.FileError) -> str:
         """Behind the file's name: where it is that something is wrong."""
