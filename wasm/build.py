@@ -12,6 +12,7 @@ SOURCE = HERE.parent / "src"
 EXPORTS = ("close", "tensor_count", "metadata_count", "base", "status_name", "status_text", "dtype_name", "version")
 FLAGS = [
     *("-target", "wasm32-wasi", "-mexec-model=reactor", "-std=c++20", "-Os", "-flto", "-fno-exceptions", "-fno-rtti"),
+    "-ffp-contract=off",
     *("-DNDEBUG", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP", "-DMETAQ_TABLES_AT_START", f"-I{SOURCE}"),
     *("-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,stack-size=262144"),
     *(f"-Wl,--export=metaq_{name}" for name in EXPORTS),

@@ -27,15 +27,16 @@ def build(request, tmp_path_factory):
 
     def compile_source(source, *flags):
         program = tmp_path_factory.mktemp(request.param) / source.stem
-        command = [compiler, "-std=c++20", "-O1", "-static", "-Wall", "-Wextra", "-Werror", *flags, f"-I{ROOT / 'src'}"]
+        command = [compiler, "-std=c++20", "-static", "-Wall", "-Wextra", "-Werror", *flags, f"-I{ROOT / 'src'}"]
         subprocess.run([*command, source, "-o", program], check=True)
         return [emulator, program]
 
     return compile_source
 
 
-def test_golden_files(build, tmp_path):
-    command = build(ROOT / "src" / "mtq_decode.cpp")
+@pytest.mark.parametrize("flags", [["-O1"], ["-O3", "-ffp-contract=fast"]])
+def test_golden_files(flags, build, tmp_path):
+    command = build(ROOT / "src" / "mtq_decode.cpp", *flags)
     for path in GOLDEN:
         if any(coder in path.name for coder in OF_OTHERS):
             continue
@@ -49,7 +50,7 @@ def test_golden_files(build, tmp_path):
 
 
 def test_golden_files_as_on_small_devices(build, tmp_path):
-    command = build(ROOT / "src" / "mtq_device.cpp", "-DMETAQ_SMALL", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP")
+    command = build(ROOT / "src" / "mtq_device.cpp", "-O1", "-DMETAQ_SMALL", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP")
     for path in GOLDEN:
         if any(coder in path.name for coder in OF_OTHERS):
             continue
