@@ -11,12 +11,14 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "metaq/adaptive/coder.hpp"
 #include "metaq/difference/coder.hpp"
 #include "metaq/format/chunk.hpp"
+#include "metaq/format/header.hpp"
 #include "metaq/huffman/coder.hpp"
 #include "metaq/mixing/coder.hpp"
 #include "metaq/range/coder.hpp"
@@ -163,6 +165,10 @@ nb::bytes encode_text(const ByteArray& bytes) {
 }
 
 nb::bytes decode_text(const ByteArray& data, std::size_t size) {
+    const std::uint64_t most = kHeaderBytesPerByte * (data.size() + 8);
+    if (size > most)
+        throw std::invalid_argument("size: expected at most " + std::to_string(most) + ", found " +
+                                    std::to_string(size));
     Bytes bytes(size);
     metaq::Status status = metaq::Status::ok;
     {

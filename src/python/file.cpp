@@ -59,7 +59,9 @@ public:
             std::vector<Shape> shapes;
             for (const Block& block : blocks) shapes.emplace_back(block.rows, block.channels, block.kernel);
             const nb::object result = decode_(chunk, coder, nb::bytes(payload.data(), payload.size()), shapes);
-            const auto arrays = nb::cast<std::vector<DecodedBlock>>(result, false);
+            std::vector<DecodedBlock> arrays;
+            if (!nb::try_cast(result, arrays, false))
+                throw std::invalid_argument("a coder returned no list of arrays of int32 in three dimensions");
             if (arrays.size() != blocks.size())
                 throw std::invalid_argument("a coder returned another number of blocks");
             for (std::size_t i = 0; i < blocks.size(); ++i) {

@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstdint>
 #include <span>
-#include <system_error>
+#include <stdexcept>
 
 #include "metaq/format/byte_source.hpp"
 
@@ -19,7 +19,7 @@ class DescriptorSource final : public ByteSource {
 public:
     // Keeps a descriptor of its own of the same open file.
     explicit DescriptorSource(int descriptor) : descriptor_(fcntl(descriptor, F_DUPFD_CLOEXEC, 0)) {
-        if (descriptor_ < 0) throw std::system_error(errno, std::generic_category(), "file descriptor");
+        if (descriptor_ < 0) throw std::invalid_argument("descriptor: expected that of an open file, found another");
     }
     DescriptorSource(const DescriptorSource&) = delete;
     DescriptorSource& operator=(const DescriptorSource&) = delete;
