@@ -248,7 +248,8 @@ private:
         const std::uint64_t size = fields.varint();
         const std::uint64_t coded_size = fields.varint();
         fields.expect(size > 0 && size <= kHeaderBytesLimit, FileStatus::header_size, size);
-        fields.expect(size <= limits.header_bytes, FileStatus::beyond_limits, size, limits.header_bytes, "header bytes");
+        fields.expect(size <= limits.header_bytes, FileStatus::beyond_limits, size, limits.header_bytes,
+                      "header bytes");
         // Longer codes have bytes left over, which is seen before they are read.
         fields.expect(coded_size <= kCodedBytesPerByte * size + 8, FileStatus::header_coding, 0, 0, "corrupt");
         const std::size_t begin = fields.offset();

@@ -11,7 +11,8 @@
 #ifdef __FAST_MATH__
 #error "metaq: expected IEEE 754 arithmetic, found -ffast-math; compile without it what includes the decoder"
 #endif
-static_assert(FLT_EVAL_METHOD != 2, "metaq: expected floats to be rounded, found those of the x87; add -msse2 -mfpmath=sse");
+static_assert(FLT_EVAL_METHOD != 2,
+              "metaq: expected floats to be rounded, found those of the x87; add -msse2 -mfpmath=sse");
 
 namespace metaq {
 

@@ -19,14 +19,15 @@ namespace metaq {
 
 inline constexpr std::uint64_t kHeaderBytesLimit = 1u << 26;
 inline constexpr std::uint64_t kHeaderBytesPerByte = 1u << 12;  // and 8 bytes more, which may be implied
-inline constexpr std::uint64_t kCodedBytesPerByte = 11;  // of the header: 81 bits, and a few bytes more
+inline constexpr std::uint64_t kCodedBytesPerByte = 11;         // of the header: 81 bits, and a few bytes more
 inline constexpr std::uint64_t kElementsLimit = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kTensorsLimit = 1u << 20;
 inline constexpr std::uint64_t kLevelsLimit = 1u << 20;
 inline constexpr std::uint8_t kDimensionsLimit = 32;
 inline constexpr std::uint8_t kDifferenceFlag = 1;
 inline constexpr std::uint64_t kChecksumBytes = 32;  // of a difference's base
-inline constexpr std::uint64_t kShortTexts = 1 + 128 + 128 * 128 + 1920;  // of UTF-8 in no more than two bytes, and different
+inline constexpr std::uint64_t kShortTexts = 1 + 128 + 128 * 128 +
+                                             1920;  // of UTF-8 in no more than two bytes, and different
 
 class HeaderReader {
 public:

@@ -41,7 +41,7 @@ public:
 
 private:
     const std::uint8_t* width_ = nullptr;  // of the next block
-    std::span<const std::uint8_t> rest_;    // symbols to come
+    std::span<const std::uint8_t> rest_;   // symbols to come
     std::size_t row_size_ = 0, block_width_ = 0;
 };
 
