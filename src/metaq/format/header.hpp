@@ -71,7 +71,6 @@ private:
         // Keys are different, so that most take a byte for their size, three or more, and one for the value's size.
         const std::uint64_t most = kShortTexts + fields_.left() / 5;
         if (!fields_.expect(count <= most, FileStatus::header_truncated, count, most, "metadata entries")) return;
-        keep(header.metadata.reserve(static_cast<std::size_t>(count)));
         for (std::uint64_t left = count; left > 0 && fields_.is_ok(); --left) {
             MetadataEntry entry;
             entry.key = fields_.string();
