@@ -50,6 +50,7 @@ template <Encode encode>
 nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
     std::vector<metaq::ConstBlock> blocks;
     for (const SymbolArray& array : arrays) {
+        check_symbols(array);
         blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
     }
     Bytes out;
