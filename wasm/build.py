@@ -17,7 +17,7 @@ LOOPS_END = 0x50000  # behind data and stack of the loops; metaq.js knows it, to
 FLAGS = [
     *("-target", "wasm32-wasi", "-mexec-model=reactor", "-std=c++20", "-fno-exceptions", "-fno-rtti", "-mbulk-memory"),
     *("-DNDEBUG", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP", "-DMETAQ_TABLES_AT_START", "-DMETAQ_REPLACEABLE"),
-    *(f"-I{SOURCE}", "-Wl,--gc-sections", "-Wl,--strip-all"),
+    *("-ffp-contract=off", f"-I{SOURCE}", "-Wl,--gc-sections", "-Wl,--strip-all"),
 ]
 FOR_SPEED = ["-O2"]
 FOR_SIZE = ["-Os", "-Xclang", "-Oz"]  # -Oz alone is -Os to zig

@@ -26,6 +26,7 @@ _MODULES = {
     "Difference": "metaq.methods",
     "FormatError": "metaq.errors",
     "InputError": "metaq.errors",
+    "Limits": "metaq.format.limits",
     "METaQ": "metaq.methods",
     "MetaqError": "metaq.errors",
     "Pruned": "metaq.methods",

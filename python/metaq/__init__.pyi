@@ -4,6 +4,7 @@ from metaq.compressed_model import Alias, CodedTensor, CompressedModel
 from metaq.compressor import Compressor
 from metaq.differences import apply, apply_difference, checksum
 from metaq.errors import DataError, FormatError, InputError, MetaqError, RecipeError
+from metaq.format.limits import Limits
 from metaq.integrations.device import c_program
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
@@ -30,6 +31,7 @@ __all__ = [
     "Difference",
     "FormatError",
     "InputError",
+    "Limits",
     "METaQ",
     "MetaqError",
     "Pruned",

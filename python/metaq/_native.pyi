@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,12 +132,27 @@ class FileError:
     def found(self) -> tuple[int, int]: ...
 
 class File:
+    @overload
     def __init__(
         self,
         data: NDArray[np.uint8],
+        is_constant: bool = ...,
         foreign_coders: Sequence[int] = ...,
         cache_bytes: int = ...,
         takes_differences: bool = ...,
+        header_bytes: int = ...,
+        decoded_bytes: int = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        descriptor: int,
+        size_bytes: int,
+        foreign_coders: Sequence[int] = ...,
+        cache_bytes: int = ...,
+        takes_differences: bool = ...,
+        header_bytes: int = ...,
+        decoded_bytes: int = ...,
     ) -> None: ...
     @property
     def error(self) -> FileError | None: ...

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from metaq.compressed_model import CompressedModel, coder_for, encode
 from metaq.differences import StateNetwork
 from metaq.errors import InputError
-from metaq.files import map_bytes, write_atomically
+from metaq.files import open_bytes, write_atomically
 from metaq.format.applying import apply_to
+from metaq.format.limits import Limits
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
 from metaq.tensors import load_tensors, new_tensor
@@ -32,26 +33,32 @@ def save(model: CompressedModel, path: str | os.PathLike[str], coder: str | None
     return len(data)
 
 
-def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_file(path: str | os.PathLike[str], limits: Limits | None = None) -> dict[str, Tensor]:
     """Every tensor of a `.mtq` file, by name, in the file's order and with its dtypes, on the CPU.
 
+    Args:
+        path: of the file.
+        limits: beyond which it is refused, if it is a stranger's.
+
     Raises:
-        InputError: the file cannot be read, or is a difference, which `load_into` applies.
+        InputError: the file cannot be read, is beyond the limits, or is a difference, which `load_into` applies.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return load_tensors(Reader(map_bytes(path), str(path)))
+    return load_tensors(Reader(open_bytes(path), str(path), limits=limits))
 
 
-def load_into(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_into(model: nn.Module, path: str | os.PathLike[str], limits: Limits | None = None) -> None:
     """Load a `.mtq` file into a model, which must have exactly its tensors; otherwise the model stays as it was.
 
     A difference is applied to what the model holds, which must be its base, every bit of it.
 
     Raises:
-        InputError: the file cannot be read, its names or shapes are not the model's, or the model holds another base.
+        InputError: the file cannot be read or is beyond the limits, its names or shapes are not the model's, or the
+            model holds another base.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    reader, state = Reader(map_bytes(path), str(path), takes_differences=True), model.state_dict()
+    reader = Reader(open_bytes(path), str(path), takes_differences=True, limits=limits)
+    state = model.state_dict()
     tensors = load_tensors(reader) if reader.base is None else _applied(reader, state)
     for name, tensor in state.items():
         expected = f"shape {tuple(tensor.shape)}"
@@ -76,5 +83,5 @@ class safe_open(OpenFile[Tensor]):  # noqa: N801 - the name that safetensors has
         rows = file.get_slice("embedding.weight")[:100]
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path, new_tensor)
+    def __init__(self, path: str | os.PathLike[str], limits: Limits | None = None) -> None:
+        super().__init__(path, new_tensor, limits)

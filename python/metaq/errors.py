@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import heapq
+import operator
 from collections.abc import Iterable, Mapping
+from itertools import islice, takewhile
 from typing import TypeVar
+
+# Of names that might have been meant: how many are looked at, and how many of these, with most in common, closely.
+_MOST_NAMES, _MOST_COMPARED = 1 << 16, 100
+_SHORT_NAME, _LONG_NAME = 16, 1000  # in characters
 
 Entry = TypeVar("Entry")
 
@@ -34,9 +41,22 @@ class RecipeError(MetaqError):
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: "; did you mean 'x'?", or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
+    """The end of a message about an unknown name: "; did you mean 'x'?", or nothing when no known name is near.
+
+    Of very many known names, or long ones, only some are looked at, so that a message never takes long.
+    """
+
+    def agreement(other: str) -> int:
+        return _common_length(name, other) + _common_length(reversed(name), reversed(other))
+
+    candidates = (other for other in islice(known, _MOST_NAMES) if len(other) <= 2 * len(name) + _SHORT_NAME)
+    near = difflib.get_close_matches(name[:_LONG_NAME], heapq.nlargest(_MOST_COMPARED, candidates, key=agreement), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _common_length(one: Iterable[str], other: Iterable[str]) -> int:
+    """How many characters two texts begin with alike."""
+    return sum(1 for _ in takewhile(bool, map(operator.eq, one, other)))
 
 
 def entry_of_name(name: str, known: Mapping[str, Entry], kind: str) -> Entry:

@@ -8,6 +8,7 @@ import mmap
 import os
 import stat
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ Content = TypeVar("Content")
 
 TEMPORARY_PREFIX = ".metaq-"
 _PIECE_BYTES = 1 << 20
+_MOST_READ = 1 << 30  # at a time: more is more than the system reads at once
 
 
 class Closable(ABC):
@@ -128,6 +130,77 @@ def _umask() -> int:
     return mask
 
 
+class FileBytes:
+    """A file's bytes, read from the disk where they are asked for; whoever changes the file meanwhile harms nobody.
+
+    A memory map would end the process where the file has become shorter.
+
+    Attributes:
+        size_bytes: of the file when it was opened.
+
+    Raises:
+        InputError: there is no such file, it is a directory, or it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        with _reading(path):
+            self._descriptor = os.open(path, os.O_RDONLY)
+            self._closing = weakref.finalize(self, os.close, self._descriptor)
+            self.size_bytes = os.fstat(self._descriptor).st_size
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def read(self, place: int, size_bytes: int) -> bytes:
+        """Bytes from a place on; fewer where the file ends.
+
+        Raises:
+            InputError: they cannot be read any more.
+        """
+        parts: list[bytes] = []
+        with _reading(self._path):
+            while size_bytes > 0 and (part := os.pread(self._descriptor, min(size_bytes, _MOST_READ), place)):
+                parts.append(part)
+                place, size_bytes = place + len(part), size_bytes - len(part)
+        return b"".join(parts)
+
+    def current_size(self) -> int:
+        """How many bytes the file has by now."""
+        return os.fstat(self._descriptor).st_size
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._closing()
+
+
+def open_bytes(path: str | os.PathLike[str]) -> FileBytes | bytes:
+    """A file to be read where it is looked at; of what has no places to read at, such as a pipe, all bytes.
+
+    Raises:
+        InputError: there is no such file, it is a directory or a device, or it cannot be read.
+    """
+    if not is_pipe(path):
+        refuse_devices(path)
+        return FileBytes(path)
+    with _reading(path), open(path, "rb") as file:
+        return file.read()
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Failures within say that the file cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the latter of a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: expected a readable file, found {reason}") from None
+
+
 def map_bytes(path: str | os.PathLike[str]) -> memoryview:
     """A file's bytes as a read-only view, which reads only what is looked at: pages of a memory map.
 
@@ -137,15 +210,11 @@ def map_bytes(path: str | os.PathLike[str]) -> memoryview:
         InputError: there is no such file, it is a directory or a device, or it cannot be read.
     """
     refuse_devices(path, takes_pipes=True)
-    try:
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            return memoryview(file.read())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: expected a readable file, found {reason}") from None
+    with _reading(path), open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return memoryview(file.read())
 
 
 def is_pipe(path: str | os.PathLike[str]) -> bool:
@@ -170,12 +239,6 @@ def _kind(path: str | os.PathLike[str]) -> int | None:
         return None
 
 
-def forget_pages(view: memoryview) -> None:
-    """Let go of the pages that a view of `map_bytes` has read so far; the next look reads them again."""
-    if isinstance(view.obj, mmap.mmap):
-        view.obj.madvise(mmap.MADV_DONTNEED)
-
-
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """A file's bytes.
 
@@ -183,11 +246,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         InputError: there is no such file, it is a directory, a device or a pipe, or it cannot be read.
     """
     refuse_devices(path)
-    try:
+    with _reading(path):
         return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # the latter of a name with a zero byte
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: expected a readable file, found {reason}") from None
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -13,11 +13,12 @@ import numpy as np
 
 from metaq.coding import DEFAULT_CODER
 from metaq.errors import InputError
-from metaq.files import map_bytes, write_atomically
+from metaq.files import open_bytes, write_atomically
 from metaq.format import writer
 from metaq.format.applying import apply_to, open_difference
 from metaq.format.changes import encode_difference
 from metaq.format.dtypes import BY_NAME, new_array
+from metaq.format.limits import Limits
 from metaq.format.network import array_network, layout_of, octets_of, whole_source
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
@@ -27,6 +28,7 @@ from metaq.format.writer import Source
 __all__ = [
     "DeltaReader",
     "DeltaWriter",
+    "Limits",
     "apply",
     "decode",
     "delta",
@@ -39,23 +41,28 @@ __all__ = [
 ]
 
 
-def load(data: bytes | memoryview) -> dict[str, np.ndarray]:
+def load(data: bytes | memoryview, limits: Limits | None = None) -> dict[str, np.ndarray]:
     """Every tensor of a `.mtq` file in memory, by name, in the file's order; aliases are the same array.
 
+    Args:
+        data: the file.
+        limits: beyond which it is refused, if it is a stranger's.
+
     Raises:
+        InputError: it is beyond the limits.
         FormatError: the bytes are not a whole and unchanged `.mtq` file.
     """
-    return Reader(data).load()
+    return Reader(data, limits=limits).load()
 
 
-def load_file(filename: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def load_file(filename: str | os.PathLike[str], limits: Limits | None = None) -> dict[str, np.ndarray]:
     """Every tensor of a `.mtq` file, as `load` gives them.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is beyond the limits.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return Reader(map_bytes(filename), str(filename)).load()
+    return Reader(open_bytes(filename), str(filename), limits=limits).load()
 
 
 def save(
@@ -172,8 +179,8 @@ class safe_open(OpenFile[np.ndarray]):  # noqa: N801 - the name that safetensors
         rows = file.get_slice("embedding.weight")[:100]
     """
 
-    def __init__(self, filename: str | os.PathLike[str]) -> None:
-        super().__init__(filename, new_array)
+    def __init__(self, filename: str | os.PathLike[str], limits: Limits | None = None) -> None:
+        super().__init__(filename, new_array, limits)
 
 
 class DeltaWriter(LogWriter):

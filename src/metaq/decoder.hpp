@@ -35,6 +35,7 @@
 #include "metaq/format/chunk.hpp"
 #include "metaq/format/crc32.hpp"
 #include "metaq/format/header.hpp"
+#include "metaq/format/limits.hpp"
 #include "metaq/format/sequence.hpp"
 #include "metaq/format/status.hpp"
 #include "metaq/text/coder.hpp"
@@ -55,19 +56,20 @@ public:
 
     // Checks all but the chunks' payloads. The file is empty unless this gives ok. `foreign_coders` are identifiers that the
     // format does not have, but the caller's ForeignDecoder. Where differences are not taken, the error that one is has its
-    // base's checksum for a name.
+    // base's checksum for a name. Who opens a stranger's file passes limits.
     FileError open(std::span<const std::uint8_t> data, std::span<const std::uint8_t> foreign_coders = {},
-                   Differences differences = Differences::refused) noexcept {
+                   Differences differences = Differences::refused, const FileLimits& limits = {}) noexcept {
         *this = File();
         data_ = data;
         size_ = data.size();
-        return opened(read_file(foreign_coders), differences);
+        return opened(read_file(foreign_coders, limits), differences);
     }
 
     // As before, of a file that is not in memory: its header is read now, each chunk when it is decoded. The source outlives
     // the file. Where the file ends is not checked while its size is not known.
     FileError open_late(ByteSource& source, std::uint64_t size = kUnknownSize,
-                        Differences differences = Differences::refused) noexcept {
+                        Differences differences = Differences::refused, const FileLimits& limits = {},
+                        std::span<const std::uint8_t> foreign_coders = {}) noexcept {
         *this = File();
         size_ = size;
         layout_.source = &source;
@@ -81,7 +83,7 @@ public:
             error.status = FileStatus::read_failed;
             if (!source.read(before, std::span(start).subspan(before))) break;
             data_ = start;
-            error = read_file({});
+            error = read_file(foreign_coders, limits);
             if (error.status != FileStatus::truncated || error.chunk != kNowhere || wanted == size) break;
             // No more than twice as much, since nothing vouches for the size that the file tells.
             error.found = number(size);
@@ -100,7 +102,7 @@ public:
         data_ = chunks;
         size_ = chunks.size();
         FieldReader fields(chunks, FileStatus::truncated);
-        FileError error = HeaderReader(header).read(header_);
+        FileError error = HeaderReader(header, chunks.size()).read(header_);
         if (error.status == FileStatus::ok) error = place_chunks(fields, {});
         return opened(error, differences);
     }
@@ -235,7 +237,7 @@ private:
         return error;
     }
 
-    FileError read_file(std::span<const std::uint8_t> foreign_coders) {
+    FileError read_file(std::span<const std::uint8_t> foreign_coders, const FileLimits& limits) {
         static constexpr std::array<std::uint8_t, 3> kMagic{'M', 'T', 'Q'};
         FieldReader fields(data_, FileStatus::truncated);
         const bool is_mtq = data_.size() >= kMagic.size() && std::equal(kMagic.begin(), kMagic.end(), data_.begin());
@@ -246,6 +248,10 @@ private:
         const std::uint64_t size = fields.varint();
         const std::uint64_t coded_size = fields.varint();
         fields.expect(size > 0 && size <= kHeaderBytesLimit, FileStatus::header_size, size);
+        fields.expect(size <= limits.header_bytes, FileStatus::beyond_limits, size, limits.header_bytes,
+                      "header bytes");
+        // Longer codes have bytes left over, which is seen before they are read.
+        fields.expect(coded_size <= kCodedBytesPerByte * size + 8, FileStatus::header_coding, 0, 0, "corrupt");
         const std::size_t begin = fields.offset();
         fields.expect(coded_size + 4 <= fields.left(), FileStatus::truncated, data_.size(), begin + coded_size + 4);
         const auto coded = fields.take(coded_size);
@@ -255,12 +261,17 @@ private:
         fields.expect(checksum.empty() || crc32(covered) == read_word(checksum), FileStatus::header_checksum);
         fields.expect(size <= kHeaderBytesPerByte * (coded_size + 8), FileStatus::header_size, size, coded_size);
         fields.error().header_byte = kNowhere;  // these are bytes of the file
-        return fields.is_ok() ? read_header(fields, coded, static_cast<std::size_t>(size), foreign_coders)
-                              : fields.error();
+        if (!fields.is_ok()) return fields.error();
+        const FileError error = read_header(coded, static_cast<std::size_t>(size));
+        if (error.status != FileStatus::ok) return error;
+        const std::uint64_t decoded = decoded_bytes_of(header_);
+        fields.expect(decoded <= limits.decoded_bytes, FileStatus::beyond_limits, decoded, limits.decoded_bytes,
+                      "decoded bytes");
+        fields.error().header_byte = kNowhere;
+        return fields.is_ok() ? place_chunks(fields, foreign_coders) : fields.error();
     }
 
-    FileError read_header(FieldReader& fields, std::span<const std::uint8_t> coded, std::size_t size,
-                          std::span<const std::uint8_t> foreign_coders) {
+    FileError read_header(std::span<const std::uint8_t> coded, std::size_t size) {
         FileError error;
         error.status = FileStatus::no_memory;
         if (!header_bytes_.resize(size)) return error;
@@ -269,8 +280,12 @@ private:
         if (status == Status::no_memory) return error;
         error.status = FileStatus::header_coding;
         if (status != Status::ok) return error;
-        error = HeaderReader(header_bytes_).read(header_);
-        return error.status == FileStatus::ok ? place_chunks(fields, foreign_coders) : error;
+        error = HeaderReader(header_bytes_, size_ - chunks_begin_).read(header_);
+        if (error.status == FileStatus::truncated) {  // of bytes behind the header
+            error.expected = number(static_cast<std::uint64_t>(error.expected.least) + chunks_begin_);
+            error.found = number(size_);
+        }
+        return error;
     }
 
     // Moves `end` behind so many bytes of the file, which fails if it has not as many.

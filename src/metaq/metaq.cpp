@@ -44,7 +44,11 @@ using metaq::FileStatus;
 
 // The statuses that C++ has are numbered as they are there, and this fails to compile if they are not any more.
 constexpr metaq_status to_c(FileStatus status) {
-    return status == FileStatus::read_failed ? METAQ_READ_FAILED : static_cast<metaq_status>(status);
+    switch (status) {
+        case FileStatus::beyond_limits: return METAQ_BEYOND_LIMITS;
+        case FileStatus::read_failed: return METAQ_READ_FAILED;
+        default: return static_cast<metaq_status>(status);
+    }
 }
 #define METAQ_SAME(c, cpp) static_assert(to_c(FileStatus::cpp) == c)
 METAQ_SAME(METAQ_OK, ok);
@@ -100,6 +104,7 @@ METAQ_SAME(METAQ_BAD_ELEMENTS, bad_elements);
 METAQ_SAME(METAQ_WRONG_OUTPUT_SIZE, wrong_output_size);
 METAQ_SAME(METAQ_WRONG_BASE, wrong_base);
 METAQ_SAME(METAQ_NO_MEMORY, no_memory);
+METAQ_SAME(METAQ_BEYOND_LIMITS, beyond_limits);
 METAQ_SAME(METAQ_READ_FAILED, read_failed);
 #undef METAQ_SAME
 
@@ -174,6 +179,13 @@ std::optional<metaq_options> checked(const metaq_options* options) {
     return ours;
 }
 
+metaq::FileLimits limits_of(const metaq_options& options) {
+    metaq::FileLimits limits;
+    if (options.header_bytes > 0) limits.header_bytes = options.header_bytes;
+    if (options.decoded_bytes > 0) limits.decoded_bytes = options.decoded_bytes;
+    return limits;
+}
+
 metaq::Differences differences_of(std::uint32_t flags) {
     return (flags & METAQ_TAKE_DIFFERENCES) != 0 ? metaq::Differences::taken : metaq::Differences::refused;
 }
@@ -217,6 +229,7 @@ uint32_t metaq_version(void) { return METAQ_VERSION; }
 const char* metaq_status_name(metaq_status status) {
     switch (status) {
         case METAQ_BAD_ARGUMENT: return "bad_argument";
+        case METAQ_BEYOND_LIMITS: return metaq::name_of(FileStatus::beyond_limits);
         case METAQ_READ_FAILED: return metaq::name_of(FileStatus::read_failed);
         case METAQ_NO_NAME: return "no_name";
         default: return metaq::name_of(static_cast<FileStatus>(status));
@@ -226,6 +239,7 @@ const char* metaq_status_name(metaq_status status) {
 const char* metaq_status_text(metaq_status status) {
     switch (status) {
         case METAQ_BAD_ARGUMENT: return "expected no null pointer and structs that begin with their size, found others";
+        case METAQ_BEYOND_LIMITS: return metaq::describe(FileStatus::beyond_limits);
         case METAQ_READ_FAILED: return metaq::describe(FileStatus::read_failed);
         case METAQ_NO_NAME: return "expected the name of a tensor, found another";
         default: return metaq::describe(static_cast<FileStatus>(status));
@@ -243,7 +257,7 @@ metaq_status metaq_open_memory(const void* data, size_t size, const metaq_option
     if (made == nullptr) return report(METAQ_NO_MEMORY, error);
     const metaq::AllocatorScope scope(made->memory);
     const std::span<const std::uint8_t> bytes(static_cast<const std::uint8_t*>(data), size);
-    return hand_out(made, made->file.open(bytes, {}, differences_of(asked->flags)), file, error);
+    return hand_out(made, made->file.open(bytes, {}, differences_of(asked->flags), limits_of(*asked)), file, error);
 }
 
 metaq_status metaq_open_reader(const metaq_reader* reader, const metaq_options* options, metaq_file** file,
@@ -262,7 +276,9 @@ metaq_status metaq_open_reader(const metaq_reader* reader, const metaq_options* 
     made->source.reader = ours;
     if (is_late) {
         const std::uint64_t size = std::min(ours.size, metaq::kUnknownSize);
-        return hand_out(made, made->file.open_late(made->source, size, differences_of(asked->flags)), file, error);
+        const FileError found = made->file.open_late(made->source, size, differences_of(asked->flags),
+                                                     limits_of(*asked));
+        return hand_out(made, found, file, error);
     }
     metaq_status status = METAQ_OK;
     if (!made->bytes.resize_for_overwrite(static_cast<std::size_t>(ours.size))) {
@@ -271,7 +287,8 @@ metaq_status metaq_open_reader(const metaq_reader* reader, const metaq_options* 
         status = METAQ_READ_FAILED;
     }
     if (status == METAQ_OK)
-        return hand_out(made, made->file.open(made->bytes, {}, differences_of(asked->flags)), file, error);
+        return hand_out(made, made->file.open(made->bytes, {}, differences_of(asked->flags), limits_of(*asked)), file,
+                        error);
     metaq_close(made);
     return report(status, error);
 }

@@ -120,7 +120,8 @@ typedef enum metaq_status {
     METAQ_NO_MEMORY = 52,
     METAQ_BAD_ARGUMENT = 53, /* a null pointer, or a struct whose size is not set */
     METAQ_READ_FAILED = 54,  /* the caller's reader said so */
-    METAQ_NO_NAME = 55       /* there is no tensor of that name */
+    METAQ_NO_NAME = 55,      /* there is no tensor of that name */
+    METAQ_BEYOND_LIMITS = 56 /* of metaq_options */
 } metaq_status;
 
 typedef enum metaq_dtype {
@@ -173,8 +174,10 @@ typedef struct metaq_options {
     size_t struct_size;
     uint32_t flags;                   /* of METAQ_TAKE_DIFFERENCES and METAQ_READ_LATE */
     const metaq_allocator* allocator; /* NULL: C++'s operator new; outlives the file otherwise */
+    uint64_t header_bytes;            /* at most, before text coding; 0: as many as the format allows */
+    uint64_t decoded_bytes;           /* at most, of all tensors; 0: as many as the format allows */
 } metaq_options;
-#define METAQ_OPTIONS_INIT {sizeof(metaq_options), 0, NULL}
+#define METAQ_OPTIONS_INIT {sizeof(metaq_options), 0, NULL, 0, 0}
 
 /* Where a file is read from. `read` copies `size` bytes from `offset` on to `out` and returns 0, or another number to fail. */
 typedef struct metaq_reader {

@@ -4,6 +4,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <stdexcept>
@@ -32,6 +34,14 @@ template <class Number>
 using Vector = nanobind::ndarray<Number, nanobind::ndim<1>, nanobind::c_contig, nanobind::device::cpu>;
 template <class Number>
 using Matrix = nanobind::ndarray<Number, nanobind::ndim<2>, nanobind::c_contig, nanobind::device::cpu>;
+
+// Fails unless every element is a symbol: coders count on it.
+template <class Array>
+void check_symbols(const Array& array) {
+    const std::int32_t* const begin = array.data();
+    if (std::all_of(begin, begin + array.size(), [](std::int32_t symbol) { return is_symbol(symbol); })) return;
+    throw std::invalid_argument("symbols: expected integers strictly between -2^30 and 2^30, found others");
+}
 
 // An error that says of what there should have been how many.
 inline void check_size(const char* what, std::size_t expected, std::size_t found) {

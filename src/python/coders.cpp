@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "metaq/base/counting.hpp"
 #include "metaq/difference/coder.hpp"
 #include "metaq/format/chunk.hpp"
+#include "metaq/format/header.hpp"
 #include "metaq/format/plane_splitting.hpp"
 #include "metaq/huffman/coder.hpp"
 #include "metaq/mixing/coder.hpp"
@@ -51,6 +53,7 @@ template <Encode encode>
 nb::bytes encode_blocks(const std::vector<SymbolArray>& arrays) {
     std::vector<metaq::ConstBlock> blocks;
     for (const SymbolArray& array : arrays) {
+        check_symbols(array);
         blocks.push_back({array.data(), array.shape(0), array.shape(1), array.shape(2)});
     }
     Bytes out;
@@ -205,6 +208,10 @@ nb::bytes encode_text(const ByteArray& bytes) {
 }
 
 nb::bytes decode_text(const ByteArray& data, std::size_t size) {
+    const std::uint64_t most = kHeaderBytesPerByte * (data.size() + 8);
+    if (size > most)
+        throw std::invalid_argument("size: expected at most " + std::to_string(most) + ", found " +
+                                    std::to_string(size));
     Bytes bytes(size);
     metaq::Status status = metaq::Status::ok;
     {

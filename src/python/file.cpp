@@ -18,12 +18,14 @@
 #include <string>
 #include <system_error>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "metaq/decoder.hpp"
 #include "metaq/packing.hpp"
 #include "python/arrays.hpp"
 #include "python/in_threads.hpp"
+#include "python/sources.hpp"
 
 namespace nb = nanobind;
 
@@ -42,7 +44,7 @@ using Logs = std::optional<nb::bytes>;  // of scales
 using MatrixRow = std::tuple<std::size_t, std::tuple<std::uint64_t, Logs, Logs, bool>>;
 using ChangeRow = std::tuple<std::size_t, std::tuple<nb::tuple, std::uint64_t, std::uint64_t, std::string_view>>;
 using Octets = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ChunkRow = std::tuple<unsigned, std::size_t, std::size_t, std::size_t>;
+using ChunkRow = std::tuple<unsigned, std::size_t, std::uint64_t, std::uint64_t>;
 using RunRow = std::tuple<std::size_t, std::optional<unsigned>, std::uint64_t, Shape>;
 
 // Coders of the Python side: `decode(chunk, coder, payload, shapes)` returns the blocks. Its first exception is kept.
@@ -57,7 +59,9 @@ public:
             std::vector<Shape> shapes;
             for (const Block& block : blocks) shapes.emplace_back(block.rows, block.channels, block.kernel);
             const nb::object result = decode_(chunk, coder, nb::bytes(payload.data(), payload.size()), shapes);
-            const auto arrays = nb::cast<std::vector<DecodedBlock>>(result, false);
+            std::vector<DecodedBlock> arrays;
+            if (!nb::try_cast(result, arrays, false))
+                throw std::invalid_argument("a coder returned no list of arrays of int32 in three dimensions");
             if (arrays.size() != blocks.size())
                 throw std::invalid_argument("a coder returned another number of blocks");
             for (std::size_t i = 0; i < blocks.size(); ++i) {
@@ -105,19 +109,21 @@ std::optional<ErrorRecord> to_python(const FileError& error) {
                        {error.found.least, error.found.greatest}};
 }
 
-// A file, the bytes that it looks at, and a session of reading it. Any thread may call.
+// A file, what it is read from, and a session of reading it. Any thread may call.
 class PythonFile {
 public:
-    PythonFile(const ByteArray& data, const std::vector<std::uint8_t>& foreign_coders, std::size_t cache_bytes,
-               bool takes_differences)
+    // Bytes in memory; of those that are not constant each chunk is copied before it is checked.
+    PythonFile(const ByteArray& data, bool is_constant, const std::vector<std::uint8_t>& foreign_coders,
+               std::size_t cache_bytes, bool takes_differences, std::uint64_t header_bytes, std::uint64_t decoded_bytes)
         : data_(data), session_(file_, cache_bytes) {
-        FileError error;
-        {
-            nb::gil_scoped_release release;
-            error = file_.open(view(data_), foreign_coders,
-                               takes_differences ? Differences::taken : Differences::refused);
-        }
-        error_ = to_python(error);
+        if (!is_constant) source_ = &in_memory_.emplace(view(data_));
+        open(data.size(), foreign_coders, takes_differences, {header_bytes, decoded_bytes});
+    }
+    // A file on disk that is open for reading, and has so many bytes.
+    PythonFile(int descriptor, std::uint64_t size_bytes, const std::vector<std::uint8_t>& foreign_coders,
+               std::size_t cache_bytes, bool takes_differences, std::uint64_t header_bytes, std::uint64_t decoded_bytes)
+        : on_disk_(std::in_place, descriptor), source_(&*on_disk_), session_(file_, cache_bytes) {
+        open(size_bytes, foreign_coders, takes_differences, {header_bytes, decoded_bytes});
     }
     PythonFile(const PythonFile&) = delete;
     PythonFile& operator=(const PythonFile&) = delete;
@@ -199,8 +205,7 @@ public:
     std::vector<ChunkRow> chunks() const {
         std::vector<ChunkRow> rows;
         for (const PlacedChunk& chunk : file_.chunks()) {
-            const auto offset = static_cast<std::size_t>(chunk.payload.data() - data_.data());
-            rows.emplace_back(chunk.coder, chunk.symbols, offset, chunk.payload.size());
+            rows.emplace_back(chunk.coder, chunk.symbols, chunk.offset, chunk.payload_bytes);
         }
         return rows;
     }
@@ -274,8 +279,9 @@ public:
         return to_python(error);
     }
 
-    // The file's image for small devices, and the bytes of arena that it takes; or what is wrong.
+    // The file's image for small devices, and the bytes of arena that it takes; or what is wrong. The file is in memory.
     std::tuple<nb::bytes, std::size_t, std::optional<ErrorRecord>> pack() const {
+        if (source_ != nullptr) throw std::invalid_argument("expected a file in memory to pack");
         std::vector<std::uint8_t> image;
         FileError error;
         device::Image parts;
@@ -290,7 +296,22 @@ public:
     std::size_t decoded_chunks() const { return decoded_chunks_; }
 
 private:
-    ByteArray data_;
+    void open(std::uint64_t size_bytes, const std::vector<std::uint8_t>& foreign_coders, bool takes_differences,
+              const FileLimits& limits) {
+        const Differences differences = takes_differences ? Differences::taken : Differences::refused;
+        FileError error;
+        {
+            nb::gil_scoped_release release;
+            error = source_ == nullptr ? file_.open(view(data_), foreign_coders, differences, limits)
+                                       : file_.open_late(*source_, size_bytes, differences, limits, foreign_coders);
+        }
+        error_ = to_python(error);
+    }
+
+    ByteArray data_;  // of a file in memory
+    std::optional<DescriptorSource> on_disk_;
+    std::optional<MemorySource> in_memory_;
+    ByteSource* source_ = nullptr;  // one of these, or none of memory that is constant
     File file_;
     FileSession session_;
     std::mutex mutex_;  // of the session
@@ -312,9 +333,16 @@ void bind_file(nb::module_& module) {
         .def_ro("expected", &ErrorRecord::expected)
         .def_ro("found", &ErrorRecord::found);
     nb::class_<PythonFile>(module, "File")
-        .def(nb::init<const ByteArray&, const std::vector<std::uint8_t>&, std::size_t, bool>(), nb::arg("data"),
-             nb::arg("foreign_coders") = std::vector<std::uint8_t>(), nb::arg("cache_bytes") = std::size_t{1} << 26,
-             nb::arg("takes_differences") = false)
+        .def(nb::init<const ByteArray&, bool, const std::vector<std::uint8_t>&, std::size_t, bool, std::uint64_t,
+                      std::uint64_t>(),
+             nb::arg("data"), nb::arg("is_constant") = true, nb::arg("foreign_coders") = std::vector<std::uint8_t>(),
+             nb::arg("cache_bytes") = std::size_t{1} << 26, nb::arg("takes_differences") = false,
+             nb::arg("header_bytes") = kHeaderBytesLimit, nb::arg("decoded_bytes") = UINT64_MAX)
+        .def(nb::init<int, std::uint64_t, const std::vector<std::uint8_t>&, std::size_t, bool, std::uint64_t,
+                      std::uint64_t>(),
+             nb::arg("descriptor"), nb::arg("size_bytes"), nb::arg("foreign_coders") = std::vector<std::uint8_t>(),
+             nb::arg("cache_bytes") = std::size_t{1} << 26, nb::arg("takes_differences") = false,
+             nb::arg("header_bytes") = kHeaderBytesLimit, nb::arg("decoded_bytes") = UINT64_MAX)
         .def_prop_ro("error", &PythonFile::error)
         .def_prop_ro("decoded_chunks", &PythonFile::decoded_chunks)
         .def("base", &PythonFile::base)

@@ -54,6 +54,7 @@ double quantize_by_rate(const WeightArrays& weights, const ImportanceArrays& imp
     check_weights(weights, importances, symbols);
     std::vector<metaq::rdoq::Weights> blocks;
     for (std::size_t i = 0; i < weights.size(); ++i) {
+        check_symbols(symbols[i]);
         blocks.push_back({weights[i].data(), importances[i] ? importances[i]->data() : nullptr, block_of(symbols[i])});
     }
     nb::gil_scoped_release release;

@@ -34,7 +34,7 @@ def parse(data):
     except reference.MalformedError:
         chunks = []
     sizes = [size for _, _, size in chunks]
-    file = malformed.sealed(bytes(data), list(map(bytes, sizes)) if sum(sizes) < 1 << 20 else [])
+    file = malformed.sealed(bytes(data), [bytes(size if sum(sizes) < 1 << 20 else 0) for size in sizes])
     return Reader(file, takes_differences=True).header
 
 

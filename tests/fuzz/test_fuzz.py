@@ -14,6 +14,8 @@ import pytest
 import reference_decoder as reference
 
 from metaq import _native
+from metaq.errors import MetaqError
+from metaq.format.checked_file import CheckedFile
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -59,7 +61,17 @@ def changes():
         yield bytes([2, 255]) + payload
 
 
-CORPORA = {"changes": changes, "decoder": whole_files, "header": headers, "round_trips": blocks}
+def images():
+    """Files of small devices, and what they are made of."""
+    for data in whole_files():
+        yield data
+        try:
+            yield CheckedFile(data).device_image()[0]
+        except MetaqError:  # a difference, or a coder that devices have not
+            continue
+
+
+CORPORA = {"changes": changes, "decoder": whole_files, "device": images, "header": headers, "round_trips": blocks}
 
 
 def build(target, program):

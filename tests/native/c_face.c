@@ -246,6 +246,23 @@ static void test_structs_of_other_sizes(const metaq_file* file) {
     free(out);
 }
 
+static void test_limits(const bytes* content) {
+    metaq_options options = METAQ_OPTIONS_INIT;
+    metaq_error error = METAQ_ERROR_INIT;
+    metaq_file* file = NULL;
+    options.header_bytes = 1;
+    CHECK(metaq_open_memory(content->data, content->size, &options, &file, &error) == METAQ_BEYOND_LIMITS);
+    CHECK(error.expected_least == 1 && error.found_least > 1 && strcmp(error.what, "header bytes") == 0);
+    CHECK(strcmp(metaq_status_name(error.status), "beyond_limits") == 0);
+    options.header_bytes = 0;
+    options.decoded_bytes = 1;
+    CHECK(metaq_open_memory(content->data, content->size, &options, &file, &error) == METAQ_BEYOND_LIMITS);
+    CHECK(strcmp(error.what, "decoded bytes") == 0 && file == NULL);
+    options.struct_size = offsetof(metaq_options, header_bytes); /* of a header that knew no limits */
+    CHECK(metaq_open_memory(content->data, content->size, &options, &file, NULL) == METAQ_OK);
+    metaq_close(file);
+}
+
 static void test_differences_are_asked_for(void) {
     bytes content = read_all(kDifference);
     metaq_options options = METAQ_OPTIONS_INIT;
@@ -273,6 +290,7 @@ int main(void) {
     metaq_close(file);
     test_all_memory_is_the_allocators(&content, 0);
     test_all_memory_is_the_allocators(&content, 1);
+    test_limits(&content);
     test_differences_are_asked_for();
     free(content.data);
     puts("all tests of the face for C have passed");

@@ -1,6 +1,7 @@
 """The standalone C++ decoder agrees with Python: it decodes what Python decodes, and refuses what Python refuses."""
 
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ BUILDS = {
     "O0": ["-O0"],
     "O3": ["-O3"],
     "no_simd": ["-O3", "-DMETAQ_NO_SIMD"],
+    "contracted": ["-O3", "-ffp-contract=fast", *(["-mfma"] if platform.machine() == "x86_64" else [])],
     "sanitized": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
 
@@ -174,6 +176,7 @@ def test_the_good_file_of_the_malformed_ones(run):
 
 def test_every_status_is_tried_and_documented():
     of_the_call = {"ok", "bad_index", "bad_elements", "wrong_output_size", "wrong_base", "no_memory", "read_failed"}
+    of_the_call |= {"beyond_limits"}
     tried = {name for name, _ in MALFORMED} | {"difference", "unsupported_coder", "stream_truncated"}
     names = set(MESSAGES)
     assert names == tried | of_the_call
@@ -240,6 +243,13 @@ def test_the_decoder_needs_no_exceptions_and_no_run_time_types():
     define = f'-DMETAQ_SOURCE_DIR="{ROOT}"'
     subprocess.run([COMPILER, *flags, define, f"-I{ROOT / 'src'}", "-fsyntax-only", source], check=True)
     assert not re.search(r"\b(try|catch|throw|dynamic_cast|typeid)\b", (ROOT / "src/metaq/decoder.hpp").read_text())
+
+
+def test_arithmetic_that_would_decode_to_other_values_does_not_compile():
+    command = [COMPILER, "-std=c++20", "-ffast-math", f"-I{ROOT / 'src'}", "-fsyntax-only", "-xc++", "-"]
+    run = subprocess.run(command, input='#include "metaq/decoder.hpp"\n', capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "metaq: expected IEEE 754 arithmetic, found -ffast-math" in run.stderr
 
 
 def test_usage_and_files_that_cannot_be_read_or_written(program, tmp_path):

@@ -25,17 +25,18 @@ def build(request, tmp_path_factory):
     if not (shutil.which(compiler) and shutil.which(emulator)):
         pytest.skip(f"no {compiler} or no {emulator}")
 
-    def compile_source(*sources, flags=()):
+    def compile_source(*sources, flags=("-O1",)):
         program = tmp_path_factory.mktemp(request.param) / sources[0].stem
-        command = [compiler, "-std=c++20", "-O1", "-static", "-Wall", "-Wextra", "-Werror", *flags, f"-I{ROOT / 'src'}"]
+        command = [compiler, "-std=c++20", "-static", "-Wall", "-Wextra", "-Werror", *flags, f"-I{ROOT / 'src'}"]
         subprocess.run([*command, *sources, "-o", program], check=True)
         return [emulator, program]
 
     return compile_source
 
 
-def test_golden_files(build, tmp_path):
-    command = build(ROOT / "src" / "mtq_decode.cpp")
+@pytest.mark.parametrize("flags", [["-O1"], ["-O3", "-ffp-contract=fast"]])
+def test_golden_files(flags, build, tmp_path):
+    command = build(ROOT / "src" / "mtq_decode.cpp", flags=flags)
     for path in GOLDEN:
         if any(coder in path.name for coder in OF_OTHERS):
             continue
@@ -49,7 +50,8 @@ def test_golden_files(build, tmp_path):
 
 
 def test_golden_files_as_on_small_devices(build, tmp_path):
-    command = build(ROOT / "src" / "mtq_device.cpp", flags=("-DMETAQ_SMALL", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP"))
+    small = ("-O1", "-DMETAQ_SMALL", "-DMETAQ_NO_THREADS", "-DMETAQ_NO_HEAP")
+    command = build(ROOT / "src" / "mtq_device.cpp", flags=small)
     for path in GOLDEN:
         if any(coder in path.name for coder in OF_OTHERS):
             continue

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metaq.files import forget_pages, map_bytes
+from metaq.files import open_bytes
 from metaq.format.dtypes import Dtype, new_array
 from metaq.format.network import Layout
 from metaq.format.reader import Reader
@@ -46,7 +46,6 @@ def decode_to_safetensors(
                 for name in names.get(index, []):
                     put(name, wanted[index].start, octets)
                 size += octets.size
-            forget_pages(reader.data)
             progress.advance(size, size)
 
         for _ in stream(decode, batches(reader), threads, stop):
@@ -86,7 +85,7 @@ def open_reader(path: Path) -> Reader:
         InputError: it cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return Reader(map_bytes(path), str(path))
+    return Reader(open_bytes(path), str(path))
 
 
 def decoded_bytes(reader: Reader) -> int:

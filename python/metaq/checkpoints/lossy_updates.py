@@ -15,7 +15,7 @@ from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.config import CompressionConfig
 from metaq.checkpoints.resumable import WorkFolder
 from metaq.errors import InputError
-from metaq.files import atomic_file, map_bytes, write_atomically
+from metaq.files import atomic_file, open_bytes, write_atomically
 from metaq.format.changes import Comparison, encode_difference
 from metaq.format.dtypes import BY_NAME, CODED_FLOATS
 from metaq.format.header import Change, Header, TensorEntry, pack
@@ -169,7 +169,7 @@ def _header_bytes(checksum: str, entries: Sequence[TensorEntry]) -> int:
 
 def _start_as_difference(part: Path, checksum: str, entries: Sequence[TensorEntry]) -> tuple[bytes, int]:
     """The bytes before the chunks of a difference of a whole file's tensors and more entries; and how many it has."""
-    header = Reader(map_bytes(part), str(part)).header
+    header = Reader(open_bytes(part), str(part)).header
     start = encode_header(Header(header.metadata, [*header.tensors, *entries], header.chunks, checksum))
     return start, len(start) + sum(chunk.payload_bytes + 4 for chunk in header.chunks)
 

@@ -14,7 +14,7 @@ from metaq.checkpoints.config import CompressionConfig, CompressionReport
 from metaq.checkpoints.model_card import Facts, read_card, write_card
 from metaq.checkpoints.places import check_folder, may_finish, working
 from metaq.errors import InputError, nearest_name
-from metaq.files import map_bytes, read_json, write_atomically
+from metaq.files import open_bytes, read_json, write_atomically
 from metaq.format.dtypes import DTYPES
 from metaq.format.reader import Reader
 from metaq.io.huggingface import MTQ, SAFETENSORS, Folder, read_folder
@@ -197,7 +197,7 @@ def unwrap_folder(source: Path, output: Path, resume: bool, force: bool, progres
 def _first_dtype(folder: Folder) -> str:
     """What transformers would take for the dtype of floats: that of the first of them."""
     for path in folder.paths().values():
-        for row in Reader(map_bytes(path), str(path)).rows:
+        for row in Reader(open_bytes(path), str(path)).rows:
             if DTYPES[row[1]].is_float:
                 return DTYPES[row[1]].name
     return "float32"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from metaq.errors import InputError
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.dtypes import new_array
 from metaq.format.network import Layout, Network
 from metaq.format.reader import Reader
@@ -46,7 +46,7 @@ class MtqNetwork:
     """The tensors of a `.mtq` file, decoded one at a time."""
 
     def __init__(self, path: Path) -> None:
-        self.name, self._reader = str(path), Reader(map_bytes(path), str(path))
+        self.name, self._reader = str(path), Reader(open_bytes(path), str(path))
         entries = self._reader.header.tensors
         self.metadata = self._reader.header.metadata
         self.layouts = {entry.name: Layout(entry.dtype, entry.shape) for entry in entries}

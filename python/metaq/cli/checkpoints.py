@@ -213,7 +213,7 @@ def pack(
     also the bytes that results of layers take. For networks of your own there is metaq.c_program.
     """
     from metaq.errors import InputError
-    from metaq.files import map_bytes, write_atomically
+    from metaq.files import open_bytes, write_atomically
     from metaq.format.checked_file import CheckedFile
     from metaq.format.device_image import c_header
     from metaq.io.standard import readable
@@ -222,7 +222,7 @@ def pack(
     if output is None and c is None:
         raise InputError("expected a place to write the image to, found none; give -o or --c")
     with readable(source) as path:
-        file = CheckedFile(map_bytes(path), str(source))
+        file = CheckedFile(open_bytes(path), str(source))
     image, arena_bytes = file.device_image()
     result: dict[str, Any] = {"bytes": len(image), "arena_bytes": arena_bytes}
     if output is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from metaq.errors import InputError
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.base_checksum import base_checksum, shortened
 from metaq.format.dtypes import CODED_FLOATS, new_array
 from metaq.format.header import TensorEntry
@@ -197,7 +197,7 @@ def open_difference(difference: bytes | memoryview | str | os.PathLike[str], nam
     """
     if isinstance(difference, bytes | memoryview):
         return Reader(difference, name, takes_differences=True)
-    return Reader(map_bytes(difference), str(difference), takes_differences=True)
+    return Reader(open_bytes(difference), str(difference), takes_differences=True)
 
 
 def in_memory(application: Application, names: Sequence[str] | None = None) -> OctetNetwork:

@@ -16,6 +16,7 @@ import numpy as np
 from metaq import _native, coding
 from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError, InputError
+from metaq.files import FileBytes
 from metaq.format.base_checksum import shortened
 from metaq.format.dtypes import DTYPES
 from metaq.format.header import (
@@ -31,11 +32,13 @@ from metaq.format.header import (
     Header,
     TensorEntry,
 )
+from metaq.format.limits import Limits
 from metaq.format.sequence import RowRun
 from metaq.matrix_layout import MatrixLayout
 
 ALL_ELEMENTS = 2**64 - 1
 TASK_BYTES = 1 << 18  # of tensors: a thread takes longer to start than to decode less
+_MOST_SHOWN_AGAIN = 1 << 16  # symbols of a chunk that a coder refused, and is asked once more to say why
 
 # A tensor's position, its first element that is wanted, how many are, and memory for just those, of any dtype.
 Request = tuple[int, int, int, np.ndarray]
@@ -88,35 +91,62 @@ class CheckedFile:
     """A `.mtq` file: its header, checked; its chunks, checked as they are decoded.
 
     Args:
-        data: the whole file.
+        data: the whole file; one on disk is read while it is decoded. Memory of other types than `bytes` may change
+            meanwhile.
         name: what errors call it.
         cache_bytes: how much of what was decoded beside what was asked for may be kept for later.
         takes_differences: whether the file may be a difference, whose values are no weights.
+        limits: beyond which it is refused.
 
     Raises:
-        InputError: it is a difference, where those are not taken.
+        InputError: it is a difference, where those are not taken, or beyond the limits.
         FormatError: the bytes are not a version 1 file, whole and unchanged.
     """
 
     def __init__(
         self,
-        data: bytes | memoryview,
+        data: bytes | memoryview | FileBytes,
         name: str = "data",
         cache_bytes: int = 1 << 26,
         takes_differences: bool = False,
+        limits: Limits | None = None,
     ) -> None:
-        self.data = memoryview(data).cast("B")
         self.name = name
-        octets = np.frombuffer(self.data, np.uint8)
-        self._file = _native.File(octets, coding.identifiers(), cache_bytes, takes_differences)
+        self._data = data if isinstance(data, FileBytes) else memoryview(data).cast("B")
+        self._limits = limits or Limits()
+        self._file = self._opened(cache_bytes, takes_differences)
         if self._file.error is not None:
             self._fail(self._file.error)
         self.rows = self._file.tensors()
 
+    def _opened(self, cache_bytes: int, takes_differences: bool) -> _native.File:
+        how = (coding.identifiers(), cache_bytes, takes_differences, *self._limits.numbers())
+        if isinstance(self._data, FileBytes):
+            return _native.File(self._data.fileno(), self._data.size_bytes, *how)
+        return _native.File(np.frombuffer(self._data, np.uint8), isinstance(self._data.obj, bytes), *how)
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's size."""
+        return len(self._data)
+
+    def read(self, place: int, size_bytes: int) -> bytes:
+        """Bytes of the file; fewer where it ends.
+
+        Raises:
+            InputError: they cannot be read any more.
+        """
+        if isinstance(self._data, FileBytes):
+            return self._data.read(place, size_bytes)
+        return bytes(self._data[place : place + size_bytes])
+
     def close(self) -> None:
         """Let go of the file's bytes."""
         del self._file
-        self.data.release()
+        if isinstance(self._data, FileBytes):
+            self._data.close()
+        else:
+            self._data.release()
 
     @cached_property
     def header(self) -> Header:
@@ -162,7 +192,8 @@ class CheckedFile:
         Raises:
             FormatError: a chunk is damaged, or is of a coder that the native decoder has not.
         """
-        image, arena_bytes, error = self._file.pack()
+        in_memory = CheckedFile(self.read(0, self.size_bytes), self.name)  # all of it, whatever this one reads from
+        image, arena_bytes, error = in_memory._file.pack()
         if error is not None:
             self._fail(error)
         return image, arena_bytes
@@ -217,7 +248,8 @@ class CheckedFile:
             FormatError: a chunk is damaged.
         """
         for number, (_, _, offset, size) in enumerate(self._file.chunks()):
-            if zlib.crc32(self.data[offset : offset + size]).to_bytes(4, "little") != self.data[offset + size :][:4]:
+            content = memoryview(self.read(offset, size + 4))
+            if zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
                 expected, found = f"chunk {number} to match its checksum", "one that does not"
                 raise FormatError(f"{self.name}: expected {expected}, found {found}")
 
@@ -253,6 +285,12 @@ class CheckedFile:
             found = f"a difference from the base {shortened(error.name.hex())}"
             remedy = "metaq apply BASE FILE -o NEW, or metaq.load_into(model, path), applies it to that base"
             raise InputError(f"{self.name}: expected a whole model, found {found}; {remedy}")
+        if error.status == "beyond_limits":
+            expected, found = f"at most {error.expected[0]} {error.what}", f"{error.found[0]}"
+            remedy = f"if you trust the file, allow it more {error.what} (metaq.Limits)"
+            raise InputError(f"{self.name}: expected {expected}, found {found}; {remedy}")
+        if error.status == "read_failed":
+            self._fail_to_read()
         if error.status == "unknown_coder":
             with self._naming(""):
                 coding.by_identifier(error.found[0])
@@ -261,19 +299,23 @@ class CheckedFile:
         expected, found = self._expected_and_found(error)
         raise FormatError(f"{self.name}{self._place(error)}: expected {expected}, found {found}")
 
+    def _fail_to_read(self) -> NoReturn:
+        found = len(self.read(0, self.size_bytes)) if isinstance(self._data, memoryview) else self._data.current_size()
+        what = f"{found}; it has become shorter" if found < self.size_bytes else "some that cannot be read"
+        raise FormatError(f"{self.name}: expected {self.size_bytes} bytes, as when it was opened, found {what}")
+
     def _fail_in_stream(self, error: _native.FileError) -> NoReturn:
-        """A coder can say more of a bad stream than that it is bad."""
+        """A coder can say more of a bad stream than that it is bad; of one that takes long it is not asked again."""
         assert error.chunk is not None
-        coder, _, offset, size = self._file.chunks()[error.chunk]
-        if coder == coding.DIFFERENCE:
+        coder, symbols, offset, size = self._file.chunks()[error.chunk]
+        name = "difference" if coder == coding.DIFFERENCE else coding.by_identifier(coder).name
+        stream = f"{self.name}, chunk {error.chunk}: {name} stream"
+        if coder == coding.DIFFERENCE or symbols > _MOST_SHOWN_AGAIN:
             found = "its end" if error.status == "stream_truncated" else "another"
-            raise FormatError(
-                f"{self.name}, chunk {error.chunk}: difference stream: expected one as encoders write it, found {found}"
-            )
+            raise FormatError(f"{stream}: expected one as encoders write it, found {found}")
         shapes = [shape for *_, shape in self._file.runs(error.chunk)]
-        self._decode_elsewhere(error.chunk, coder, bytes(self.data[offset : offset + size]), shapes)
-        stream = f"chunk {error.chunk}: {coding.by_identifier(coder).name} stream"
-        raise FormatError(f"{self.name}, {stream}: expected symbols that stand for values, found others")
+        self._decode_elsewhere(error.chunk, coder, self.read(offset, size), shapes)
+        raise FormatError(f"{stream}: expected symbols that stand for values, found others")
 
     def _place(self, error: _native.FileError) -> str:
         """Behind the file's name: where it is that something is wrong."""
@@ -289,7 +331,7 @@ class CheckedFile:
         (least, most), (found, greatest) = error.expected, error.found
         byte = error.header_byte or 0
         if error.status == "not_mtq":
-            return f"a .mtq file, which starts with {MAGIC!r}", repr(bytes(self.data[:3]))
+            return f"a .mtq file, which starts with {MAGIC!r}", repr(self.read(0, 3))
         if error.status == "header_size" and not 0 < found <= MAX_HEADER_BYTES:
             return f"a header of 1 to {MAX_HEADER_BYTES} bytes", str(found)
         if error.status == "header_size":

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from typing import Generic, TypeVar
 
-from metaq.files import Closable, map_bytes
+from metaq.files import Closable, open_bytes
+from metaq.format.limits import Limits
 from metaq.format.reader import NewArray, Reader
 
 Array = TypeVar("Array")
 
 
 class OpenFile(Closable, Generic[Array]):
-    """A `.mtq` file read from a memory map; only the chunks that are asked for are read and decoded.
+    """A `.mtq` file of which only the chunks that are asked for are read and decoded.
 
     Tensors asked for in the file's order are decoded some at a time, ahead, on all cores. What else was decoded with a
     tensor is kept for later, up to 64 MiB of it. Several threads may ask.
@@ -20,14 +21,17 @@ class OpenFile(Closable, Generic[Array]):
     Args:
         file: its path, or a reader of it, which is closed with this.
         new: makes the arrays.
+        limits: beyond which a file at a path is refused.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is beyond the limits.
         FormatError: its header or its size is not that of a whole `.mtq` file.
     """
 
-    def __init__(self, file: str | os.PathLike[str] | Reader, new: NewArray[Array]) -> None:
-        self._reader = file if isinstance(file, Reader) else Reader(map_bytes(file), str(file))
+    def __init__(
+        self, file: str | os.PathLike[str] | Reader, new: NewArray[Array], limits: Limits | None = None
+    ) -> None:
+        self._reader = file if isinstance(file, Reader) else Reader(open_bytes(file), str(file), limits=limits)
         self._new = new
         self._next = 0  # behind the tensor that was asked for last
         self._ahead: dict[str, Array] = {}  # decoded, not asked for yet

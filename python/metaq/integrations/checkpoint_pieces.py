@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 
 from metaq.differences import StateNetwork
 from metaq.errors import InputError
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.applying import Application, in_memory
 from metaq.format.reader import Reader
 from metaq.io.source import StoredTensor, tensor_of
@@ -96,7 +96,7 @@ class CheckpointFolder:
             FormatError: the file is damaged.
         """
         path = self.path / file
-        reader = Reader(map_bytes(path), str(path), takes_differences=True)
+        reader = Reader(open_bytes(path), str(path), takes_differences=True)
         if reader.base is None:
             return Pieces(reader, {})
         if BASE not in reader.header.metadata:

@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from metaq.errors import InputError
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.checked_file import CheckedFile
 from metaq.format.device_program import Layer, LayerKind, Volume, Window, program
 
@@ -56,7 +56,7 @@ def c_program(source: str | os.PathLike[str], model: nn.Module, example: Tensor,
 
         Path("model.h").write_text(metaq.c_program("model.mtq", network, images[:1]))
     """
-    return program(CheckedFile(map_bytes(source), str(source)), sequential_layers(model, example), name).text
+    return program(CheckedFile(open_bytes(source), str(source)), sequential_layers(model, example), name).text
 
 
 def sequential_layers(model: nn.Module, example: Tensor) -> list[Layer]:

@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto
 from metaq.checkpoints.chunk_decoder import stored_tensors
 from metaq.checkpoints.places import check_file
 from metaq.errors import InputError, nearest_name
-from metaq.files import map_bytes, write_atomically
+from metaq.files import open_bytes, write_atomically
 from metaq.format.dtypes import Dtype, new_array
 from metaq.format.header import TensorEntry
 from metaq.format.reader import Reader
@@ -94,7 +94,7 @@ def export(
     source, output, given = Path(source), Path(output), None if like is None else Path(like)
     _check_places(source, output, given, force)
     with readable(source) as path:
-        reader = Reader(map_bytes(path), str(path))
+        reader = Reader(open_bytes(path), str(path))
         model, bytes_before = _own_model(reader) if given is None else _load(given)
         name = f"the graph in {reader.name}" if given is None else str(given)
         wanted = _matched(reader, model, name)

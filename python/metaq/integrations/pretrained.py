@@ -19,7 +19,7 @@ from metaq.checkpoints.model_card import CARD, Facts, read_card, write_card
 from metaq.checkpoints.model_folder import CONFIG, check_replaceable, read_config, wrap_folder
 from metaq.compressed_model import CodedTensor, CompressedModel
 from metaq.errors import InputError
-from metaq.files import TEMPORARY_PREFIX, map_bytes, write_error
+from metaq.files import TEMPORARY_PREFIX, open_bytes, write_error
 from metaq.format.dtypes import DTYPES
 from metaq.format.network import Layout
 from metaq.format.reader import Reader
@@ -157,7 +157,7 @@ def _layouts(shards: Folder) -> list[tuple[int, int]]:
     layouts = [
         Layout(DTYPES[row[1]], row[3])
         for path in shards.paths().values()
-        for index, row in enumerate(Reader(map_bytes(path), str(path)).rows)
+        for index, row in enumerate(Reader(open_bytes(path), str(path)).rows)
         if row[5] == index
     ]
     return [(layout.size, layout.size_bytes) for layout in layouts]

@@ -14,7 +14,7 @@ from torch import Tensor
 from metaq.errors import InputError
 from metaq.experiments.evaluation import evaluate_weights
 from metaq.experiments.recipe import load_recipe
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.reader import Reader
 from metaq.io import open_source, read_state
 from metaq.io.huggingface import MTQ
@@ -119,13 +119,13 @@ class _Wrapped:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    return load_tensors(Reader(map_bytes(path), str(path))) if path.suffix == MTQ else read_state(path)[0]
+    return load_tensors(Reader(open_bytes(path), str(path))) if path.suffix == MTQ else read_state(path)[0]
 
 
 def _tensor_bytes(path: Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, float]:
     """Bytes that each tensor takes in a file, without its values if need be."""
     if path.suffix == MTQ:
-        reader = Reader(map_bytes(path), str(path))
+        reader = Reader(open_bytes(path), str(path))
         return dict(zip([entry.name for entry in reader.header.tensors], shared_sizes(reader), strict=True))
     if tensors is not None:
         return {name: tensor.nbytes for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metaq import coding
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.digest import weights_sha256
 from metaq.format.header import Change, TensorEntry
 from metaq.format.reader import Reader
@@ -55,7 +55,7 @@ def inspect_file(path: Path, progress: Progress) -> Contents:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return _inspect(Reader(map_bytes(path), str(path), takes_differences=True), path.name, progress)
+    return _inspect(Reader(open_bytes(path), str(path), takes_differences=True), path.name, progress)
 
 
 def inspect_folder(path: Path, progress: Progress) -> Contents:
@@ -107,7 +107,7 @@ def verify_file(path: Path, progress: Progress) -> Row:
         InputError: the file cannot be read.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return _verify(Reader(map_bytes(path), str(path), takes_differences=True), str(path), path.name, progress)
+    return _verify(Reader(open_bytes(path), str(path), takes_differences=True), str(path), path.name, progress)
 
 
 def verify_folder(path: Path, progress: Progress) -> tuple[list[Row], Row]:
@@ -133,7 +133,7 @@ def _verify(reader: Reader, file: str, name: str, progress: Progress) -> Row:
     digest = weights_sha256(reader)  # decodes it all but changes, for which it would take the base
     reader.check_payloads()
     named = {"weights_sha256": digest} if reader.base is None else {"difference_from": reader.base}
-    return result | {"file_bytes": len(reader.data), **named}
+    return result | {"file_bytes": reader.size_bytes, **named}
 
 
 def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
@@ -165,8 +165,8 @@ def inspect(reader: Reader, progress: Progress | None = None) -> Contents:
     coded_bytes = payload_bytes(reader)
     summary: Row = {} if reader.base is None else {"difference_from": reader.base}
     summary |= {
-        "file_bytes": len(reader.data),
-        "header_and_checksum_bytes": len(reader.data) - coded_bytes,
+        "file_bytes": reader.size_bytes,
+        "header_and_checksum_bytes": reader.size_bytes - coded_bytes,
         "coder": ", ".join(sorted({coding.name_of(chunk.coder) for chunk in reader.header.chunks})),
     }
     summary |= {f"entropy_order_{order}_bits_per_weight": tuple_entropy(coded, order) for order in _ORDERS}

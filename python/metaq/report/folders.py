@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from metaq.errors import InputError
-from metaq.files import map_bytes
+from metaq.files import open_bytes
 from metaq.format.reader import Reader
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_checkpoint_folder, read_folder
 from metaq.io.payload import Entry, check_reference, has_payload, read_entries
@@ -65,7 +65,7 @@ def mtq_folder(path: Path) -> MtqFolder:
 
 
 def _open(path: Path) -> Reader:
-    return Reader(map_bytes(path), str(path))
+    return Reader(open_bytes(path), str(path))
 
 
 def _wrapped_folder(path: Path) -> MtqFolder:

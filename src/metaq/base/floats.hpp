@@ -3,7 +3,16 @@
 #pragma once
 
 #include <bit>
+#include <cfloat>
 #include <cstdint>
+
+// Values are products, each rounded to float32, and no sum is of a product, so that it does not matter whether compilers
+// contract those (-ffp-contract). These two change what is decoded.
+#ifdef __FAST_MATH__
+#error "metaq: expected IEEE 754 arithmetic, found -ffast-math; compile without it what includes the decoder"
+#endif
+static_assert(FLT_EVAL_METHOD != 2,
+              "metaq: expected floats to be rounded, found those of the x87; add -msse2 -mfpmath=sse");
 
 namespace metaq {
 

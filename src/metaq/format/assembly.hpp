@@ -229,6 +229,7 @@ private:
                 task.decoded.contents[i] = bytes;
                 bytes += layout_.runs_of(chunk)[i].symbols();
             }
+            task.decoded.memory = decoder.take_fetched();
             hand_out(task, task.decoded.contents);
             return {};
         }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "metaq/adaptive/coder.hpp"
 #include "metaq/base/buffer.hpp"
@@ -152,14 +153,18 @@ public:
         return crc32(payload_) == read_word(checksum) ? FileError{} : failed(FileStatus::chunk_checksum);
     }
 
-    // Where the chunk's content is in the file's memory already: bytes of planes that are stored as such; null elsewhere.
+    // Where the chunk's content is in the file's memory already, or among the bytes that were fetched: bytes of planes that are
+    // stored as such; null elsewhere.
     const std::uint8_t* borrow() const {
-        if (coder() != CoderId::stored || source_ != nullptr) return nullptr;
+        if (coder() != CoderId::stored) return nullptr;
         for (const Run& run : runs_) {
             if (run.section == 0) return nullptr;
         }
         return stored::borrow_bytes(payload_, runs_.size(), [&](std::size_t i) { return runs_[i].symbols(); });
     }
+
+    // The bytes that were fetched, for who has borrowed some of them. There is nothing to decode afterwards.
+    Buffer<std::uint8_t> take_fetched() { return std::move(read_); }
 
     // Fills the places, one for each run, with `run_width` bytes for each symbol; null where nobody wants them.
     FileError decode(std::span<std::uint8_t* const> places) const {

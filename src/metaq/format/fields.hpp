@@ -48,8 +48,10 @@ public:
     std::size_t left() const { return data_.size() - offset_; }
 
     // Fails with `otherwise` unless `holds`. False after any failure.
-    bool expect(bool holds, FileStatus otherwise, std::uint64_t found = 0, std::uint64_t expected = 0) {
+    bool expect(bool holds, FileStatus otherwise, std::uint64_t found = 0, std::uint64_t expected = 0,
+                const char* what = "") {
         if (!is_ok() || holds) return is_ok();
+        error_.what = what;
         error_.status = otherwise;
         error_.header_byte = offset_;
         error_.expected = number(expected);
@@ -90,9 +92,7 @@ public:
 
     bool check_count(std::uint64_t number, const char* what, std::uint64_t least_bytes) {
         const std::uint64_t room = left() / least_bytes;
-        if (!is_ok() || expect(number <= room, at_end_, number, room)) return is_ok();
-        error_.what = what;
-        return false;
+        return expect(number <= room, at_end_, number, room, what);
     }
 
     float float32() {

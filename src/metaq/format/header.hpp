@@ -20,17 +20,21 @@ namespace metaq {
 
 inline constexpr std::uint64_t kHeaderBytesLimit = 1u << 26;
 inline constexpr std::uint64_t kHeaderBytesPerByte = 1u << 12;  // and 8 bytes more, which may be implied
+inline constexpr std::uint64_t kCodedBytesPerByte = 11;         // of the header: 81 bits, and a few bytes more
 inline constexpr std::uint64_t kElementsLimit = std::uint64_t{1} << 40;
 inline constexpr std::uint64_t kTensorsLimit = 1u << 20;
 inline constexpr std::uint64_t kLevelsLimit = 1u << 20;
 inline constexpr std::uint8_t kDimensionsLimit = 32;
 inline constexpr std::uint8_t kDifferenceFlag = 1;
 inline constexpr std::uint64_t kChecksumBytes = 32;  // of a difference's base
+inline constexpr std::uint64_t kShortTexts = 1 + 128 + 128 * 128 +
+                                             1920;  // of UTF-8 in no more than two bytes, and different
 
 class HeaderReader {
 public:
-    explicit HeaderReader(std::span<const std::uint8_t> data)
-        : data_(data), fields_(data, FileStatus::header_truncated) {}
+    // `chunk_bytes` are behind the header, as far as that is known: each chunk takes some of them.
+    explicit HeaderReader(std::span<const std::uint8_t> data, std::uint64_t chunk_bytes = UINT64_MAX)
+        : data_(data), fields_(data, FileStatus::header_truncated), chunk_bytes_(chunk_bytes) {}
 
     // Reads everything; nothing in `header` is to be used unless this gives ok. Its texts are views of the data.
     FileError read(FileHeader& header) {
@@ -40,15 +44,14 @@ public:
         if (!kReadsDifferences && !fields_.expect(header.base.empty(), FileStatus::difference)) return fields_.error();
         read_metadata(header);
         read_tensors(header);
-        for (std::uint64_t left = fields_.count("chunks", 3); left > 0 && fields_.is_ok(); --left) {
-            FileChunk chunk;
-            chunk.coder = fields_.byte();
-            chunk.symbols = fields_.varint();
-            chunk.payload_bytes = fields_.varint();
-            keep(header.chunks.append(chunk));
-        }
+        const std::uint64_t chunks = read_chunks(header);
         fields_.expect(fields_.left() == 0, FileStatus::header_left_over, fields_.left());
-        if (fields_.is_ok()) link(header);
+        if (!fields_.is_ok()) return fields_.error();
+        link(header);
+        const bool has_room = chunks == header.chunks.size();
+        const std::uint64_t least = chunks * kPayloadChecksumBytes;
+        if (!fields_.expect(has_room, FileStatus::truncated, chunk_bytes_, least))
+            fields_.error().chunk = header.chunks.size();
         return fields_.error();
     }
 
@@ -64,7 +67,12 @@ private:
     bool keep(bool has_memory) { return fields_.expect(has_memory, FileStatus::no_memory); }
 
     void read_metadata(FileHeader& header) {
-        for (std::uint64_t left = fields_.count("metadata entries", 2); left > 0 && fields_.is_ok(); --left) {
+        const std::uint64_t count = fields_.count("metadata entries", 2);
+        if (!fields_.is_ok()) return;
+        // Keys are different, so that most take a byte for their size, three or more, and one for the value's size.
+        const std::uint64_t most = kShortTexts + fields_.left() / 5;
+        if (!fields_.expect(count <= most, FileStatus::header_truncated, count, most, "metadata entries")) return;
+        for (std::uint64_t left = count; left > 0 && fields_.is_ok(); --left) {
             MetadataEntry entry;
             entry.key = fields_.string();
             entry.value = fields_.string();
@@ -73,6 +81,20 @@ private:
         Buffer<std::size_t> order;
         const TextOf key_of = [](const FileHeader& from, std::size_t i) { return from.metadata[i].key; };
         check_distinct(header, header.metadata.size(), key_of, FileStatus::repeated_key, order);
+    }
+
+    // Gives the number of chunks, of which no more are kept than the file has room for.
+    std::uint64_t read_chunks(FileHeader& header) {
+        const std::uint64_t count = fields_.count("chunks", 3);
+        const std::uint64_t most = chunk_bytes_ / kPayloadChecksumBytes;
+        for (std::uint64_t left = count; left > 0 && fields_.is_ok(); --left) {
+            FileChunk chunk;
+            chunk.coder = fields_.byte();
+            chunk.symbols = fields_.varint();
+            chunk.payload_bytes = fields_.varint();
+            if (header.chunks.size() < most) keep(header.chunks.append(chunk));
+        }
+        return count;
     }
 
     void read_tensors(FileHeader& header) {
@@ -240,11 +262,10 @@ private:
         const CodebookKind kind = header.codebooks[tensor.codebook].kind;
         const DtypeTraits traits = traits_of(tensor.dtype);
         const bool fits = kind == CodebookKind::integer ? !traits.is_float : tensor.dtype <= Dtype::float64;
-        if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind)))
-            return void(fields_.error().what = traits.name);
+        if (!fields_.expect(fits, FileStatus::codebook_dtype, static_cast<std::uint64_t>(kind), 0, traits.name)) return;
         const bool is_whole = !kReadsDifferences || header.base.empty();
         const bool is_sum = is_whole || !traits.is_float || tensor.dtype == Dtype::float32;
-        if (!fields_.expect(is_sum, FileStatus::difference_dtype)) fields_.error().what = traits.name;
+        fields_.expect(is_sum, FileStatus::difference_dtype, 0, 0, traits.name);
     }
 
     void read_codebook(FileHeader& header) {
@@ -267,11 +288,10 @@ private:
         const std::uint64_t count = fields_.varint();
         const std::uint64_t origin = fields_.varint();
         const bool is_count = count >= 1 && count <= kLevelsLimit;
-        if (!fields_.expect(is_count, FileStatus::bad_levels, count)) return void(fields_.error().what = "count");
+        if (!fields_.expect(is_count, FileStatus::bad_levels, count, 0, "count")) return;
         const auto bytes = fields_.take(4 * count);
         if (!fields_.is_ok()) return;
-        if (!fields_.expect(origin < count, FileStatus::bad_levels, origin, count - 1))
-            return void(fields_.error().what = "origin");
+        if (!fields_.expect(origin < count, FileStatus::bad_levels, origin, count - 1, "origin")) return;
         codebook.origin = static_cast<std::int64_t>(origin);
         levels.count = static_cast<std::size_t>(count);
         if (!keep(header.levels.resize(levels.first + levels.count))) return;
@@ -308,6 +328,7 @@ private:
 
     std::span<const std::uint8_t> data_;
     FieldReader fields_;
+    std::uint64_t chunk_bytes_;
     Buffer<Part> shapes_;        // by tensor
     Buffer<Part> whole_shapes_;  // of the changed ones
     Buffer<Part> levels_;        // by codebook

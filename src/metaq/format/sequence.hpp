@@ -15,7 +15,6 @@ namespace metaq {
 
 inline constexpr std::uint64_t kChunkSymbolsLimit = 1u << 26;
 inline constexpr std::uint64_t kRowSymbolsLimit = 1u << 20;
-inline constexpr std::uint64_t kPayloadChecksumBytes = 4;
 
 // Rows of a coded tensor, or of a plane of a kept one, as they follow each other in the symbol sequence. It is small, since there is
 // one for each byte of an element of every kept tensor. Sections are 0: of coded tensors; 1 to 8: of the planes, the most

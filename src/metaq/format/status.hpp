@@ -66,6 +66,7 @@ namespace metaq {
     STATUS(wrong_output_size, "expected room for exactly the tensor's bytes, found another size") \
     STATUS(wrong_base, "expected the elements of the base that a chunk changes, found another number or another chunk") \
     STATUS(no_memory, "expected more memory, found none") \
+    STATUS(beyond_limits, "expected a file within the caller's limits, found a larger header or more decoded bytes") \
     STATUS(read_failed, "expected the reader to give the file's bytes, found that it failed")
 // clang-format on
 

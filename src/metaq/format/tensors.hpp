@@ -105,6 +105,8 @@ struct FileTensor {
     std::uint64_t size_bytes() const { return size() * traits_of(dtype).bytes; }
 };
 
+inline constexpr std::uint64_t kPayloadChecksumBytes = 4;  // behind each chunk's payload
+
 struct FileChunk {
     std::uint8_t coder = 0;
     std::uint64_t symbols = 0;

@@ -101,7 +101,8 @@ inline mixing::Sized code_symbol(mixing::State& state, Chooser& chooser, const m
     const double value = static_cast<double>(*chooser.values++) - chooser.centre;
     const double importance = chooser.importance ? static_cast<double>(*chooser.importance++) : 1;
     const bool negative = value < 0;
-    const Candidates candidates(std::abs(value), importance, chooser.rate_weight);
+    const double size = std::abs(value) <= kSymbolLimit ? std::abs(value) : kSymbolLimit;  // also of what is no number
+    const Candidates candidates(size, importance, chooser.rate_weight);
     const mixing::Sized chosen{choose(state, candidates, negative, expected, near, at), negative};
     return mixing::code_symbol<Chooser>(state, chooser, chosen, expected, near, at, quantizer);
 }

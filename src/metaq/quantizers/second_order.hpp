@@ -57,11 +57,11 @@ private:
         }
         const auto level = static_cast<float>(std::log2(sum / static_cast<double>(block.rows) + 1e-6));
         for (std::size_t i = 0; i < block.rows; ++i) {
-            const float bin = 4 * (level + block.row_levels[i] - trellis::kLowestOctave);
-            bins_[i] = static_cast<std::uint8_t>(std::clamp(bin, 0.0f, static_cast<float>(trellis::kBins - 1)));
+            bins_[i] = trellis::bin_at(4 * (level + block.row_levels[i] - trellis::kLowestOctave));
         }
         std::int32_t* const symbols = block.symbols + j * block.rows;
-        const auto most = static_cast<std::int32_t>(std::min(block.most / scale, kSymbolLimit - 65.0f));
+        const float in_steps = block.most / scale;
+        const auto most = static_cast<std::int32_t>(in_steps > 0 ? std::min(in_steps, kSymbolLimit - 65.0f) : 0);
         const float* const importances = block.importances + j * block.rows;
         viterbi_.run({in_steps_.data(), importances, symbols, bins_, most}, rates_, counted_);
         float* const error = block.errors + j * block.rows;

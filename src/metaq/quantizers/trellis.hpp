@@ -80,7 +80,8 @@ private:
 
     // The indices just below and just above the weight; one below them, or zero, where that is cheaper.
     Choices choices(const Row& row, std::size_t i, const Rates& rates, Step& step) const {
-        const float size = std::min(std::abs(row.values[i]), static_cast<float>(row.most));
+        const float limit = static_cast<float>(row.most), exact = std::abs(row.values[i]);
+        const float size = exact <= limit ? exact : limit;  // also of what is no number
         const float importance = row.importance ? row.importance[i] : 1;
         Choices cost{{{kNever, kNever}, {kNever, kNever}}};
         step.index = {};

@@ -19,6 +19,11 @@ inline constexpr std::size_t kClasses =
     32;  // zero and the mixing coder's classes of magnitudes, the last for all later ones
 inline constexpr std::size_t kListed = 1024;  // indices whose classes are listed
 
+// A bin's number from where it lies between the least and the greatest; of what is no number, the least.
+inline std::uint8_t bin_at(float place) {
+    return static_cast<std::uint8_t>(place > 0 ? std::min(place, static_cast<float>(kBins - 1)) : 0);
+}
+
 struct Class {
     std::size_t number = 0;
     std::int64_t lower = 0;
@@ -141,8 +146,7 @@ public:
 
     void bins_of_row(std::size_t row, std::vector<std::uint8_t>& bins) const {
         for (std::size_t i = 0; i < columns_.size(); ++i) {
-            const float bin = 4 * (rows_[row] + columns_[i] - kLowestOctave);
-            bins[i] = static_cast<std::uint8_t>(std::clamp(bin, 0.0f, static_cast<float>(kBins - 1)));
+            bins[i] = bin_at(4 * (rows_[row] + columns_[i] - kLowestOctave));
         }
     }
 

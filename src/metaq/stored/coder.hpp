@@ -37,19 +37,22 @@ Status check_size(std::span<const std::uint8_t> data, std::size_t blocks, const 
     return data.size() == expected ? Status::ok : Status::corrupt;
 }
 
+// Every width is read once, so that it is the one that was checked also where others write to the data meanwhile.
 inline Status decode(std::span<const std::uint8_t> data, std::span<const Block> blocks) {
-    const Status status = check_size(data, blocks.size(), [&](std::size_t i) { return blocks[i].size(); });
-    if (status != Status::ok) return status;
-    const std::uint8_t* bytes = data.data() + blocks.size();
+    if (data.size() < blocks.size()) return Status::truncated;
+    std::span<const std::uint8_t> rest = data.subspan(blocks.size());
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         const std::span symbols(blocks[i].symbols, blocks[i].size());
-        const bool are_symbols = data[i] == 1   ? read_symbols<1>(bytes, symbols)
-                                 : data[i] == 2 ? read_symbols<2>(bytes, symbols)
-                                                : read_symbols<4>(bytes, symbols);
+        const std::size_t width = data[i];
+        if (width != 1 && width != 2 && width != 4) return Status::corrupt;
+        if (symbols.size() > rest.size() / width) return Status::truncated;
+        const bool are_symbols = width == 1   ? read_symbols<1>(rest.data(), symbols)
+                                 : width == 2 ? read_symbols<2>(rest.data(), symbols)
+                                              : read_symbols<4>(rest.data(), symbols);
         if (!are_symbols) return Status::corrupt;
-        bytes += symbols.size() * data[i];
+        rest = rest.subspan(symbols.size() * width);
     }
-    return Status::ok;
+    return rest.empty() ? Status::ok : Status::corrupt;
 }
 
 // Symbols of one byte each, without copying them: null if a block's are wider, or the data is not what `decode` takes.

@@ -16,22 +16,24 @@ public:
         const Status status = check_size(data, blocks.size(), [&](std::size_t i) { return blocks[i].size(); });
         if (status != Status::ok) return status;
         width_ = data.data();
-        bytes_ = data.data() + blocks.size();
+        rest_ = data.subspan(blocks.size());
         return Status::ok;
     }
 
+    // The width is read again, and so checked again.
     Status start_block(const Block& block) {
         row_size_ = block.channels * block.kernel;
         block_width_ = *width_++;
-        return Status::ok;
+        if (block_width_ != 1 && block_width_ != 2 && block_width_ != 4) return Status::corrupt;
+        return block.size() <= rest_.size() / block_width_ ? Status::ok : Status::truncated;
     }
 
     Status read_row(std::int32_t* row) {
         const std::span symbols(row, row_size_);
-        const bool are_symbols = block_width_ == 1   ? read_symbols<1>(bytes_, symbols)
-                                 : block_width_ == 2 ? read_symbols<2>(bytes_, symbols)
-                                                     : read_symbols<4>(bytes_, symbols);
-        bytes_ += row_size_ * block_width_;
+        const bool are_symbols = block_width_ == 1   ? read_symbols<1>(rest_.data(), symbols)
+                                 : block_width_ == 2 ? read_symbols<2>(rest_.data(), symbols)
+                                                     : read_symbols<4>(rest_.data(), symbols);
+        rest_ = rest_.subspan(row_size_ * block_width_);
         return are_symbols ? Status::ok : Status::corrupt;
     }
 
@@ -39,7 +41,7 @@ public:
 
 private:
     const std::uint8_t* width_ = nullptr;  // of the next block
-    const std::uint8_t* bytes_ = nullptr;
+    std::span<const std::uint8_t> rest_;   // symbols to come
     std::size_t row_size_ = 0, block_width_ = 0;
 };
 

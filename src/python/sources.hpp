@@ -1,0 +1,58 @@
+// Files that are read as they are decoded, so that each of their bytes is read once, and what is checked is what is used.
+#pragma once
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+
+#include "metaq/format/byte_source.hpp"
+
+namespace metaq::python {
+
+// A file on disk. One that is shorter by now, or cannot be read, is a reading that fails; as a memory map it would end the process.
+class DescriptorSource final : public ByteSource {
+public:
+    // Keeps a descriptor of its own of the same open file.
+    explicit DescriptorSource(int descriptor) : descriptor_(fcntl(descriptor, F_DUPFD_CLOEXEC, 0)) {
+        if (descriptor_ < 0) throw std::invalid_argument("descriptor: expected that of an open file, found another");
+    }
+    DescriptorSource(const DescriptorSource&) = delete;
+    DescriptorSource& operator=(const DescriptorSource&) = delete;
+    ~DescriptorSource() { close(descriptor_); }
+
+    bool read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept override {
+        while (!out.empty()) {
+            const ssize_t count = pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
+            if (count < 0 && errno == EINTR) continue;
+            if (count <= 0) return false;
+            offset += static_cast<std::uint64_t>(count);
+            out = out.subspan(static_cast<std::size_t>(count));
+        }
+        return true;
+    }
+
+private:
+    int descriptor_;
+};
+
+// Memory to which others may write meanwhile.
+class MemorySource final : public ByteSource {
+public:
+    explicit MemorySource(std::span<const std::uint8_t> data) : data_(data) {}
+
+    bool read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept override {
+        if (offset > data_.size() || out.size() > data_.size() - offset) return false;
+        std::copy_n(data_.data() + offset, out.size(), out.data());
+        return true;
+    }
+
+private:
+    std::span<const std::uint8_t> data_;
+};
+
+}  // namespace metaq::python
