@@ -117,7 +117,7 @@ def test_few_images_are_seen_in_several_views(place, tmp_path):
     views = torch.cat([batch["pixel_values"] for batch in load(place / "vit", data, samples=40)[1]])
     assert len(views) == 40
     _, whole = load(place / "vit", data, samples=3)
-    assert torch.equal(views[:3], whole[0]["pixel_values"])
+    assert torch.equal(views[[0, 14, 27]], whole[0]["pixel_values"])  # each before parts of it
     assert len(views.flatten(1).unique(dim=0)) > 30
     assert torch.equal(views, torch.cat([batch["pixel_values"] for batch in load(place / "vit", data, samples=40)[1]]))
     assert sum(len(batch["pixel_values"]) for batch in load(place / "vit", data)[1]) == 512

@@ -59,7 +59,7 @@ class MatrixProblem:
     scaling: Scaling | None = None
     table: Table | None = None
 
-    def on(self, inputs: Tensor, positions: Tensor, unseen: float) -> MatrixProblem:
+    def on(self, inputs: Tensor, positions: Tensor, unseen: float = 0.0) -> MatrixProblem:
         """The same on other inputs, as for `second_order.feedback`."""
         if self.table is not None:
             return replace(self, feedback=second_order.feedback(self.table.moments(inputs), positions))
