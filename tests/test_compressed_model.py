@@ -200,7 +200,9 @@ def test_weights_that_are_not_finite_are_kept_and_named(value, dtype, caplog):
     assert isinstance(model.tensors["fine"], CodedTensor)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "tensor 'bad': expected finite weights, found NaN or infinity" in record.getMessage()
+    assert (
+        "tensor 'bad': expected weights that float32 holds, found NaN, infinity or larger ones" in record.getMessage()
+    )
 
 
 def test_steps_that_weights_cannot_take():

@@ -184,11 +184,12 @@ def open_bytes(path: str | os.PathLike[str]) -> FileBytes | bytes:
     Raises:
         InputError: there is no such file, it is a directory or a device, or it cannot be read.
     """
-    if not is_pipe(path):
-        refuse_devices(path)
-        return FileBytes(path)
-    with _reading(path), open(path, "rb") as file:
-        return file.read()
+    with _reading(path):
+        mode = os.stat(path).st_mode
+        if stat.S_ISFIFO(mode):
+            with open(path, "rb") as pipe:
+                return pipe.read()
+    return FileBytes(path) if stat.S_ISREG(mode) else read_bytes(path)
 
 
 @contextmanager

@@ -132,6 +132,17 @@ def differences(given):
     )
 
 
+def planes(given):
+    width, count = given.random.choice([1, 2, 3, 4, 8, 16]), given.random.choice([0, 1, 5, 300])
+    out = np.empty(count, np.int8)
+    is_float, plane = given.random.choice([False, True]), given.random.choice([0, 1, 7, 9])
+    given.call("split_plane", _native.split_plane, given.array((count, width), np.uint8), is_float, plane, out)
+    given.call("rans_encode_bytes", _native.rans_encode_bytes, [given.array((1, 1, count), np.int8)])
+    dtype = given.random.choice([np.uint8, np.uint16])
+    counts = np.zeros(given.random.choice([2**8, 2**16]), np.uint64)
+    given.call("count_numbers", _native.count_numbers, given.array(count, dtype), counts)
+
+
 def quantizers(given):
     shape = given.random.choice(SHAPES)
     weights, importances = [given.floats(shape)], [given.random.choice([None, given.floats(shape)])]
@@ -248,6 +259,7 @@ CALLS = [
     rans_values,
     texts,
     differences,
+    planes,
     quantizers,
     columns,
     tuples,

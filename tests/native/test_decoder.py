@@ -180,7 +180,7 @@ def test_every_status_is_tried_and_documented():
     tried = {name for name, _ in MALFORMED} | {"difference", "unsupported_coder", "stream_truncated"}
     names = set(MESSAGES)
     assert names == tried | of_the_call
-    table = (ROOT / "docs" / "robustness.md").read_text()
+    table = (ROOT / "docs" / "robustness.md").read_text().partition("\n## ")[0]
     assert names - {"ok"} == set(re.findall(r"^\| `([a-z0-9_]+)`", table, flags=re.MULTILINE))
 
 
