@@ -6,36 +6,15 @@
     !defined(METAQ_NO_SIMD)
 #define METAQ_RANS_NEON 1
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
 #include <arm_neon.h>
 
 #include "metaq/rans/lanes.hpp"
+#include "metaq/rans/taken_words.hpp"
 
 namespace metaq::rans::neon {
-
-// For each set of four lanes that take in a word, which bytes of the next words each lane takes, zeros for none; and how
-// many bytes that is.
-struct TakenWords {
-    alignas(16) std::array<std::array<std::uint8_t, 16>, 16> bytes{};
-    std::array<std::uint8_t, 16> size{};
-};
-inline constexpr TakenWords kTakenWords = [] {
-    constexpr std::uint8_t kZero = 0xff;
-    TakenWords result;
-    for (unsigned set = 0; set < 16; ++set) {
-        result.bytes[set].fill(kZero);
-        std::uint8_t next = 0;
-        for (unsigned lane = 0; lane < 4; ++lane) {
-            if ((set >> lane & 1) == 0) continue;
-            for (unsigned byte = 0; byte < 2; ++byte) result.bytes[set][4 * lane + byte] = next++;
-        }
-        result.size[set] = next;
-    }
-    return result;
-}();
 
 inline uint32x4_t look_up(const std::uint32_t* slots, uint32x4_t at) {
     uint32x4_t found = vdupq_n_u32(0);

@@ -4,11 +4,11 @@
 
 #ifdef __wasm__
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
 #include "metaq/rans/lanes.hpp"
+#include "metaq/rans/taken_words.hpp"
 
 #ifdef __wasm_simd128__
 #include <wasm_simd128.h>
@@ -17,26 +17,6 @@
 namespace metaq::rans {
 
 #ifdef __wasm_simd128__
-
-// For each set of four lanes that take in a word, which bytes of the next words each lane takes, zeros for none; and how many.
-struct WordsOfLanes {
-    alignas(16) std::array<std::array<std::uint8_t, 16>, 16> bytes{};
-    std::array<std::uint8_t, 16> count{};
-};
-inline constexpr WordsOfLanes kWordsOfLanes = [] {
-    constexpr std::uint8_t kZero = 0x80;
-    WordsOfLanes result;
-    for (unsigned set = 0; set < 16; ++set) {
-        result.bytes[set].fill(kZero);
-        std::uint8_t next = 0;
-        for (unsigned lane = 0; lane < 4; ++lane) {
-            if ((set >> lane & 1) == 0) continue;
-            for (unsigned byte = 0; byte < 2; ++byte) result.bytes[set][4 * lane + byte] = next++;
-        }
-        result.count[set] = next;
-    }
-    return result;
-}();
 
 inline v128_t look_up(const std::uint32_t* slots, v128_t at) {
     v128_t found = wasm_v128_load32_zero(slots + wasm_u32x4_extract_lane(at, 0));
@@ -83,9 +63,9 @@ std::size_t decode_vectors(Lanes& lanes, const std::uint32_t* slots, std::uint8_
             const v128_t takes = wasm_u32x4_lt(next, least);
             const std::size_t set = wasm_i32x4_bitmask(takes);
             const v128_t word = wasm_i8x16_swizzle(wasm_v128_load64_zero(words),
-                                                   wasm_v128_load(kWordsOfLanes.bytes[set].data()));
+                                                   wasm_v128_load(kTakenWords.bytes[set].data()));
             x[i] = wasm_v128_or(wasm_v128_bitselect(wasm_i32x4_shl(next, 16), next, takes), word);
-            words += kWordsOfLanes.count[set];
+            words += kTakenWords.size[set];
             if constexpr (kHasContexts) {
                 const v128_t follows = wasm_v128_and(wasm_u32x4_shr(found[i], 2 * precision), context_mask);
                 context[i] = wasm_i32x4_shl(follows, precision);
