@@ -266,3 +266,14 @@ def test_layouts_say_which_scales_there_are():
     found = metaq.compress_calibrated(deep(), deep_batches(), CompressionConfig(bits=3), refit_epochs=0)
     layouts = [one.matrix for one in found.tensors.values() if isinstance(one, CodedTensor)]
     assert all(isinstance(layout, MatrixLayout) and layout.row_logs is None for layout in layouts)
+
+
+@pytest.mark.parametrize(("bits", "most"), [(2, 7), (12, 11)])
+def test_vectors_are_as_exact_as_the_weights_allow(bits, most):
+    model = deep()
+    compressed = metaq.compress_calibrated(model, deep_batches(2), CompressionConfig(bits=bits), refit_epochs=0)
+    found, exact = compressed.decompress()["0.bias"], model.state_dict()["0.bias"]
+    significant = torch.frexp(found)[0] * 2**most
+    assert torch.equal(significant, significant.round())
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, rtol=2.0 ** -(4 if bits == 2 else 11), atol=0)
