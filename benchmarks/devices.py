@@ -96,7 +96,7 @@ def decoder_row(coder: str, name: str, folder: Path) -> dict[str, Any]:
     status, _, arena, _, stack = printed(build(folder, "main.cpp", coders, *IN_QEMU))
     if status != "ok":
         raise RuntimeError(f"decoding ended with {status}")
-    row = {"coder": coder, "file": name, "file_bytes": file.data.nbytes, "flash_bytes": flash_bytes - len(image)}
+    row = {"coder": coder, "file": name, "file_bytes": file.size_bytes, "flash_bytes": flash_bytes - len(image)}
     return row | {"arena_bytes": int(arena), "kept_bytes": kept_bytes, "stack_bytes": int(stack)}
 
 

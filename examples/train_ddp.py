@@ -37,6 +37,7 @@ def main(path: str) -> None:
             print(f"epoch {epoch}: {compressor.measure()['size_bytes']:,} bytes", flush=True)
     if rank == 0:  # all have the same
         print(f"{path}: {metaq.save(compressor.compress(), path):,} bytes")
+    distributed.barrier()  # until the file is there, and gloo's threads have let go of what they sent
     distributed.destroy_process_group()
 
 

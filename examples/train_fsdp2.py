@@ -54,6 +54,7 @@ def main(path: str, folder: Path | None) -> None:
     compressed = compressor.compress()  # all take part; only the first gets it
     if rank == 0:
         print(f"{path}: {metaq.save(compressed, path):,} bytes")
+    distributed.barrier()  # until the file is there, and gloo's threads have let go of what they sent
     distributed.destroy_process_group()
 
 

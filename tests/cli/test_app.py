@@ -64,6 +64,7 @@ def test_too_little_memory_is_one_line(fails, file, monkeypatch):
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
         ImportError("_native.so: failed to map segment from shared object"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
+        SystemError("error return without exception set"),
     ],
 )
 def test_the_end_of_memory_is_called_so(fails, checkpoint, tmp_path, monkeypatch, error):
@@ -108,7 +109,8 @@ def test_memory_that_ends_at_any_stage(tmp_path):
         command = [sys.executable, "-c", LIMITED, *map(str, arguments)]
         finished = subprocess.run(command, capture_output=True, text=True, check=True)
         outcomes = finished.stdout.splitlines()
-        assert set(outcomes) <= {"0 True", "2 False", "127 False"}, finished.stderr  # 127 is the loader's, of threads
+        # 127 is the loader's, of threads.
+        assert set(outcomes) <= {"0 True", "2 False", "127 False"}, (outcomes, finished.stderr)
         told = re.split(r"\d+:\n", finished.stderr)[1:]
         for outcome, lines in zip(outcomes, told, strict=True):
             assert (lines.count("\n") == 1) == (outcome != "0 True"), lines

@@ -1,6 +1,7 @@
 """Training to a size: the pieces by brute force and arithmetic, and that the size is met in short trainings."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -211,9 +212,11 @@ def trained(method, epochs, seed=0):
     ],
 )
 def test_a_size_is_all_that_a_training_loop_needs_to_give(method, size_bytes, accuracy):
-    found_bytes, found_accuracy = trained(method, 10)
-    assert 0.98 * size_bytes <= found_bytes <= 1.02 * size_bytes
-    assert found_accuracy > accuracy
+    found = [trained(method, 10, seed) for seed in range(3)]
+    sizes = [found_bytes / size_bytes for found_bytes, _ in found]
+    assert max(sizes) <= 1.02
+    assert statistics.mean(sizes) >= 0.98  # one of them may end smaller, which is told
+    assert statistics.mean(found_accuracy for _, found_accuracy in found) > accuracy
 
 
 @pytest.mark.slow

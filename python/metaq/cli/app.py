@@ -33,7 +33,13 @@ _EXTRAS = {
 }
 
 # What threads, torch's tensors and libraries that are loaded late say for want of memory.
-_SIGNS_OF_LITTLE_MEMORY = ("can't start new thread", "can't allocate memory", "out of memory", "failed to map segment")
+_SIGNS_OF_LITTLE_MEMORY = (
+    "can't start new thread",
+    "can't allocate memory",
+    "out of memory",
+    "failed to map segment",
+    "error return without exception set",  # Python itself, where not even the error could be made
+)
 
 # The first of torchrun's processes has so long to say what is wrong there too, before another one says it.
 _GRACE_SECONDS = 10
