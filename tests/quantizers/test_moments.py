@@ -50,7 +50,16 @@ def test_inputs_that_every_sample_has_leave_nothing_unseen():
 def test_inputs_that_few_samples_have_leave_much_unseen():
     classes = torch.randint(0, 400, (80,))  # of which most have no sample
     inputs = nn.functional.one_hot(classes, 400).float() + 0.01 * torch.randn(80, 400)
-    assert calibrate(nn.Linear(400, 2), inputs.split(20), gradients=False).unseen["weight"] >= 0.1
+    found = calibrate(nn.Linear(400, 2), inputs.split(20), gradients=False)
+    assert found.unseen["weight"] >= 0.1
+
+
+def test_errors_cost_more_on_inputs_that_few_samples_have():
+    mixed = torch.randn(40, 40)
+    many, few = (torch.randn(samples, 40) @ mixed for samples in (40_000, 40))
+    ratios = [calibrate(nn.Linear(40, 2), [inputs], gradients=False).optimism["weight"] for inputs in (many, few)]
+    assert 1 <= ratios[0] < 1.02
+    assert ratios[1] > 1.2
 
 
 def test_what_is_unseen_is_told_from_different_halves_of_each_batch():

@@ -8,7 +8,7 @@ import torch
 
 from metaq import _native, coding
 from metaq.errors import InputError
-from metaq.quantizers.second_order import Scaling, States, aim, choose_scaling, feedback, quantize
+from metaq.quantizers.second_order import Scaling, States, aim, choose_scaling, feedback, optimism, quantize
 
 PLAIN = Scaling(rows=False, columns=False)
 MANY = torch.tensor([10**9])  # positions: moments are as they are
@@ -171,6 +171,27 @@ def test_the_aim_is_that_of_least_squares():
     best = torch.linalg.lstsq(seen, exact @ weights.double().T).solution.T
     torch.testing.assert_close(found, best.float(), atol=0.02, rtol=0.02)
     assert torch.equal(aim(weights[None], inputs[None], 0 * cross[None], MANY)[0], weights)
+
+
+def test_optimism_is_what_errors_cost_elsewhere():
+    few = torch.cat([moments(24, seed=seed, samples=40) for seed in (3, 4)])  # of unlike inputs
+    halves = few[:, None] + 0.05 * moments(24, samples=4000)
+    positions, weights = torch.tensor([40]), normal(1, 3000, 24)
+    costs = torch.zeros(2, 2)
+    for half, inputs in enumerate(halves):
+        found = quantize(weights, feedback(inputs, positions), 0.01, 1.0, PLAIN, States.FREE)
+        errors = (weights - found.values(1))[0]
+        for other, seen in enumerate(halves):
+            costs[half, other] = ((errors @ seen[0]) * errors).sum()
+    expected = (costs[0, 1] * costs[1, 0] / (costs[0, 0] * costs[1, 1])).sqrt()
+    assert expected > 1.5
+    assert optimism(halves, positions) == pytest.approx(float(expected), rel=0.05)
+
+
+def test_there_is_no_optimism_where_halves_agree_or_one_is_empty():
+    inputs = moments(6)
+    assert optimism(torch.stack((inputs, 3 * inputs)), MANY) == pytest.approx(1)
+    assert optimism(torch.stack((inputs, 0 * inputs)), MANY) == 1
 
 
 def test_groups_that_have_seen_nothing_are_not_lost():

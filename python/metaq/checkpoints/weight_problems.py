@@ -156,7 +156,7 @@ def weight_problems(
             if id(inputs) not in feedbacks:
                 positions, unseen = calibration.positions[name], float(calibration.unseen[name])
                 feedbacks[id(inputs)] = second_order.feedback(inputs, positions, unseen)
-            cost = float(calibration.rows[name].double().mean())
+            cost = float(calibration.optimism[name] * calibration.rows[name].double().mean())
             known[name] = MatrixProblem(view, feedbacks[id(inputs)], cost, _states_for(view, states))
     logs = [float(problem.costs.clamp_min(_TINY).log().mean()) for problem in known.values()]
     rest = PlainProblem(math.exp(sum(logs) / len(logs)) if logs else 1.0, states)

@@ -57,6 +57,8 @@ class Calibration:
         positions: how many inputs each group has seen, int64, of shape (groups,).
         unseen: of weights that are multiplied, what energy every input has besides what was seen of it, as a share of
             their mean energy (`metaq.quantizers.second_order.feedback`), float32, of shape ().
+        optimism: of the same, how many times as much errors cost on inputs that are not in the data
+            (`metaq.quantizers.second_order.optimism`), float32, of shape ().
         samples: how many the data had.
         missing: names of parameters of two dimensions or more that multiplied nothing, or not as whole matrices.
     """
@@ -69,6 +71,7 @@ class Calibration:
     expected: dict[str, Tensor]
     positions: dict[str, Tensor]
     unseen: dict[str, Tensor]
+    optimism: dict[str, Tensor]
     samples: int
     missing: tuple[str, ...] = ()
 
@@ -129,9 +132,10 @@ class Calibration:
             _check_tensor(f"expected of {name!r}", self.expected.get(name), (view.rows,))
             _check_tensor(f"rows of {name!r}", self.rows[name], (count,))
             _check_tensor(f"positions of {name!r}", self.positions[name], (view.groups,))
-            _check_tensor(f"unseen of {name!r}", self.unseen.get(name), ())
-            if (name in self.inputs) != (name in self.unseen):
-                raise ValueError(f"inputs or unseen ones of {name!r} without the other")
+            for kind, shares in (("unseen", self.unseen), ("optimism", self.optimism)):
+                _check_tensor(f"{kind} of {name!r}", shares.get(name), ())
+                if (name in self.inputs) != (name in shares):
+                    raise ValueError(f"inputs or {kind} of {name!r} without the other")
             if name not in self.inputs and name not in self.counts:
                 raise ValueError(f"neither inputs nor counts of {name!r}")
 
@@ -236,8 +240,10 @@ def _result(weights: Weights, sums: SharedSums, found: Gradients | None, samples
     expected = {name: total.float() for name, total in predicted.items() if total is not None}
     positions = {name: sums.positions(name) for name in views}
     shares = {owner: torch.tensor(entry.unseen) for owner, entry in sums.sums.items()}
+    ratios = {owner: torch.tensor(entry.optimism) for owner, entry in sums.sums.items()}
     unseen = {name: shares[owners[name]] for name in inputs}
+    optimism = {name: ratios[owners[name]] for name in inputs}
     rows = {
         name: found.rows(view, sums) if found else torch.ones(view.groups * view.rows) for name, view in views.items()
     }
-    return Calibration(views, inputs, rows, counts, lookups, expected, positions, unseen, samples, missing)
+    return Calibration(views, inputs, rows, counts, lookups, expected, positions, unseen, optimism, samples, missing)

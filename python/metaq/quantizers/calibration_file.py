@@ -18,7 +18,7 @@ from torch import Tensor
 from metaq.errors import FormatError
 from metaq.files import atomic_file, map_bytes
 
-KINDS = ("inputs", "rows", "counts", "lookups", "expected", "positions", "unseen")
+KINDS = ("inputs", "rows", "counts", "lookups", "expected", "positions", "unseen", "optimism")
 _KEY = "metaq.calibration"
 
 

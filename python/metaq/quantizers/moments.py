@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metaq.errors import InputError
+from metaq.quantizers import second_order
 from metaq.quantizers.layers import Factor, MatrixView
 from metaq.quantizers.observation import Listener
 from metaq.quantizers.operations import Operation
@@ -74,16 +75,15 @@ class InputSums:
     """Sums over all inputs of a weight's groups.
 
     Attributes:
-        products: Σ x xᵀ, of shape (groups, columns, columns).
-        cross: Σ (r - x) xᵀ of inputs r that x came from, in the same shape; None where they cannot be compared.
+        halves: Σ x xᵀ over the first half of each batch, and over the second, of shape (2, groups, columns, columns).
+        cross: Σ (r - x) xᵀ over all inputs, of r that x came from, in the same shape; None where they cannot be
+            compared.
         positions: how many inputs each group has seen, int64.
-        halves: Σ x² over the first half of each batch, and over the second, float64, (2, groups, columns), on the CPU.
     """
 
-    products: Tensor
+    halves: Tensor
     cross: Tensor | None
     positions: Tensor
-    halves: Tensor
 
     @classmethod
     def zeros(cls, view: MatrixView, device: torch.device, has_cross: bool = False) -> InputSums:
@@ -91,10 +91,14 @@ class InputSums:
         shape = (view.groups, view.columns, view.columns)
         size = shape[0] * shape[1] * shape[2]
         dtype = torch.float64 if size <= _DOUBLE_ELEMENTS and device.type != "mps" else torch.float32
-        products = torch.zeros(shape, dtype=dtype, device=device)
-        halves = torch.zeros(2, view.groups, view.columns, dtype=torch.float64)
-        cross = products.clone() if has_cross else None
-        return cls(products, cross, torch.zeros(view.groups, dtype=torch.int64), halves)
+        cross = torch.zeros(shape, dtype=dtype, device=device) if has_cross else None
+        halves = torch.zeros(2, *shape, dtype=dtype, device=device)
+        return cls(halves, cross, torch.zeros(view.groups, dtype=torch.int64))
+
+    @property
+    def products(self) -> Tensor:
+        """Σ x xᵀ over all inputs, of shape (groups, columns, columns)."""
+        return self.halves[0] + self.halves[1]
 
     @property
     def unseen(self) -> float:
@@ -104,7 +108,7 @@ class InputSums:
         likelihood of Gaussian inputs. Features that few samples have, such as those of one class among a thousand, are
         seen too much or not at all; weights that they meet may matter all the same.
         """
-        halves = self.halves.flatten(1)
+        halves = self.halves.diagonal(dim1=2, dim2=3).double().cpu().flatten(1)
         means = halves.mean(1, keepdim=True)
         if not bool((means > 0).all()):
             return 0.0
@@ -115,6 +119,11 @@ class InputSums:
             return float((expected.log() + halves.flip(0) / expected).mean())
 
         return min(_UNSEEN, key=missed)
+
+    @property
+    def optimism(self) -> float:
+        """How many times as much errors of weights cost on inputs that feedback has not seen."""
+        return second_order.optimism(self.halves, self.positions // 2, self.unseen)
 
     def add(self, factor: Factor, operation: Operation, reference: Operation | None = None) -> None:
         """Add the inputs of an operation.
@@ -130,14 +139,14 @@ class InputSums:
         references = reference.pieces(factor) if reference is not None and self.cross is not None else None
         for piece in operation.pieces(factor):
             groups = slice(factor.first + piece.first, factor.first + piece.first + piece.count)
-            product = piece.inputs.transpose(1, 2) @ piece.inputs
-            if not bool(torch.isfinite(product).all()):
-                raise InputError(f"{factor.view.name}: expected finite inputs, found NaN, infinite or too large ones")
-            self.products[groups] += product
+            middle = piece.inputs.shape[1] // 2
+            for total, half in zip(self.halves, (piece.inputs[:, :middle], piece.inputs[:, middle:]), strict=True):
+                product = half.transpose(1, 2) @ half
+                if not bool(torch.isfinite(product).all()):
+                    found = "NaN, infinite or too large ones"
+                    raise InputError(f"{factor.view.name}: expected finite inputs, found {found}")
+                total[groups] += product
             self.positions[groups] += piece.inputs.shape[1]
-            first = piece.inputs[:, : piece.inputs.shape[1] // 2].square().sum(1).double().cpu()
-            both = product.diagonal(dim1=1, dim2=2).double().cpu()
-            self.halves[:, groups] += torch.stack((first, (both - first).clamp_min(0)))
             if references is not None and self.cross is not None:
                 difference = next(references).inputs - piece.inputs
                 self.cross[groups] += difference.transpose(1, 2) @ piece.inputs

@@ -161,6 +161,35 @@ def aim(matrices: Tensor, inputs: Tensor, cross: Tensor, positions: Tensor, unse
     return (matrices.double() + moved).float()
 
 
+def optimism(halves: Tensor, positions: Tensor, unseen: float = 0.0) -> float:
+    """How many times as much errors of weights cost on inputs that feedback has not seen as on those that it has.
+
+    Feedback turns errors to where the inputs have little energy, and some of them seem to have little only because few
+    samples are known. Each half of the inputs is given feedback, and tells what its errors would cost on the other.
+
+    Args:
+        halves: H of each half of the inputs, of shape (2, groups, columns, columns).
+        positions: how many inputs each group has in a half, of shape (groups,).
+        unseen: as for `feedback`.
+
+    Returns:
+        The geometric mean of both, at least 1.
+
+    Raises:
+        InputError: they are no second moments.
+    """
+    halves = halves.detach().cpu().double()
+    costs = torch.zeros(2, 2, dtype=torch.float64)
+    for half, inputs in enumerate(halves):
+        found = feedback(inputs, positions, unseen)
+        for other, moments in enumerate(halves):
+            ordered = moments[:, found.order][:, :, found.order]
+            costs[half, other] = ((found.shares.double() @ ordered) * found.shares).sum()
+    if not bool((costs > 0).all()):
+        return 1.0
+    return max(1.0, float((costs[0, 1] * costs[1, 0] / costs.diagonal().prod()).sqrt()))
+
+
 def _noise_share(inputs: Tensor, positions: Tensor) -> Tensor:
     """How much of what moments say beside their diagonals is chance, of shape (groups, 1, 1)."""
     columns = inputs.shape[1]
