@@ -167,7 +167,7 @@ class Bytes:
 def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[list[int]], bytes | None]:
     source = Bytes(data)
     flags = source.byte()
-    require(flags <= 1, "flags")
+    require(flags <= 1, f"flags {flags}, of a newer version")
     base = source.take(32) if flags == 1 else None
     metadata = [(source.string(), source.string()) for _ in range(source.varint())]
     require(len({key for key, _ in metadata}) == len(metadata), "metadata keys")
@@ -185,9 +185,9 @@ def read_header(data: bytes) -> tuple[list[tuple[str, str]], list[Entry], list[l
 
 def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook], last_kind: int) -> Entry:
     entry = Entry(source.string(), source.byte())
-    require(entry.dtype in DTYPES, "dtype")
+    require(entry.dtype in DTYPES, f"dtype {entry.dtype}, of a newer version")
     kind = source.byte()
-    require(kind <= last_kind, "kind")
+    require(kind <= last_kind, f"tensor kind {kind}, of a newer version or of a difference")
     require(kind not in (1, 4) or DTYPES[entry.dtype][0] != "bool", "kept bool")
     if kind == 2:
         target = source.varint()
@@ -226,7 +226,7 @@ def read_entry(source: Bytes, before: list[Entry], codebooks: list[Codebook], la
 
 def read_matrix(source: Bytes, shape: tuple[int, ...], step: float) -> Matrix:
     layout = source.byte()
-    require(1 <= layout <= 7, "layout")
+    require(1 <= layout <= 7, f"layout {layout}, of a newer version")
     leading = source.varint()
     require(1 <= leading < len(shape), "leading dimensions")
     require(0 not in shape, "elements of a matrix")
@@ -247,7 +247,7 @@ def read_scales(source: Bytes, count: int) -> list[float]:
 
 def read_codebook(source: Bytes) -> Codebook:
     kind = source.byte()
-    require(kind <= 2, "codebook kind")
+    require(kind <= 2, f"codebook kind {kind}, of a newer version")
     if kind == INTEGER:
         return Codebook(kind)
     if kind == UNIFORM:
@@ -280,7 +280,8 @@ def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor
     """A difference's checksum of its base, every tensor of a file, of a difference its values, and what changes."""
     source = Bytes(data)
     require(source.take(3) == b"MTQ", "magic")
-    require(source.byte() == 1, "version")
+    version = source.byte()
+    require(version == 1, f"version {version}, of a newer format")
     size, coded_size = source.varint(), source.varint()
     require(1 <= size <= 1 << 26 and size <= (coded_size + 8) << 12, "header size")
     coded = source.take(coded_size)
@@ -317,7 +318,7 @@ def decode_any(data: bytes) -> tuple[bytes | None, list[Entry], dict[str, Tensor
             require(coder == 9 and [plane for _, plane in places] == [CHANGES], "chunk of changes")
             changes[places[0][0]].append((payload, blocks[0][0]))
             continue
-        require(coder in CODERS, "coder")
+        require(coder in CODERS, f"coder {coder}, of a newer version")
         for place, decoded in zip(places, CODERS[coder](payload, blocks), strict=True):
             require(all(map(is_symbol, decoded)), "symbol")
             symbols[place] += decoded

@@ -46,7 +46,8 @@ def by_name(name: str) -> Coder:
 def by_identifier(identifier: int) -> Coder:
     """The coder with that byte in the file. Raises FormatError if there is none."""
     if identifier not in _by_identifier:
-        raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {identifier}")
+        found = f"{identifier}; a newer metaq may have it"
+        raise FormatError(f"coder: expected an identifier among {sorted(_by_identifier)}, found {found}")
     return _by_identifier[identifier]
 
 

@@ -21,6 +21,7 @@ from metaq.format.base_checksum import shortened
 from metaq.format.dtypes import DTYPES
 from metaq.format.header import (
     ALIAS,
+    CHANGED,
     KINDS_OF_SYMBOLS,
     MAGIC,
     MAX_HEADER_BYTES,
@@ -51,25 +52,25 @@ _EXPECTED_AND_FOUND = {
     "header_checksum": ("a header that matches its checksum", "one that does not"),
     "header_coding": ("a text-coded header", "it {what}"),
     "header_left_over": ("the end of the header", "{found} more bytes"),
-    "reserved_flags": ("flags 0 or 1", "{found}"),
+    "reserved_flags": ("flags 0 or 1", "{found}, for {feature}; a newer metaq may read it"),
     "bad_varint": ("a shortest varint below 2^63", "another"),
     "bad_utf8": ("UTF-8", "{octets}"),
     "repeated_key": ("distinct metadata keys", "{name} twice"),
     "repeated_name": ("distinct tensor names", "{name} twice"),
     "too_many_tensors": ("at most 2^20 tensors", "{found}"),
-    "unknown_dtype": ("a known dtype", "{found} for tensor {name}"),
-    "unknown_kind": ("a kind of 0 to {expected}", "{found} for tensor {name}"),
+    "unknown_dtype": ("a known dtype", "{found} for tensor {name}; a newer metaq may read it"),
+    "unknown_kind": ("a kind of 0 to {expected}", "{found} for tensor {name}; {reader}"),
     "kept_bool": ("bool tensors to be coded", "a kept or changed one, {name}"),
     "bad_alias": ("an earlier tensor of the same dtype", "alias {name} of entry {found}"),
     "too_many_dimensions": ("at most 32 dimensions", "{found} for tensor {name}"),
     "too_many_elements": ("fewer than 2^40 elements", "more, with {found} in one dimension, for tensor {name}"),
-    "unknown_codebook": ("codebook kind 0, 1 or 2", "{found} for tensor {name}"),
+    "unknown_codebook": ("codebook kind 0, 1 or 2", "{found} for tensor {name}; a newer metaq may read it"),
     "bad_step": ("a positive finite step", "{step:g} for tensor {name}"),
     "bad_codebook_reference": ("a codebook defined before", "reference {found} for tensor {name}"),
     "codebook_dtype": ("a codebook for {what}", "a {kind} for tensor {name}"),
     "difference_dtype": ("differences to be float32", "{what} for tensor {name}"),
     "scaled_codebook": ("a uniform codebook of scaled tensor {name}", "a {kind}"),
-    "bad_layout": ("a layout of 1 to 7", "{found} for tensor {name}"),
+    "bad_layout": ("a layout of 1 to 7", "{found} for tensor {name}; a newer metaq may read it"),
     "bad_leading": ("one leading dimension or more, but fewer than {expected}", "{found} for tensor {name}"),
     "empty_matrix": ("a scaled tensor to have elements", "none in tensor {name}"),
     "bad_row_scale": ("row scales that keep the step finite", "2^({found}/8) for tensor {name}"),
@@ -84,6 +85,7 @@ _EXPECTED_AND_FOUND = {
     "symbol_range": ("{expected} to {most}", "{found} to {greatest}"),
     "plane_range": ("symbols of bytes, -128 to 127", "{found} to {greatest}"),
 }
+_PRIORS = 2  # the flag that docs/format.md reserves for them
 _CODEBOOKS = ("UniformCodebook", "TableCodebook", "IntegerCodebook")
 
 
@@ -358,6 +360,8 @@ class CheckedFile:
             "octets": repr(error.name[:20]),
             "name": repr(error.name[:800].decode("utf-8", "replace"))[:200],
             "kind": _CODEBOOKS[found] if error.status in ("codebook_dtype", "scaled_codebook") else "",
+            "feature": "a table of priors" if found & _PRIORS else "what this version does not know",
+            "reader": "a difference may have it" if found in (CHANGED, REMOVED) else "a newer metaq may read it",
             "step": struct.unpack("<f", struct.pack("<I", found))[0] if error.status == "bad_step" else 0.0,
         }
         words, other = _EXPECTED_AND_FOUND[error.status]

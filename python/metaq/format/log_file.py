@@ -17,6 +17,7 @@ _RECORD = b"STEP"
 _FIELDS = struct.Struct("<4sB3xQQ")
 _HEAD_BYTES = _FIELDS.size + 4  # its checksum behind it
 _END = b"\x01"
+_NEWER = "; a newer metaq may read it"
 MOST_STEP = 2**64 - 1
 
 
@@ -56,7 +57,8 @@ class LogFile:
         if self.end == 0:
             start = self._read(0, len(MAGIC))
             if not MAGIC.startswith(start):
-                raise FormatError(f"{self.name}: expected an update log, which starts with {MAGIC!r}, found {start!r}")
+                found = f"{start!r}{_NEWER if start.startswith(MAGIC[:-1]) else ''}"
+                raise FormatError(f"{self.name}: expected an update log, which starts with {MAGIC!r}, found {found}")
             if len(start) < len(MAGIC):
                 return
             self.end = len(MAGIC)
@@ -145,9 +147,9 @@ class LogFile:
             raise FormatError(f"{where}: expected a step's head that matches its checksum, found another")
         if kind > 1 or (kind == 1 and not self.records):
             expected = "a keyframe" if not self.records else "a keyframe or a difference"
-            raise FormatError(f"{where}: expected {expected}, found kind {kind}")
+            raise FormatError(f"{where}: expected {expected}, found kind {kind}{_NEWER if kind > 1 else ''}")
         if any(head[5:8]):
-            raise FormatError(f"{where}: expected three reserved bytes of 0, found another")
+            raise FormatError(f"{where}: expected three reserved bytes of 0, found another{_NEWER}")
         if self.records and step <= self.records[-1].step:
             raise FormatError(f"{where}: expected a step above {self.records[-1].step}, found {step}")
         return Record(step, kind == 0, place + _HEAD_BYTES, size)

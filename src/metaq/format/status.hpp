@@ -12,7 +12,7 @@ namespace metaq {
     STATUS(ok, "nothing is wrong") \
     /* The file as a whole */ \
     STATUS(not_mtq, "expected a .mtq file, found one that does not start with MTQ") \
-    STATUS(wrong_version, "expected format version 1, found another") \
+    STATUS(wrong_version, "expected format version 1, found another; a newer metaq may read it") \
     STATUS(truncated, "expected more bytes, found the end of the file") \
     STATUS(bytes_left_over, "expected the end of the file, found more bytes") \
     /* Its header */ \
@@ -21,34 +21,34 @@ namespace metaq {
     STATUS(header_coding, "expected a text-coded header, found bytes that no encoder writes") \
     STATUS(header_truncated, "header: expected more bytes, found its end") \
     STATUS(header_left_over, "header: expected its end, found more bytes") \
-    STATUS(reserved_flags, "header: expected flags of 0 or 1, found others") \
+    STATUS(reserved_flags, "header: expected flags of 0 or 1, found others, such as that of a table of priors; a newer metaq may read it") \
     STATUS(difference, "expected a whole model, found a difference, which is nothing without its base") \
     STATUS(bad_varint, "expected a shortest varint below 2^63, found another") \
     STATUS(bad_utf8, "header: expected UTF-8, found other bytes") \
     STATUS(repeated_key, "header: expected distinct metadata keys, found one twice") \
     STATUS(repeated_name, "header: expected distinct tensor names, found one twice") \
     STATUS(too_many_tensors, "header: expected at most 2^20 tensors, found more") \
-    STATUS(unknown_dtype, "header: expected a known dtype, found another") \
-    STATUS(unknown_kind, "header: expected a tensor of kind 0 to 3, or of a difference 0 to 5, found another") \
+    STATUS(unknown_dtype, "header: expected a known dtype, found another; a newer metaq may read it") \
+    STATUS(unknown_kind, "header: expected a tensor of kind 0 to 3, or of a difference 0 to 5, found another kind; a newer metaq may read it") \
     STATUS(kept_bool, "header: expected bool tensors to be coded, found a kept or a changed one") \
     STATUS(bad_alias, "header: expected an alias of an earlier tensor of its dtype, found another") \
     STATUS(too_many_dimensions, "header: expected at most 32 dimensions, found more") \
     STATUS(too_many_elements, "header: expected fewer than 2^40 elements, found more") \
-    STATUS(unknown_codebook, "header: expected a codebook of kind 0, 1 or 2, found another") \
+    STATUS(unknown_codebook, "header: expected a codebook of kind 0, 1 or 2, found another; a newer metaq may read it") \
     STATUS(bad_step, "header: expected a positive finite step, found another") \
     STATUS(bad_levels, "header: expected 1 to 2^20 finite increasing levels and an origin among them, found others") \
     STATUS(bad_codebook_reference, "header: expected a codebook defined before, found another number") \
     STATUS(codebook_dtype, "header: expected a codebook for its tensor's dtype, found another") \
     STATUS(difference_dtype, "header: expected coded floats of a difference to be float32, found others") \
     STATUS(scaled_codebook, "header: expected a uniform codebook for a scaled tensor, found another") \
-    STATUS(bad_layout, "header: expected a layout of 1 to 7 for a scaled tensor, found another") \
+    STATUS(bad_layout, "header: expected a layout of 1 to 7 for a scaled tensor, found another; a newer metaq may read it") \
     STATUS(bad_leading, "header: expected some dimensions of a scaled tensor to make its rows, found none or all") \
     STATUS(empty_matrix, "header: expected a scaled tensor to have elements, found none") \
     STATUS(bad_row_scale, "header: expected row scales that keep the step finite, found one that does not") \
     STATUS(bad_common, "header: expected a changed tensor to have elements in common with the base's, found none or too many") \
     STATUS(bad_differing, "header: expected no more elements to differ than are in common, found more") \
     STATUS(bad_source, "header: expected a changed tensor to have the base's name, 0, or another, 1, found neither") \
-    STATUS(unknown_coder, "header: expected a known coder, found another") \
+    STATUS(unknown_coder, "header: expected a known coder, found another; a newer metaq may read it") \
     STATUS(chunk_symbols, "header: expected a chunk of 1 to 2^26 symbols that it can hold, found others") \
     STATUS(chunk_sum, "header: expected chunks of as many symbols as the tensors have, found others") \
     STATUS(chunk_of_changes, "header: expected chunks of the coder 9 for one changed tensor each, found others") \
