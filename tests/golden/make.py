@@ -1,4 +1,8 @@
-"""The golden files' models, and `python tests/golden/make.py`, which writes every golden file anew."""
+"""The golden files' models, and `python tests/golden/make.py`, which writes every golden file anew.
+
+Golden files hold what today's encoders write, and change with them; those of tests/compatibility, which every later
+release reads, never do.
+"""
 
 import io
 from pathlib import Path

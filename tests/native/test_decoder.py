@@ -120,8 +120,12 @@ def model():
     return CompressedModel(tensors, {"é\0": '"\t'})
 
 
-@pytest.mark.parametrize("path", sorted((TESTS / "golden").glob("*.mtq")), ids=lambda path: path.name)
-def test_golden_files(path, run):
+@pytest.mark.parametrize(
+    "path",
+    sorted([*(TESTS / "golden").glob("*.mtq"), *(TESTS / "compatibility").glob("*/*.mtq")]),
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_golden_files_and_those_of_releases(path, run):
     if any(name in path.name for name in OTHERS):
         assert_refused(path.read_bytes(), run, MESSAGES["unsupported_coder"])
     else:
