@@ -57,8 +57,9 @@ class LogFile:
         if self.end == 0:
             start = self._read(0, len(MAGIC))
             if not MAGIC.startswith(start):
-                found = f"{start!r}{_NEWER if start.startswith(MAGIC[:-1]) else ''}"
-                raise FormatError(f"{self.name}: expected an update log, which starts with {MAGIC!r}, found {found}")
+                found_start = f"{start!r}{_NEWER if start.startswith(MAGIC[:-1]) else ''}"
+                expected = f"an update log, which starts with {MAGIC!r}"
+                raise FormatError(f"{self.name}: expected {expected}, found {found_start}")
             if len(start) < len(MAGIC):
                 return
             self.end = len(MAGIC)
