@@ -28,7 +28,7 @@ from metaq.threads import in_threads
 
 _log = logging.getLogger(__name__)
 _REACH = (24.0, 14.0)  # octaves of steps tried below and above the one of about one bit a weight
-_GUARD_BITS = 4  # of what is rounded, beyond what the weights' errors leave certain
+_GUARD_BITS = 5  # of what is rounded, beyond what the weights' errors leave certain
 _FINEST = 16.0  # octaves below it, finer than which no step is taken: weights far from all others would have no symbol
 
 
