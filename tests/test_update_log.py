@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import contextmanager
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import metaq
 import metaq.numpy
-from metaq.errors import FormatError, InputError
+from metaq.errors import FormatError, InputError, MetaqError
 from metaq.format import log_file
 
 
@@ -146,6 +149,61 @@ def test_damage_is_found(written):
             assert len(log.steps) == len(made)
             for _ in log.read_from(0):
                 pass
+
+
+HEAD_BYTES = 24  # before its checksum
+
+
+@st.composite
+def damages(draw):
+    """Bytes of heads, with checksums that match; bytes anywhere that become fewer, others or more; the log's end."""
+    in_heads = st.tuples(st.integers(0, 6), st.integers(0, HEAD_BYTES - 1), st.integers(0, 255))
+    anywhere = st.tuples(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=40))
+    return draw(st.lists(in_heads, max_size=3)), draw(st.lists(anywhere, max_size=2)), draw(st.floats(0.5, 1.1))
+
+
+def damaged(data, damage):
+    in_heads, anywhere, end = damage
+    heads = [found.start - HEAD_BYTES - 4 for found in metaq.DeltaReader(io.BytesIO(data))._log.records]
+    data = bytearray(data)
+    for place, offset, byte in in_heads:
+        head = heads[place]
+        data[head + offset] = byte
+        checksum = zlib.crc32(data[head : head + HEAD_BYTES])
+        data[head + HEAD_BYTES : head + HEAD_BYTES + 4] = checksum.to_bytes(4, "little")
+    for share, size, others in anywhere:
+        first = int(share * len(data))
+        data[first : first + size] = others
+    return bytes(data[: int(end * len(data))])
+
+
+@contextmanager
+def may_be_refused():
+    message = ""
+    try:
+        yield
+    except MetaqError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@settings(max_examples=120, deadline=None)
+@given(damages())
+def test_any_damage_is_an_error_in_one_line(written, damage):
+    """What is read of a damaged log is a network that was written; so is what another writer appends to it."""
+    data, made = written
+    known, data = {metaq.checksum(state) for state in made}, damaged(data, damage)
+    with may_be_refused():
+        reader = metaq.DeltaReader(io.BytesIO(data))
+        for step in reader.steps:
+            reader.metadata(step)
+            reader.payload(step)
+        for _, state in reader.read_from(reader.steps[0]) if reader.steps else ():
+            assert metaq.checksum(state) in known
+    file = io.BytesIO(data)
+    with may_be_refused(), metaq.DeltaWriter(file) as log:
+        log.append(made[3])
+        assert_same(metaq.DeltaReader(file).read(), made[3])
 
 
 def record(kind=0, step=0, payload=b"", magic=b"STEP", reserved=b"\0\0\0", end=b"\1"):

@@ -1,12 +1,17 @@
-// A driver for where libFuzzer is missing: feeds a target with changed copies of files, the same ones every time.
+// A driver for where libFuzzer is missing: feeds a target with changed copies of files, and of those copies that reached code
+// which none had reached before; the same ones every time. An input with which the target ends the process, or for which it
+// takes a minute, is left in the file `crash`.
 //
 //     fuzz_decoder SECONDS FILE...
 //
-// g++ -std=c++20 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Isrc tests/fuzz/decoder.cpp
-//     tests/fuzz/driver.cpp -o fuzz_decoder
-// clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/decoder.cpp -o fuzz_decoder
+// g++ -std=c++20 -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all -fsanitize-coverage=trace-pc -Isrc
+//     tests/fuzz/decoder.cpp tests/fuzz/driver.cpp -o fuzz_decoder
+// clang++ -std=c++20 -O1 -g1 -fsanitize=fuzzer,address,undefined -Isrc tests/fuzz/decoder.cpp -o fuzz_decoder
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -17,10 +22,42 @@
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* bytes, std::size_t size);
+extern "C" void __sanitizer_set_death_callback(void (*callback)());
 
 namespace {
 
 using Bytes = std::vector<std::uint8_t>;
+
+constexpr unsigned kSecondsLimit = 60;
+
+bool has_run[1 << 16];       // pairs of places in the code, one after the other
+std::size_t last_place = 0;  // which ran
+bool is_new = false;         // since it was reset: whether a pair ran for the first time
+const Bytes* now = nullptr;  // the input that the target has
+
+void save_input() {
+    std::FILE* const file = std::fopen("crash", "wb");
+    if (file == nullptr) return;
+    std::fwrite(now->data(), 1, now->size(), file);
+    std::fclose(file);
+}
+
+void end(int signal) {
+    save_input();
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+}
+
+// In memory of exactly its size, so that a read behind it is found. True if it reached something new.
+bool run(const Bytes& bytes) {
+    const Bytes exact(bytes.begin(), bytes.end());
+    now = &exact;
+    is_new = false;
+    last_place = 0;
+    alarm(kSecondsLimit);
+    LLVMFuzzerTestOneInput(exact.data(), exact.size());
+    return is_new;
+}
 
 Bytes changed(Bytes bytes, const std::vector<Bytes>& corpus, std::mt19937& random) {
     const auto below = [&](std::size_t limit) { return limit == 0 ? 0 : random() % limit; };
@@ -47,6 +84,16 @@ Bytes changed(Bytes bytes, const std::vector<Bytes>& corpus, std::mt19937& rando
 
 }  // namespace
 
+// Called wherever control may have gone another way. Places are told apart by their distance, which is the same every time.
+extern "C" __attribute__((no_sanitize_coverage, no_sanitize("address", "undefined"))) void __sanitizer_cov_trace_pc() {
+    const std::size_t place = reinterpret_cast<std::uintptr_t>(__builtin_return_address(0)) -
+                              reinterpret_cast<std::uintptr_t>(&LLVMFuzzerTestOneInput);
+    bool& has_pair_run = has_run[(place * 40503u ^ last_place) & 0xffff];
+    is_new |= !has_pair_run;
+    has_pair_run = true;
+    last_place = place * 40503u >> 1;
+}
+
 int main(int count, char** arguments) {
     std::vector<Bytes> corpus;
     for (int i = 2; i < count; ++i) {
@@ -57,13 +104,17 @@ int main(int count, char** arguments) {
         std::fputs("usage: SECONDS FILE...\n", stderr);
         return 2;
     }
-    for (const Bytes& bytes : corpus) LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+    __sanitizer_set_death_callback(save_input);
+    std::signal(SIGABRT, end);
+    std::signal(SIGALRM, end);
+    for (const Bytes& bytes : corpus) run(bytes);
     std::mt19937 random(1);
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(arguments[1]));
+    const auto end_time = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(arguments[1]));
+    const std::size_t given = corpus.size();
     std::size_t runs = 0;
-    for (; std::chrono::steady_clock::now() < end; ++runs) {
+    for (; std::chrono::steady_clock::now() < end_time; ++runs) {
         const Bytes bytes = changed(corpus[random() % corpus.size()], corpus, random);
-        LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
+        if (run(bytes)) corpus.push_back(bytes);
     }
-    std::printf("%zu runs\n", runs);
+    std::printf("%zu new inputs\n%zu runs\n", corpus.size() - given, runs);
 }

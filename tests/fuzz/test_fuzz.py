@@ -1,10 +1,11 @@
 """Builds the fuzz targets with sanitizers and runs each for METAQ_FUZZ_SECONDS, or 10, on changed copies of good input.
 
-With clang and its libFuzzer changes are led by coverage; without it, `driver.cpp` makes random ones.
+With clang its libFuzzer makes the changes, without it `driver.cpp`; both keep the inputs that reach new code.
 """
 
 import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -21,7 +22,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COMPILER = shutil.which("g++")
 CLANG = shutil.which("clang++")
-FLAGS = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+FLAGS = ["-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
 SECONDS = int(os.environ.get("METAQ_FUZZ_SECONDS", "10"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (COMPILER or CLANG), reason="no compiler")]
@@ -39,12 +40,53 @@ def headers():
         yield reference.decode_text(sizes.take(coded_size), size)
 
 
-def blocks():
+SHAPES = [
+    [(1, 1, 1)],
+    [(20, 30, 1)],
+    [(12, 6, 9), (5, 40, 1)],
+    [(60, 60, 4)],
+    [(3, 5, 1), (1, 9, 1), (8, 8, 1), (7, 3, 5)],
+]
+
+
+def shape_bytes(shapes):
+    return bytes([len(shapes) - 1]) + b"".join(bytes([rows, channels, kernel - 1]) for rows, channels, kernel in shapes)
+
+
+def coders():
+    """Symbols and texts that are coded, payloads that are decoded, and payloads that are none."""
     generator = np.random.default_rng(1)
-    for coder in range(6):
-        for scale in (1, 2, 4, 8, 30, 130, 150):
+    for coder in range(1, 7):
+        for scale in (2, 4, 8, 30, 130, 150, 1, 129):
             yield bytes([coder, 0]) + generator.bytes(13) + bytes([scale]) + generator.bytes(100)
         yield bytes([coder, 1]) + generator.bytes(60)
+    encoders = ["huffman", "range", "mixing", "rans", "adaptive"]
+    for shapes in SHAPES:
+        for most in (0, 0.4, 2, 9, 300, 2**29):
+            drawn = [np.rint(generator.normal(0, most / 3, shape)).clip(-(2**30) + 1, 2**30 - 1) for shape in shapes]
+            symbols = [array.astype(np.int32) for array in drawn]
+            widths = bytes([1 if most <= 9 else 2 if most <= 300 else 4])
+            stored = widths * len(symbols) + b"".join(array.astype(f"<i{widths[0]}").tobytes() for array in symbols)
+            payloads = [getattr(_native, f"{name}_encode")(symbols) for name in encoders]
+            for coder, payload in enumerate([stored, *payloads]):
+                yield bytes([coder, 1]) + shape_bytes(shapes) + payload
+    for size in (0, 5, 300):
+        text = generator.bytes(size // 3) + b"layers.0.weight" * (size // 20)
+        yield bytes([6, 1]) + len(text).to_bytes(2, "little") + _native.text_encode(text)
+
+
+def scales():
+    """Matrices with and without scales, from one element to some thousands."""
+    generator = np.random.default_rng(3)
+    for flags in range(256):
+        rows, columns = (
+            generator.integers(0, 110, 2) if flags % 3 else [(0, 2000), (1500, 6), (63, 127)][flags // 3 % 3]
+        )
+        yield bytes([flags, flags, flags]) + struct.pack("<HH", rows, columns) + generator.bytes(3000)
+
+
+# The numbers in a file, and the bytes, of the dtypes in the order of changes.cpp.
+CHANGED_DTYPES = [(0, 4), (1, 2), (2, 2), (3, 8), (4, 1), (5, 1), (17, 1), (20, 8)]
 
 
 def changes():
@@ -54,11 +96,12 @@ def changes():
         for times in (0, 16, 240):
             yield bytes([dtype, times]) + generator.bytes(400)
         yield bytes([dtype, 255]) + generator.bytes(60)
-    base = generator.integers(0, 2**16, 3000).astype(np.uint16)
-    for share in (0.01, 0.5):
-        new = base + (generator.random(base.size) < share).astype(np.uint16)
-        payload, _ = _native.difference_encode(base.view(np.uint8), new.view(np.uint8), 2)
-        yield bytes([2, 255]) + payload
+    for dtype, (number, width) in enumerate(CHANGED_DTYPES):
+        base = (np.arange(3000 * width) ** 2 >> 3).astype(np.uint8)  # as in changes.cpp
+        for share in (0, 0.01, 0.5):
+            new = base ^ (generator.random(base.size) < share / width)
+            payload, _ = _native.difference_encode(base, new.astype(np.uint8), number)
+            yield bytes([dtype, 255]) + payload
 
 
 def images():
@@ -71,7 +114,14 @@ def images():
             continue
 
 
-CORPORA = {"changes": changes, "decoder": whole_files, "device": images, "header": headers, "round_trips": blocks}
+CORPORA = {
+    "changes": changes,
+    "coders": coders,
+    "decoder": whole_files,
+    "device": images,
+    "header": headers,
+    "scales": scales,
+}
 
 
 def build(target, program):
@@ -81,7 +131,8 @@ def build(target, program):
         command = [CLANG, *flags, "-fsanitize=fuzzer", source, "-o", program]
         if COMPILER is None or subprocess.run(command, capture_output=True).returncode == 0:
             return True
-    subprocess.run([COMPILER, *flags, source, HERE / "driver.cpp", "-o", program], check=True)
+    coverage = "-fsanitize-coverage=trace-pc"
+    subprocess.run([COMPILER, *flags, coverage, source, HERE / "driver.cpp", "-o", program], check=True)
     return False
 
 
