@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         # Opened here, so that it is closed also where NumPy refuses it.
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that Python 2 wrote, which are read all the same
             if len(set(archive.namelist())) < len(archive.namelist()):
                 raise ValueError("two arrays of one name")
             for member in archive.namelist():
