@@ -1,5 +1,6 @@
 """Update logs: what comes back from any step, what a kill or a cut leaves, what is refused."""
 
+import errno
 import io
 import os
 import signal
@@ -368,6 +369,34 @@ def test_arrays_without_torch():
         assert {name: (a.dtype, a.tobytes()) for name, a in arrays.items()} == {
             name: (a.dtype, a.tobytes()) for name, a in made[step].items()
         }
+
+
+def test_names_of_logs_are_synced(tmp_path, monkeypatch):
+    """A new log's; and one that steps are dropped of is the new file even where its folder cannot be synced then."""
+    path, sync, is_broken = tmp_path / "x.mtql", os.fsync, False
+    folders = []
+
+    def fsync(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            folders.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if is_broken:
+                raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with metaq.DeltaWriter(path) as log:
+        assert folders == [str(tmp_path)]
+        for step in range(4):
+            log.append({"w": torch.full((3, 4), float(step))})
+        assert folders == [str(tmp_path)]
+        is_broken = True
+        with pytest.raises(InputError, match=r"x.mtql: expected a writable place, found Input/output error"):
+            log.drop(before=2)
+        log.append({"w": torch.full((3, 4), 4.0)})
+    with metaq.DeltaReader(path) as log:
+        assert log.steps == [2, 3, 4]
+    with pytest.raises(InputError, match=r"y.mtql: expected a writable place, found Input/output error"):
+        metaq.DeltaWriter(tmp_path / "y.mtql")
 
 
 def test_a_log_has_one_writer_while_steps_are_dropped(tmp_path, monkeypatch):

@@ -40,6 +40,12 @@ class RecipeError(MetaqError):
     """A recipe file has an unknown key, a missing one or a value out of its range."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of a library says, as far as one line has room for it."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "; did you mean 'x'?", or nothing when no known name is near.
 

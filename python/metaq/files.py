@@ -23,6 +23,7 @@ Content = TypeVar("Content")
 TEMPORARY_PREFIX = ".metaq-"
 _PIECE_BYTES = 1 << 20
 _MOST_READ = 1 << 30  # at a time: more is more than the system reads at once
+_NO_SYNCING = (errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # what file systems say that sync no folders
 
 
 class Closable(ABC):
@@ -54,6 +55,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 @contextmanager
 def atomic_file(path: str | os.PathLike[str], size_bytes: int | None = None, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` at the end: a temporary sibling, synced, then renamed over it.
+
+    At the end it is there after a loss of power, too.
 
     Args:
         size_bytes: that it will have, where that is known; a message about a full disk says it.
@@ -90,6 +93,25 @@ def replace_file(path: str | os.PathLike[str], target: str | os.PathLike[str], m
         own = mode & ~_umask()
     os.chmod(path, own)
     os.replace(path, target)
+    sync_folder(Path(target).parent)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Have the disk know a folder's names, without which a file renamed into it may not be there after a loss of power.
+
+    Nothing where that cannot be: not every file system syncs folders, and some may be written to and not read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNCING:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
@@ -255,9 +277,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """What a file of JSON holds.
 
     Raises:
-        InputError: as of `read_bytes`, or the file has no JSON in UTF-8.
+        InputError: as of `read_bytes`, or the file has no JSON in UTF-8, or a text that UTF-8 does not have.
     """
     try:
-        return json.loads(read_bytes(path))
+        found = json.loads(read_bytes(path))
+        json.dumps(found, ensure_ascii=False).encode()  # halves of surrogate pairs, which no file can be given
+        return found
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected JSON, found something else ({error})") from None

@@ -1,5 +1,6 @@
 """A folder of parts, some of which other processes do."""
 
+import os
 import pickle
 
 import pytest
@@ -28,9 +29,9 @@ def stopped(tmp_path):
 
 def test_what_any_process_did_is_known_to_all_and_to_the_next_run(stopped, tmp_path):
     folder = WorkFolder(tmp_path / "out", OPTIONS, resumes=True)
-    assert folder.result("a.mtq", "0.5") == {"bits": 7.0}
-    assert folder.result("b.mtq", "0.25") == {"bits": 8.0}
-    assert folder.result("b.mtq", "0.5") is folder.result("c.mtq", "0.25") is None
+    assert folder.result("a.mtq", "0.5", ["bits"]) == {"bits": 7.0}
+    assert folder.result("b.mtq", "0.25", ["bits"]) == {"bits": 8.0}
+    assert folder.result("b.mtq", "0.5", ["bits"]) is folder.result("c.mtq", "0.25", ["bits"]) is None
     assert folder.is_written("a.mtq", "0.25")
     assert not folder.is_written("a.mtq", "0.5")
     (stopped / "files" / "b.mtq").unlink()
@@ -39,7 +40,7 @@ def test_what_any_process_did_is_known_to_all_and_to_the_next_run(stopped, tmp_p
 
 def test_without_resuming_all_is_forgotten(stopped, tmp_path):
     folder = WorkFolder(tmp_path / "out", OPTIONS, resumes=False)
-    assert folder.result("a.mtq", "0.25") is None
+    assert folder.result("a.mtq", "0.25", ["bits"]) is None
     assert {path.relative_to(stopped).as_posix() for path in stopped.rglob("*")} == {STATE, "files"}
     folder.close()
     assert not stopped.exists()
@@ -51,12 +52,31 @@ def test_notes_stay_behind_in_no_output(stopped, tmp_path):
     assert not stopped.exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_folders_are_synced_before_and_after_they_get_their_name(stopped, tmp_path, monkeypatch):
+    """So that after a loss of power all of the output is there under its name, and not some of it."""
+    events, sync, rename = [], os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda place: (events.append(os.readlink(f"/proc/self/fd/{place}")), sync(place)))
+    monkeypatch.setattr(os, "rename", lambda *places: (events.append("renamed"), rename(*places)))
+    folder = WorkFolder(tmp_path / "out", OPTIONS, resumes=True)
+    (folder.path / "sub").mkdir()
+    folder.publish_all({})
+    files = stopped / "files"
+    assert events[-4:] == [str(files), str(files / "sub"), "renamed", str(tmp_path)]
+
+
+NOTES = (
+    *("{", "[]", "{}", "[" * 5000, '{"results": [], "written": null}', '{"results": {}, "written": 1}'),
+    *('{"results": {"0.25": [9.0]}, "written": null}', '{"results": {"0.25": {}}, "written": null}'),
+    *('{"results": {"0.25": {"bits": NaN}}, "written": null}', '{"results": {"0.25": {"bits": "9"}}, "written": null}'),
+)
+
+
+@pytest.mark.parametrize("text", NOTES)
 def test_a_note_that_is_none_is_refused(stopped, tmp_path, text):
     place = next(stopped.glob("metaq-state-a*"))
     place.write_text(text)
     with pytest.raises(InputError, match=rf"{place.name}: expected what a stopped run left, found something else"):
-        WorkFolder(tmp_path / "out", OPTIONS, resumes=True).result("a.mtq", "0.25")
+        WorkFolder(tmp_path / "out", OPTIONS, resumes=True).result("a.mtq", "0.25", ["bits"])
 
 
 def test_one_run_at_a_time(tmp_path):

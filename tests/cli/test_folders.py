@@ -43,7 +43,7 @@ def test_verify_of_a_folder(succeeds, fails, compressed):
     (compressed / "2.mtq").write_bytes(data)
     assert "2.mtq: expected chunk" in fails("verify", compressed)
     (compressed / "2.mtq").unlink()
-    assert "expected the shard 2.mtq beside it" in fails("verify", compressed)
+    assert "expected the shard '2.mtq' beside it" in fails("verify", compressed)
 
 
 def test_compare_of_folders(succeeds, fails, folder, compressed, tmp_path):
@@ -139,7 +139,7 @@ def test_verify_of_what_transformers_loads(succeeds, fails, compressed, wrapped)
     rewritten(wrapped / "1.safetensors", **{"1.bias": torch.ones(3)})
     assert "2.safetensors, metaq.payload.1: expected chunk" in fails("verify", wrapped, "-q")
     (wrapped / "2.safetensors").unlink()
-    assert "expected the shard 2.safetensors beside it" in fails("verify", wrapped)
+    assert "expected the shard '2.safetensors' beside it" in fails("verify", wrapped)
 
 
 def test_compare_of_what_transformers_loads(succeeds, folder, compressed, wrapped):

@@ -1,5 +1,6 @@
 """Files written whole or not at all."""
 
+import errno
 import os
 
 import pytest
@@ -78,3 +79,56 @@ def test_unreadable(tmp_path):
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(InputError, match="expected a readable file, found"):
             read_bytes(path)
+
+
+def syncing(monkeypatch, code):
+    """Has syncing of folders fail, with this error or, where it is None, not at all; and lists what is synced."""
+    synced, sync = [], os.fsync
+
+    def fsync(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append(path)
+        if code is not None and os.path.isdir(path):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return synced
+
+
+def test_a_folder_is_synced_once_a_file_has_its_name(tmp_path, monkeypatch):
+    synced, replace = syncing(monkeypatch, None), os.replace
+    monkeypatch.setattr(os, "replace", lambda *places: (synced.append("renamed"), replace(*places)))
+    (tmp_path / "link").symlink_to("folder/x.mtq")
+    (tmp_path / "folder").mkdir()
+    write_atomically(tmp_path / "link", b"new")
+    assert os.path.dirname(synced[0]) == str(tmp_path / "folder")
+    assert synced[1:] == ["renamed", str(tmp_path / "folder")]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
+def test_file_systems_that_sync_no_folders(tmp_path, monkeypatch, code):
+    synced = syncing(monkeypatch, code)
+    write_atomically(tmp_path / "x.mtq", b"new")
+    assert synced[-1] == str(tmp_path)
+    assert (tmp_path / "x.mtq").read_bytes() == b"new"
+
+
+def test_a_folder_that_may_not_be_read_is_not_synced(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse_folders(path, *arguments, **options):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    write_atomically(tmp_path / "x.mtq", b"new")
+    assert (tmp_path / "x.mtq").read_bytes() == b"new"
+
+
+def test_a_folder_that_fails_to_be_synced_is_told(tmp_path, monkeypatch):
+    syncing(monkeypatch, errno.EIO)
+    with pytest.raises(InputError, match=r"x.mtq: expected a writable place, found Input/output error"):
+        write_atomically(tmp_path / "x.mtq", b"new")
+    assert folder_names(tmp_path) == ["x.mtq"]

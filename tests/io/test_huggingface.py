@@ -211,7 +211,7 @@ def test_tensors_that_the_index_does_not_name_are_kept(tmp_path, folder):
 BAD = {
     "missing shard": (
         lambda folder: (folder / SHARDS[1]).unlink(),
-        rf"{INDEX}: expected the shard {SHARDS[1]} beside it, found no such file",
+        rf"{INDEX}: expected the shard {SHARDS[1]!r} beside it, found no such file",
     ),
     "wrong shard": (
         lambda folder: edit_index(folder, lambda places: places.update({"a0.weight": SHARDS[1]})),
@@ -299,7 +299,7 @@ def test_damaged_compressed_folders(tmp_path, folder):
         decompress_path(tmp_path / "small", tmp_path / "back")
     assert not (tmp_path / "back").exists()
     shard.unlink()
-    with pytest.raises(InputError, match=rf"expected the shard {shard.name} beside it"):
+    with pytest.raises(InputError, match=rf"expected the shard {shard.name!r} beside it"):
         decompress_path(tmp_path / "small", tmp_path / "back")
 
 

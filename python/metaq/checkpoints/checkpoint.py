@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -173,7 +174,7 @@ class Checkpoint:
         folder, key = self.folder, repr(step)
         done = {}
         for part in self.sources:
-            known = folder.result(part, key)
+            known = folder.result(part, key, [field.name for field in fields(Totals)])
             if known is not None and (is_trial or folder.is_written(part, key)):
                 done[part] = Totals(known["squared_error"], known["bits"], int(known["size_bytes"]))
         return self._sum(partial(Parts.write, folder=folder, key=key, codebooks=self.codebooks(step), done=done))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_type_hints
 
 from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.chunk_encoder import Totals
@@ -84,10 +85,18 @@ def compress_path(
 
 
 def _finished(folder: WorkFolder) -> CompressionReport:
-    """What a run came to that was stopped when all was done."""
-    assert folder.finished is not None
+    """What a run came to that was stopped when all was done.
+
+    Raises:
+        InputError: it has left something else.
+    """
+    found, kinds = folder.finished, get_type_hints(CompressionReport)
+    assert found is not None
+    is_whole = found.keys() == kinds.keys() and all(isinstance(found[name], kind) for name, kind in kinds.items())
+    if not is_whole or found["file_bytes"] < 1:
+        raise folder.damaged()
     folder.remove()
-    return CompressionReport(**folder.finished)
+    return CompressionReport(**found)
 
 
 def _compress(

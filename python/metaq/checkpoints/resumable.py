@@ -16,17 +16,21 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, cast
 
 from metaq.errors import InputError
-from metaq.files import TEMPORARY_PREFIX, replace_file, write_atomically, write_error
+from metaq.files import TEMPORARY_PREFIX, replace_file, sync_folder, write_atomically, write_error
 
 LOCK = "metaq-lock"
 STATE = "metaq-state.json"
 _NOTE = "metaq-state-{}.json"  # of a part
+_STATE_KINDS = {"options": dict, "finished": dict | None}
+_NOTE_KINDS = {"results": dict, "written": str | None}
 _FILES = "files"
 _REPLACED = "replaced"
 
@@ -115,11 +119,10 @@ def finished_before(output: Path) -> dict[str, Any] | None:
     """What a run came to that was stopped when the output was in its place already; None if none was."""
     place = work_folder(output)
     files = place / _FILES
-    try:
-        found = json.loads((place / STATE).read_text())["finished"]
+    with suppress(OSError, InputError):
+        found: dict[str, Any] | None = _read(place / STATE, _STATE_KINDS)["finished"]
         return found if output.exists() and not (files.is_dir() and any(files.iterdir())) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 class WorkFolder:
@@ -165,10 +168,10 @@ class WorkFolder:
             raise
 
     def _check_options(self) -> None:
-        options, own = _read(self._place / STATE, {"options", "finished"})["options"], self._options
+        options, own = _read(self._place / STATE, _STATE_KINDS)["options"], self._options
         differing = [key for key in {**options, **own} if options.get(key) != own.get(key)]
         if differing:
-            found = f"{differing[0]} {options.get(differing[0])!r} then and {own.get(differing[0])!r} now"
+            found = f"{differing[0]!r} {options.get(differing[0])!r} then and {own.get(differing[0])!r} now"
             expected = "the source and the options that the run began with"
             raise InputError(f"{self._place}: expected {expected}, found {found}")
 
@@ -176,10 +179,22 @@ class WorkFolder:
         state = {"options": self._options, "finished": finished}
         write_atomically(self._place / STATE, json.dumps(state, indent=1).encode())
 
-    def result(self, part: str, key: str) -> dict[str, float] | None:
-        """What a part came to, if it was done by this key."""
-        found: dict[str, float] | None = self._note(part)["results"].get(key)
-        return found
+    def damaged(self) -> InputError:
+        """What to raise where `finished` is not what a run comes to."""
+        return _damaged(self._place / STATE)
+
+    def result(self, part: str, key: str, names: Collection[str]) -> dict[str, float] | None:
+        """The numbers of these names that a part came to, if it was done by this key.
+
+        Raises:
+            InputError: the part's note is none that a run leaves.
+        """
+        found = self._note(part)["results"].get(key)
+        if found is None:
+            return None
+        if not isinstance(found, dict) or not all(_is_number(found.get(name)) for name in names):
+            raise _damaged(self._place / _NOTE.format(part))
+        return {name: found[name] for name in names}
 
     def is_written(self, part: str, key: str) -> bool:
         """Whether the part's file is there, and is that of this key."""
@@ -194,7 +209,7 @@ class WorkFolder:
     def _note(self, part: str) -> dict[str, Any]:
         """What is known of a part: results by the keys it was done by, and the key of the file that is there."""
         place = self._place / _NOTE.format(part)
-        return _read(place, {"results", "written"}) if place.exists() else {"results": {}, "written": None}
+        return _read(place, _NOTE_KINDS) if place.exists() else {"results": {}, "written": None}
 
     def _notes(self) -> list[Path]:
         return list(self._place.glob(_NOTE.format("*")))
@@ -227,10 +242,13 @@ class WorkFolder:
         self._write_state(finished)
         moved = self._place / _REPLACED
         try:
+            for folder, _, _ in os.walk(self.path):
+                sync_folder(folder)
             if self.target.exists():
                 self._take_permissions()
                 os.rename(self.target, moved)
             os.rename(self.path, self.target)
+            sync_folder(self.target.parent)
         except OSError as error:
             _put_back(moved, self.target)
             raise write_error(self.target, error) from None
@@ -267,14 +285,26 @@ class WorkFolder:
             left.unlink()
 
 
-def _read(place: Path, keys: set[str]) -> dict[str, Any]:
+def _read(place: Path, kinds: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    """An object of JSON that has values of these kinds."""
     try:
-        found = json.loads(place.read_text())
-    except (OSError, ValueError):
+        found = json.loads(place.read_bytes())
+    except (OSError, ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not keys <= found.keys():
-        raise InputError(f"{place}: expected what a stopped run left, found something else")
+    if not isinstance(found, dict) or not all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
+        raise _damaged(place)
     return found
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value of JSON is a finite number of a size that floats have."""
+    return type(value) in (int, float) and abs(cast(float, value)) <= sys.float_info.max
+
+
+def _damaged(place: Path) -> InputError:
+    """What to raise where a file is none that a run leaves."""
+    expected = "what a stopped run left"
+    return InputError(f"{place}: expected {expected}, found something else; without --resume all is made anew")
 
 
 def clean_up(output: Path) -> None:

@@ -7,14 +7,13 @@ import logging
 import os
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar
 
 import numpy as np
 
 from metaq.errors import InputError
-from metaq.files import Closable, atomic_file
+from metaq.files import Closable, atomic_file, sync_folder, write_error
 from metaq.format.applying import Application, in_memory, open_difference
 from metaq.format.changes import encode_difference
 from metaq.format.log_file import MOST_STEP, LogFile, Record, checked_file
@@ -153,7 +152,10 @@ class LogWriter(Closable):
             self._log.scan()
             if self._log.end and (left := self._log.unfinished_bytes()):
                 _logger.warning("%s: the last %d bytes are of a step that was not finished; removed", file, left)
+            is_new = self._log.end == 0
             self._log.cut()
+            if is_new and self._path is not None:
+                self._sync_name()
             last = len(self._log.records) - 1
             self._last = network_at(self._log, last) if last >= 0 else None
         except BaseException:
@@ -201,7 +203,8 @@ class LogWriter(Closable):
         The first step that is left becomes a keyframe. Readers that have the log open see the old one.
 
         Raises:
-            InputError: no step would be left, the log is no file at a path, or cannot be written; it is as it was.
+            InputError: no step would be left, the log is no file at a path, or cannot be written; it is as it was, or
+                all is done but that its folder could not be synced.
             FormatError: it is damaged.
         """
         place = bisect_left(self.steps, before)
@@ -213,18 +216,34 @@ class LogWriter(Closable):
             return
         first, *others = self._log.records[place:]
         payload = self._log.payload(first) if first.is_keyframe else encode_network(network_at(self._log, place))
-        with ExitStack() as undone:
+        kept: BinaryIO | None = None
+        try:
             with atomic_file(self._path) as file:
-                kept = undone.enter_context(os.fdopen(os.dup(file.fileno()), "r+b", buffering=0))
+                kept = os.fdopen(os.dup(file.fileno()), "r+b", buffering=0)
                 fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)  # before it has the log's name
                 new = LogFile(file, self._log.name)
                 new.append(first.step, True, payload, is_synced=False)
                 for record in others:
                     new.append(record.step, record.is_keyframe, self._log.payload(record), is_synced=False)
-            undone.pop_all()
+        finally:
+            if kept is not None:
+                self._continue_in(kept)
+
+    def _continue_in(self, file: BinaryIO) -> None:
+        """Take a file for the log if it has the log's name, as it may after an error too; otherwise close it."""
+        if not _has_name(file, self._log.name):
+            file.close()
+            return
         self._log.file.close()
-        self._log = LogFile(kept, self._log.name)
+        self._log = LogFile(file, self._log.name)
         self._log.scan()
+
+    def _sync_name(self) -> None:
+        """Have the disk know the log's name, without which its steps would be lost, however often they are synced."""
+        try:
+            sync_folder(Path(os.path.realpath(self._log.name)).parent)
+        except OSError as error:
+            raise write_error(self._log.name, error) from None
 
     def _since_keyframe(self) -> int:
         """How many records there are from the last keyframe on."""
@@ -241,9 +260,8 @@ class LogWriter(Closable):
             except OSError:
                 opened.close()
                 raise InputError(f"{file}: expected no other writer of this log, found one") from None
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(opened.fileno()), os.stat(file)):
-                    return LogFile(opened, str(file))
+            if _has_name(opened, file):
+                return LogFile(opened, str(file))
             opened.close()  # another writer has dropped steps meanwhile, so that the log is another file
 
 
@@ -297,6 +315,14 @@ def _opened(path: str | os.PathLike[str], flags: int) -> BinaryIO:
         return os.fdopen(os.open(path, flags, 0o666), "rb" if flags == os.O_RDONLY else "r+b", buffering=0)
     except OSError as error:
         raise InputError(f"{path}: expected {wanted} file, found {error.strerror}") from None
+
+
+def _has_name(file: BinaryIO, path: str | os.PathLike[str]) -> bool:
+    """Whether it is an open file that a path leads to."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _name_of(file: LogPlace) -> str:

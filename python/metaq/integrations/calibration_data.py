@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaq.errors import InputError
+from metaq.errors import InputError, first_line
 from metaq.integrations import calibration_text as text
 from metaq.integrations import folder_models
 
@@ -117,7 +117,7 @@ def _pixels(path: Path, processor: Any, mode: str, generator: torch.Generator | 
                 view = view.crop(view_box(view.width, view.height, generator))
             pixels: Tensor = processor(images=view, return_tensors="pt")["pixel_values"][0]
     except Exception as error:
-        raise InputError(f"{path}: expected an image, found {folder_models.first_line(error)}") from error
+        raise InputError(f"{path}: expected an image, found {first_line(error)}") from error
     return pixels
 
 

@@ -12,9 +12,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from metaq.errors import InputError
+from metaq.errors import InputError, first_line
 from metaq.files import refuse_devices
-from metaq.integrations.folder_models import first_line
 
 SUFFIXES = (".txt", ".jsonl")
 WINDOW_TOKENS, WINDOWS, SENTENCES = 1024, 128, 512

@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 from transformers.utils import logging as library_logging
 
-from metaq.errors import InputError
+from metaq.errors import InputError, first_line
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model")
 _PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -96,12 +96,6 @@ def quiet() -> Iterator[None]:
         library.set_verbosity(verbosity)
         if shows_bars:
             library.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, as far as one line has room for it."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def read_folder(path: Path, suffix: str) -> Folder:
         if not shard.endswith(suffix) or Path(shard).name != shard or "\\" in shard:
             raise InputError(f"{indices[0]}: expected shards '*{suffix}' beside it, found {shard!r}")
         if not (path / shard).is_file():
-            raise InputError(f"{indices[0]}: expected the shard {shard} beside it, found no such file")
+            raise InputError(f"{indices[0]}: expected the shard {shard!r} beside it, found no such file")
     return Folder(path, suffix, sorted(shards), indices[0].name, content)
 
 

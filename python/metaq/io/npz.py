@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -61,15 +64,31 @@ def _numpy_dtype(path: Path, name: str, dtype: Dtype) -> np.dtype:
     return np.dtype(dtype.name)
 
 
+def _check_size(stream: IO[bytes], size_bytes: int) -> None:
+    """Raise ValueError for an array of more bytes than its member says it has: NumPy makes room before it reads."""
+    header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(np.lib.format.read_magic(stream))
+    if header is None:  # 3.0 is for names of fields, which no array of numbers has
+        raise ValueError("an array of another version")
+    shape, _, dtype = header(stream)
+    if math.prod(shape) * dtype.itemsize > size_bytes:
+        raise ValueError("an array that is larger than the archive says")
+    stream.seek(0)
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     try:
         # Opened here, so that it is closed also where NumPy refuses it.
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of arrays that Python 2 wrote, which are read all the same
             if len(set(archive.namelist())) < len(archive.namelist()):
                 raise ValueError("two arrays of one name")
             for member in archive.namelist():
                 with archive.open(member) as stream:
+                    _check_size(stream, archive.getinfo(member).file_size)
                     arrays[member.removesuffix(_MEMBER)] = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # zipfile's, zlib's and NumPy's own have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -17,6 +17,7 @@ error: gradients are then those of ``Σ ±output``, of signs that are drawn.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metaq.errors import FormatError, InputError
+from metaq.errors import FormatError, InputError, first_line
 from metaq.progress import Progress
 from metaq.quantizers import calibration_file
 from metaq.quantizers.gradients import Gradients, Loss
@@ -111,27 +112,32 @@ class Calibration:
             views = {
                 name: MatrixView(**entry | {"shape": tuple(entry["shape"])}) for name, entry in fields["views"].items()
             }
-            found = cls(views, **tensors, samples=int(fields["samples"]), missing=tuple(fields["missing"]))
+            found = cls(views, **tensors, samples=fields["samples"], missing=tuple(fields["missing"]))
             found._check()
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{path}: expected a calibration, found one that is damaged: {error}") from None
+        except Exception as error:  # of any kind, since the fields may be any JSON
+            raise FormatError(
+                f"{path}: expected a calibration, found one that is damaged: {first_line(error)}"
+            ) from None
         return found
 
     def _check(self) -> None:
-        """Raises ValueError unless all tensors have the shapes that the views say."""
+        """Raises ValueError unless all tensors are what the views say."""
+        if type(self.samples) is not int or self.samples < 1 or not all(isinstance(name, str) for name in self.missing):
+            raise ValueError("samples or missing names that are none")
         for name, view in self.views.items():
-            count = view.groups * view.rows
-            if min(view.groups, view.rows, view.columns) < 1 or count * view.columns != torch.Size(view.shape).numel():
+            sizes, count = (view.groups, view.rows, view.columns, *view.shape), view.groups * view.rows
+            is_one = all(type(size) is int and size > 0 for size in sizes) and view.name == name
+            if not is_one or type(view.is_transposed) is not bool or count * view.columns != math.prod(view.shape):
                 raise ValueError(f"a view of {name!r} that is none")
             inputs = (view.groups, view.columns, view.columns)
             _check_tensor(f"inputs of {name!r}", self.inputs.get(name), inputs)
-            _check_tensor(f"counts of {name!r}", self.counts.get(name), (view.rows,))
+            _check_tensor(f"counts of {name!r}", self.counts.get(name), (view.rows,), torch.int64)
             _check_tensor(f"lookups of {name!r}", self.lookups.get(name), (1, view.columns, view.columns))
             if (name in self.counts) != (name in self.lookups):
                 raise ValueError(f"counts or lookups of {name!r} without the other")
             _check_tensor(f"expected of {name!r}", self.expected.get(name), (view.rows,))
             _check_tensor(f"rows of {name!r}", self.rows[name], (count,))
-            _check_tensor(f"positions of {name!r}", self.positions[name], (view.groups,))
+            _check_tensor(f"positions of {name!r}", self.positions[name], (view.groups,), torch.int64)
             for kind, shares in (("unseen", self.unseen), ("optimism", self.optimism)):
                 _check_tensor(f"{kind} of {name!r}", shares.get(name), ())
                 if (name in self.inputs) != (name in shares):
@@ -140,9 +146,11 @@ class Calibration:
                 raise ValueError(f"neither inputs nor counts of {name!r}")
 
 
-def _check_tensor(what: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and (tuple(tensor.shape) != shape or not bool(torch.isfinite(tensor).all())):
-        raise ValueError(f"{what} that are not finite or not of shape {shape}")
+def _check_tensor(what: str, tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> None:
+    if tensor is None:
+        return
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape or not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{what} that are not finite, or not of {dtype} and of shape {shape}")
 
 
 def calibrate(

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from metaq.errors import FormatError
+from metaq.errors import FormatError, first_line
 from metaq.files import atomic_file, map_bytes
 
 KINDS = ("inputs", "rows", "counts", "lookups", "expected", "positions", "unseen", "optimism")
@@ -61,8 +61,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Tensor]], di
         stored |= {key: stored[other] for key, other in fields.pop("same").items()}
     except FormatError:
         raise
-    except (safetensors.SafetensorError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: expected a calibration, found a damaged or foreign file: {error}") from None
+    except Exception as error:  # of any kind, since any JSON and any tensors may be in such a file
+        found = f"a damaged or foreign file: {first_line(error)}"
+        raise FormatError(f"{path}: expected a calibration, found {found}") from None
     kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
     for key, tensor in stored.items():
         kind, _, name = key.partition(":")
