@@ -103,8 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             share = f"{100 * row['changed_share']:.2f} % changed"
             of_best = f"{row['of_the_best_peer']:.3f} of the best peer" if row["peers"] else "no peers"
             print(f"{name}, {first} to {last}: {share}, {row['file_bytes']:,} bytes, {of_best}", flush=True)
-    command = shlex.join(["python", *sys.argv]) if arguments is None else shlex.join(arguments)
+    places = {str(options.folder): "FOLDER", str(options.work): "WORK", str(options.output): "delta_pairs.json"}
+    given = [places.get(text, text) for text in (sys.argv[1:] if arguments is None else arguments)]
     if options.output:
+        command = shlex.join(["python", "benchmarks/delta_pairs.py", *given])
         report = {"command": command, "machine": machine(), "rows": rows}
         options.output.write_text(json.dumps(report, indent=1) + "\n")
 
