@@ -104,7 +104,7 @@ def test_going_on(folder, tmp_path, monkeypatch):
         compress_path(folder, tmp_path / "small", config, kind=SAFETENSORS)
     monkeypatch.undo()
     assert not (tmp_path / "small").exists()
-    with pytest.raises(InputError, match="found kind"):
+    with pytest.raises(InputError, match="found 'kind'"):
         compress_path(folder, tmp_path / "small", config, resume=True)
     compress_path(folder, tmp_path / "small", config, kind=SAFETENSORS, resume=True)
     compress_path(folder, tmp_path / "other", config, kind=SAFETENSORS)
