@@ -8,6 +8,7 @@ import copy
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,7 +29,7 @@ from torch import nn
 import metaq
 from metaq.checkpoints import CompressionConfig, compress_path
 from metaq.checkpoints.resumable import WorkFolder
-from metaq.errors import MetaqError
+from metaq.errors import InputError, MetaqError
 from metaq.experiments import recipe
 from metaq.io import read_state
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
@@ -357,3 +358,14 @@ def test_parser_for_long(parsers, name):
         count += run(*parsers[name], number, 200)
         number += 1
     print(f"{name}: {count} files")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "key", "value"), [(stopped_before, "size_bytes", 0), (stopped_after, "source_bytes", 1 << 63)]
+)
+def test_numbers_that_no_run_comes_to(tmp_path, stopped, key, value):
+    run = stopped()
+    data = re.sub(rf'"{key}": \d+'.encode(), f'"{key}": {value}'.encode(), run.data)
+    assert data != run.data
+    with pytest.raises(InputError, match="expected what a stopped run left, found something else"):
+        run.read(tmp_path, data)

@@ -175,6 +175,8 @@ class Checkpoint:
         done = {}
         for part in self.sources:
             known = folder.result(part, key, [field.name for field in fields(Totals)])
+            if known is not None and known["size_bytes"] < 1:
+                raise folder.damaged_note(part)
             if known is not None and (is_trial or folder.is_written(part, key)):
                 done[part] = Totals(known["squared_error"], known["bits"], int(known["size_bytes"]))
         return self._sum(partial(Parts.write, folder=folder, key=key, codebooks=self.codebooks(step), done=done))

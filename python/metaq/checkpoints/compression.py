@@ -93,7 +93,7 @@ def _finished(folder: WorkFolder) -> CompressionReport:
     found, kinds = folder.finished, get_type_hints(CompressionReport)
     assert found is not None
     is_whole = found.keys() == kinds.keys() and all(isinstance(found[name], kind) for name, kind in kinds.items())
-    if not is_whole or found["file_bytes"] < 1:
+    if not is_whole or found["file_bytes"] < 1 or not 0 <= found["source_bytes"] < 1 << 63:
         raise folder.damaged()
     folder.remove()
     return CompressionReport(**found)

@@ -193,8 +193,12 @@ class WorkFolder:
         if found is None:
             return None
         if not isinstance(found, dict) or not all(_is_number(found.get(name)) for name in names):
-            raise _damaged(self._place / _NOTE.format(part))
+            raise self.damaged_note(part)
         return {name: found[name] for name in names}
+
+    def damaged_note(self, part: str) -> InputError:
+        """What to raise where a part's note is none that a run leaves."""
+        return _damaged(self._place / _NOTE.format(part))
 
     def is_written(self, part: str, key: str) -> bool:
         """Whether the part's file is there, and is that of this key."""
