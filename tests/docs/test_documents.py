@@ -49,6 +49,11 @@ NOT_RUN = {  # page, first line of the block
     ("docs/trainers.md", "from lightning.pytorch import Trainer"),
     ("docs/trainers.md", "with accelerator.accumulate(model):"),
     ("docs/trainers.md", "$ python program.py fit --trainer.callbacks+=metaq.integrations.lightning.MetaqCallback \\"),
+    (
+        "docs/robustness.md",
+        "$ pip install --no-build-isolation --no-deps -Cbuild-dir=build/sanitized"
+        " -Ccmake.define.METAQ_SANITIZE_MODULE=ON .",
+    ),
 }
 
 
