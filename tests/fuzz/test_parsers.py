@@ -369,3 +369,4 @@ def test_numbers_that_no_run_comes_to(tmp_path, stopped, key, value):
     assert data != run.data
     with pytest.raises(InputError, match="expected what a stopped run left, found something else"):
         run.read(tmp_path, data)
+    shutil.rmtree(run.folder)
