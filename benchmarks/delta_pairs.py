@@ -58,7 +58,7 @@ def whole(state: State) -> np.ndarray:
     return np.concatenate([words_of(tensor) for tensor in state.values() if tensor.is_floating_point()])
 
 
-def measure(before: State, after: State, level: int) -> dict[str, Any]:
+def measure(before: State, after: State, level: int, dtype: str) -> dict[str, Any]:
     start = time.perf_counter()
     data = metaq.delta(before, after)
     middle = time.perf_counter()
@@ -69,7 +69,7 @@ def measure(before: State, after: State, level: int) -> dict[str, Any]:
     old, new = whole(before), whole(after)
     row: dict[str, Any] = {"changed_share": float(np.mean(old != new)), "checkpoint_bytes": new.nbytes}
     row |= {"file_bytes": len(data), "delta_seconds": middle - start, "apply_seconds": end - middle}
-    row["peers"] = peers(old, new, level)
+    row["peers"] = {name: peer.size for name, peer in peers(old, new, level, dtype).items()}
     if row["peers"]:
         row["of_the_best_peer"] = len(data) / min(row["peers"].values())
     return row
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             states = torch.load(path)
         for first, last in (*((0, step) for step in options.steps), (options.steps[-1] - 1, options.steps[-1])):
             rows.append(
-                {"dtype": name, "from": first, "to": last, **measure(states[first], states[last], options.level)}
+                {"dtype": name, "from": first, "to": last, **measure(states[first], states[last], options.level, name)}
             )
             row = rows[-1]
             share = f"{100 * row['changed_share']:.2f} % changed"

@@ -104,8 +104,9 @@ private:
             const std::size_t at = i * kUnit * sizeof(Word);
             const auto unit = static_cast<std::uint32_t>(i);
             if (std::memcmp(base_ + at, other_ + at, unit_size(unit) * sizeof(Word)) != 0) units_.push_back(unit);
+            are_skipped_ = units_.size() <= units / kSkipShare;
+            if (!are_skipped_) break;
         }
-        are_skipped_ = units_.size() <= units / kSkipShare;
         if (are_skipped_) return;
         units_.resize(units);
         for (std::size_t i = 0; i < units; ++i) units_[i] = static_cast<std::uint32_t>(i);
@@ -198,7 +199,7 @@ private:
             *--words = static_cast<std::uint16_t>(state);
             state >>= 16;
         }
-        interval.add_to(state);
+        interval.add_to(state, kFlagPrecision);
     }
 
     // From the last element of the last round to the first of the first.
@@ -227,12 +228,12 @@ private:
     void encode_round(const Intervals& intervals, States& states, std::span<const std::uint32_t> units) {
         States own = states;
         std::array<std::uint8_t, kUnit * kLaneLimit> slots;
-        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) find_slots(units[lane] * kUnit, slots.data() + lane);
+        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) find_slots(units[lane] * kUnit, slots.data() + lane * kUnit);
         std::uint16_t* words = first_word_;
         for (std::size_t step = kUnit; step-- > 0;) {
-            const std::uint8_t* const of_step = slots.data() + step * kLaneLimit;
+            const std::uint8_t* const of_step = slots.data() + step;
             [&]<std::size_t... kPlaces>(std::index_sequence<kPlaces...>) {
-                (encode_element(intervals, own[kLaneLimit - 1 - kPlaces], of_step[kLaneLimit - 1 - kPlaces],
+                (encode_element(intervals, own[kLaneLimit - 1 - kPlaces], of_step[(kLaneLimit - 1 - kPlaces) * kUnit],
                                 units[kLaneLimit - 1 - kPlaces] * kUnit + step, words),
                  ...);
             }(std::make_index_sequence<kLaneLimit>());
@@ -247,7 +248,7 @@ private:
         const std::uint8_t* const found = found_.get() + first;
         const unsigned mantissa_bits = mantissa_bits_;
         for (std::size_t i = 0; i < kUnit; ++i)
-            slots[i * kLaneLimit] = slot_of(load<Word>(base + i * sizeof(Word)), found[i], mantissa_bits);
+            slots[i] = slot_of(load<Word>(base + i * sizeof(Word)), found[i], mantissa_bits);
     }
 
     // Which interval of those that stay or, from kChangedSlots on, of those that change is an element's.
@@ -286,8 +287,8 @@ private:
             (void)symbol_of(distance<Word, kIsFloat>(base(i), other(i)), magnitude);
             *raw_end_++ = {magnitude - of_symbol.least, of_symbol.bits};
         }
-        intervals.symbols[slot / kHistories][symbol].push(state, words);
-        intervals.changed[slot].push(state, words);
+        intervals.symbols[slot / kHistories][symbol].push(state, kSymbolPrecision, words);
+        intervals.changed[slot].push(state, kFlagPrecision, words);
     }
 
     template <class Sink>
@@ -335,7 +336,7 @@ private:
     const std::uint8_t* base_;
     const std::uint8_t* other_;
     std::size_t size_;
-    bool are_skipped_ = false;
+    bool are_skipped_ = true;
     std::vector<std::uint32_t> units_;  // that are coded
     std::vector<Counts> counts_;        // by exponent
     std::array<std::uint16_t, kKeys> places_{};

@@ -21,6 +21,7 @@ public:
     // `places` has for each symbol which of the header's frequencies is its own.
     Encoder(const Header& header, std::span<const std::uint32_t> places)
         : lanes_(std::size_t{1} << header.lane_width),
+          precision_(header.precision),
           places_(places),
           words_(std::make_unique_for_overwrite<std::uint16_t[]>(places.size() + 1)),
           words_end_(words_.get() + places.size() + 1),
@@ -29,7 +30,7 @@ public:
         for (std::size_t i = 0; i < header.tables(); ++i) {
             std::uint32_t start = 0;
             for (const std::uint32_t frequency : header.table(i)) {
-                intervals_.push_back(frequency > 0 ? Interval(start, frequency, header.precision) : Interval());
+                intervals_.push_back(Interval(start, frequency, header.precision));
                 start += frequency;
             }
         }
@@ -51,7 +52,7 @@ private:
     void encode_steps(std::size_t first, std::size_t step, std::size_t active) {
         while (step-- > first) {
             for (std::size_t lane = active; lane-- > 0;)
-                intervals_[shares_[lane][step]].push(states_[lane], first_word_);
+                intervals_[shares_[lane][step]].push(states_[lane], precision_, first_word_);
         }
     }
 
@@ -61,10 +62,11 @@ private:
         std::array<std::uint32_t, kLaneLimit> states = states_;
         const std::array<const std::uint32_t*, kLaneLimit> shares = shares_;
         const Interval* const intervals = intervals_.data();
+        const unsigned precision = precision_;
         std::uint16_t* words = first_word_;
         while (step-- > 0) {
             [&]<std::size_t... kPlaces>(std::index_sequence<kPlaces...>) {
-                (intervals[shares[kLanes - 1 - kPlaces][step]].push(states[kLanes - 1 - kPlaces], words), ...);
+                (intervals[shares[kLanes - 1 - kPlaces][step]].push(states[kLanes - 1 - kPlaces], precision, words), ...);
             }(std::make_index_sequence<kLanes>());
         }
         first_word_ = words;
@@ -72,6 +74,7 @@ private:
     }
 
     std::size_t lanes_;
+    unsigned precision_;
     std::span<const std::uint32_t> places_;
     std::vector<Interval> intervals_;  // by class and key
     std::array<std::uint32_t, kLaneLimit> states_{};
