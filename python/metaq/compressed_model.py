@@ -115,7 +115,7 @@ def _has_dependent_symbols(model: CompressedModel) -> bool:
 def _as_scanned(entry: CodedTensor) -> np.ndarray:
     """All symbols as the block that coders see."""
     whole = RowRun(0, None, 0, block_shape(tuple(entry.symbols.shape), entry.matrix))
-    return scanned(entry.symbols.cpu().contiguous().numpy(), whole, entry.matrix)
+    return scanned(np.require(entry.symbols.cpu().numpy(), requirements=["C", "A"]), whole, entry.matrix)
 
 
 def check_state(state: Mapping[str, Tensor]) -> None:

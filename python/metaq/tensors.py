@@ -33,6 +33,12 @@ def words_of(tensor: Tensor) -> np.ndarray:
     return words
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether native code that changes weights takes a tensor's memory as it is: float32, dense, and aligned."""
+    dense = tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()
+    return dense and tensor.data_ptr() % tensor.itemsize == 0
+
+
 def new_tensor(dtype: Dtype, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray]:
     """A tensor to be filled, and its memory as an array."""
     if 0 in shape:  # of which torch would take odd strides from NumPy

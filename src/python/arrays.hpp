@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "metaq/base/symbols.hpp"
 
@@ -48,6 +51,58 @@ inline void check_size(const char* what, std::size_t expected, std::size_t found
     if (expected == found) return;
     throw std::invalid_argument(std::string(what) + ": expected " + std::to_string(expected) + ", found " +
                                 std::to_string(found));
+}
+
+// Fails unless the elements of every array among an argument lie where their type may lie, which Python does not demand.
+struct AlignmentCheck {
+    template <class Argument>
+    void operator()(const Argument&) const {}
+
+    template <class... Parts>
+    void operator()(const nanobind::ndarray<Parts...>& array) const {
+        const std::size_t width = array.itemsize();
+        if (array.size() == 0 || reinterpret_cast<std::uintptr_t>(array.data()) % width == 0) return;
+        throw std::invalid_argument("array: expected elements at multiples of their " + std::to_string(width) +
+                                    " bytes in memory, found others; pass a copy of the array");
+    }
+
+    template <class Item>
+    void operator()(const std::vector<Item>& items) const {
+        for (const Item& item : items) (*this)(item);
+    }
+
+    template <class Item>
+    void operator()(const std::optional<Item>& item) const {
+        if (item) (*this)(*item);
+    }
+
+    template <class... Items>
+    void operator()(const std::tuple<Items...>& items) const {
+        std::apply([this](const auto&... each) { ((*this)(each), ...); }, items);
+    }
+};
+
+// A function for Python that checks how its arrays lie before it does its work. What takes arrays is bound through this.
+template <class Result, class... Arguments>
+auto checked(Result (*function)(Arguments...)) {
+    return [function](Arguments... arguments) -> Result {
+        (AlignmentCheck{}(arguments), ...);
+        return function(arguments...);
+    };
+}
+template <class Class, class Result, class... Arguments>
+auto checked(Result (Class::*method)(Arguments...)) {
+    return [method](Class& object, Arguments... arguments) -> Result {
+        (AlignmentCheck{}(arguments), ...);
+        return (object.*method)(arguments...);
+    };
+}
+template <class Class, class Result, class... Arguments>
+auto checked(Result (Class::*method)(Arguments...) const) {
+    return [method](const Class& object, Arguments... arguments) -> Result {
+        (AlignmentCheck{}(arguments), ...);
+        return (object.*method)(arguments...);
+    };
 }
 
 void bind_coders(nanobind::module_& module);

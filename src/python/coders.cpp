@@ -120,8 +120,8 @@ void decode_blocks(const ByteArray& data, const std::vector<FilledArray>& arrays
 template <Encode encode, Decode decode>
 void bind_coder(nb::module_& module, const char* encode_name, const char* decode_name) {
     // Without conversion: it would truncate other types to int32, silently, and fill copies.
-    module.def(encode_name, &encode_blocks<encode>, nb::arg("blocks").noconvert());
-    module.def(decode_name, &decode_blocks<decode>, nb::arg("data"), nb::arg("blocks").noconvert());
+    module.def(encode_name, checked(&encode_blocks<encode>), nb::arg("blocks").noconvert());
+    module.def(decode_name, checked(&decode_blocks<decode>), nb::arg("data"), nb::arg("blocks").noconvert());
 }
 
 using ValueArray = nb::ndarray<nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -228,21 +228,21 @@ void bind_coders(nb::module_& module) {
     bind_coder<huffman::encode, huffman::decode>(module, "huffman_encode", "huffman_decode");
     bind_coder<range::encode, range::decode>(module, "range_encode", "range_decode");
     bind_coder<rans::encode, rans::decode>(module, "rans_encode", "rans_decode");
-    module.def("rans_encode_bytes", &rans_encode_bytes, nb::arg("blocks").noconvert());
-    module.def("split_plane", &split_plane, nb::arg("octets"), nb::arg("is_float"), nb::arg("plane"),
+    module.def("rans_encode_bytes", checked(&rans_encode_bytes), nb::arg("blocks").noconvert());
+    module.def("split_plane", checked(&split_plane), nb::arg("octets"), nb::arg("is_float"), nb::arg("plane"),
                nb::arg("out").noconvert());
-    module.def("count_numbers", &count_numbers<std::uint8_t>, nb::arg("numbers").noconvert(),
+    module.def("count_numbers", checked(&count_numbers<std::uint8_t>), nb::arg("numbers").noconvert(),
                nb::arg("counts").noconvert());
-    module.def("count_numbers", &count_numbers<std::uint16_t>, nb::arg("numbers").noconvert(),
+    module.def("count_numbers", checked(&count_numbers<std::uint16_t>), nb::arg("numbers").noconvert(),
                nb::arg("counts").noconvert());
     // Without conversion: it would fill a copy.
-    module.def("rans_decode_values", &rans_decode_values, nb::arg("data"), nb::arg("shapes"),
+    module.def("rans_decode_values", checked(&rans_decode_values), nb::arg("data"), nb::arg("shapes"),
                nb::arg("outputs").noconvert(), nb::arg("codebooks").noconvert(), nb::arg("portable") = false);
     bind_coder<mixing::encode, mixing::decode>(module, "mixing_encode", "mixing_decode");
     bind_coder<adaptive::encode, adaptive::decode>(module, "adaptive_encode", "adaptive_decode");
-    module.def("difference_encode", &difference_encode, nb::arg("base"), nb::arg("other"), nb::arg("dtype"));
-    module.def("text_encode", &encode_text, nb::arg("bytes"));
-    module.def("text_decode", &decode_text, nb::arg("data"), nb::arg("size"));
+    module.def("difference_encode", checked(&difference_encode), nb::arg("base"), nb::arg("other"), nb::arg("dtype"));
+    module.def("text_encode", checked(&encode_text), nb::arg("bytes"));
+    module.def("text_decode", checked(&decode_text), nb::arg("data"), nb::arg("size"));
 }
 
 }  // namespace metaq::python

@@ -353,15 +353,15 @@ void bind_file(nb::module_& module) {
         .def("chunks", &PythonFile::chunks)
         .def("changes", &PythonFile::changes)
         // Without conversion: it would fill a copy.
-        .def("apply_chunk", &PythonFile::apply_chunk, nb::arg("chunk"), nb::arg("base").noconvert(),
+        .def("apply_chunk", checked(&PythonFile::apply_chunk), nb::arg("chunk"), nb::arg("base").noconvert(),
              nb::arg("out").noconvert())
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
         .def("pack", &PythonFile::pack)
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
         // Without conversion: it would fill copies.
-        .def("decode_chunk", &PythonFile::decode_chunk, nb::arg("chunk"), nb::arg("arrays").noconvert(),
+        .def("decode_chunk", checked(&PythonFile::decode_chunk), nb::arg("chunk"), nb::arg("arrays").noconvert(),
              nb::arg("foreign"))
-        .def("decode", &PythonFile::decode, nb::arg("requests").noconvert(), nb::arg("as_symbols"),
+        .def("decode", checked(&PythonFile::decode), nb::arg("requests").noconvert(), nb::arg("as_symbols"),
              nb::arg("is_session"), nb::arg("threads"), nb::arg("foreign"));
 }
 

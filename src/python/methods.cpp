@@ -48,6 +48,8 @@ class QuantizedParameters {
 public:
     QuantizedParameters(Parameters weights, Parameters latents)
         : weights_(std::move(weights)), latents_(std::move(latents)) {
+        AlignmentCheck{}(weights_);
+        AlignmentCheck{}(latents_);
         check_alike("latents", latents_, weights_);
         std::size_t total = 0;
         for (std::size_t t = 0; t < weights_.size(); ++t) {
@@ -240,14 +242,15 @@ void bind_methods(nb::module_& module) {
     // Without conversion: it would fill copies.
     nb::class_<QuantizedParameters>(module, "QuantizedParameters")
         .def(nb::init<Parameters, Parameters>(), nb::arg("weights").noconvert(), nb::arg("latents").noconvert())
-        .def("write_quantized", &QuantizedParameters::write_quantized, nb::arg("steps"), nb::arg("reach"),
+        .def("write_quantized", checked(&QuantizedParameters::write_quantized), nb::arg("steps"), nb::arg("reach"),
              nb::arg("radius"), nb::arg("counts").noconvert().none(), nb::arg("threads"))
-        .def("restore_latent", &QuantizedParameters::restore_latent, nb::arg("gradients").noconvert(), nb::arg("steps"),
-             nb::arg("radius"), nb::arg("slopes").noconvert(), nb::arg("strength"), nb::arg("threads"));
-    module.def("count_tuples", &count_tuples, nb::arg("weights").noconvert(), nb::arg("table").noconvert(),
+        .def("restore_latent", checked(&QuantizedParameters::restore_latent), nb::arg("gradients").noconvert(),
+             nb::arg("steps"), nb::arg("radius"), nb::arg("slopes").noconvert(), nb::arg("strength"),
+             nb::arg("threads"));
+    module.def("count_tuples", checked(&count_tuples), nb::arg("weights").noconvert(), nb::arg("table").noconvert(),
                nb::arg("level_counts"), nb::arg("cells").noconvert(), nb::arg("shares").noconvert(), nb::arg("order"),
                nb::arg("histogram").noconvert());
-    module.def("add_tuple_gradient", &add_tuple_gradient, nb::arg("weights").noconvert(),
+    module.def("add_tuple_gradient", checked(&add_tuple_gradient), nb::arg("weights").noconvert(),
                nb::arg("gradients").noconvert(), nb::arg("table").noconvert(), nb::arg("level_counts"),
                nb::arg("cells").noconvert(), nb::arg("shares").noconvert(), nb::arg("order"),
                nb::arg("logs").noconvert(), nb::arg("entropy"), nb::arg("error"), nb::arg("is_printed"),

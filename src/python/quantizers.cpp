@@ -147,18 +147,18 @@ bool are_dependent(const SymbolArray& symbols) {
 
 void bind_quantizers(nb::module_& module) {
     // Without conversion: it would fill copies.
-    module.def("quantize_by_rate", &quantize_by_rate, nb::arg("weights").noconvert(),
+    module.def("quantize_by_rate", checked(&quantize_by_rate), nb::arg("weights").noconvert(),
                nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("rate_weight"));
-    module.def("quantize_by_trellis", &quantize_by_trellis, nb::arg("weights").noconvert(),
+    module.def("quantize_by_trellis", checked(&quantize_by_trellis), nb::arg("weights").noconvert(),
                nb::arg("importances").noconvert(), nb::arg("symbols").noconvert(), nb::arg("most"),
                nb::arg("rate_weight"), nb::arg("states"));
     nb::class_<PythonColumnQuantizer>(module, "ColumnQuantizer")
         .def(nb::init<double, std::size_t>(), nb::arg("rate_weight"), nb::arg("states"))
-        .def("quantize", &PythonColumnQuantizer::quantize, nb::arg("targets").noconvert(),
+        .def("quantize", checked(&PythonColumnQuantizer::quantize), nb::arg("targets").noconvert(),
              nb::arg("shares").noconvert(), nb::arg("scales").noconvert(), nb::arg("importances").noconvert(),
              nb::arg("row_levels").noconvert(), nb::arg("symbols").noconvert(), nb::arg("errors").noconvert(),
              nb::arg("most"));
-    module.def("are_dependent", &are_dependent, nb::arg("symbols"));
+    module.def("are_dependent", checked(&are_dependent), nb::arg("symbols"));
 }
 
 }  // namespace metaq::python

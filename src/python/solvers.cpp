@@ -112,16 +112,16 @@ void kmeans(const Vector<const double>& values, const Vector<const double>& coun
 
 void bind_solvers(nb::module_& module) {
     // Without conversion: it would fill copies.
-    module.def("find_hulls", &find_hulls, nb::arg("costs").noconvert(), nb::arg("places").noconvert(),
+    module.def("find_hulls", checked(&find_hulls), nb::arg("costs").noconvert(), nb::arg("places").noconvert(),
                nb::arg("hulls").noconvert());
     const auto bind_knapsacks = [&](auto solve) {
-        module.def("solve_knapsacks", solve, nb::arg("weights").noconvert(), nb::arg("costs").noconvert(),
+        module.def("solve_knapsacks", checked(solve), nb::arg("weights").noconvert(), nb::arg("costs").noconvert(),
                    nb::arg("places").noconvert(), nb::arg("hull").noconvert(), nb::arg("slack"),
                    nb::arg("optima").noconvert());
     };
     bind_knapsacks(&solve_knapsacks<float>);
     bind_knapsacks(&solve_knapsacks<double>);
-    module.def("kmeans", &kmeans, nb::arg("values").noconvert(), nb::arg("counts").noconvert(),
+    module.def("kmeans", checked(&kmeans), nb::arg("values").noconvert(), nb::arg("counts").noconvert(),
                nb::arg("ends").noconvert());
 }
 

@@ -1,7 +1,7 @@
 """Calls every function of `metaq._native` with arguments of which some are strange: `strange_calls.py SEED CALLS`.
 
-An error is a Python exception in one line. The name of each call is printed before it is made, so that the last line of
-a process that crashed says which it was.
+An error is a Python exception in one line; arrays that are not aligned are one. The name of each call is printed before
+it is made, so that the last line of a process that crashed says which it was.
 """
 
 import os
@@ -11,6 +11,7 @@ import warnings
 
 import malformed_files as malformed
 import numpy as np
+import pytest
 
 from metaq import _native
 
@@ -76,11 +77,13 @@ class Arguments:
         if kind == 6:
             return good.reshape(-1)[1:].reshape(-1)
         if kind == 7:
-            whole = np.zeros(good.nbytes + 1, np.uint8)[1:]  # not aligned
-            return whole.view(good.dtype).reshape(good.shape) if good.size else good
+            return unaligned(good) if good.size else good
         return good.byteswap().view(good.dtype.newbyteorder())
 
     def call(self, name, function, *arguments):
+        places = [place for place, argument in enumerate(arguments) if has_wide(argument)]
+        if places and self.random.random() < 0.3:
+            self.refuse_unaligned(name, function, list(arguments), self.random.choice(places))
         chosen = list(arguments)
         for _ in range(self.random.choice([0, 1, 1, 2])):
             if chosen:
@@ -95,6 +98,36 @@ class Arguments:
             if isinstance(error, ValueError) and "\n" in str(error):
                 raise
             return None
+
+    def refuse_unaligned(self, name, function, arguments, place):
+        """One array, wherever in the argument, is not aligned: the first thing that a function looks at."""
+        arguments[place] = self.with_unaligned(arguments[place])
+        print(f"unaligned:{name}", flush=True)
+        with pytest.raises(ValueError, match=r"^array: expected elements at multiples of their \d+ bytes in memory"):
+            function(*arguments)
+
+    def with_unaligned(self, argument):
+        if isinstance(argument, np.ndarray):
+            return unaligned(argument)
+        place = self.random.choice([place for place, item in enumerate(argument) if has_wide(item)])
+        changed = [self.with_unaligned(item) if index == place else item for index, item in enumerate(argument)]
+        return type(argument)(changed)
+
+
+def unaligned(array):
+    """A copy that begins at an odd address."""
+    octets = np.zeros(array.nbytes + 2, np.uint8)
+    begin = 1 + octets.ctypes.data % 2
+    copy = octets[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def has_wide(argument):
+    """Whether an argument has an array among it, with elements, that can lie wrong."""
+    if isinstance(argument, list | tuple):
+        return any(map(has_wide, argument))
+    return isinstance(argument, np.ndarray) and argument.itemsize > 1 and argument.size > 0
 
 
 def coders(given):
@@ -231,7 +264,7 @@ def files(given):
     for name in ("base", "metadata", "tensors", "codebooks", "matrices", "chunks", "changes", "pack"):
         given.call(f"File.{name}", getattr(file, name))
     index, chunk = given.random.choice([0, 0, 1, 2**40]), given.random.choice([0, 0, 1, 2**40])
-    out = np.empty(given.random.choice([24, 6, 0]), np.uint8)
+    out = np.empty(given.random.choice([24, 6, 0]), given.random.choice([np.uint8, np.float32]))
     given.call("File.runs", file.runs, chunk)
     given.call("File.end_of_group", file.end_of_group, index, given.random.choice([0, 1, 2**40]))
     request = (index, given.random.choice([0, 3, 2**63]), given.random.choice([2**64 - 1, 3, 2**62]), out)

@@ -34,3 +34,16 @@ def test_every_function_is_called():
     assert functions <= called, functions - called
     methods = {name for name in dir(_native.File) if callable(getattr(_native.File, name)) and not name.startswith("_")}
     assert {f"File.{name}" for name in methods} <= called
+
+
+# What takes no array of elements wider than a byte.
+BYTES_ONLY = {"File", "FileError", "ColumnQuantizer", "difference_encode", "rans_encode_bytes", "split_plane"}
+BYTES_ONLY |= {"text_encode", "text_decode"}
+
+
+def test_every_function_refuses_arrays_that_are_not_aligned():
+    """With the same words: `strange_calls.py` looks at them."""
+    refused = {name.removeprefix("unaligned:") for name in run(0, 600).stdout.split() if name.startswith("unaligned:")}
+    functions = {name for name in dir(_native) if not name.startswith("_")} - BYTES_ONLY
+    methods = {"ColumnQuantizer.quantize", "write_quantized", "restore_latent", "File.decode", "File.decode_chunk"}
+    assert functions | methods <= refused, (functions | methods) - refused

@@ -128,4 +128,4 @@ def _checked(block: Symbols, index: int) -> Symbols:
         raise InputError(
             f"block {index}: expected symbols strictly between -2^30 and 2^30, found {block.min()} to {block.max()}"
         )
-    return np.ascontiguousarray(block)
+    return np.require(block, requirements=["C", "A"])

@@ -17,6 +17,7 @@ from torch import Tensor
 from metaq import _native
 from metaq.solvers import tuple_entropy
 from metaq.solvers.tuple_entropy import DENSE_CELLS, LEAST_MASS, Gradient
+from metaq.tensors import is_plain
 
 _MOST_NATIVE_ORDER = 4
 _FEW_LEVELS = 16  # among which a weight's is found sooner by comparing with all than by a search
@@ -59,14 +60,14 @@ class Layers:
         self.sizes = [tensor.numel() for tensor in self.tensors]
         self.tuple_count = sum(size // order for size in self.sizes)
         self.is_native = (
-            order <= _MOST_NATIVE_ORDER and self.base**order <= DENSE_CELLS and all(map(_is_plain, self.tensors))
+            order <= _MOST_NATIVE_ORDER and self.base**order <= DENSE_CELLS and all(map(is_plain, self.tensors))
         )
         if self.is_native:
             self._prepare()
 
     def add_gradient(self, gradients: Sequence[Tensor], weighting: Weighting) -> tuple[float, float]:
         """Add the terms' gradient to the loss's, in place; returns H_n in bits a tuple, and E."""
-        if self.is_native and all(map(_is_plain, gradients)):
+        if self.is_native and all(map(is_plain, gradients)):
             return self._add_native(gradients, weighting)
         found = tuple_entropy.tuples(self.tensors, self.levels, self.order)
         bits, shares = tuple_entropy.value_and_gradient(found, weighting.rule)
@@ -123,8 +124,3 @@ def nearest_level(weights: Tensor, levels: Tensor) -> Tensor:
     for middle in middles:
         positions.add_(torch.gt(weights, middle, out=is_above))
     return levels[positions.to(torch.int64)]
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a native kernel takes a tensor as an array."""
-    return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()

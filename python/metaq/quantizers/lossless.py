@@ -110,7 +110,7 @@ def _counted(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if words.itemsize > 2:
         return np.unique(words, return_counts=True)
     counts = np.empty(1 << 8 * words.itemsize, np.uint64)
-    _native.count_numbers(words, counts)
+    _native.count_numbers(np.require(words, requirements="A"), counts)
     patterns = np.flatnonzero(counts)
     return patterns.astype(words.dtype), counts[patterns].astype(np.int64)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,11 +82,10 @@ def hull(xi: Tensor, levels: Tensor) -> Hull:
 
 
 def _native_hulls(costs: Tensor, points: Tensor) -> Hull:
-    costs, points = costs.contiguous(), points.contiguous()
     sets, count = costs.shape
     left, right = torch.empty(2, sets, count - 1, dtype=torch.int64)
     found = Hull(left, right, torch.empty(sets, count - 1, dtype=torch.float64))
-    _native.find_hulls(costs.numpy(), points.numpy(), _arrays(found))
+    _native.find_hulls(_array(costs), _array(points), _arrays(found))
     return found
 
 
@@ -135,10 +135,10 @@ def solve(xi: Tensor, levels: Tensor, weights: Tensor) -> Solution:
 
 
 def _native_solve(costs: Tensor, grid: _Grid, edges: Hull, weights: Tensor, found: Solution) -> None:
-    weights = weights.to(torch.float32 if weights.dtype == torch.float32 else torch.float64).contiguous()
+    weights = weights.to(torch.float32 if weights.dtype == torch.float32 else torch.float64)
     slack = _UNEVEN if grid.is_even else -1.0
     optima = found.left.numpy(), found.right.numpy(), found.mass.numpy(), found.multiplier.numpy(), found.value.numpy()
-    _native.solve_knapsacks(weights.numpy(), costs.numpy(), grid.points.numpy(), _arrays(edges), slack, optima)
+    _native.solve_knapsacks(_array(weights), _array(costs), _array(grid.points), _arrays(edges), slack, optima)
 
 
 def _solve(costs: Tensor, grid: _Grid, edges: Hull, weights: Tensor, found: Solution) -> None:
@@ -197,6 +197,11 @@ def _checked(levels: Tensor, weights: Tensor) -> Tensor:
     if not bool((points.diff() > 0).all()):
         raise InputError("levels: expected strictly increasing values, found others")
     return points
+
+
+def _array(numbers: Tensor) -> NDArray[Any]:
+    """Dense and aligned, as native code reads it: the memory itself, or a copy."""
+    return np.require(numbers.numpy(), requirements=["C", "A"])
 
 
 def _arrays(edges: Hull) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

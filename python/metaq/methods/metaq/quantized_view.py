@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metaq import _native
 from metaq.methods.base import gradient_of
 from metaq.methods.training import Ranks
+from metaq.tensors import is_plain
 
 MOST_REACH = 1 << 22  # steps from zero beyond which float32 has no multiples of a step
 
@@ -149,7 +150,7 @@ class QuantizedView:
         gradients = [gradient_of(parameter) for parameter in self.parameters]
         if slopes is None:
             self.put_latent()
-        elif self._is_native() and all(_is_plain(gradient) and not gradient.requires_grad for gradient in gradients):
+        elif self._is_native() and all(is_plain(gradient) and not gradient.requires_grad for gradient in gradients):
             arrays = [gradient.numpy() for gradient in gradients]
             self._native_parameters().restore_latent(
                 arrays, self.steps, self.radius, slopes.numpy(), strength, torch.get_num_threads()
@@ -183,7 +184,7 @@ class QuantizedView:
         return (weights / step).clamp_(-self.reach, self.reach).round_().add_(0.0)
 
     def _is_native(self) -> bool:
-        return all(map(_is_plain, self.parameters))
+        return all(map(is_plain, self.parameters))
 
     def _native_parameters(self) -> _native.QuantizedParameters:
         """The kernel on the parameters and their latent weights, made anew only where a parameter has moved."""
@@ -198,8 +199,3 @@ class QuantizedView:
     def __getstate__(self) -> dict[str, Any]:
         """All but the kernel: a copy makes one on its own parameters."""
         return {**vars(self), "_kernel": None}
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a native kernel takes a tensor as an array."""
-    return tensor.dtype == torch.float32 and tensor.is_cpu and tensor.is_contiguous()
