@@ -147,6 +147,7 @@ class File:
     def __init__(
         self,
         descriptor: int,
+        begin: int,
         size_bytes: int,
         foreign_coders: Sequence[int] = ...,
         cache_bytes: int = ...,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import stat
 import tempfile
@@ -15,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
+
+import numpy as np
 
 from metaq.errors import InputError
 
@@ -152,24 +153,32 @@ def _umask() -> int:
     return mask
 
 
-class FileBytes:
+class FileBytes(Closable):
     """A file's bytes, read from the disk where they are asked for; whoever changes the file meanwhile harms nobody.
 
     A memory map would end the process where the file has become shorter.
 
+    Args:
+        begin: where in the file the bytes begin, if another lies in it.
+        size_bytes: how many they are; if not given, all that follow.
+
     Attributes:
-        size_bytes: of the file when it was opened.
+        begin: that place.
+        size_bytes: how many bytes there were when the file was opened.
+        state: the file's size then, and when it was written to last, in nanoseconds: what changes when it is changed.
 
     Raises:
         InputError: there is no such file, it is a directory, or it cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], begin: int = 0, size_bytes: int | None = None) -> None:
         self._path = path
         with _reading(path):
             self._descriptor = os.open(path, os.O_RDONLY)
             self._closing = weakref.finalize(self, os.close, self._descriptor)
-            self.size_bytes = os.fstat(self._descriptor).st_size
+            status = os.fstat(self._descriptor)
+        self.begin, self.size_bytes = begin, status.st_size - begin if size_bytes is None else size_bytes
+        self.state = status.st_size, status.st_mtime_ns
 
     def __len__(self) -> int:
         return self.size_bytes
@@ -185,15 +194,36 @@ class FileBytes:
             InputError: they cannot be read any more.
         """
         parts: list[bytes] = []
+        size_bytes = min(size_bytes, self.size_bytes - place)
+        place += self.begin
         with _reading(self._path):
             while size_bytes > 0 and (part := os.pread(self._descriptor, min(size_bytes, _MOST_READ), place)):
                 parts.append(part)
                 place, size_bytes = place + len(part), size_bytes - len(part)
         return b"".join(parts)
 
+    def array(self, place: int, size_bytes: int) -> np.ndarray:
+        """Just so many bytes from a place on, uint8; errors are those of `fill`."""
+        octets = np.empty(size_bytes, np.uint8)
+        self.fill(place, octets.data)
+        return octets
+
+    def fill(self, place: int, room: memoryview) -> None:
+        """Fill memory with the bytes from a place on.
+
+        Raises:
+            InputError: they cannot be read any more, or the file ends before.
+        """
+        place += self.begin
+        with _reading(self._path):
+            while len(room):
+                if not (count := os.preadv(self._descriptor, [room[:_MOST_READ]], place)):
+                    raise InputError(f"{self._path}: expected {len(room)} more bytes at byte {place}, found its end")
+                room, place = room[count:], place + count
+
     def current_size(self) -> int:
-        """How many bytes the file has by now."""
-        return os.fstat(self._descriptor).st_size
+        """How many of the bytes there are by now."""
+        return min(self.size_bytes, max(0, os.fstat(self._descriptor).st_size - self.begin))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -224,33 +254,17 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise InputError(f"{path}: expected a readable file, found {reason}") from None
 
 
-def map_bytes(path: str | os.PathLike[str]) -> memoryview:
-    """A file's bytes as a read-only view, which reads only what is looked at: pages of a memory map.
-
-    A pipe, which cannot be mapped, is read. The file must not shrink while the view is in use.
-
-    Raises:
-        InputError: there is no such file, it is a directory or a device, or it cannot be read.
-    """
-    refuse_devices(path, takes_pipes=True)
-    with _reading(path), open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        return memoryview(file.read())
-
-
 def is_pipe(path: str | os.PathLike[str]) -> bool:
     """Whether there is a pipe of this name, such as a shell gives for ``<(...)``."""
     return _kind(path) == stat.S_IFIFO
 
 
-def refuse_devices(path: str | os.PathLike[str], takes_pipes: bool = False) -> None:
-    """Raise an InputError for what may have no end, or never begin: a device, a socket or, unless taken, a pipe."""
+def refuse_devices(path: str | os.PathLike[str]) -> None:
+    """Raise an InputError for what may have no end, or never begin: a device, a socket or a pipe."""
     kind = _kind(path)
     if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
         raise InputError(f"{path}: expected a file, found a device or a socket")
-    if kind == stat.S_IFIFO and not takes_pipes:
+    if kind == stat.S_IFIFO:
         raise InputError(f"{path}: expected a file, found a pipe; write what comes through it to a file first")
 
 

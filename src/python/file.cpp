@@ -119,10 +119,11 @@ public:
         if (!is_constant) source_ = &in_memory_.emplace(view(data_));
         open(data.size(), foreign_coders, takes_differences, {header_bytes, decoded_bytes});
     }
-    // A file on disk that is open for reading, and has so many bytes.
-    PythonFile(int descriptor, std::uint64_t size_bytes, const std::vector<std::uint8_t>& foreign_coders,
-               std::size_t cache_bytes, bool takes_differences, std::uint64_t header_bytes, std::uint64_t decoded_bytes)
-        : on_disk_(std::in_place, descriptor), source_(&*on_disk_), session_(file_, cache_bytes) {
+    // A file on disk, open for reading: so many bytes from `begin` on, since it may lie in another file.
+    PythonFile(int descriptor, std::uint64_t begin, std::uint64_t size_bytes,
+               const std::vector<std::uint8_t>& foreign_coders, std::size_t cache_bytes, bool takes_differences,
+               std::uint64_t header_bytes, std::uint64_t decoded_bytes)
+        : on_disk_(std::in_place, descriptor, begin), source_(&*on_disk_), session_(file_, cache_bytes) {
         open(size_bytes, foreign_coders, takes_differences, {header_bytes, decoded_bytes});
     }
     PythonFile(const PythonFile&) = delete;
@@ -338,11 +339,12 @@ void bind_file(nb::module_& module) {
              nb::arg("data"), nb::arg("is_constant") = true, nb::arg("foreign_coders") = std::vector<std::uint8_t>(),
              nb::arg("cache_bytes") = std::size_t{1} << 26, nb::arg("takes_differences") = false,
              nb::arg("header_bytes") = kHeaderBytesLimit, nb::arg("decoded_bytes") = UINT64_MAX)
-        .def(nb::init<int, std::uint64_t, const std::vector<std::uint8_t>&, std::size_t, bool, std::uint64_t,
-                      std::uint64_t>(),
-             nb::arg("descriptor"), nb::arg("size_bytes"), nb::arg("foreign_coders") = std::vector<std::uint8_t>(),
-             nb::arg("cache_bytes") = std::size_t{1} << 26, nb::arg("takes_differences") = false,
-             nb::arg("header_bytes") = kHeaderBytesLimit, nb::arg("decoded_bytes") = UINT64_MAX)
+        .def(nb::init<int, std::uint64_t, std::uint64_t, const std::vector<std::uint8_t>&, std::size_t, bool,
+                      std::uint64_t, std::uint64_t>(),
+             nb::arg("descriptor"), nb::arg("begin"), nb::arg("size_bytes"),
+             nb::arg("foreign_coders") = std::vector<std::uint8_t>(), nb::arg("cache_bytes") = std::size_t{1} << 26,
+             nb::arg("takes_differences") = false, nb::arg("header_bytes") = kHeaderBytesLimit,
+             nb::arg("decoded_bytes") = UINT64_MAX)
         .def_prop_ro("error", &PythonFile::error)
         .def_prop_ro("decoded_chunks", &PythonFile::decoded_chunks)
         .def("base", &PythonFile::base)

@@ -14,11 +14,13 @@
 
 namespace metaq::python {
 
-// A file on disk. One that is shorter by now, or cannot be read, is a reading that fails; as a memory map it would end the process.
+// A file on disk, or what is in it from `begin` on. One that is shorter by now, or cannot be read, is a reading that fails; as a
+// memory map it would end the process.
 class DescriptorSource final : public ByteSource {
 public:
     // Keeps a descriptor of its own of the same open file.
-    explicit DescriptorSource(int descriptor) : descriptor_(fcntl(descriptor, F_DUPFD_CLOEXEC, 0)) {
+    DescriptorSource(int descriptor, std::uint64_t begin)
+        : descriptor_(fcntl(descriptor, F_DUPFD_CLOEXEC, 0)), begin_(begin) {
         if (descriptor_ < 0) throw std::invalid_argument("descriptor: expected that of an open file, found another");
     }
     DescriptorSource(const DescriptorSource&) = delete;
@@ -27,7 +29,7 @@ public:
 
     bool read(std::uint64_t offset, std::span<std::uint8_t> out) noexcept override {
         while (!out.empty()) {
-            const ssize_t count = pread(descriptor_, out.data(), out.size(), static_cast<off_t>(offset));
+            const ssize_t count = pread(descriptor_, out.data(), out.size(), static_cast<off_t>(begin_ + offset));
             if (count < 0 && errno == EINTR) continue;
             if (count <= 0) return false;
             offset += static_cast<std::uint64_t>(count);
@@ -38,6 +40,7 @@ public:
 
 private:
     int descriptor_;
+    std::uint64_t begin_;
 };
 
 // Memory to which others may write meanwhile.

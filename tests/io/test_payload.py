@@ -1,6 +1,7 @@
 """`.mtq` files in safetensors files: what is in them, and what is malformed."""
 
 import json
+import os
 import shutil
 from contextlib import closing
 
@@ -11,6 +12,7 @@ import torch
 
 import metaq
 from metaq.errors import FormatError, InputError
+from metaq.io import payload
 from metaq.io.payload import (
     PAYLOAD,
     Reference,
@@ -48,10 +50,17 @@ def test_every_tensor_comes_back(stored):
     folder, state = stored
     with closing(WrappedTensors([folder / "model.safetensors"])) as tensors:
         found = {name: tensor for name, _, tensor in tensors.items()}
-        assert bytes(tensors.payloads()[0]) == (folder / "model.mtq").read_bytes()
+        assert tensors.payloads()[0].octets().tobytes() == (folder / "model.mtq").read_bytes()
     assert list(found) == list(state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
     assert found["tied"] is found["a.weight"]
+
+
+def test_wrapping_in_pieces(stored, monkeypatch):
+    folder, _ = stored
+    monkeypatch.setattr(payload, "_PIECE_BYTES", 100)
+    write_wrapped(folder / "model.mtq", folder / "pieces.safetensors", 0)
+    assert (folder / "pieces.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_what_wrapping_takes(stored):
@@ -156,3 +165,39 @@ def test_the_header_is_that_of_the_library(stored):
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert header["__metadata__"] == {"format": "pt"}
     assert header.keys() == {*state, f"{PAYLOAD}0", "__metadata__"}
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(stored):
+    """An error in one line: a memory map would end the process."""
+    folder, _ = stored
+    path = folder / "model.safetensors"
+    size, mtq_bytes = path.stat().st_size, (folder / "model.mtq").stat().st_size
+    with closing(WrappedTensors([path])) as tensors, closing(tensors.payloads()[0].reader()) as reader:
+        for left in (mtq_bytes - 1, 300, 0):
+            os.truncate(path, size - mtq_bytes + left)
+            with pytest.raises(FormatError, match=f"expected {mtq_bytes} bytes, as when it was opened, found {left};"):
+                reader.load()
+
+
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_a_file_that_has_become_shorter_before_it_is_read(stored, left):
+    folder, _ = stored
+    safetensors.torch.save_file({"plain": torch.ones(300)}, folder / "others.safetensors")
+    files = [folder / "model.safetensors", folder / "others.safetensors"]
+    for path in files:
+        data = path.read_bytes()
+        with closing(WrappedTensors(files)) as tensors:
+            os.truncate(path, left % len(data))
+            with pytest.raises(InputError, match=f"{path.name}: expected the file as it was at the start, found it"):
+                list(tensors.items())
+        path.write_bytes(data)
+
+
+def test_nothing_stays_open(stored):
+    """A folder may have more shards than a process may open files."""
+    folder, _ = stored
+    before = len(os.listdir("/proc/self/fd"))
+    with closing(WrappedTensors([folder / "model.safetensors"])) as tensors:
+        assert len(os.listdir("/proc/self/fd")) == before
+        list(tensors.items())
+    assert len(os.listdir("/proc/self/fd")) == before

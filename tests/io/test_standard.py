@@ -15,7 +15,7 @@ from metaq import api
 from metaq.checkpoints import CompressionConfig, compress_path, decompress_path
 from metaq.compressed_model import encode
 from metaq.errors import FormatError, InputError
-from metaq.files import map_bytes, read_bytes, read_json
+from metaq.files import read_bytes, read_json
 from metaq.io import open_source, standard
 from metaq.io.standard import STANDARD
 from metaq.quantizers.lossless import compress_losslessly
@@ -156,7 +156,7 @@ def test_pipes_and_devices_where_files_are_needed(tmp_path):
             read(tmp_path / "pipe.safetensors")
     with pytest.raises(InputError, match=f"pipe.json: expected a file, found {found}"):
         read_json(tmp_path / "pipe.json")
-    for read in (open_source, read_bytes, map_bytes, lambda path: compress_path(path, tmp_path / "x.mtq", LOSSLESS)):
+    for read in (open_source, read_bytes, lambda path: compress_path(path, tmp_path / "x.mtq", LOSSLESS)):
         with pytest.raises(InputError, match=r"zeros.safetensors: expected a file, found a device or a socket"):
             read(tmp_path / "zeros.safetensors")
     with pytest.raises(InputError, match="/dev/zero: expected a file, found a device"):

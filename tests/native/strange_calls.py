@@ -250,14 +250,15 @@ def files(given):
     if given.random.random() < 0.3:
         data[given.random.randrange(len(data))] ^= 1 << given.random.randrange(8)
     octets = np.frombuffer(bytes(data), np.uint8)
+    settings = ([4, 5, 6], 1 << 10, True)
     if given.random.random() < 0.5:
-        settings = (given.random.random() < 0.5, [4, 5, 6], 1 << 10, True)
-        file = given.call("File of memory", _native.File, octets, *settings)
+        file = given.call("File of memory", _native.File, octets, given.random.random() < 0.5, *settings)
     else:
         descriptor = os.memfd_create("file")
-        os.write(descriptor, data)
+        begin = given.random.choice([0, 3, 2**40, 2**63, 2**64 - 1])
+        os.pwrite(descriptor, data, begin if begin < 9 else 0)
         given_descriptor = given.random.choice([descriptor, descriptor, -1, 9999, 2**31 - 1])
-        file = given.call("File of a descriptor", _native.File, given_descriptor, len(data), [4, 5, 6], 1 << 10, True)
+        file = given.call("File of a descriptor", _native.File, given_descriptor, begin, len(data), *settings)
         os.close(descriptor)
     if file is None:
         return

@@ -124,7 +124,7 @@ class CheckedFile:
     def _opened(self, cache_bytes: int, takes_differences: bool) -> _native.File:
         how = (coding.identifiers(), cache_bytes, takes_differences, *self._limits.numbers())
         if isinstance(self._data, FileBytes):
-            return _native.File(self._data.fileno(), self._data.size_bytes, *how)
+            return _native.File(self._data.fileno(), self._data.begin, self._data.size_bytes, *how)
         return _native.File(np.frombuffer(self._data, np.uint8), isinstance(self._data.obj, bytes), *how)
 
     @property

@@ -122,8 +122,8 @@ class MetaqQuantizer(HfQuantizer):
             references = _unchanged(state, tensors, str(getattr(model, "base_model_prefix", "")))
             used = {reference.payload for reference in references.values()}
             payloads = {
-                f"{PAYLOAD}{number}": torch.from_numpy(np.array(data, np.uint8))  # the file may be written over
-                for number, data in tensors.payloads().items()
+                f"{PAYLOAD}{number}": torch.from_numpy(entry.octets())  # the file may be written over
+                for number, entry in tensors.payloads().items()
                 if number in used
             }
         if len(references) < len(state):

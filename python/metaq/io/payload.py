@@ -17,20 +17,20 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from metaq.errors import FormatError, InputError
-from metaq.files import map_bytes, refuse_devices
+from metaq.files import FileBytes, refuse_devices
 from metaq.format.dtypes import BY_NAME
 from metaq.format.network import Layout
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
-from metaq.io.safetensors import Put, opening, packed_header, write_pieces
+from metaq.io.safetensors import Put, layout_of, opened_again, opening, packed_header, write_pieces
+from metaq.io.source import StoredTensor, tensor_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,7 @@ METADATA = {"format": "pt"}  # without which transformers refuses a file
 _REFERENCE = struct.Struct("<8sII")
 _MAGIC = b"metaq\0\0\0"
 _MOST_BYTES = 10**15  # of a payload
+_PIECE_BYTES = 1 << 24  # of a payload that is copied, at a time
 _MOST_HEADER_BYTES = 10**8  # as the safetensors library has it
 
 
@@ -79,7 +80,7 @@ def write_wrapped(source: Path, target: Path, number: int) -> list[str]:
         InputError: a file cannot be read or written, or a tensor has the name of a payload.
         FormatError: the source's header or size is not that of a whole `.mtq` file.
     """
-    data = map_bytes(source)
+    data = FileBytes(source)
     names = [row[0] for row in Reader(data, str(source)).rows]
     payload = f"{PAYLOAD}{number}"
     layouts = _layouts(names, payload, len(data))
@@ -87,7 +88,8 @@ def write_wrapped(source: Path, target: Path, number: int) -> list[str]:
     def fill(put: Put) -> None:
         for index, name in enumerate(names):
             put(name, 0, Reference(number, index).octets())
-        put(payload, 0, np.frombuffer(data, np.uint8))
+        for first in range(0, len(data), _PIECE_BYTES):
+            put(payload, first, data.array(first, min(_PIECE_BYTES, len(data) - first)))
 
     write_pieces(target, layouts, METADATA, fill)
     return list(layouts)
@@ -108,12 +110,26 @@ def _layouts(names: Sequence[str], payload: str, size_bytes: int) -> dict[str, L
 
 
 class Entry(NamedTuple):
-    """What stands under a name in a `.safetensors` file; its bytes are of a memory map."""
+    """What stands under a name in a `.safetensors` file, and where; its bytes are read when they are asked for.
+
+    Nothing is mapped, since a file that becomes shorter would end the process.
+
+    Attributes:
+        dtype: as the format names it.
+        begin: where in the file its bytes begin.
+        size_bytes: how many they are.
+        state: of the file, as of `FileBytes`.
+        reference: what it refers to, if it is a reference.
+    """
 
     path: Path
     name: str
+    dtype: str
     shape: tuple[int, ...]
-    octets: memoryview
+    begin: int
+    size_bytes: int
+    state: tuple[int, int]
+    reference: Reference | None
 
     @property
     def payload(self) -> int | None:
@@ -129,11 +145,27 @@ class Entry(NamedTuple):
             raise InputError(f"{self.path}: expected a number behind {PAYLOAD!r}, found {self.name!r}")
         return int(text)
 
-    @property
-    def reference(self) -> Reference | None:
-        """What it refers to, if it is a reference."""
-        octets = np.frombuffer(self.octets, np.uint8)
-        return read_reference(octets) if self.shape == octets.shape else None
+    def open(self) -> FileBytes:
+        """Its bytes.
+
+        Raises:
+            InputError: the file cannot be read, or has changed since the entry was read.
+        """
+        return opened_again(self.path, self.state, self.begin, self.size_bytes)
+
+    def octets(self) -> np.ndarray:
+        """A copy of its bytes, uint8; errors are those of `open`."""
+        with self.open() as data:
+            return data.array(0, self.size_bytes)
+
+    def reader(self) -> Reader:
+        """The `.mtq` file that it is, if it is a payload; errors are those of `open` and `Reader`."""
+        return Reader(self.open(), f"{self.path}, {self.name}")
+
+    def tensor(self) -> Tensor:
+        """What it is, if it is neither; errors are those of `open`, and an InputError for a dtype of others."""
+        dtype, shape = layout_of(self.path, self.name, self.dtype, self.shape)
+        return tensor_of(StoredTensor(dtype, shape, self.octets()))
 
 
 def read_entries(path: Path) -> list[Entry]:
@@ -142,20 +174,27 @@ def read_entries(path: Path) -> list[Entry]:
     Raises:
         InputError: it is no such file.
     """
-    data = map_bytes(path)
+    refuse_devices(path)
     with opening(path):
         from safetensors import safe_open
 
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:  # which checks the header
             names = list(file.offset_keys())
-    begin = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8:begin]))
+    with FileBytes(path) as data:
+        header_bytes = int.from_bytes(data.read(0, 8), "little")
+        try:
+            header = json.loads(data.read(8, header_bytes))
+            return [_entry(path, data, name, header[name], 8 + header_bytes) for name in names]
+        except (ValueError, TypeError, KeyError):
+            raise InputError(f"{path}: expected the file as it was at the start, found it changed") from None
 
-    def entry(name: str) -> Entry:
-        first, last = header[name]["data_offsets"]
-        return Entry(path, name, tuple(header[name]["shape"]), data[begin + first : begin + last])
 
-    return [entry(name) for name in names]
+def _entry(path: Path, data: FileBytes, name: str, fields: Mapping[str, Any], begin: int) -> Entry:
+    first, last = fields["data_offsets"]
+    dtype, shape = fields["dtype"], tuple(fields["shape"])
+    is_like_one = (dtype, shape, last - first) == ("U8", (_REFERENCE.size,), _REFERENCE.size)
+    reference = read_reference(data.array(begin + first, _REFERENCE.size)) if is_like_one else None
+    return Entry(path, name, dtype, shape, begin + first, last - first, data.state, reference)
 
 
 def check_reference(reference: Reference, name: str, counts: Mapping[int, int]) -> None:
@@ -185,27 +224,22 @@ class WrappedTensors:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self.places: dict[str, Path] = {}
-        self._payload_places: dict[str, Path] = {}
+        self._entries: dict[str, Entry] = {}  # those that are no payloads
         self._payloads: dict[int, _Payload] = {}
         self._last: int | None = None  # the number of the payload that was read last
-        with ExitStack() as failing:
-            for path in files:
-                for entry in read_entries(path):
-                    if entry.payload is None:
-                        self.places[entry.name] = path
-                        continue
-                    if entry.payload in self._payloads:
-                        found = f"{entry.name!r} in another too"
-                        raise InputError(f"{path}: expected each payload in one file, found {found}")
-                    self._payload_places[entry.name] = path
-                    self._payloads[entry.payload] = _Payload(entry.octets, f"{path}, {entry.name}")
-                    failing.callback(self._payloads[entry.payload].close)
-            if not self._payloads:
-                place = files[0].parent if files else "folder"
-                remedy = "`metaq compress FOLDER -o OUTPUT --as safetensors` makes such files"
-                raise InputError(f"{place}: expected a tensor '{PAYLOAD}0' in its files, found none; {remedy}")
-            failing.pop_all()
+        for path in files:
+            for entry in read_entries(path):
+                if entry.payload is None:
+                    self._entries[entry.name] = entry
+                    continue
+                if entry.payload in self._payloads:
+                    found = f"{entry.name!r} in another too"
+                    raise InputError(f"{path}: expected each payload in one file, found {found}")
+                self._payloads[entry.payload] = _Payload(entry)
+        if not self._payloads:
+            place = files[0].parent if files else "folder"
+            remedy = "`metaq compress FOLDER -o OUTPUT --as safetensors` makes such files"
+            raise InputError(f"{place}: expected a tensor '{PAYLOAD}0' in its files, found none; {remedy}")
 
     def close(self) -> None:
         """Let go of the files; tensors taken from them stay."""
@@ -214,11 +248,12 @@ class WrappedTensors:
 
     def names_in(self, path: Path) -> list[str]:
         """The names that a file has, those of payloads included."""
-        return [name for name, place in (self.places | self._payload_places).items() if place == path]
+        entries = [*self._entries.values(), *self.payloads().values()]
+        return [entry.name for entry in entries if entry.path == path]
 
-    def payloads(self) -> dict[int, memoryview]:
+    def payloads(self) -> dict[int, Entry]:
         """The `.mtq` files, by their numbers."""
-        return {number: payload.octets for number, payload in self._payloads.items()}
+        return {number: payload.entry for number, payload in self._payloads.items()}
 
     def reference(self, tensor: Tensor) -> Reference | None:
         """What a tensor of a file refers to, if it is a reference."""
@@ -238,7 +273,7 @@ class WrappedTensors:
         check_reference(reference, name, {number: len(payload.rows) for number, payload in self._payloads.items()})
         payload = self._payloads[reference.payload]
         if self._last not in (None, reference.payload):
-            self._payloads[self._last].forget()
+            self._payloads[self._last].close()
         self._last = reference.payload
         return payload.tensor(reference.tensor)
 
@@ -247,26 +282,24 @@ class WrappedTensors:
 
         Second names of one tensor in a file come with the same object.
         """
-        for path in dict.fromkeys(self.places.values()):
+        for path in dict.fromkeys(entry.path for entry in self._entries.values()):
             yield from self.items_in(path)
 
     def items_in(self, path: Path) -> Iterator[tuple[str, Reference | None, Tensor]]:
         """As `items`, of one file."""
-        from safetensors import safe_open
-
         seen: dict[tuple[int, int], Tensor] = {}
-        with opening(path), safe_open(path, framework="pt") as file:
-            for name in (name for name, place in self.places.items() if place == path):
-                tensor = file.get_tensor(name)
-                reference = self.reference(tensor)
-                if reference is None:
-                    yield name, None, tensor.clone()
-                    continue
-                first = self._first(reference)
-                found = seen[first] if first in seen else self.tensor_at(reference, name)
-                if first in self._shared:
-                    seen[first] = found
-                yield name, reference, found
+        for name, entry in self._entries.items():
+            if entry.path != path:
+                continue
+            reference = entry.reference
+            if reference is None:
+                yield name, None, entry.tensor()
+                continue
+            first = self._first(reference)
+            found = seen[first] if first in seen else self.tensor_at(reference, name)
+            if first in self._shared:
+                seen[first] = found
+            yield name, reference, found
 
     @cached_property
     def _shared(self) -> set[tuple[int, int]]:
@@ -287,35 +320,28 @@ class WrappedTensors:
 
 
 class _Payload:
-    """A `.mtq` file within another file, read like one by itself."""
+    """A `.mtq` file within another file, read like one by itself, and open while it is read."""
 
-    def __init__(self, octets: memoryview, name: str) -> None:
-        self.octets = octets
-        self._name = name
-        self._open()
-
-    def _open(self) -> None:
-        from metaq.tensors import new_tensor
-
-        reader = Reader(self.octets, self._name)
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        reader = entry.reader()
         self.rows = reader.rows
-        self._file: OpenFile[Tensor] = OpenFile(reader, new_tensor)
-        self._is_read = False
+        reader.close()
+        self._file: OpenFile[Tensor] | None = None
 
     def tensor(self, index: int) -> Tensor:
         """The tensor at a place in the file."""
-        self._is_read = True
+        from metaq.tensors import new_tensor
+
+        if self._file is None:
+            self._file = OpenFile(self.entry.reader(), new_tensor)
         return self._file.get_tensor(self.rows[index][0])
 
-    def forget(self) -> None:
-        """Let go of what was decoded ahead, of which there would be too much if every payload kept some."""
-        if self._is_read:
-            self._file.close()
-            self._open()
-
     def close(self) -> None:
-        """Let go of the file."""
-        self._file.close()
+        """Let go of the file, and of what was decoded ahead: too much, if every payload kept some."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
 def has_payload(path: Path) -> bool:

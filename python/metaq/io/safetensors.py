@@ -7,14 +7,13 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from metaq.errors import InputError
-from metaq.files import atomic_file, write_error
+from metaq.files import FileBytes, atomic_file, write_error
 from metaq.format.dtypes import BY_NAME, DTYPES
 from metaq.format.header import fits_limits
 from metaq.format.network import Layout
@@ -98,21 +97,13 @@ class SafetensorsFile:
                 self.metadata: dict[str, str] = dict(file.metadata() or {})
                 for name in file.offset_keys():
                     view = file.get_slice(name)
-                    self.layouts[name] = self._layout(name, view.get_dtype(), tuple(view.get_shape()))
-            with open(path, "rb", buffering=0) as file:
-                offset = 8 + int.from_bytes(file.read(8), "little")
-                self._state = _state_of(file)
+                    self.layouts[name] = layout_of(path, name, view.get_dtype(), tuple(view.get_shape()))
+            with FileBytes(path) as data:
+                offset = 8 + int.from_bytes(data.read(0, 8), "little")
+                self._state = data.state
         for name, layout in self.layouts.items():  # without gaps, as opening has checked
             self._offsets[name] = offset
             offset += layout.size_bytes
-
-    def _layout(self, name: str, found: str, shape: tuple[int, ...]) -> Layout:
-        if found not in _DTYPES:
-            raise InputError(f"{self.path}, tensor {name!r}: expected one of {', '.join(_DTYPES)}, found {found}")
-        if not fits_limits(shape):
-            expected = "at most 32 dimensions and 2^40 elements"
-            raise InputError(f"{self.path}, tensor {name!r}: expected {expected}, found shape {shape}")
-        return Layout(_DTYPES[found], shape)
 
     def read(self, name: str, elements: range) -> Tensor:
         """Some elements of a tensor, flattened.
@@ -126,25 +117,42 @@ class SafetensorsFile:
 
         dtype, _ = self.layouts[name]
         part = torch.empty(len(elements), dtype=DTYPES[dtype])
-        room = octets_of(part).data
-        offset = self._offsets[name] + elements.start * dtype.itemsize
-        with opening(self.path), open(self.path, "rb", buffering=0) as file:
-            if _state_of(file) != self._state:
-                raise InputError(f"{self.path}: expected the file as it was at the start, found it changed")
-            while len(room):
-                count = os.preadv(file.fileno(), [room], offset)
-                if count == 0:
-                    raise InputError(f"{self.path}: expected tensor {name!r} to be whole, found the file's end")
-                room, offset = room[count:], offset + count
+        with opened_again(self.path, self._state) as data:
+            data.fill(self._offsets[name] + elements.start * dtype.itemsize, octets_of(part).data)
         return part
 
     def close(self) -> None:
         """Do nothing, because nothing stays open."""
 
 
-def _state_of(file: FileIO) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
+def layout_of(path: Path, name: str, found: str, shape: tuple[int, ...]) -> Layout:
+    """A tensor's dtype and shape, from the name that the format has for the dtype.
+
+    Raises:
+        InputError: `.mtq` files do not have such tensors.
+    """
+    if found not in _DTYPES:
+        raise InputError(f"{path}, tensor {name!r}: expected one of {', '.join(_DTYPES)}, found {found}")
+    if not fits_limits(shape):
+        expected = "at most 32 dimensions and 2^40 elements"
+        raise InputError(f"{path}, tensor {name!r}: expected {expected}, found shape {shape}")
+    return Layout(_DTYPES[found], shape)
+
+
+def opened_again(path: Path, state: tuple[int, int], begin: int = 0, size_bytes: int | None = None) -> FileBytes:
+    """A file that was looked at before, to be read where it is looked at.
+
+    Args:
+        state: what `FileBytes.state` was then.
+        begin, size_bytes: as of `FileBytes`.
+
+    Raises:
+        InputError: it cannot be read, or has changed since then.
+    """
+    data = FileBytes(path, begin, size_bytes)
+    if data.state != state:
+        raise InputError(f"{path}: expected the file as it was at the start, found it changed")
+    return data
 
 
 @contextmanager

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from metaq.errors import FormatError, first_line
-from metaq.files import atomic_file, map_bytes
+from metaq.files import FileBytes, atomic_file, refuse_devices
+from metaq.io.safetensors import read_safetensors
 
 KINDS = ("inputs", "rows", "counts", "lookups", "expected", "positions", "unseen", "optimism")
 _KEY = "metaq.calibration"
@@ -50,14 +51,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, dict[str, Tensor]], di
         InputError: the file cannot be read.
         FormatError: it is damaged, or another kind of file.
     """
-    map_bytes(path).release()
+    refuse_devices(path)
+    FileBytes(path).close()
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise FormatError(f"{path}: expected a calibration, found another safetensors file")
-            fields = json.loads(metadata[_KEY])
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, which is no dictionary
+        stored, metadata = read_safetensors(Path(path))
+        if _KEY not in metadata:
+            raise FormatError(f"{path}: expected a calibration, found another safetensors file")
+        fields = json.loads(metadata[_KEY])
         stored |= {key: stored[other] for key, other in fields.pop("same").items()}
     except FormatError:
         raise

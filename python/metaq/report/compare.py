@@ -99,8 +99,7 @@ class _Wrapped:
 
     def __init__(self, folder: Path) -> None:
         self._tensors = WrappedTensors(checkpoint_paths(folder))
-        readers = {number: Reader(octets, str(folder)) for number, octets in self._tensors.payloads().items()}
-        self._sizes = {number: shared_sizes(reader) for number, reader in readers.items()}
+        self._sizes = {number: shared_sizes(entry.reader()) for number, entry in self._tensors.payloads().items()}
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """The tensors of a file."""
@@ -113,7 +112,7 @@ class _Wrapped:
     def _bytes(self, entry: Entry) -> float:
         reference = entry.reference
         if reference is None:
-            return len(entry.octets)
+            return entry.size_bytes
         check_reference(reference, entry.name, {number: len(sizes) for number, sizes in self._sizes.items()})
         return self._sizes[reference.payload][reference.tensor]
 

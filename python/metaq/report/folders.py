@@ -81,8 +81,8 @@ def _wrapped_folder(path: Path) -> MtqFolder:
                 found = f"{entry.name!r} in another too"
                 raise InputError(f"{entry.path}: expected each payload in one file, found {found}")
             name = shard if len(payloads) == 1 else f"{shard}, {entry.name}"
-            parts[number] = Part(name, partial(Reader, entry.octets, f"{entry.path}, {entry.name}"))
-            wrapping_bytes -= len(entry.octets)
+            parts[number] = Part(name, entry.reader)
+            wrapping_bytes -= entry.size_bytes
     others = [entry for entries in files.values() for entry in entries if entry.payload is None]
     plain = _plain(others, {number: len(part.reader().rows) for number, part in parts.items()})
     return MtqFolder(list(parts.values()), plain, wrapping_bytes - plain.size_bytes)
@@ -96,7 +96,7 @@ def _plain(entries: list[Entry], counts: Mapping[int, int]) -> Plain:
             found.append(entry)
         else:
             check_reference(entry.reference, entry.name, counts)
-    weights, size_bytes = sum(math.prod(entry.shape) for entry in found), sum(len(entry.octets) for entry in found)
+    weights, size_bytes = sum(math.prod(entry.shape) for entry in found), sum(entry.size_bytes for entry in found)
     return Plain(len(found), weights, size_bytes)
 
 
