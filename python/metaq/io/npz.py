@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from metaq.io.format import Format
 from metaq.io.source import StateSource, StoredTensor, TensorSource
 
 _MEMBER = ".npy"  # behind each array's name in the archive
+# By how a member is compressed, the most bytes that one of its bytes stands for: with deflate, 258 for two bits.
+_GREATEST_RATIOS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 
 
 class Npz(Format):
@@ -64,8 +67,19 @@ def _numpy_dtype(path: Path, name: str, dtype: Dtype) -> np.dtype:
     return np.dtype(dtype.name)
 
 
-def _check_size(stream: IO[bytes], size_bytes: int) -> None:
-    """Raise ValueError for an array of more bytes than its member says it has: NumPy makes room before it reads."""
+def _check_members(members: list[zipfile.ZipInfo], file_bytes: int) -> None:
+    """Raise ValueError for members that cannot all be in a file of so many bytes, or are not as NumPy writes them."""
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("two arrays of one name")
+    if any(member.compress_type not in _GREATEST_RATIOS for member in members):
+        raise ValueError("an array that is compressed otherwise than by deflate")
+    if sum(member.compress_size for member in members) > file_bytes:
+        raise ValueError("an archive that says it has more bytes than the file")
+
+
+def _check_size(stream: IO[bytes], member: zipfile.ZipInfo) -> None:
+    """Raise ValueError for an array of more bytes than its member can have: NumPy makes room before it reads."""
+    size_bytes = min(member.file_size, member.compress_size * _GREATEST_RATIOS[member.compress_type])
     header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
@@ -74,7 +88,7 @@ def _check_size(stream: IO[bytes], size_bytes: int) -> None:
         raise ValueError("an array of another version")
     shape, _, dtype = header(stream)
     if math.prod(shape) * dtype.itemsize > size_bytes:
-        raise ValueError("an array that is larger than the archive says")
+        raise ValueError("an array that is larger than its place in the archive")
     stream.seek(0)
 
 
@@ -84,12 +98,12 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         # Opened here, so that it is closed also where NumPy refuses it.
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of arrays that Python 2 wrote, which are read all the same
-            if len(set(archive.namelist())) < len(archive.namelist()):
-                raise ValueError("two arrays of one name")
-            for member in archive.namelist():
+            _check_members(archive.infolist(), os.fstat(file.fileno()).st_size)
+            for member in archive.infolist():
                 with archive.open(member) as stream:
-                    _check_size(stream, archive.getinfo(member).file_size)
-                    arrays[member.removesuffix(_MEMBER)] = np.lib.format.read_array(stream, allow_pickle=False)
+                    _check_size(stream, member)
+                    name = member.filename.removesuffix(_MEMBER)
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
     except Exception as error:  # zipfile's, zlib's and NumPy's own have no common base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
