@@ -8,9 +8,11 @@ from torch import Tensor
 from metaq.codebook import Codebook, TableCodebook, UniformCodebook
 from metaq.coding import SYMBOL_LIMIT
 from metaq.errors import InputError
+from metaq.floats import default_floats
 from metaq.matrix_layout import MatrixLayout, scales
 
 
+@default_floats()
 def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
     """Symbol of the level nearest to each weight: ``argmin_q |w - level(q)|``.
 
@@ -39,6 +41,7 @@ def nearest(weights: Tensor, codebook: Codebook) -> Tensor:
     return symbols.to(torch.int32)
 
 
+@default_floats()
 def values(symbols: Tensor, codebook: Codebook) -> Tensor:
     """The levels that ``symbols`` (any integer dtype) stand for, same shape: float32, or the symbols of integers.
 
@@ -56,6 +59,7 @@ def values(symbols: Tensor, codebook: Codebook) -> Tensor:
     return torch.from_numpy(codebook.table).to(positions.device)[positions]
 
 
+@default_floats()
 def reconstruct(symbols: Tensor, codebook: Codebook, dtype: torch.dtype, matrix: MatrixLayout | None = None) -> Tensor:
     """The weights that ``symbols`` stand for, in ``dtype``: exactly what a decoded file holds.
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from metaq.errors import InputError
+from metaq.floats import default_floats
 
 _STEP_BITS = 4  # significant bits of a step: costs nothing in accuracy, and a byte or two less in the file
 
@@ -52,6 +53,7 @@ class UniformCodebook:
 
     step: float
 
+    @default_floats()
     def __post_init__(self) -> None:
         step = ctypes.c_float(self.step).value  # NumPy would warn of infinity, which is refused here
         if not (math.isfinite(step) and step > 0):
@@ -70,6 +72,7 @@ class TableCodebook:
     levels: tuple[float, ...]
     origin: int
 
+    @default_floats()
     def __post_init__(self) -> None:
         with np.errstate(over="ignore"):  # infinity is refused below
             levels = np.asarray(self.levels, dtype=np.float32)
@@ -82,11 +85,13 @@ class TableCodebook:
         object.__setattr__(self, "levels", tuple(levels.tolist()))
 
     @cached_property
+    @default_floats()
     def table(self) -> np.ndarray:
         """The levels as a float32 array of shape (C,)."""
         return np.array(self.levels, np.float32)
 
     @classmethod
+    @default_floats()
     def around_zero(cls, levels: Sequence[float] | Listed) -> TableCodebook:
         """A table whose origin is the level nearest to zero. Levels may be an array of any library's."""
         table = np.asarray(levels.tolist() if isinstance(levels, Listed) else levels, np.float32)

@@ -29,6 +29,7 @@
 #include <utility>
 
 #include "metaq/base/buffer.hpp"
+#include "metaq/base/default_floats.hpp"
 #include "metaq/format/assembly.hpp"
 #include "metaq/format/byte_source.hpp"
 #include "metaq/format/cache.hpp"
@@ -238,6 +239,7 @@ private:
     }
 
     FileError read_file(std::span<const std::uint8_t> foreign_coders, const FileLimits& limits) {
+        const DefaultFloats floats;  // in which steps and levels are compared
         static constexpr std::array<std::uint8_t, 3> kMagic{'M', 'T', 'Q'};
         FieldReader fields(data_, FileStatus::truncated);
         const bool is_mtq = data_.size() >= kMagic.size() && std::equal(kMagic.begin(), kMagic.end(), data_.begin());

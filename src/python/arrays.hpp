@@ -14,6 +14,7 @@
 #include <tuple>
 #include <vector>
 
+#include "metaq/base/default_floats.hpp"
 #include "metaq/base/symbols.hpp"
 
 namespace metaq::python {
@@ -82,11 +83,13 @@ struct AlignmentCheck {
     }
 };
 
-// A function for Python that checks how its arrays lie before it does its work. What takes arrays is bound through this.
+// A function for Python that checks how its arrays lie before it does its work, which is the same in threads of any settings.
+// What takes arrays is bound through this.
 template <class Result, class... Arguments>
 auto checked(Result (*function)(Arguments...)) {
     return [function](Arguments... arguments) -> Result {
         (AlignmentCheck{}(arguments), ...);
+        const DefaultFloats floats;
         return function(arguments...);
     };
 }
@@ -94,6 +97,7 @@ template <class Class, class Result, class... Arguments>
 auto checked(Result (Class::*method)(Arguments...)) {
     return [method](Class& object, Arguments... arguments) -> Result {
         (AlignmentCheck{}(arguments), ...);
+        const DefaultFloats floats;
         return (object.*method)(arguments...);
     };
 }
@@ -101,6 +105,7 @@ template <class Class, class Result, class... Arguments>
 auto checked(Result (Class::*method)(Arguments...) const) {
     return [method](const Class& object, Arguments... arguments) -> Result {
         (AlignmentCheck{}(arguments), ...);
+        const DefaultFloats floats;
         return (object.*method)(arguments...);
     };
 }

@@ -2,6 +2,7 @@
 // decoded is kept and found again, and an error says where it is.
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
@@ -150,6 +151,17 @@ TEST(symbols_stand_for_the_values) {
         CHECK(golden.file.decode(std::span(&output, 1), options) == FileStatus::ok);
         metaq::to_float32(symbols.data(), symbols.size(), codebook.step);
         CHECK(std::equal(golden.tensors[i].begin(), golden.tensors[i].end(), output.bytes.begin()));
+    }
+}
+
+TEST(threads_may_round_otherwise) {
+    for (const char* name : {"scaled", "network-mixing"}) {
+        const Golden golden(name);
+        std::fesetround(FE_UPWARD);
+        const Golden found(name);
+        CHECK(std::fegetround() == FE_UPWARD);
+        std::fesetround(FE_TONEAREST);
+        CHECK(found.tensors == golden.tensors);
     }
 }
 

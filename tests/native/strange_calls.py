@@ -82,7 +82,7 @@ class Arguments:
 
     def call(self, name, function, *arguments):
         places = [place for place, argument in enumerate(arguments) if has_wide(argument)]
-        if places and self.random.random() < 0.3:
+        if places and self.random.random() < 0.5:
             self.refuse_unaligned(name, function, list(arguments), self.random.choice(places))
         chosen = list(arguments)
         for _ in range(self.random.choice([0, 1, 1, 2])):
@@ -163,6 +163,13 @@ def differences(given):
     given.call(
         "difference_encode", _native.difference_encode, base, other, given.random.choice([0, 1, 2, 3, 4, 21, 99])
     )
+
+
+def modes(given):
+    floats = given.call("DefaultFloats", _native.DefaultFloats)
+    if floats is not None:
+        for _ in range(given.random.choice([1, 2])):
+            given.call("DefaultFloats.restore", floats.restore)
 
 
 def planes(given):
@@ -265,7 +272,7 @@ def files(given):
     for name in ("base", "metadata", "tensors", "codebooks", "matrices", "chunks", "changes", "pack"):
         given.call(f"File.{name}", getattr(file, name))
     index, chunk = given.random.choice([0, 0, 1, 2**40]), given.random.choice([0, 0, 1, 2**40])
-    out = np.empty(given.random.choice([24, 6, 0]), given.random.choice([np.uint8, np.float32]))
+    out = np.empty(given.random.choice([24, 6, 0]), given.random.choice([np.uint8, np.int32, np.float32]))
     given.call("File.runs", file.runs, chunk)
     given.call("File.end_of_group", file.end_of_group, index, given.random.choice([0, 1, 2**40]))
     request = (index, given.random.choice([0, 3, 2**63]), given.random.choice([2**64 - 1, 3, 2**62]), out)
@@ -294,6 +301,7 @@ CALLS = [
     texts,
     differences,
     planes,
+    modes,
     quantizers,
     columns,
     tuples,

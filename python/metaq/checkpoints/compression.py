@@ -18,6 +18,7 @@ from metaq.checkpoints.ranks import Ranks, sizes_bytes
 from metaq.checkpoints.resumable import WorkFolder
 from metaq.checkpoints.shard_folder import opened_folder
 from metaq.errors import InputError
+from metaq.floats import default_floats
 from metaq.io import open_source
 from metaq.io.huggingface import MTQ
 from metaq.io.source import TensorSource
@@ -25,6 +26,7 @@ from metaq.io.standard import readable, writable
 from metaq.progress import Progress
 
 
+@default_floats()
 def compress_path(
     source: Path,
     output: Path,

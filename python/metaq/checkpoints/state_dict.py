@@ -11,6 +11,7 @@ from metaq.checkpoints.checkpoint import Checkpoint
 from metaq.checkpoints.config import CompressionConfig
 from metaq.checkpoints.tensor_plan import Storage
 from metaq.compressed_model import Alias, CodedTensor, CompressedModel
+from metaq.floats import default_floats
 from metaq.io.source import StateSource
 from metaq.progress import Progress
 from metaq.quantizers.calibration import Calibration
@@ -18,6 +19,7 @@ from metaq.quantizers.rounding import round_as_float16
 from metaq.tensors import DTYPES
 
 
+@default_floats()
 def compress_state_dict(
     state: Mapping[str, Tensor],
     config: CompressionConfig | None = None,

@@ -17,6 +17,7 @@ from metaq import _native, coding
 from metaq.codebook import Codebook, IntegerCodebook, TableCodebook, UniformCodebook
 from metaq.errors import FormatError, InputError
 from metaq.files import FileBytes
+from metaq.floats import default_floats
 from metaq.format.base_checksum import shortened
 from metaq.format.dtypes import DTYPES
 from metaq.format.header import (
@@ -151,6 +152,7 @@ class CheckedFile:
             self._data.release()
 
     @cached_property
+    @default_floats()
     def header(self) -> Header:
         """All that the file says before its chunks."""
         books = [_codebook(*row) for row in self._file.codebooks()]

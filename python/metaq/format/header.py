@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metaq.codebook import Codebook, IntegerCodebook, UniformCodebook
+from metaq.floats import default_floats
 from metaq.format.dtypes import CODED_FLOATS, Dtype
 from metaq.matrix_layout import MatrixLayout
 
@@ -169,6 +170,7 @@ def _pack_matrix(matrix: MatrixLayout) -> bytes:
     return bytes([layout]) + varint(matrix.leading) + b"".join(part.tobytes() for part in logs)
 
 
+@default_floats()
 def _pack_codebook(codebook: Codebook) -> bytes:
     if isinstance(codebook, UniformCodebook):
         return bytes([UNIFORM]) + struct.pack("<f", codebook.step)

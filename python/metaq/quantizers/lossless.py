@@ -17,6 +17,7 @@ from torch import Tensor
 from metaq import _native
 from metaq.codebook import TableCodebook
 from metaq.compressed_model import CodedTensor, CompressedModel, keep
+from metaq.floats import default_floats
 from metaq.format import planes
 from metaq.tensors import CODED_FLOATS, words_of
 
@@ -55,6 +56,7 @@ class Levels:
         return found
 
 
+@default_floats()
 def find_levels(pieces: Iterable[np.ndarray], dtype: torch.dtype) -> Levels | None:
     """Levels of a tensor whose words come in pieces, if they are exact and make it at least a tenth smaller."""
     patterns, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)

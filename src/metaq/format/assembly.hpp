@@ -14,6 +14,7 @@
 #include <span>
 
 #include "metaq/base/buffer.hpp"
+#include "metaq/base/default_floats.hpp"
 #include "metaq/base/heap_sort.hpp"
 #include "metaq/format/cache.hpp"
 #include "metaq/format/chunk.hpp"
@@ -49,6 +50,7 @@ public:
             const std::size_t end = end_of_round(first);
             for_each(end - first, [&](std::size_t i) noexcept {
                 if (has_failed_.load(std::memory_order_relaxed)) return;
+                const DefaultFloats floats;  // of this thread, whosever it is
                 const FileError error = decode_task(tasks_[first + i]);
                 if (error.status != FileStatus::ok && !has_failed_.exchange(true)) error_ = error;
             });
