@@ -91,10 +91,10 @@ class _Sums:
 
     def add(self, inputs: Tensor) -> None:
         others = [axis for axis in range(inputs.ndim) if axis != 1]
-        values = inputs.detach().double()
+        variance, mean = torch.var_mean(inputs.detach().float(), others, correction=0)
         self.count += 1
-        self.means = self.means + values.mean(others)
-        self.squares = self.squares + values.square().mean(others)
+        self.means = self.means + mean.double()
+        self.squares = self.squares + variance.double() + mean.double().square()
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """The mean and the variance."""
