@@ -3,9 +3,10 @@
     python benchmarks/post_training.py --networks resnet20 --output post_training.json [--plot post_training.svg]
 
 Every case is a network, a method and a setting: whole bits per parameter, or bits for each symbol where a method has no
-other choice. What is known of networks, data and measures is said in post_training_networks.py, of methods in
-post_training_methods.py and post_training_baselines.py. "bytes" counts everything; where no file was written, symbols
-and scales alone, and everything else as float16. Cases that the output has already are not run again.
+other choice. Where a network's data is in parts, a row has their mean, and each of them. What is known of networks,
+data and measures is said in post_training_networks.py, of methods in post_training_methods.py and
+post_training_baselines.py. "bytes" counts everything; where no file was written, symbols and scales alone, and
+everything else as float16. Cases that the output has already are not run again.
 
 `--networks bound` measures, for each linear layer of MiniLM, how far from the rate-distortion bound quantizers are
 (post_training_bound.py).
@@ -24,7 +25,7 @@ from matplotlib.figure import Figure
 from measuring import machine, resident_kilobytes
 from post_training_bound import layer_gaps
 from post_training_methods import METHODS, Workbench
-from post_training_networks import NETWORKS, Network, Sizes
+from post_training_networks import NETWORKS, Sizes
 
 BOUND = "bound"
 Row = dict[str, Any]
@@ -63,26 +64,40 @@ class Report:
 
 def run_network(report: Report, name: str, options: argparse.Namespace) -> None:
     """All cases of a network that are not yet there."""
-    network = NETWORKS[name](options.folder, Sizes(options.calibration, options.measured))
-    kept = options.calibrations / f"{name}-{options.calibration}.safetensors" if options.calibrations else None
-    bench = Workbench(network, kept)
+    networks = NETWORKS[name](options.folder, Sizes(options.calibration, options.measured))
+    stems = [
+        f"{name}-{options.calibration}",
+        *(f"{name}-{options.calibration}-{part}" for part in range(1, len(networks))),
+    ]
+    kept = [options.calibrations / f"{stem}.safetensors" if options.calibrations else None for stem in stems]
+    benches = [Workbench(network, place) for network, place in zip(networks, kept, strict=True)]
     sizes = {"calibration": options.calibration, "measured": options.measured}
     entry = report.fields["networks"].get(name, {})
     if entry.get("sizes") != sizes:
-        found = network.measure(network.model)
-        entry = {"parameters": bench.parameters, "sizes": sizes, "float": found, "note": network.note}
+        found = mean_row([network.measure(network.model) for network in networks])
+        entry = {"parameters": benches[0].parameters, "sizes": sizes, "float": found, "note": networks[0].note}
         report.fields["networks"][name] = entry
         report.write()
     show_head(name, entry)
     for method in options.methods:
-        for setting in options.rates or METHODS[method].settings(network):
+        for setting in options.rates or METHODS[method].settings(networks[0]):
             key = {"network": name, "method": method, "setting": setting, **sizes}
             if not report.has(key):
-                report.add(key | measure(bench, network, method, setting))
+                report.add(key | mean_row([measure(bench, method, setting) for bench in benches]))
             show(next(row for row in report.rows if key.items() <= row.items()))
 
 
-def measure(bench: Workbench, network: Network, method: str, setting: float) -> Row:
+def mean_row(parts: list[Row]) -> Row:
+    """The means of numbers, and the parts if there are several."""
+    if len(parts) == 1:
+        return parts[0]
+    means = {key: sum(part[key] for part in parts) / len(parts) for key in parts[0] if key != "is_file"}
+    if "bytes" in means:
+        means |= {"bytes": round(means["bytes"]), "is_file": all(part["is_file"] for part in parts)}
+    return means | {"parts": parts}
+
+
+def measure(bench: Workbench, method: str, setting: float) -> Row:
     """What comes of a case."""
     resident_kilobytes(True)
     found = METHODS[method].run(bench, setting)
@@ -90,7 +105,7 @@ def measure(bench: Workbench, network: Network, method: str, setting: float) -> 
     return {
         "bytes": found.size_bytes,
         "bits_per_parameter": 8 * found.size_bytes / bench.parameters,
-        **network.measure(found.model),
+        **bench.network.measure(found.model),
         "seconds": found.seconds,
         "peak_kilobytes": peak,
         "is_file": found.is_file,
@@ -121,7 +136,7 @@ def show(row: Row) -> None:
 
 def run_bound(report: Report, options: argparse.Namespace) -> None:
     """The rows of all layers, and what they come to."""
-    network = NETWORKS["minilm"](options.folder, Sizes(options.calibration, options.measured))
+    (network,) = NETWORKS["minilm"](options.folder, Sizes(options.calibration, options.measured))
     print("\n| layer | quantizer | bits/weight | above the bound |\n|---|---|---|---|")
     for row in layer_gaps(network, lambda layer: report.has({"network": BOUND, "layer": layer})):
         report.add({"network": BOUND} | row)

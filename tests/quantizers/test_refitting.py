@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metaq.errors import InputError
-from metaq.quantizers.refitting import refit
+from metaq.quantizers.refitting import References, refit
 
 transformers = pytest.importorskip("transformers")
 
@@ -98,3 +98,16 @@ def test_nothing_to_fit():
 def test_what_it_refuses(other, batches, message):
     with pytest.raises(InputError, match=message):
         refit(nn.Linear(3, 2), other, batches)
+
+
+@pytest.mark.parametrize(("outputs", "runs"), [(5, 1), (200, 2)])
+def test_a_reference_runs_once_if_its_outputs_are_no_larger_than_its_inputs(outputs, runs):
+    torch.manual_seed(0)
+    reference, model = nn.Linear(100, outputs), nn.Linear(100, outputs)
+    seen = []
+    reference.register_forward_hook(lambda *_: seen.append(1))
+    references = References(reference, [torch.randn(4, 100)])
+    first, second = (references.mean_distance(model) for _ in range(2))
+    assert len(seen) == runs
+    assert first == second > 0
+    assert references.mean_distance(reference) == 0

@@ -193,6 +193,7 @@ def test_float_network_of_another_shape(folder):
 @pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
 def test_missing_extra_says_what_to_install(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "metaq.report.drawing")
     monkeypatch.delitem(sys.modules, "metaq.report.plots")
     monkeypatch.delitem(sys.modules, "metaq.report.page")
     monkeypatch.delitem(sys.modules, "metaq.report.html")

@@ -23,6 +23,7 @@ def compress_calibrated(
     batches: Iterable[Any],
     config: CompressionConfig | None = None,
     *,
+    calibration: Calibration | None = None,
     metadata: Mapping[str, str] | None = None,
     refit_epochs: int = REFIT_EPOCHS,
     progress: Progress | None = None,
@@ -37,6 +38,7 @@ def compress_calibrated(
         model: any; it is left as it was.
         batches: of inputs, as for `metaq.calibrate`. A few hundred samples do.
         config: to what size or error; by default 4 bits a weight.
+        calibration: what `metaq.calibrate` has found of this model; found on the batches if not given.
         metadata: to be kept with the tensors.
         refit_epochs: how often norms and biases see the data, unless it is a single batch; 0 leaves them as they are.
 
@@ -52,7 +54,7 @@ def compress_calibrated(
     check_batches(batches)
     config, progress, kept = config or CompressionConfig(), progress or Progress(), list(batches)
     check_config(config, model.state_dict())
-    calibration = calibrate(model, kept, progress=progress)
+    calibration = calibration or calibrate(model, kept, progress=progress)
     checkpoint = CalibratedCheckpoint(model.state_dict(), calibration, config, metadata, progress)
     quantized, coded = Ways(checkpoint, model, kept, progress).quantize_to_target(checkpoint.find_steps())
     if refit_epochs and len(kept) > 1:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from metaq.checkpoints.calibrated_checkpoint import CalibratedCheckpoint
@@ -23,7 +22,7 @@ from metaq.quantizers import second_order
 from metaq.quantizers.layers import MatrixView
 from metaq.quantizers.observation import still
 from metaq.quantizers.recalibration import correct_statistics
-from metaq.quantizers.refitting import distance
+from metaq.quantizers.refitting import References
 from metaq.quantizers.sequential import Moments, SequentialOptions, quantize_sequentially
 
 _ROUNDS, _PATIENCE = 8, 3  # of quantization: at most, and until anything below the target will do
@@ -72,7 +71,9 @@ class Ways:
         count = sum(tensor.numel() for tensor in self.checkpoint.weights.values())
         free = [name for name in sigmas if self.checkpoint.config.bits_pattern(name) not in fixed]
         found = {way: self.quantize(sigmas, way) for way in Way}
-        way = min(Way, key=lambda way: self._distance(found[way][0]))
+        references = References(self.model, self.batches)
+        with still(self.model):
+            way = min(Way, key=lambda way: _distance(found[way][0], references))
         quantized, coded = found[way]
         for tried in range(_ROUNDS):
             chosen = {name: tensor for name, tensor in coded.items() if name in free}
@@ -133,6 +134,7 @@ class Ways:
         quantize_sequentially(quantized, self.batches, quantize, options=options, progress=self.progress)
         return coded | self.checkpoint.quantize({name: sigma for name, sigma in sigmas.items() if name not in coded})
 
-    def _distance(self, quantized: nn.Module) -> float:
-        with still(quantized), still(self.model), torch.no_grad():
-            return sum(float(distance(quantized, self.model, batch, at)) for at, batch in enumerate(self.batches))
+
+def _distance(quantized: nn.Module, references: References) -> float:
+    with still(quantized):
+        return references.mean_distance(quantized)

@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 import metaq
-from metaq.cli import checkpoints, experiments, sweep, updates
+from metaq.cli import checkpoints, experiments, report, sweep, updates
 from metaq.cli.bars import StoppedByUserError
 from metaq.cli.streams import give_up_output, prepare, say
 from metaq.errors import MetaqError
@@ -54,7 +54,7 @@ for command in (
     *(checkpoints.compress, checkpoints.decompress, checkpoints.export, checkpoints.pack),
     *(updates.delta, updates.apply, updates.fold),
     *(checkpoints.inspect, checkpoints.verify, checkpoints.compare, checkpoints.curve),
-    *(experiments.recipes, experiments.train, sweep.sweep, experiments.evaluate),
+    *(experiments.recipes, experiments.train, sweep.sweep, report.report, experiments.evaluate),
     *(experiments.demo, experiments.complexity),
 ):
     app.command()(command)

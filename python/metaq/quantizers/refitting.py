@@ -79,13 +79,13 @@ def refit(
     progress = progress or Progress()
     progress.begin("refitting", epochs * sum(map(batch_bytes, fitted)))
     with still(model), still(reference), _only_vectors(model) as vectors:
-        best = _Best(model, vectors, reference, held_out)
+        best = _Best(model, vectors, References(reference, held_out))
         before = best.distance
         correct_statistics(model, reference, fitted)
         best.look()
-        descent = _Descent(model, reference, vectors, learning_rate)
+        descent = _Descent(model, References(reference, fitted), vectors, learning_rate)
         for _ in range(epochs if vectors else 0):
-            descent.run(fitted, progress)
+            descent.run(progress)
             best.look()
         best.restore()
     return Refit(before, best.distance)
@@ -95,18 +95,19 @@ class _Descent:
     """Adam, on copies in float32 of parameters that may be narrower."""
 
     def __init__(
-        self, model: nn.Module, reference: nn.Module, vectors: list[nn.Parameter], learning_rate: float
+        self, model: nn.Module, references: References, vectors: list[nn.Parameter], learning_rate: float
     ) -> None:
-        self.model, self.reference, self.vectors = model, reference, vectors
+        self.model, self.references, self.vectors = model, references, vectors
         self.copies = [parameter.detach().float().clone() for parameter in vectors]
         self.optimizer = torch.optim.Adam(self.copies, lr=learning_rate) if vectors else None
         self.generator = torch.Generator().manual_seed(0)
 
-    def run(self, batches: list[Any], progress: Progress) -> None:
+    def run(self, progress: Progress) -> None:
         """Take a step for each batch, in an order that is drawn."""
+        batches = self.references.batches
         for index in torch.randperm(len(batches), generator=self.generator).tolist():
             with torch.enable_grad():
-                missed = distance(self.model, self.reference, batches[index], index)
+                missed = self.references.distance(self.model, index)
             if missed.requires_grad:
                 self._step(torch.autograd.grad(missed, self.vectors, allow_unused=True))
             progress.advance(batch_bytes(batches[index]), 0)
@@ -124,17 +125,15 @@ class _Descent:
 class _Best:
     """The state with the least distance so far."""
 
-    def __init__(
-        self, model: nn.Module, vectors: list[nn.Parameter], reference: nn.Module, held_out: list[Any]
-    ) -> None:
-        self.model, self.reference, self.held_out = model, reference, held_out
+    def __init__(self, model: nn.Module, vectors: list[nn.Parameter], references: References) -> None:
+        self.model, self.references = model, references
         self.tensors: list[Tensor] = [*vectors, *model.buffers()]
-        self.distance = self._measure()
+        self.distance = references.mean_distance(model)
         self._state = self._copy()
 
     def look(self) -> None:
         """Keep the model's state if it is better."""
-        found = self._measure()
+        found = self.references.mean_distance(self.model)
         if found < self.distance or self.distance != self.distance:
             self.distance, self._state = found, self._copy()
 
@@ -146,11 +145,6 @@ class _Best:
 
     def _copy(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in self.tensors]
-
-    @torch.no_grad()
-    def _measure(self) -> float:
-        distances = [distance(self.model, self.reference, batch, index) for index, batch in enumerate(self.held_out)]
-        return float(torch.stack(distances).mean())
 
 
 @contextmanager
@@ -169,22 +163,48 @@ def _only_vectors(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             parameter.requires_grad_(has_asked)
 
 
-def distance(model: nn.Module, reference: nn.Module, batch: Any, index: int) -> Tensor:
-    """How far outputs are from those of a reference, as in `Refit`, on a batch, whose place among others is given.
+class References:
+    """What a model gives for each of some batches, and how far others are from it.
 
-    Outputs at padding do not count (`metaq.quantizers.padding.token_mask`).
+    It runs once for each batch whose outputs are no larger than the batch itself, and otherwise each time.
     """
-    with torch.no_grad():
-        expected, loss = main_output(run(reference, batch, index))
-    found, _ = main_output(run(model, batch, index))
-    if found.shape != expected.shape:
-        shape = tuple(expected.shape)
-        raise InputError(f"refit: expected outputs of the reference's shape {shape}, found {tuple(found.shape)}")
-    is_token = token_mask(batch, index)
-    expected, found = (at_tokens(outputs.float(), is_token) for outputs in (expected, found))
-    if loss is Loss.LIKELIHOOD:
-        rows = found.reshape(-1, found.shape[-1]).log_softmax(-1)
-        aim = expected.reshape(-1, expected.shape[-1]).log_softmax(-1)
-        return functional.kl_div(rows, aim, reduction="batchmean", log_target=True)
-    energy = expected.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
-    return (found - expected).square().sum() / energy
+
+    def __init__(self, model: nn.Module, batches: list[Any]) -> None:
+        self.model, self.batches = model, batches
+        self._known: dict[int, tuple[Tensor, Loss]] = {}
+
+    def distance(self, model: nn.Module, index: int) -> Tensor:
+        """How far outputs for a batch are from those of the reference, as in `Refit`.
+
+        Outputs at padding do not count (`metaq.quantizers.padding.token_mask`).
+        """
+        expected, loss = self._outputs(index)
+        batch = self.batches[index]
+        found, _ = main_output(run(model, batch, index))
+        if found.shape != expected.shape:
+            shape = tuple(expected.shape)
+            raise InputError(f"refit: expected outputs of the reference's shape {shape}, found {tuple(found.shape)}")
+        is_token = token_mask(batch, index)
+        expected, found = (at_tokens(outputs.float(), is_token) for outputs in (expected, found))
+        if loss is Loss.LIKELIHOOD:
+            rows = found.reshape(-1, found.shape[-1]).log_softmax(-1)
+            aim = expected.reshape(-1, expected.shape[-1]).log_softmax(-1)
+            return functional.kl_div(rows, aim, reduction="batchmean", log_target=True)
+        energy = expected.square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+        return (found - expected).square().sum() / energy
+
+    @torch.no_grad()
+    def mean_distance(self, model: nn.Module) -> float:
+        """The mean over all batches."""
+        distances = [self.distance(model, index) for index in range(len(self.batches))]
+        return float(torch.stack(distances).mean())
+
+    @torch.no_grad()
+    def _outputs(self, index: int) -> tuple[Tensor, Loss]:
+        if index in self._known:
+            return self._known[index]
+        batch = self.batches[index]
+        outputs, loss = main_output(run(self.model, batch, index))
+        if outputs.nbytes <= batch_bytes(batch):
+            self._known[index] = outputs.clone(), loss  # of outputs that are part of more, only that part
+        return outputs, loss

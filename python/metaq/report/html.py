@@ -13,9 +13,10 @@ from metaq.report.tables import text
 
 def html(template: str, **values: Any) -> str:
     """A page from a template of this package, which has the values by their names, and the style as ``style``."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    loader = jinja2.FunctionLoader(_part)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters["text"] = text
-    return environment.from_string(_part(template)).render(style=Markup(_part("page.css")), **values)
+    return environment.get_template(template).render(style=Markup(_part("page.css")), **values)
 
 
 def _part(name: str) -> str:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors
 from metaq.report.coder_sizes import coder_rows
 from metaq.report.contents import inspect
+from metaq.report.run_results import check_keys
 from metaq.report.tables import Row
 
 try:  # here and not in write_report, so that a run lacks them before its training and not after
@@ -80,9 +80,9 @@ def _read(folder: Path) -> _Content:
         raise InputError(f"{folder}: expected a run's folder, found none")
     result = _object(read_bytes(folder / run.RESULT), _RESULT_KEYS, str(folder / run.RESULT))
     for key in ("test_before", "test_after"):
-        _check_keys(result[key], ("accuracy",), f"{folder / run.RESULT}, {key}")
+        check_keys(result[key], ("accuracy",), f"{folder / run.RESULT}, {key}")
     config = _object(read_bytes(folder / run.CONFIG), ("file",), str(folder / run.CONFIG))
-    _check_keys(config["file"], ("coder",), f"{folder / run.CONFIG}, file")
+    check_keys(config["file"], ("coder",), f"{folder / run.CONFIG}, file")
     metrics = folder / run.METRICS
     lines = read_bytes(metrics).splitlines()
     epochs = [_object(line, _EPOCH_KEYS, f"{metrics}, line {number}") for number, line in enumerate(lines, 1)]
@@ -100,16 +100,7 @@ def _object(data: bytes, keys: Sequence[str], where: str) -> Row:
         found = json.loads(data)
     except ValueError as error:
         raise FormatError(f"{where}: expected JSON, found something else ({error})") from None
-    return _check_keys(found, keys, where)
-
-
-def _check_keys(found: Any, keys: Sequence[str], where: str) -> Row:
-    if not isinstance(found, dict):
-        raise FormatError(f"{where}: expected a JSON object, found {type(found).__name__}")
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise FormatError(f"{where}: expected the key {missing[0]!r}, found none")
-    return found
+    return check_keys(found, keys, where)
 
 
 def _curves(content: _Content) -> dict[str, str]:

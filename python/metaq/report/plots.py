@@ -1,47 +1,21 @@
-"""The page's plots: inline SVG in the colours of the page's CSS variables, the same bytes for the same data."""
+"""The plots of runs and sweeps, as inline SVG."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from torch import Tensor
+
+from metaq.report.drawing import AFTER, BEFORE, INK, MUTED, SECOND, label_powers, render
 
 Epoch = Mapping[str, Any]
 """One line of ``metrics.jsonl``."""
 
-# What matplotlib draws with, and the variables of page.html.j2 that take their place.
-_INK, _MUTED, _GRID, _BEFORE, _AFTER, _SECOND = "#1d2430", "#5f6a7a", "#dfe3e9", "#aab4c2", "#1f5fd0", "#c2570c"
-_VARIABLES = {_INK: "ink", _MUTED: "muted", _GRID: "grid", _BEFORE: "before", _AFTER: "after", _SECOND: "second"}
-
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "legend.frameon": False,
-}
 _CURVE_INCHES, _HISTOGRAM_INCHES, _TRADE_INCHES = (4.2, 2.8), (3.4, 2.1), (8.4, 4.2)
 _BINS = 61  # odd, so that one bin lies around the middle
 _MOST_STEMS = 64  # levels up to which each is drawn on its own
@@ -54,16 +28,16 @@ def loss_curves(epochs: Sequence[Epoch]) -> str:
 
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
-        for key, color, label in (("loss", _AFTER, "training"), ("validation_loss", _SECOND, "validation")):
+        for key, color, label in (("loss", AFTER, "training"), ("validation_loss", SECOND, "validation")):
             losses = np.array([epoch[key] for epoch in epochs], np.float64)
             _plot(axes, np.where(losses > 0, losses, np.nan), color, label)  # what has no logarithm leaves a gap
-        _label_powers(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:.3g}")
+        label_powers(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:.3g}")
         axes.set_ylabel("cross-entropy (nats, log scale)")
         axes.legend()
         _mark_stages(axes, epochs)
 
     first, last = epochs[0]["validation_loss"], epochs[-1]["validation_loss"]
-    return _render(draw, _CURVE_INCHES, f"Loss over the epochs: validation from {first:.3g} to {last:.3g} nats.")
+    return render(draw, _CURVE_INCHES, f"Loss over the epochs: validation from {first:.3g} to {last:.3g} nats.")
 
 
 def accuracy_curve(epochs: Sequence[Epoch], chosen: int) -> str:
@@ -71,13 +45,13 @@ def accuracy_curve(epochs: Sequence[Epoch], chosen: int) -> str:
     accuracies = [epoch["validation_accuracy"] for epoch in epochs]
 
     def draw(axes: Axes) -> None:
-        _plot(axes, accuracies, _SECOND)
+        _plot(axes, accuracies, SECOND)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_ylabel("validation top-1 (%)")
         _mark_chosen(axes, chosen, accuracies[chosen], f"{accuracies[chosen]:.2%}")
         _mark_stages(axes, epochs)
 
-    return _render(draw, _CURVE_INCHES, f"Validation accuracy over the epochs: {accuracies[chosen]:.2%} in the file's.")
+    return render(draw, _CURVE_INCHES, f"Validation accuracy over the epochs: {accuracies[chosen]:.2%} in the file's.")
 
 
 def size_curve(epochs: Sequence[Epoch], chosen: int, float_bytes: int) -> str:
@@ -86,16 +60,16 @@ def size_curve(epochs: Sequence[Epoch], chosen: int, float_bytes: int) -> str:
 
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
-        axes.axhline(float_bytes, color=_MUTED, linestyle="--", linewidth=1)
+        axes.axhline(float_bytes, color=MUTED, linestyle="--", linewidth=1)
         where = axes.get_yaxis_transform()  # from the left edge to the right, and bytes
         axes.text(1, float_bytes / 1.1, f"float32: {float_bytes:,}", ha="right", va="top", transform=where)
-        _plot(axes, sizes, _AFTER)
-        _label_powers(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
+        _plot(axes, sizes, AFTER)
+        label_powers(axes.yaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
         axes.set_ylabel("file size (bytes, log scale)")
         _mark_chosen(axes, chosen, sizes[chosen], f"{sizes[chosen]:,}")
         _mark_stages(axes, epochs)
 
-    return _render(draw, _CURVE_INCHES, f"File size over the epochs: {sizes[chosen]:,} bytes in the file's.")
+    return render(draw, _CURVE_INCHES, f"File size over the epochs: {sizes[chosen]:,} bytes in the file's.")
 
 
 def pareto_front(trials: Sequence[Mapping[str, Any]], chosen: int | None) -> str:
@@ -114,23 +88,23 @@ def pareto_front(trials: Sequence[Mapping[str, Any]], chosen: int | None) -> str
 
     def draw(axes: Axes) -> None:
         axes.set_xscale("log")
-        axes.plot(*points("pruned"), "x", color=_BEFORE, markersize=5, label="pruned, at its last epoch")
-        axes.plot(*points("finished"), "o", color=_BEFORE, markersize=5, label="finished")
+        axes.plot(*points("pruned"), "x", color=BEFORE, markersize=5, label="pruned, at its last epoch")
+        axes.plot(*points("finished"), "o", color=BEFORE, markersize=5, label="finished")
         sizes, errors = [t["file_bytes"] for t in front], [t["held_out_error"] for t in front]
-        axes.plot(sizes, errors, "o-", color=_AFTER, markersize=5, linewidth=1.5, drawstyle="steps-post", label="front")
+        axes.plot(sizes, errors, "o-", color=AFTER, markersize=5, linewidth=1.5, drawstyle="steps-post", label="front")
         for trial in front:
             where = trial["file_bytes"], trial["held_out_error"]
             axes.annotate(str(trial["trial"]), where, (4, 4), textcoords="offset points")
             if trial["trial"] == chosen:
-                axes.plot(*where, "o", markersize=11, markerfacecolor="none", markeredgecolor=_INK, label="chosen")
-        _label_powers(axes.xaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
+                axes.plot(*where, "o", markersize=11, markerfacecolor="none", markeredgecolor=INK, label="chosen")
+        label_powers(axes.xaxis, LogLocator(subs=(1, 2, 5)), lambda value: f"{value:,.0f}")
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.margins(0.08)
         axes.set_xlabel("file size (bytes, log scale)")
         axes.set_ylabel("held-out error (%)")
         axes.legend()
 
-    return _render(
+    return render(
         draw, _TRADE_INCHES, f"File size against held-out error of {len(drawn)} trials, {len(front)} on the front."
     )
 
@@ -148,25 +122,25 @@ def weight_histogram(name: str, before: Tensor, after: Tensor) -> str:
 
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
-        axes.stairs(np.maximum(binned, _FLOOR), edges, baseline=_FLOOR, fill=True, color=_BEFORE)
+        axes.stairs(np.maximum(binned, _FLOOR), edges, baseline=_FLOOR, fill=True, color=BEFORE)
         if levels.size <= _MOST_STEMS:
             # One line with gaps, since a line for each level would make the page large.
             gaps = np.full_like(levels, np.nan)
             heights = np.stack([np.full_like(levels, _FLOOR), counts, gaps], axis=1)
             positions = np.stack([levels, levels, gaps], axis=1)
-            axes.plot(positions.ravel(), heights.ravel(), color=_AFTER, linewidth=2, solid_capstyle="butt")
+            axes.plot(positions.ravel(), heights.ravel(), color=AFTER, linewidth=2, solid_capstyle="butt")
         else:
             heights = np.maximum(np.histogram(quantized, edges)[0], _FLOOR)
-            axes.stairs(heights, edges, baseline=None, color=_AFTER, linewidth=1.5)
+            axes.stairs(heights, edges, baseline=None, color=AFTER, linewidth=1.5)
         axes.set_ylim(_FLOOR, max(10, 2 * binned.max(), 2 * counts.max()))
-        _label_powers(axes.yaxis, LogLocator(numticks=5), lambda value: f"{value:,.0f}")
+        label_powers(axes.yaxis, LogLocator(numticks=5), lambda value: f"{value:,.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("weight")
         axes.set_ylabel("count (log scale)")
 
     label = f"Weights of {name}: before, from {weights.min():.3g} to {weights.max():.3g};"
     label += f" after, on {levels.size} levels from {levels[0]:.3g} to {levels[-1]:.3g}."
-    return _render(draw, _HISTOGRAM_INCHES, label)
+    return render(draw, _HISTOGRAM_INCHES, label)
 
 
 def _plot(axes: Axes, values: Sequence[float] | np.ndarray, color: str, label: str | None = None) -> None:
@@ -177,7 +151,7 @@ def _plot(axes: Axes, values: Sequence[float] | np.ndarray, color: str, label: s
 
 def _mark_chosen(axes: Axes, chosen: int, value: float, text: str) -> None:
     """A ring around the epoch whose weights are the file's, with its value."""
-    axes.plot([chosen + 1], [value], "o", markersize=8, markerfacecolor="none", markeredgecolor=_INK)
+    axes.plot([chosen + 1], [value], "o", markersize=8, markerfacecolor="none", markeredgecolor=INK)
     axes.annotate(text, (chosen + 1, value), (0, 9), textcoords="offset points", ha="right", va="bottom")
 
 
@@ -186,39 +160,9 @@ def _mark_stages(axes: Axes, epochs: Sequence[Epoch]) -> None:
     boundary = sum(epoch["stage"] == "float" for epoch in epochs) + 0.5
     axes.set_xlim(0.5, len(epochs) + 0.5)
     axes.margins(y=0.1)
-    axes.axvline(boundary, color=_MUTED, linewidth=1)
+    axes.axvline(boundary, color=MUTED, linewidth=1)
     where = axes.get_xaxis_transform()  # epochs, and from the bottom to the top
-    axes.text(boundary, 1.01, "float\N{NO-BREAK SPACE}", color=_MUTED, ha="right", va="bottom", transform=where)
-    axes.text(boundary, 1.01, "\N{NO-BREAK SPACE}compress", color=_MUTED, ha="left", va="bottom", transform=where)
+    axes.text(boundary, 1.01, "float\N{NO-BREAK SPACE}", color=MUTED, ha="right", va="bottom", transform=where)
+    axes.text(boundary, 1.01, "\N{NO-BREAK SPACE}compress", color=MUTED, ha="left", va="bottom", transform=where)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch, both stages counted")
-
-
-def _label_powers(axis: Axis, locator: LogLocator, text: Callable[[float], str]) -> None:
-    """Ticks on a logarithmic axis, their values written out."""
-    axis.set_major_locator(locator)
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-    axis.set_minor_locator(NullLocator())
-
-
-def _render(draw: Callable[[Axes], None], inches: tuple[float, float], label: str) -> str:
-    """An ``<svg>`` element with ``label`` as its accessible name."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # whatever the reader's own matplotlibrc says
-        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": label})
-        figure = Figure(figsize=inches, layout="constrained")
-        draw(figure.add_subplot())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    return _inline(buffer.getvalue(), label)
-
-
-def _inline(document: str, label: str) -> str:
-    """What a page needs of an SVG document: no prologue, its own font and colours, positions to 0.01 points."""
-    svg = document[document.index("<svg") :]
-    svg = re.sub(r'<style.*?</style>|font-family: [^;]*; | id="[\w.]*_\d+"|<g/>', "", svg)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag.group()), svg)
-    for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, f"var(--{variable})")
-    svg = re.sub(r"\n\s*", "\n", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 Row = dict[str, str]
 
@@ -15,14 +17,18 @@ def recipe_rows() -> list[Row]:
     return [_row(file.name.removesuffix(".toml"), file.read_text(encoding="utf-8")) for file in files]
 
 
+def method_names(tree: Mapping[str, Any]) -> str:
+    """The method of a recipe's tree, and what prunes beside it."""
+    return " + ".join(tree[section]["name"] for section in ("method", "pruning") if section in tree)
+
+
 def _row(name: str, text: str) -> Row:
     tree = tomllib.loads(text)
-    methods = [tree[section]["name"] for section in ("method", "pruning") if section in tree]
     return {
         "recipe": name,
         "network": tree["network"]["name"],
         "data": tree["data"]["name"],
-        "method": " + ".join(methods),
+        "method": method_names(tree),
         "description": _first_sentence(text),
     }
 

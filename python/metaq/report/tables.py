@@ -32,10 +32,18 @@ _HEADINGS = {
 # What a narrow terminal goes without, the first of these first.
 _LESS_NEEDED = (
     *("weights_sha256", "difference_from", "largest_difference", "dtype", "zeros", "levels"),
-    *("zero_order_bits_per_weight",),
+    *("zero_order_bits_per_weight", "machine", "result", "seconds"),
     *("shape", "kind", "first_bytes", "header_and_checksum_bytes", "tensors", "network", "data", "method"),
 )
-_FOLDED = {"tensor", "file", "kind", "remark", "recipe", "description"}  # texts that may go on in a next line
+_FOLDED = {
+    "tensor",
+    "file",
+    "kind",
+    "remark",
+    "recipe",
+    "recipe or source",
+    "description",
+}  # texts that may go on in a next line
 _LEAST_FOLDED = 24  # characters that such a text gets in each line
 _GAP = 2  # characters between columns
 _LOOK: Any = {"header_style": "bold", "box": box.SIMPLE_HEAD, "show_edge": False, "padding": (0, 1, 0, 0)}

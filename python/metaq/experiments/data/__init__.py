@@ -19,6 +19,8 @@ datasets: dict[str, Callable[[int], Dataset]] = {
     "cifar10-jpeg": load_cifar10_jpeg,
     "tinyshakespeare": load_tinyshakespeare,
 }
+TEXTS = frozenset({"tinyshakespeare"})
+"""Those whose networks tell the next character; all others are images with a class each."""
 
 
 def by_name(name: str) -> Callable[[int], Dataset]:
@@ -30,4 +32,4 @@ def by_name(name: str) -> Callable[[int], Dataset]:
     return entry_of_name(name, datasets, "data set")
 
 
-__all__ = ["Dataset", "Split", "by_name", "datasets"]
+__all__ = ["TEXTS", "Dataset", "Split", "by_name", "datasets"]
