@@ -130,15 +130,26 @@ def test_what_data_is_worth(network):
         ("Gemma 3 270M", "gemma", "perplexity", "{:.2f}"),
     ],
 )
-def test_larger_networks_at_three_bits(network, name, measure, form):
+def test_larger_networks(network, name, measure, form):
     found = result(f"benchmarks/results/post_training_{name}.json")
     (entry,) = found["networks"].values()
-    before = form.format(entry["float"][measure]).replace("%", " %")
-    for row in found["rows"]:
-        figure = form.format(row[measure]).replace("%", " %")
-        is_file = "yes" if row["is_file"] else "no"
-        expected = [f"{row['bits_per_parameter']:.3f}", figure, before, is_file]
-        assert cells("docs/checkpoints.md", network, row["method"], f"{row['setting']:g}") == expected
+    before = (
+        f"{entry['float'][measure]:.2%}".replace("%", " %")
+        if measure == "accuracy"
+        else f"{entry['float'][measure]:.4g}"
+    )
+    text = " ".join(text_of("docs/checkpoints.md").split())
+    assert before in re.search(r"In float they have ([^.]*\.[^.]*\.[^.]*)\.", text).group(1)
+    for method in dict.fromkeys(row["method"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["method"] == method]
+        spelled = {
+            row["setting"]: f"{form.format(row[measure]).replace('%', ' %')}, {row['bits_per_parameter']:.2f}"
+            for row in rows
+        }
+        expected = [*(spelled.get(setting, "") for setting in (2, 2.5, 3, 4, 5)), "yes" if rows[0]["is_file"] else "no"]
+        assert cells("docs/checkpoints.md", network, method) == expected
+    headline = next(row[measure] for row in found["rows"] if row["is_file"] and row["setting"] == 3)
+    assert form.format(headline).replace("%", " %") in text_of("README.md")
 
 
 def test_layers_above_the_bound():
@@ -176,7 +187,13 @@ def test_deltas(at):
     row = result("benchmarks/results/delta.json")["rows"][at]
     speeds = [row["gigabytes_per_second"][way] for way in ("encode, 2 threads", "decode, 2 threads", "delta", "apply")]
     found = cells("docs/methods/difference.md", row["dtype"], f"{round(100 * row['changed_share'], 2):g} %")
-    assert found == [f"{row['file_bytes']:,}", f"{row['of_the_best_peer']:.2f}", *[f"{speed:.2g}" for speed in speeds]]
+    peer = "zstd-3 of its planes"
+    theirs = [
+        f"{row['peers'][peer]:,}",
+        *(f"{speed:.2g}" for speed in row["peers_gigabytes_per_second"][peer].values()),
+    ]
+    expected = [f"{row['file_bytes']:,}", f"{row['of_the_best_peer']:.2f}", *(f"{speed:.2g}" for speed in speeds)]
+    assert found == [*expected, ", ".join(theirs)]
 
 
 @pytest.mark.parametrize("at", range(14))
