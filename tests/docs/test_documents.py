@@ -43,7 +43,7 @@ NOT_RUN = {  # page, first line of the block
     ),
     ("docs/browser.md", "$ pip install ziglang && python wasm/build.py && npm install ./wasm"),
     ("docs/browser.md", "$ python examples/browser/build.py page.html"),
-    ("docs/browser.md", "$ pytest -s -m slow tests/wasm"),
+    ("docs/browser.md", "$ pytest -n 0 -s -m slow tests/wasm"),
     ("docs/install.md", INSTALL),
     ("docs/install.md", "$ pip install metaq-nn"),
     ("docs/trainers.md", "from lightning.pytorch import Trainer"),
