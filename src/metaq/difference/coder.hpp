@@ -228,7 +228,8 @@ private:
     void encode_round(const Intervals& intervals, States& states, std::span<const std::uint32_t> units) {
         States own = states;
         std::array<std::uint8_t, kUnit * kLaneLimit> slots;
-        for (std::size_t lane = 0; lane < kLaneLimit; ++lane) find_slots(units[lane] * kUnit, slots.data() + lane * kUnit);
+        for (std::size_t lane = 0; lane < kLaneLimit; ++lane)
+            find_slots(units[lane] * kUnit, slots.data() + lane * kUnit);
         std::uint16_t* words = first_word_;
         for (std::size_t step = kUnit; step-- > 0;) {
             const std::uint8_t* const of_step = slots.data() + step;

@@ -66,7 +66,8 @@ private:
         std::uint16_t* words = first_word_;
         while (step-- > 0) {
             [&]<std::size_t... kPlaces>(std::index_sequence<kPlaces...>) {
-                (intervals[shares[kLanes - 1 - kPlaces][step]].push(states[kLanes - 1 - kPlaces], precision, words), ...);
+                (intervals[shares[kLanes - 1 - kPlaces][step]].push(states[kLanes - 1 - kPlaces], precision, words),
+                 ...);
             }(std::make_index_sequence<kLanes>());
         }
         first_word_ = words;
