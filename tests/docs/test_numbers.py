@@ -173,6 +173,18 @@ def test_options_of_metaq(at):
     assert cells("docs/methods/metaq.md", run["group"], run["variant"]) == figures
 
 
+@pytest.mark.parametrize("at", [at for at in range(16) if at not in (0, 10, 13)])
+def test_sizes_that_are_asked_for(at):
+    rows = result("benchmarks/results/targets.json")["rows"]
+    row, (base,) = (
+        rows[at],
+        [base for base in rows if base["method"] == "float" and base["experiment"] == rows[at]["experiment"]],
+    )
+    found = cells("docs/methods/metaq.md", row["experiment"], row["method"], f"{row['target_bytes']:,}")
+    assert found == [f"{row['size_bytes']:,}", percent(row["accuracy"]), percent(base["accuracy"])]
+    assert 0.98 <= row["size_over_target"] <= 1
+
+
 @pytest.mark.parametrize("at", range(1, 13))
 def test_differences(at):
     row = result("benchmarks/results/differences.json")["rows"][at]
