@@ -110,6 +110,16 @@ def test_quantizers_stay_above_the_bound(module, layer):
 
 
 @pytest.mark.slow
+def test_parts_count_alike(module):
+    parts = [
+        {"bytes": 10, "accuracy": 0.5, "is_file": True},
+        {"bytes": 13, "accuracy": 1.0, "is_file": False},
+    ]
+    mean_row = module("post_training").mean_row
+    assert mean_row(parts) == {"bytes": 12, "accuracy": 0.75, "is_file": False, "parts": parts}
+    assert mean_row(parts[:1]) == parts[0]
+
+
 def test_a_run_and_one_that_goes_on(module, tmp_path):
     post_training = module("post_training")
     output, plot = tmp_path / "found.json", tmp_path / "found.svg"

@@ -86,6 +86,19 @@ def test_a_calibration_is_found_once_for_several_sizes(monkeypatch):
     assert encode(found, found.coder) == encode(expected, expected.coder)
 
 
+def test_a_calibration_of_another_model_is_refused():
+    model, config = deep(), CompressionConfig(bits=2.5)
+    calibration = metaq.calibrate(nn.Sequential(nn.Sequential(nn.Linear(20, 10))), deep_batches())
+    for compress in (
+        lambda: metaq.compress_calibrated(model, deep_batches(), config, calibration=calibration),
+        lambda: metaq.compress_state_dict(model.state_dict(), config, calibration=calibration),
+    ):
+        with pytest.raises(
+            InputError, match=r"one of this model, which has '0\.weight', found one that has '0\.0\.weight'"
+        ):
+            compress()
+
+
 def test_norms_and_biases_are_fitted_again():
     model, config = deep(), CompressionConfig(bits=1.5)
     without, fitted = (

@@ -59,7 +59,7 @@ class CalibratedCheckpoint:
             for name, tensor in self.kept.items()
             if isinstance(tensor, Tensor) and self._is_quantized(name, tensor)
         }
-        _check_shapes(self.weights, calibration)
+        _check_model(self.weights, calibration)
         states = States.DEPENDENT if learns else States.FREE
         self.problems = weight_problems(self.weights, calibration, states)
 
@@ -174,7 +174,12 @@ def check_config(config: CompressionConfig, names: Iterable[str]) -> None:
     config.check_names(names)
 
 
-def _check_shapes(weights: Mapping[str, Any], calibration: Calibration) -> None:
+def _check_model(weights: Mapping[str, Any], calibration: Calibration) -> None:
+    """Raise InputError for a calibration of another model, by which nothing would be quantized."""
+    if weights and not any(name in calibration.views or name in calibration.missing for name in weights):
+        expected = f"one of this model, which has {next(iter(weights))!r}"
+        found = f"one that has {next(iter(calibration.views), None)!r} instead"
+        raise InputError(f"calibration: expected {expected}, found {found}")
     for name, tensor in weights.items():
         view = calibration.views.get(name)
         if view is not None and view.shape != tuple(tensor.shape):

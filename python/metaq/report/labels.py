@@ -54,9 +54,8 @@ def place_labels(
         half = _half_size(axes, label)
         offsets = pixels * _offsets(half / pixels)
         places = _around(axes.transData.transform((label.x, label.y)) + offsets, half)
-        best = int(
-            np.argmin(_costs(places, boxes, np.array([axes.bbox.extents])))
-        )  # of those that cost the same, the nearest
+        costs = _costs(places, boxes, np.array([axes.bbox.extents]))
+        best = int(np.argmin(costs))  # of those that cost the same, the nearest
         boxes = np.concatenate([boxes, places[best : best + 1]])
         is_far = (np.abs(offsets[best]) - half).max() > _LEAD_POINTS * pixels
         lead = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3} if is_far else None

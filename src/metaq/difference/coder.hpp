@@ -243,7 +243,7 @@ private:
         states = own;
     }
 
-    // Of a unit's elements, every kLaneLimit-th of `slots`. Stores of bytes may change any member, so that these are copied.
+    // Of a unit's elements. Stores of bytes may change any member, so that these are copied.
     void find_slots(std::size_t first, std::uint8_t* slots) const {
         const std::uint8_t* const base = base_ + first * sizeof(Word);
         const std::uint8_t* const found = found_.get() + first;
