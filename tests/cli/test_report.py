@@ -92,9 +92,28 @@ def test_outputs_are_not_written_over(here, copied, succeeds, fails):
 def test_bad_results(here, copied, fails, entries, message):
     path = copied("lenet5-digits", "run/result.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
-    assert message in fails("report", "run")
     assert message in fails("report", path)
     assert not (here / "report.html").exists()
+
+
+def test_what_is_damaged_in_a_folder_is_named_and_passed_over(here, copied, command):
+    """One line for each such file and the exit code of success, as where `compress` leaves something as it was."""
+    copied("lenet5-digits", "run/whole.json")
+    copied("lenet5-mnist", "run/wrong.json", file_bytes="800")
+    (here / "run" / "cut.json").write_text("{")
+    code, output, errors = command("report", "run", "--json")
+    assert code == 0
+    assert [task["data"] for task in json.loads(output)] == ["digits"]
+    first, second = errors.splitlines()
+    assert first.startswith("metaq: run/cut.json: expected JSON, found something else")
+    assert second.startswith("metaq: run/wrong.json, file_bytes: expected a whole number from 1 to 2^63, found str")
+    assert first.endswith("; passed over")
+    assert second.endswith("; passed over")
+    (here / "run" / "whole.json").unlink()
+    code, output, errors = command("report", "run", "-f")
+    assert (code, output) == (2, "")
+    assert errors.splitlines()[:2] == [first, second]
+    assert "run: expected results of metaq train, found none" in errors.splitlines()[2]
 
 
 def test_files_that_are_no_results(here, copied, fails, succeeds):
@@ -108,7 +127,7 @@ def test_files_that_are_no_results(here, copied, fails, succeeds):
     assert "x.mtq: expected JSON, found something else" in fails("report", "x.mtq", "-f")
     assert "nowhere: expected a readable file" in fails("report", "nowhere", "-f")
     (here / "run" / "other.json").write_text("{")
-    assert "other.json: expected JSON, found something else" in fails("report", "run", "-f")
+    assert "other.json: expected JSON, found something else" in fails("report", "run/other.json", "-f")
 
 
 def test_without_matplotlib(copied, fails, monkeypatch):

@@ -1,6 +1,7 @@
 """Results and summaries of seeds, in folders and by name."""
 
 import json
+import os
 import re
 import sys
 
@@ -120,6 +121,20 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         read_results([tmp_path])
 
 
+def test_a_folder_inside_that_cannot_be_read(tmp_path, made_result, write, monkeypatch, caplog):
+    walk = os.walk
+
+    def walk_but_one(path, onerror):
+        onerror(PermissionError(13, "Permission denied", str(tmp_path / "closed")))
+        return walk(path, onerror=onerror)
+
+    write(tmp_path / "x.json", made_result())
+    monkeypatch.setattr("metaq.report.run_results.os.walk", walk_but_one)
+    assert len(read_results([tmp_path])) == 1
+    expected = f"{tmp_path / 'closed'}: expected a readable folder, found Permission denied; passed over"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
@@ -146,8 +161,7 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         (("config", "pruning"), None, "pruning: expected a JSON object, found NoneType"),
     ],
 )
-@pytest.mark.parametrize("is_named", [True, False])
-def test_entries_that_cannot_be(tmp_path, made_result, write, place, value, message, is_named):
+def test_entries_that_cannot_be(tmp_path, made_result, write, caplog, place, value, message):
     content = made_result()
     inner = content
     for key in place[:-1]:
@@ -155,7 +169,9 @@ def test_entries_that_cannot_be(tmp_path, made_result, write, place, value, mess
     inner[place[-1]] = value
     path = write(tmp_path / "result.json", content)
     with pytest.raises(FormatError, match=f"result.json.*{re.escape(message)}"):
-        read_results([path if is_named else tmp_path])
+        read_results([path])
+    write(tmp_path / "whole.json", made_result())
+    assert_passed_over(tmp_path, caplog, message)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +198,25 @@ def test_summaries_that_cannot_be(tmp_path, made_result, write, runs, message):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"recipe": "x"', "[" * 100_000, "1" * 5000, '"\\ud800"', "\xff"])
-def test_damaged_json(tmp_path, text):
-    (tmp_path / "result.json").write_text(text, encoding="latin-1")
+def test_damaged_json(tmp_path, made_result, write, caplog, text):
+    path = tmp_path / "result.json"
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=r"result\.json: expected JSON, found something else"):
+        read_results([path])
+    with pytest.raises(InputError, match="expected results of metaq train, found none"):
         read_results([tmp_path])
+    caplog.clear()
+    write(tmp_path / "whole.json", made_result())
+    assert_passed_over(tmp_path, caplog, "expected JSON, found something else")
+
+
+def assert_passed_over(folder, caplog, message):
+    """That `result.json` is named in one line, with this in it, and `whole.json` beside it is read."""
+    assert [found.path.name for found in read_results([folder])] == ["whole.json"]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(str(folder / "result.json"))
+    assert message in said
+    assert said.endswith("; passed over")
 
 
 def test_a_configuration_of_many_levels(tmp_path, made_result):
@@ -195,7 +226,7 @@ def test_a_configuration_of_many_levels(tmp_path, made_result):
         text = content.replace('"threads": 1', f'"threads": {"[" * levels}{"]" * levels}')
         (tmp_path / "result.json").write_text(text)
         try:
-            read_results([tmp_path])
+            read_results([tmp_path / "result.json"])
         except (FormatError, InputError) as error:
             messages.append(str(error).partition(": ")[2])
         else:

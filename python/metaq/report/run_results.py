@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metaq.errors import FormatError, InputError
+from metaq.errors import FormatError, InputError, MetaqError
 from metaq.experiments.run import RESULT
 from metaq.files import read_json
 from metaq.report.measures import ACCURACY, Measure, measure_of
@@ -18,6 +19,8 @@ from metaq.report.recipes import method_names
 _RESULT_KEYS = "recipe", "float32_bytes", "file_bytes", "test_before", "test_after", "config"
 _SUMMARY_KEYS = "recipe", "seeds", "runs", "config"
 _MOST = (1 << 63) - 1
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,17 @@ class RunResult:
 def read_results(paths: Sequence[Path]) -> list[RunResult]:
     """The results of files and of all that folders hold, in the order of their paths; what is found twice comes once.
 
-    Files of JSON in folders that are no results are passed over.
+    Files of JSON in folders that are no results are passed over, and so is, with a warning, what is damaged there: one
+    stopped run among many does not take the others' picture away.
 
     Raises:
         InputError: a path is missing or cannot be read, or there is no result.
-        FormatError: a named file is no result, or one that is a result has an entry that cannot be.
+        FormatError: a named file is no result, or has an entry that cannot be.
     """
     found: list[RunResult] = []
     for path in paths:
         if path.is_dir():
-            found += [result for file in _json_files(path) for result in _results_of(file, read_json(file)) or []]
+            found += [result for file in _json_files(path) for result in _results_if_whole(file)]
         else:
             results = _results_of(path, read_json(path))
             if results is None:
@@ -90,14 +94,26 @@ def check_keys(found: Any, keys: Sequence[str], where: str) -> dict[str, Any]:
 
 
 def _json_files(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: expected a readable folder, found {error.strerror}")
+    def tell(error: OSError) -> None:
+        message = f"{error.filename}: expected a readable folder, found {error.strerror}"
+        if Path(error.filename) == folder:
+            raise InputError(message)
+        _log.warning("%s; passed over", message)
 
-    for place, folders, names in os.walk(folder, onerror=refuse):
+    for place, folders, names in os.walk(folder, onerror=tell):
         folders.sort()
         yield from (
             Path(place, name) for name in sorted(names) if name.endswith(".json") and Path(place, name).is_file()
         )
+
+
+def _results_if_whole(path: Path) -> list[RunResult]:
+    """None of what is no result, and, with a warning, of what is damaged."""
+    try:
+        return _results_of(path, read_json(path)) or []
+    except MetaqError as error:
+        _log.warning("%s; passed over", error)
+        return []
 
 
 def _results_of(path: Path, found: Any) -> list[RunResult] | None:
