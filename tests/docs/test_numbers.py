@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,43 @@ def test_what_binding_costs(network, name):
     assert row["points_lost"] <= 0.5
 
 
-def test_mnist_on_another_processor():
-    text = " ".join(text_of("docs/reproduce.md").split())
-    for run in result("benchmarks/results/recipes_again.json")["runs"].values():
-        assert f"{run['file_bytes']:,} B at {percent(run['test_after']['accuracy'])}" in text
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_trained_results(path):
+    run = json.loads(path.read_text())
+    found = cells("docs/results.md", f"[{path.stem}.mtq](../results/{path.stem}.mtq)")
+    assert found[1:] == [*figures_of(run), f"metaq train {run['recipe']}", f"[{path.name}](../results/{path.name})", ""]
+    data = run["config"]["data"]
+    of = {"mnist": "MNIST", "digits": "the digits"}[data["name"]]
+    assert f"{data['held_out']:,} of {of}" in text_of("docs/results.md")
+
+
+@pytest.mark.parametrize("recipe", ["lenet5-mnist", "lenet5-caffe-mnist", "lenet300-mnist"])
+def test_trained_results_of_another_machine(recipe):
+    run = result("benchmarks/results/recipes_again.json")["runs"][recipe]
+    found = cells("docs/results.md", "not kept", "metaq", f"{run['file_bytes']:,}")
+    name = "recipes_again.json"
+    links = f"metaq train {recipe}", f"[{name}](../benchmarks/results/{name})"
+    assert found == [*figures_of(run)[1:], *links, "again, on another machine"]
+
+
+def figures_of(run):
+    """Bytes, ratio, accuracy of the file and of the float network, seconds and machine."""
+    ratio = run["float32_bytes"] / run["file_bytes"]
+    accuracies = [percent(run[f"test_{when}"]["accuracy"]) for when in ("after", "before")]
+    shown = f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.4g}"
+    return [f"{run['file_bytes']:,}", shown, *accuracies, f"{run['seconds']:,.0f}", run["machine"]]
+
+
+def test_published_results():
+    points = tomllib.loads(text_of("python/metaq/report/published.toml"))["point"]
+    headings = {"lenet5": "## LeNet-5 on MNIST", "lenet5-caffe": "## LeNet-5 of Caffe", "lenet300": "## LeNet-300-100"}
+    for point in points:
+        if point["data"] == "mnist":
+            section = text_of("docs/results.md").split(headings[point["network"]])[1].split("\n## ")[0]
+            figures = f"| {point['method']} | {point['size_bytes']:,} | "
+            (row,) = (line for line in section.split("\n") if figures in line)
+            assert row.startswith(f"| {point['source']}")
+            assert f"| {percent(point['accuracy'])} |" in row
 
 
 def test_the_demo():
@@ -274,7 +308,7 @@ def test_deep_compression():
 
 
 def test_every_committed_result_has_its_command():
-    page = text_of("docs/reproduce.md")
+    page = text_of("docs/reproduce.md") + text_of("docs/results.md")
     for path in [*(ROOT / "results").glob("*.json"), *(ROOT / "benchmarks" / "results").glob("*.json")]:
         assert f"](../{path.relative_to(ROOT)})" in page
 
