@@ -39,34 +39,32 @@ class WorkingParameter:
     def find(self) -> None:
         """Look whether somebody has moved or changed the parameter, before its working form is used."""
 
-    @torch.no_grad()
+    # Steps of small networks are so short that even entering `no_grad` for each of their parameters would count.
+
     def begin_regularizing(self) -> None:
         """Before a method adjusts the gradient: give it one of its own kind."""
         gradient = self.parameter.grad
         self._is_sparse = gradient is not None and gradient.is_sparse
         if gradient is not None and self._is_sparse:
-            gradient = gradient.to_dense()
+            gradient = gradient.detach().to_dense()
         if self.is_same and self._is_sparse:
             self.parameter.grad = gradient
         elif not self.is_same:
-            self.working.grad = None if gradient is None else gradient.to(torch.float32)
+            self.working.grad = None if gradient is None else gradient.detach().to(torch.float32)
 
-    @torch.no_grad()
     def end_regularizing(self) -> None:
         """After that: give the optimizer the weights and the gradient that the method has left."""
         if not self.is_same:
             self.lend()
             self.parameter.grad = self.working.grad
         if self._is_sparse and self.parameter.grad is not None:
-            self.parameter.grad = _with_all_rows(self.parameter.grad)
+            self.parameter.grad = _with_all_rows(self.parameter.grad.detach())
 
-    @torch.no_grad()
     def lend(self) -> None:
         """Let the model's parameter hold the float32 weights, for as long as an optimizer looks at them."""
         if not self.is_same:
             self.parameter.data = self.working.data
 
-    @torch.no_grad()
     def show(self) -> None:
         """Put what the working parameter holds now into the model's, in the model's dtype."""
         if not self.is_same:

@@ -193,16 +193,20 @@ def open_slope_table(kind: Slopes, counts: Tensor, levels: Tensor) -> Tensor:
     device = counts.device  # the work is the CPU's, where a hull takes O(R)
     counts, levels = counts.cpu(), levels.cpu()
     radius = counts.shape[1] // 2
-    places = torch.arange(-radius, radius + 1)
-    by_distance = torch.zeros(len(counts), radius + 1, dtype=counts.dtype)
-    by_distance.scatter_add_(1, places.abs().expand_as(counts), counts)
-    beyond = by_distance.sum(dim=1, keepdim=True) - by_distance.cumsum(dim=1)
-    allowed = by_distance.sum(dim=1, keepdim=True) * _FAR_SHARE
-    cores = (beyond > allowed).sum(dim=1, keepdim=True).clamp(min=1, max=radius)
+    total = counts.sum(dim=1, keepdim=True)
+    by_distance = counts[:, radius:].clone()
+    by_distance[:, 1:] += counts[:, :radius].flip(1)
+    beyond = total - by_distance.cumsum(dim=1)
+    cores = (beyond > total * _FAR_SHARE).sum(dim=1, keepdim=True).clamp(min=1, max=radius)
+    # Most levels are beyond the cores of all tensors. One of them on either side stands for the others.
+    reach = min(radius, int(cores.max()) + 1)
+    near = slice(radius - reach, radius + reach + 1)
+    places = torch.arange(-reach, reach + 1)
     steep = _STEEP_BITS * (places.abs() - cores).clamp(min=0)  # so that levels beyond take no part in the hull
-    slopes = slope_table(kind, code_lengths(counts) + steep, levels)
     inside = torch.stack([(places > -cores) & (places <= cores), (places >= -cores) & (places < cores)], dim=2)
-    return slopes.mul_(inside).to(device)
+    slopes = torch.zeros(*counts.shape, 2)
+    slopes[:, near] = slope_table(kind, code_lengths(counts)[:, near] + steep, levels[:, near]).mul_(inside)
+    return slopes.to(device)
 
 
 def _without_zero(radius: int) -> Tensor:
