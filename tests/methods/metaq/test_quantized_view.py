@@ -11,8 +11,11 @@ def parameters_and_view(radius=4, is_native=True, is_open=False):
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(7, 5, generator=generator), torch.randn(11, generator=generator) * 3, torch.zeros(0, 3)]
     weights[1][:5] = torch.tensor([0.25, -0.25, 0.75, 1e30, -0.0])  # ties, an outlier, a negative zero
+    weights[0][3, 1:4] = torch.tensor(
+        [radius * 0.25, -radius * 0.25, radius * 0.25 + 1e-6]
+    )  # on the last levels, behind one
     parameters = [nn.Parameter(weight) for weight in weights]
-    view = QuantizedView(parameters, [0.25, 0.5, 1.0], radius, is_open)
+    view = QuantizedView(parameters, [0.25, 0.5, 1.0], radius, is_open=is_open)
     view._is_native = lambda: is_native
     return parameters, view
 
@@ -76,8 +79,11 @@ def test_views_of_other_layouts_take_the_general_path():
 
 
 def test_a_nan_never_becomes_an_index():
-    parameter = nn.Parameter(torch.tensor([float("nan"), float("inf"), -float("inf")]))
+    weights = torch.linspace(-0.5, 0.5, 11)  # eight of them are worked on at a time
+    weights[[2, 4, 6, 8, 9]] = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.25, float("nan")])
+    parameter = nn.Parameter(weights.clone())
     view = QuantizedView([parameter], [0.1], 3)
-    assert int(view.put_quantized(count=True).sum()) == 3
-    view.add_slopes(torch.zeros(1, 7, 2), 1.0)
-    assert torch.isnan(parameter[0])
+    assert int(view.put_quantized(count=True).sum()) == 11
+    view.add_slopes(torch.ones(1, 7, 2), 1.0)
+    assert torch.equal(parameter.isnan(), weights.isnan())
+    assert parameter.grad.tolist() == [0, 0, 0, 1, 0, 1, 0, 1, 1, 0, 0]
