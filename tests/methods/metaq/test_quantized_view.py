@@ -11,9 +11,7 @@ def parameters_and_view(radius=4, is_native=True, is_open=False):
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(7, 5, generator=generator), torch.randn(11, generator=generator) * 3, torch.zeros(0, 3)]
     weights[1][:5] = torch.tensor([0.25, -0.25, 0.75, 1e30, -0.0])  # ties, an outlier, a negative zero
-    weights[0][3, 1:4] = torch.tensor(
-        [radius * 0.25, -radius * 0.25, radius * 0.25 + 1e-6]
-    )  # on the last levels, behind one
+    weights[0][3, 1:4] = torch.tensor([radius * 0.25, -radius * 0.25, radius * 0.25 + 1e-6])  # limits
     parameters = [nn.Parameter(weight) for weight in weights]
     view = QuantizedView(parameters, [0.25, 0.5, 1.0], radius, is_open=is_open)
     view._is_native = lambda: is_native
