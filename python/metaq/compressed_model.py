@@ -58,7 +58,8 @@ class CompressedModel:
     With a ``base`` it is a difference: its coded tensors of floating point are what is added to the base's.
 
     Attributes:
-        coder: name of the coder that the symbols were chosen for, which `metaq.save` takes; None if for none.
+        coder: name of the coder that the symbols were chosen for, or that suits them, which `metaq.save` takes; None
+            for its default.
         is_elsewhere: True, without any tensors, where a model in shards was put together in another process. It cannot
             be saved.
         base: of a difference, its base's checksum (`metaq.checksum`).
@@ -96,7 +97,8 @@ def coder_for(model: CompressedModel, coder: str | None = None) -> str:
             for those that would have been chosen for it.
     """
     chosen = coding.by_name(coder or model.coder or coding.DEFAULT_CODER)
-    if model.coder is not None and not chosen.learns_dependent_symbols and _has_dependent_symbols(model):
+    is_made_for = model.coder is not None and coding.by_name(model.coder).learns_dependent_symbols
+    if is_made_for and not chosen.learns_dependent_symbols and _has_dependent_symbols(model):
         learning = " or ".join(name for name, known in coding.coders.items() if known.learns_dependent_symbols)
         remedy = f"compress again with CompressionConfig(coder={chosen.name!r})"
         raise InputError(f"coder: expected {learning}, for which weights were quantized, found {chosen.name}; {remedy}")

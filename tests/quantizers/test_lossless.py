@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import metaq
 from metaq.codebook import TableCodebook
-from metaq.compressed_model import CodedTensor, encode
+from metaq.compressed_model import CodedTensor, coder_for, encode
 from metaq.errors import InputError
 from metaq.format.reader import Reader
 from metaq.quantizers.lossless import compress_losslessly
@@ -118,6 +118,11 @@ def test_sizes_of_weights(dtype, share):
     weights = normal(1000, 1000)
     weights = weights * 1000 if dtype.itemsize == 1 else weights
     assert assert_exact({"weight": weights.to(dtype)}) < share
+
+
+@pytest.mark.parametrize(("rows", "coder"), [(1000, "mixing"), (1100, "rans")])
+def test_large_models_are_written_by_the_coder_that_decodes_fast(rows, coder):
+    assert coder_for(compress_losslessly({"weight": normal(rows, 1000)})) == coder
 
 
 def test_it_is_public_and_refuses_what_no_file_can_hold(tmp_path):
