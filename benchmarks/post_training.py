@@ -29,7 +29,7 @@ from post_training_networks import NETWORKS, Sizes
 
 BOUND = "bound"
 Row = dict[str, Any]
-SHOWN = ("accuracy", "agreement", "cosine", "neighbour_kept", "perplexity")
+SHOWN = ("loss", "accuracy", "agreement", "cosine", "neighbour_kept", "perplexity")
 
 
 class Report:
@@ -122,7 +122,7 @@ def show_head(name: str, entry: dict[str, Any]) -> None:
 
 
 def spelled(measure: str, value: float) -> str:
-    if measure in ("perplexity", "cosine"):
+    if measure in ("perplexity", "cosine", "loss"):
         return f"{value:.{2 if measure == 'perplexity' else 4}f}"
     return f"{100 * value:.2f} %"
 
@@ -156,7 +156,7 @@ def write_plot(report: Report, path: Path) -> None:
     figure = Figure(figsize=(7 * len(names), 4.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         entry = report.fields["networks"][name]
-        main = next(measure for measure in ("accuracy", "perplexity") if measure in entry["float"])
+        main = next(measure for measure in ("loss", "accuracy", "perplexity") if measure in entry["float"])
         rows = [row for row in report.rows if row["network"] == name]
         for method in dict.fromkeys(row["method"] for row in rows):
             line = sorted((row for row in rows if row["method"] == method), key=lambda row: row["bytes"])
