@@ -115,6 +115,17 @@ def test_save_and_load(tmp_path, coder):
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
 
 
+def test_loads_to_other_devices(tmp_path):
+    shared = torch.ones(300, 400)
+    state = {"a": shared, "b": torch.ones(2000, 1000, dtype=torch.bfloat16), "c": torch.arange(3), "d": shared}
+    metaq.save(metaq.compress_losslessly(state), tmp_path / "x.mtq")
+    found = metaq.load_file(tmp_path / "x.mtq", device="meta")
+    assert list(found) == list(state)
+    assert all(tensor.is_meta for tensor in found.values())
+    assert all((found[name].shape, found[name].dtype) == (tensor.shape, tensor.dtype) for name, tensor in state.items())
+    assert found["a"] is found["d"]
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

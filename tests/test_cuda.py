@@ -123,6 +123,9 @@ def test_the_file_holds_what_the_model_shows(name, tmp_path):
     metaq.save(compressed, tmp_path / "model.mtq")
     loaded = metaq.load_file(tmp_path / "model.mtq")
     assert metrics.digest(loaded) == metrics.digest(compressed.decompress()) == shown
+    there = metaq.load_file(tmp_path / "model.mtq", device=DEVICE)
+    assert metrics.digest(there) == shown
+    assert are_there(there.values())
     assert all(tensor.is_cpu for tensor in compressed.decompress().values())
     other = network(1).to(DEVICE)
     metaq.load_into(other, tmp_path / "model.mtq")

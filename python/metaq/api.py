@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from metaq.compressed_model import CompressedModel, coder_for, encode
@@ -33,18 +34,22 @@ def save(model: CompressedModel, path: str | os.PathLike[str], coder: str | None
     return len(data)
 
 
-def load_file(path: str | os.PathLike[str], limits: Limits | None = None) -> dict[str, Tensor]:
-    """Every tensor of a `.mtq` file, by name, in the file's order and with its dtypes, on the CPU.
+def load_file(
+    path: str | os.PathLike[str], limits: Limits | None = None, device: str | torch.device = "cpu"
+) -> dict[str, Tensor]:
+    """Every tensor of a `.mtq` file, by name, in the file's order and with its dtypes.
 
     Args:
         path: of the file.
         limits: beyond which it is refused, if it is a stranger's.
+        device: where the tensors are to be. For one that is not the CPU they are decoded there a few at a time, so that
+            its memory never holds all.
 
     Raises:
         InputError: the file cannot be read, is beyond the limits, or is a difference, which `load_into` applies.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return load_tensors(Reader(open_bytes(path), str(path), limits=limits))
+    return load_tensors(Reader(open_bytes(path), str(path), limits=limits), torch.device(device))
 
 
 def load_into(model: nn.Module, path: str | os.PathLike[str], limits: Limits | None = None) -> None:

@@ -49,9 +49,21 @@ def new_tensor(dtype: Dtype, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray
     return tensor if tensor.dtype is DTYPES[dtype] else tensor.view(DTYPES[dtype]), array
 
 
-def load_tensors(reader: Reader) -> dict[str, Tensor]:
-    """Every tensor of a file under its name, in the file's order; aliases are the same tensor object."""
-    return reader.load(new_tensor)
+def load_tensors(reader: Reader, device: torch.device | None = None) -> dict[str, Tensor]:
+    """Every tensor of a file under its name, in the file's order; aliases are the same tensor object.
+
+    Args:
+        device: where they are to be; by default the CPU.
+    """
+    if device is None or device.type == "cpu":
+        return reader.load(new_tensor)
+    tensors: dict[str, Tensor] = {}
+    for group in reader.groups():
+        decoded = reader.group(group.start, new_tensor)
+        for name, *_, target in (reader.rows[index] for index in group):
+            same = reader.rows[target][0]
+            tensors[name] = tensors[same] if same in tensors else decoded[name].to(device)
+    return tensors
 
 
 KEPT_EXACTLY = "tensor %r: expected weights that float32 holds, found NaN, infinity or larger ones; it is kept exactly"

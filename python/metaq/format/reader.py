@@ -67,14 +67,19 @@ class Reader(CheckedFile):
         """A tensor, and those behind it that are best decoded with it by one who asks for all in order."""
         return self._whole(range(first, self.end_of_group(first)), new, is_session=True)
 
-    def symbol_groups(self, new: NewArray[Array]) -> Iterator[dict[int, Array]]:
-        """All that `symbols` gives, a group at a time, by the tensors' places in the file."""
+    def groups(self) -> Iterator[range]:
+        """The tensors' places in the file, in runs that are best decoded together."""
         first = 0
         while first < len(self.rows):
             group = range(first, self.end_of_group(first))
+            yield group
+            first = group.stop
+
+    def symbol_groups(self, new: NewArray[Array]) -> Iterator[dict[int, Array]]:
+        """All that `symbols` gives, a group at a time, by the tensors' places in the file."""
+        for group in self.groups():
             found = self._whole(group, new, as_symbols=True)
             yield {index: found[self.rows[index][0]] for index in group}
-            first = group.stop
 
     def elements(self, wanted: Mapping[int, range], new: NewArray[Array]) -> dict[int, Array]:
         """Ranges of tensors' elements, flat, by the tensors' places in the file; on this thread alone."""
