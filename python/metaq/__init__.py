@@ -47,6 +47,7 @@ _MODULES = {
     "from_pretrained": "metaq.integrations.pretrained",
     "load_file": "metaq.api",
     "load_into": "metaq.api",
+    "order_neurons": "metaq.neuron_order",
     "safe_open": "metaq.api",
     "save": "metaq.api",
     "save_pretrained": "metaq.integrations.pretrained",

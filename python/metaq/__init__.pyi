@@ -8,6 +8,7 @@ from metaq.format.limits import Limits
 from metaq.integrations.device import c_program
 from metaq.integrations.pretrained import from_pretrained, save_pretrained
 from metaq.methods import HEMP, LC, LOBSTER, DeepCompression, Difference, METaQ, Pruned, Sized
+from metaq.neuron_order import order_neurons
 from metaq.numpy import decode, encode
 from metaq.quantizers import Calibration, calibrate, compress, compress_losslessly
 from metaq.update_log import DeltaReader, DeltaWriter
@@ -52,6 +53,7 @@ __all__ = [
     "from_pretrained",
     "load_file",
     "load_into",
+    "order_neurons",
     "safe_open",
     "save",
     "save_pretrained",

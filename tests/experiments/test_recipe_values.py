@@ -100,11 +100,18 @@ def test_any_value_at_any_entry(place, value):
         ('network.weights="a\\u0000b"', "'network.weights': expected a text without zero bytes"),
         ("network.name=[]", r"'network.name': expected str, found \[\]"),
         ("file.coder=" + "[" * 5000, "coder: expected one of"),
+        ("file.neuron_moves=-1", "file.neuron_moves: expected 0 to 10000000, found -1"),
+        ("file.neuron_moves=100000000", "file.neuron_moves: expected 0 to 10000000, found 100000000"),
     ],
 )
 def test_what_the_line_says(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("lenet5-mnist", [override])
+
+
+def test_networks_whose_neurons_have_no_known_order():
+    with pytest.raises(RecipeError, match="neuron_moves: expected a network with chains of layers, found resnet32, of"):
+        load_recipe("resnet32-cifar10-jpeg-hemp", ["file.neuron_moves=10"])
 
 
 def test_files_that_are_no_recipes(tmp_path):

@@ -50,6 +50,23 @@ def test_a_run_leaves_everything_behind(finished):
     assert result["epoch"] in (2, 3)
 
 
+def test_neurons_in_another_order_make_the_file_smaller(finished, tmp_path):
+    told = set()
+
+    def advance(what, done, total):
+        told.add((what, total))
+
+    result = short_run(tmp_path, advance=advance, overrides=["file.neuron_moves=10"])
+    assert ("order of neurons", 10) in told
+    assert result["file_bytes"] < finished[1]["file_bytes"]
+    assert result["test_after"]["loss"] == pytest.approx(finished[1]["test_after"]["loss"], rel=1e-4)
+    assert evaluate_file(tmp_path / run.FILE)["weights_sha256"] == result["weights_sha256"]
+    assert (
+        run.Run(load_recipe("lenet5-digits", [*SHORT, "file.neuron_moves=10"]), tmp_path, True, advance).train()
+        == result
+    )
+
+
 def test_the_file_holds_the_trained_network(finished):
     folder, result = finished
     found = evaluate_file(folder / run.FILE)

@@ -26,6 +26,7 @@ _MOST = 10**9  # epochs, samples or batches; more are a slip
 _MOST_PIXELS = 64  # of a shift; images are not that wide
 _MOST_NETWORKS = 1000
 _MOST_THREADS = 1024
+_MOST_MOVES = 10_000_000
 SEED_COUNT = 1 << 32  # of seeds, from 0 on, which every generator takes
 _SHOWN_CHARACTERS = 60  # of a value in a message
 
@@ -153,9 +154,14 @@ class MethodSection:
 
 @dataclass(frozen=True)
 class FileSection:
-    """How the file is written."""
+    """How the file is written.
+
+    Attributes:
+        neuron_moves: orders of hidden neurons that are tried for the smallest file (`metaq.order_neurons`); 0 for none.
+    """
 
     coder: str = "mixing"
+    neuron_moves: int = 0
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,12 @@ def recipe_from(name: str, tree: dict[str, Any]) -> Recipe:
         raise RecipeError(f"recipe {name}, float_training.distillation: expected a [teacher] for it, found none")
     if recipe.teacher is not None and not (is_float_taught or is_taught):
         raise RecipeError(f"recipe {name}, [teacher]: expected distillation in a stage of training, found none")
+    if recipe.file.neuron_moves and not models.neuron_chains(recipe.network.name):
+        found = f"{recipe.network.name}, of which none are known"
+        raise RecipeError(f"recipe {name}, file.neuron_moves: expected a network with chains of layers, found {found}")
+    if not 0 <= recipe.file.neuron_moves <= _MOST_MOVES:
+        found = _shown(recipe.file.neuron_moves)
+        raise RecipeError(f"recipe {name}, file.neuron_moves: expected 0 to {_MOST_MOVES}, found {found}")
     for key, least, most in (("threads", 1, _MOST_THREADS), ("seed", 0, SEED_COUNT - 1)):
         if not least <= getattr(recipe, key) <= most:
             raise RecipeError(f"recipe {name}, {key}: expected {least} to {most}, found {_shown(getattr(recipe, key))}")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from metaq.compressed_model import CompressedModel, encode
+from metaq.compressed_model import CompressedModel, encode, read_model
 from metaq.errors import InputError
 from metaq.experiments import checkpoint, data, models
 from metaq.experiments.checkpoint import COMPRESS, FLOAT, RunProgress
@@ -27,6 +27,7 @@ from metaq.format.reader import Reader
 from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods import Method
 from metaq.metrics import digest, entropy_of_order
+from metaq.neuron_order import order_neurons
 from metaq.tensors import load_tensors
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
@@ -118,6 +119,8 @@ class Run:
         else:
             model.load_state_dict(read_safetensors(self.folder / FLOAT_NETWORK)[0])
         self._run_stage(model, self.recipe.compression)
+        if self.recipe.file.neuron_moves:
+            self._order_neurons(model)
         write_atomically(self.folder / FILE, self.progress.best_file)
 
     def _new_network(self) -> nn.Module:
@@ -178,6 +181,19 @@ class Run:
     def _encode(self, compressed: CompressedModel) -> bytes:
         metadata = {"recipe": self.recipe.name}
         return encode(CompressedModel(compressed.tensors, metadata), self.recipe.file.coder)
+
+    def _order_neurons(self, model: nn.Module) -> None:
+        """Make the file smaller by another order of the same network's neurons."""
+        ordered = order_neurons(
+            read_model(Reader(self.progress.best_file)),
+            model,
+            models.neuron_chains(self.recipe.network.name),
+            self.recipe.file.neuron_moves,
+            self.recipe.file.coder,
+            lambda done, total: self.advance("order of neurons", done, total),
+        )
+        self.progress.best_file = self._encode(ordered)
+        self.progress.best_weights = digest(ordered.decompress())
 
     def _finish(self) -> dict[str, Any]:
         """The test set, once: the float network, and the network that the file holds."""

@@ -12,6 +12,7 @@ from metaq.experiments.models.pretrained import load_weights
 from metaq.experiments.models.resnet import ResNet8, ResNet20, ResNet32
 from metaq.experiments.models.transformer import CharTransformer
 from metaq.experiments.models.wide_mnist import WideMnist
+from metaq.neuron_order import Chain
 
 models: dict[str, type[nn.Module]] = {
     "lenet5": LeNet5,
@@ -33,6 +34,15 @@ def by_name(name: str) -> type[nn.Module]:
         InputError: no network has that name.
     """
     return entry_of_name(name, models, "network")
+
+
+def neuron_chains(name: str) -> tuple[Chain, ...]:
+    """A network's chains of layers, as `metaq.order_neurons` takes them; none where they are not known.
+
+    Raises:
+        InputError: no network has that name.
+    """
+    return getattr(by_name(name), "neuron_chains", ())
 
 
 def initial(name: str, seed: int) -> nn.Module:
@@ -60,4 +70,5 @@ __all__ = [
     "initial",
     "load_weights",
     "models",
+    "neuron_chains",
 ]

@@ -15,6 +15,7 @@ class LeNet5(nn.Module):
     """
 
     input_shape: ClassVar = (1, 28, 28)
+    neuron_chains: ClassVar = (("conv1", "conv2", "fc1", "fc2", "fc3"),)
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +40,7 @@ class LeNet5Caffe(nn.Module):
     """
 
     input_shape: ClassVar = (1, 28, 28)
+    neuron_chains: ClassVar = (("conv1", "conv2", "fc1", "fc2"),)
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +64,7 @@ class LeNet300(nn.Module):
     """
 
     input_shape: ClassVar = (1, 28, 28)
+    neuron_chains: ClassVar = (("fc1", "fc2", "fc3"),)
 
     def __init__(self) -> None:
         super().__init__()
