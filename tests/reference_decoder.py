@@ -1446,7 +1446,7 @@ class Steps:
 
 
 def cell_shift(set_: int, bin_: int) -> int:
-    return max(0, bin_ - (9 if set_ == 2 else 11)) // 2
+    return 0 if set_ == 3 else max(0, bin_ - (9 if set_ == 2 else 11)) // 2
 
 
 def cell_counts(set_: int, bin_: int) -> list[int]:
@@ -1459,19 +1459,19 @@ def cell_counts(set_: int, bin_: int) -> list[int]:
     weights[15] = 2 * weight
     if set_ == 1 and cell_shift(set_, bin_) == 0:
         weights[7] >>= 3
-    return [max(1, 600 * each // sum(weights)) for each in weights]
+    return [max(1, 200 * each // sum(weights)) for each in weights]
 
 
 def make_scale() -> list[int]:
     table, power = [], 1 << 31
     for _ in range(320):
-        table.append(power)
+        table.append((power << 31) // ((1 << 31) + 4 * power))
         power = power * 4112874773 >> 32
     return table
 
 
 SCALE = make_scale()
-CELL_COUNTS = [[cell_counts(set_, bin_) for bin_ in range(40)] for set_ in range(3)]
+CELL_COUNTS = [[cell_counts(set_, bin_) for bin_ in range(40)] for set_ in range(4)]
 
 
 def wrap(a: int) -> int:
@@ -1489,7 +1489,7 @@ def moved(level: int, total: int, rate: int) -> int:
 @dataclass
 class AdaptiveTables:
     cells: dict[tuple[int, int, int], LearningTable] = field(default_factory=dict)
-    far: list[LearningTable] = field(default_factory=lambda: [LearningTable([64] * 16) for _ in range(3)])
+    far: list[LearningTable] = field(default_factory=lambda: [LearningTable([64] * 16) for _ in range(4)])
 
     def cells_of(self, set_: int, bin_: int, lean: int) -> LearningTable:
         if (set_, bin_, lean) not in self.cells:
@@ -1507,17 +1507,21 @@ class AdaptiveHistory:
         self.before: list[int] = []
         self.weights = [[0] * 8 for _ in range(64)]
 
-    def block(self, shape: Shape, kind: int, centre: int) -> list[int]:
+    def block(self, shape: Shape, kind: int, sparse: int, centre: int) -> list[int]:
         h, self.c, self.k = shape
-        self.kind = kind
+        self.kind, self.free_set = kind, 2 + sparse
         c, k = self.c, self.k
         r = c // len(self.before) if self.before and c % len(self.before) == 0 else 0
         self.column = [self.before[n // k // r] if r > 0 else 0 for n in range(c * k)]
         self.channel, self.position, self.mean = [0] * c, [0] * k, [0] * (c * k)
+        if k == 1:
+            self.weights[0] = [0] * 8
         rows, symbols = [], []
         for self.y in range(0, h, 4):
             self.m = min(4, h - self.y)
             self.row, states = [0] * self.m, [0] * self.m
+            self.recent, self.newest = [0] * self.m, [0] * self.m
+            self.known: list[list[int]] = [[] for _ in self.row]  # of these kernels, or of the rows
             band: list[list[int]] = [[] for _ in range(self.m)]
             for group in self.groups():
                 self.start(group[0])
@@ -1556,29 +1560,31 @@ class AdaptiveHistory:
         self.base = [common + row for row in self.row]
         if p == 0:
             self.unit = clamp((common >> 16) - 5, 0, 8)
-            self.known: list[list[int]] = [[] for _ in self.row]  # of these kernels
+            if self.k > 1:
+                self.known = [[] for _ in self.row]
         self.group: list[
             tuple[list[list[int]], list[int], list[int]]
         ] = []  # x, miss and excess of each place's symbols
 
     def expect(self, n: int) -> None:
         p = n % self.k
-        self.n, self.x = n, []
-        levels = [base + (1 << 18) + self.column[n] + (self.position[p] if self.k > 1 else 0) for base in self.base]
+        self.n = n
+        here = (1 << 18) + self.column[n] + (self.position[p] if self.k > 1 else 0)
+        levels = [base + recent + here for base, recent in zip(self.base, self.recent, strict=True)]
         self.E = [clamp(wrap(level) >> 12, 0, 319) for level in levels]
-        if self.k > 1:
-            self.x = [(known[:-9:-1] + [0] * 8)[:8] for known in self.known]
-            weights = [clamp(wrap(w) >> 3, -(1 << 15), (1 << 15) - 1) for w in self.weights[min(p, 63)]]
-            self.V = [sum(a * w for a, w in zip(x, weights, strict=True)) >> 5 for x in self.x]
-        else:
-            self.V = [self.mean[n] >> 8 + self.unit] * self.m
+        self.x = [(known[:-9:-1] + [0] * 8)[:8] for known in self.known]
+        if self.k == 1:
+            for x in self.x:
+                x[7] = clamp(self.mean[n] >> 14 + self.unit, -4095, 4095)
+        weights = [clamp(wrap(w) >> 3, -(1 << 15), (1 << 15) - 1) for w in self.weights[min(p, 63)]]
+        self.V = [sum(a * w for a, w in zip(x, weights, strict=True)) >> 5 for x in self.x]
 
     def times(self, u: int, E: int) -> int:  # noqa: N803 - as in the document
         return u * SCALE[E] >> 27 - self.unit
 
     def index(self, q: int) -> int:
         steps, tables = self.steps, self.tables
-        set_ = q if self.kind > 0 else 2
+        set_ = q if self.kind > 0 else self.free_set
         E, V = self.E[steps.at], self.V[steps.at]  # noqa: N806 - as in the document
         bin_ = E >> 3
         s = cell_shift(set_, bin_)
@@ -1605,32 +1611,36 @@ class AdaptiveHistory:
     def note(self, values: list[int]) -> None:
         now = [clamp(v >> self.unit, -4095, 4095) for v in values]
         misses = [clamp(256 * known - V, -32767, 32767) for known, V in zip(now, self.V, strict=True)]
-        times = [self.times(max(abs(miss), 48), E) for miss, E in zip(misses, self.E, strict=True)]
+        times = [self.times(min(abs(miss) + 64, 32767), E) for miss, E in zip(misses, self.E, strict=True)]
+        excess = [min(each - 256, 700) for each in times]
+        factor, fall = (32, 3) if self.k > 1 else (12, 4)
+        self.recent = self.newest
+        self.newest = [old + factor * new - (old >> fall) for old, new in zip(self.newest, excess, strict=True)]
         if self.k == 1:
             change = ((sum(now) << 16 + self.unit) - self.m * self.mean[self.n]) * rate(256, 8, 650, self.y)
             self.mean[self.n] += change >> 16
         for known, value in zip(self.known, now, strict=True):
             known.append(value)
-        self.group.append((self.x, misses, [min(each - 256, 700) for each in times]))
+        self.group.append((self.x, misses, excess))
 
     def end(self, group: range) -> None:
         c, k, y = self.c, self.k, self.y
         j, column_rate, position_rate = group[0] // k, rate(112, 16, 200, y), rate(104, 48, 1000, y * c)
         for n, (x, misses, excess) in zip(group, self.group, strict=True):
             self.column[n] += sum(excess) * column_rate >> 8
+            p = n % k
             if k > 1:
-                p = n % k
                 self.position[p] += sum(excess) * position_rate >> 8
-                t = (15 + sum(a * a for each in x for a in each)).bit_length() - 4
-                for i in range(8):
-                    step = sum(each[i] * miss for each, miss in zip(x, misses, strict=True))
-                    self.weights[min(p, 63)][i] += step >> t
+            t = (15 + sum(a * a for each in x for a in each)).bit_length() - (4 if k > 1 else 2)
+            for i in range(8):
+                step = sum(each[i] * miss for each, miss in zip(x, misses, strict=True))
+                self.weights[min(p, 63)][i] += step >> t
         of_rows = [sum(excess[lane] for _, _, excess in self.group) for lane in range(self.m)]
         if k > 1:
-            self.channel[j] = moved(self.channel[j], sum(of_rows), rate(112, 8, 96, y * k))
+            self.channel[j] = moved(self.channel[j], sum(of_rows), rate(80, 8, 96, y * k))
         seen = group[-1] + 1
         self.row = [moved(row, total, rate(440, 3, 1000, seen)) for row, total in zip(self.row, of_rows, strict=True)]
-        self.all = moved(self.all, sum(of_rows), rate(32, 4, 1000, y * c * k + self.m * seen))
+        self.all = moved(self.all, sum(of_rows), rate(16, 4, 1000, y * c * k + self.m * seen))
 
 
 def decode_adaptive(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
@@ -1638,18 +1648,19 @@ def decode_adaptive(payload: bytes, blocks: list[Shape]) -> list[list[int]]:
     headers = []
     for _ in blocks:
         kind = source.get(2)
+        sparse = source.get(1) if kind == 0 else 0
         centre = 0 if kind in (1, 2) else source.signed(3)
         require(is_symbol(centre), "centre")
-        headers.append((kind, centre))
+        headers.append((kind, sparse, centre))
     require(source.get(-source.position % 8) == 0, "padding")
     rest = Bytes(payload, source.position // 8)
     steps = history = None
-    if any(kind != 3 for kind, _ in headers):
+    if any(kind != 3 for kind, _, _ in headers):
         steps = Steps(rest)
         history = AdaptiveHistory(steps)
     decoded = []
-    for block, (kind, centre) in zip(blocks, headers, strict=True):
-        decoded.append([centre] * math.prod(block) if kind == 3 else history.block(block, kind, centre))
+    for block, (kind, sparse, centre) in zip(blocks, headers, strict=True):
+        decoded.append([centre] * math.prod(block) if kind == 3 else history.block(block, kind, sparse, centre))
     if steps:
         steps.finish()
     check_filler(payload, rest.at, sum(map(math.prod, blocks)))

@@ -147,7 +147,14 @@ def test_the_demo():
 def test_coders_on_a_resnet():
     rows = [row for row in result("benchmarks/results/coding.json")["results"] if row["symbol_set"] == "resnet32-3bit"]
     sizes = {row["coder"]: f"{row['size_bytes']:,}" for row in rows}
-    names = {"mixing": "mixing", "rANS": "rans", "brotli-11": "brotli-11", "zstd-22": "zstd-22", "range": "range"}
+    names = {
+        "mixing": "mixing",
+        "adaptive": "adaptive",
+        "rANS": "rans",
+        "brotli-11": "brotli-11",
+        "zstd-22": "zstd-22",
+        "range": "range",
+    }
     found = " ".join(text_of("README.md").split())
     for spelled, coder in {**names, "Huffman": "Huffman"}.items():
         assert f"{spelled} {sizes[coder]}" in found

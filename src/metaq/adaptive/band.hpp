@@ -60,13 +60,14 @@ std::int64_t code_far(Coder& coder, std::size_t lane, Table& table, std::int64_t
     return entry % 2 ? -found : found;
 }
 
-// Free symbols are coded by their difference from the centre.
+// Free symbols are coded by their difference from the centre; those that are mostly the centre have a set of tables of their own.
 struct FreeSymbols {
     std::int32_t centre = 0;
+    bool are_sparse = false;
 
     static constexpr std::int16_t kCellLevel = level_of_cells(kFree);
 
-    std::size_t set() const { return kFree; }
+    std::size_t set() const { return are_sparse ? kSparse : kFree; }
     std::int64_t index(std::int64_t symbol) const { return symbol - centre; }
 
     // Returns the value of an index, and moves on to the next symbol.

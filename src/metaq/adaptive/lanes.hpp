@@ -12,12 +12,12 @@
 namespace metaq::adaptive {
 
 inline constexpr std::size_t kLanes = 4;           // rows
-inline constexpr std::size_t kTaps = 8;            // values before that one is predicted from
+inline constexpr std::size_t kTaps = 8;            // values that one is predicted from
 inline constexpr int kUsedShift = 3;               // bits of a weight that take no part in predictions
 inline constexpr int kLevelShift = 12;             // bits of a level that take no part in what is expected
 inline constexpr int kLevels = 320;                // without them
 inline constexpr std::int16_t kValueLimit = 4095;  // larger ones count as this, so that no sum overflows
-inline constexpr std::int16_t kMissLimit = 32767, kLeastMiss = 48;
+inline constexpr std::int16_t kMissLimit = 32767, kMissMore = 64;
 inline constexpr std::int16_t kMostExcess = 700;
 
 using Int32Lanes = std::array<std::int32_t, kLanes>;
@@ -26,15 +26,15 @@ using Limits = std::array<std::int16_t, 8>;  // the first six count; aligned to 
 inline constexpr std::size_t kLimits = 6;
 
 struct Weights {
-    alignas(16) std::array<std::int32_t, kTaps> exact{};  // of the eighth value before ... the last, in units of 2^-16
+    alignas(16) std::array<std::int32_t, kTaps> exact{};  // of the first value ... the last, in units of 2^-16
     alignas(16) std::array<std::int16_t, kTaps> used{};   // without their last bits, within 16 bits
 };
 
 // What the values of a band's rows are at one place.
 struct Noted {
-    Int16Lanes known;   // in a unit, within kValueLimit
-    Int16Lanes misses;  // what they are more than expected, in 1/256 of the unit, within kMissLimit
-    Int16Lanes excess;  // how many times the expected magnitude the misses are, less one, in 1/256, at most kMostExcess
+    Int16Lanes known;     // in a unit, within kValueLimit
+    Int16Lanes misses;    // what they are more than expected, in 1/256 of the unit, within kMissLimit
+    Int16Lanes excess;    // by their scales, how many times more than expected they are, in 1/256, at most kMostExcess
     std::int32_t energy;  // the sum of known values' squares
 };
 
@@ -85,6 +85,19 @@ inline Int32Lanes plus(const Int32Lanes& numbers, std::int32_t other) {
     return sums;
 }
 
+inline Int32Lanes plus(const Int32Lanes& numbers, const Int32Lanes& others) {
+    Int32Lanes sums;
+    store(sums, _mm_add_epi32(load(numbers), load(others)));
+    return sums;
+}
+
+// Adds to each number some times its lane's excess, and takes away 2^-shift of what it was.
+inline void follow(Int32Lanes& numbers, const Int16Lanes& excess, int times, int shift) {
+    const __m128i more = _mm_madd_epi16(_mm_unpacklo_epi16(load(excess), _mm_setzero_si128()), _mm_set1_epi32(times));
+    const __m128i less = _mm_sra_epi32(load(numbers), _mm_cvtsi32_si128(shift));
+    store(numbers, _mm_add_epi32(load(numbers), _mm_sub_epi32(more, less)));
+}
+
 // Whether all lie strictly between -limit and limit.
 inline bool are_within(const Int32Lanes& numbers, std::int32_t limit) {
     const __m128i above = _mm_cmpgt_epi32(load(numbers), _mm_set1_epi32(limit - 1));
@@ -122,37 +135,43 @@ inline Int16Lanes shortened(const Int32Lanes& levels, std::int32_t other) {
     return values;
 }
 
-// For each lane the sum of eight values times their weights, less its last bits.
-inline Int32Lanes weighted(const Int16Lanes* values, const Weights& weights, int shift) {
+// For each lane the sum of a value and seven others times their weights, less its last bits.
+inline Int32Lanes weighted(const Int16Lanes& first, const Int16Lanes* others, const Weights& weights, int shift) {
     const __m128i used = _mm_load_si128(reinterpret_cast<const __m128i*>(weights.used.data()));
-    const auto pair = [&](std::size_t tap, __m128i factors) {
-        return _mm_madd_epi16(_mm_unpacklo_epi16(load(values[tap]), load(values[tap + 1])), factors);
+    const auto pair = [](const Int16Lanes& one, const Int16Lanes& other, __m128i factors) {
+        return _mm_madd_epi16(_mm_unpacklo_epi16(load(one), load(other)), factors);
     };
-    const __m128i early = _mm_add_epi32(pair(0, _mm_shuffle_epi32(used, 0x00)), pair(2, _mm_shuffle_epi32(used, 0x55)));
-    const __m128i late = _mm_add_epi32(pair(4, _mm_shuffle_epi32(used, 0xaa)), pair(6, _mm_shuffle_epi32(used, 0xff)));
+    const __m128i early = _mm_add_epi32(pair(first, others[0], _mm_shuffle_epi32(used, 0x00)),
+                                        pair(others[1], others[2], _mm_shuffle_epi32(used, 0x55)));
+    const __m128i late = _mm_add_epi32(pair(others[3], others[4], _mm_shuffle_epi32(used, 0xaa)),
+                                       pair(others[5], others[6], _mm_shuffle_epi32(used, 0xff)));
     Int32Lanes sums;
     store(sums, _mm_srai_epi32(_mm_add_epi32(early, late), shift));
     return sums;
 }
 
 // Adds to each exact weight the sum over the lanes of value times miss, shifted down, modulo 2^32.
-inline void learn(Weights& weights, const Int16Lanes* values, const Int16Lanes& misses, int shift) {
+inline void learn(Weights& weights, const Int16Lanes& first, const Int16Lanes* others, const Int16Lanes& misses,
+                  int shift) {
     const __m128i count = _mm_cvtsi32_si128(shift);
     const __m128i miss = _mm_unpacklo_epi64(load(misses), load(misses));
-    const auto two = [&](std::size_t tap) {  // of each of two taps, two halves of the sum
-        return _mm_castsi128_ps(_mm_madd_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values + tap)), miss));
+    const auto two = [&](__m128i values) {  // of each of two taps, two halves of the sum
+        return _mm_castsi128_ps(_mm_madd_epi16(values, miss));
     };
-    const auto four = [&](std::size_t tap) {
-        const __m128 first = two(tap), second = two(tap + 2);
-        const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(first, second, 0x88)),
-                                           _mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd)));
+    const auto behind = [&](std::size_t tap) {
+        return two(_mm_loadu_si128(reinterpret_cast<const __m128i*>(others + tap - 1)));
+    };
+    const auto four = [&](std::size_t tap, __m128 early, __m128 late) {
+        const __m128i sums = _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(early, late, 0x88)),
+                                           _mm_castps_si128(_mm_shuffle_ps(early, late, 0xdd)));
         auto* exact = reinterpret_cast<__m128i*>(weights.exact.data() + tap);
         const __m128i learned = _mm_add_epi32(_mm_load_si128(exact), _mm_sra_epi32(sums, count));
         _mm_store_si128(exact, learned);
         return _mm_srai_epi32(learned, kUsedShift);
     };
-    const __m128i first = four(0);
-    _mm_store_si128(reinterpret_cast<__m128i*>(weights.used.data()), _mm_packs_epi32(first, four(4)));
+    const __m128i early = four(0, two(_mm_unpacklo_epi64(load(first), load(others[0]))), behind(2));
+    const __m128i late = four(4, behind(4), behind(6));
+    _mm_store_si128(reinterpret_cast<__m128i*>(weights.used.data()), _mm_packs_epi32(early, late));
 }
 
 // For each lane the sum of some values.
@@ -185,8 +204,8 @@ inline void learn(std::int32_t* levels, const Int16Lanes* excess, std::size_t si
     for (; i < size; ++i) learn_one(levels[i], excess[i], rate);
 }
 
-// Of values in units of 2^-shift of the unit; scales are the inverse expected magnitudes times 2^(scale_shift + 8). Lanes
-// whose mask is zero rather than -1 count for nothing.
+// Of values in units of 2^-shift of the unit; scales are the inverse expected magnitudes, a quarter more, times
+// 2^(scale_shift + 8). Lanes whose mask is zero rather than -1 count for nothing.
 inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expected, const Int32Lanes& scales,
                    int scale_shift, const Int16Lanes& mask) {
     const __m128i zero = _mm_setzero_si128(), active = load(mask);
@@ -196,8 +215,8 @@ inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expect
     const __m128i miss = _mm_sub_epi32(_mm_srai_epi32(_mm_unpacklo_epi16(zero, known), 8), load(expected));
     const __m128i short_miss = _mm_and_si128(_mm_max_epi16(_mm_packs_epi32(miss, miss), _mm_set1_epi16(-kMissLimit)),
                                              active);
-    const __m128i magnitude = _mm_max_epi16(_mm_max_epi16(short_miss, _mm_sub_epi16(zero, short_miss)),
-                                            _mm_set1_epi16(kLeastMiss));
+    const __m128i magnitude = _mm_adds_epi16(_mm_max_epi16(short_miss, _mm_sub_epi16(zero, short_miss)),
+                                             _mm_set1_epi16(kMissMore));
     const __m128i wide = _mm_unpacklo_epi16(magnitude, zero), scale = load(scales),
                   count = _mm_cvtsi32_si128(scale_shift);
     const __m128i even = _mm_srl_epi64(_mm_mul_epu32(wide, scale), count);
@@ -232,6 +251,16 @@ inline Int32Lanes plus(const Int32Lanes& numbers, std::int32_t other) {
     return sums;
 }
 
+inline Int32Lanes plus(const Int32Lanes& numbers, const Int32Lanes& others) {
+    Int32Lanes sums;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] = plus(numbers[lane], others[lane]);
+    return sums;
+}
+
+inline void follow(Int32Lanes& numbers, const Int16Lanes& excess, int times, int shift) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) numbers[lane] += excess[lane] * times - (numbers[lane] >> shift);
+}
+
 inline bool are_within(const Int32Lanes& numbers, std::int32_t limit) {
     return std::all_of(numbers.begin(), numbers.end(),
                        [&](std::int32_t number) { return -limit < number && number < limit; });
@@ -260,20 +289,22 @@ inline Int16Lanes shortened(const Int32Lanes& levels, std::int32_t other) {
     return values;
 }
 
-inline Int32Lanes weighted(const Int16Lanes* values, const Weights& weights, int shift) {
+inline Int32Lanes weighted(const Int16Lanes& first, const Int16Lanes* others, const Weights& weights, int shift) {
     Int32Lanes sums{};
     for (std::size_t tap = 0; tap < kTaps; ++tap) {
-        for (std::size_t lane = 0; lane < kLanes; ++lane)
-            sums[lane] += std::int32_t{values[tap][lane]} * weights.used[tap];
+        const Int16Lanes& values = tap == 0 ? first : others[tap - 1];
+        for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += std::int32_t{values[lane]} * weights.used[tap];
     }
     for (std::int32_t& sum : sums) sum >>= shift;
     return sums;
 }
 
-inline void learn(Weights& weights, const Int16Lanes* values, const Int16Lanes& misses, int shift) {
+inline void learn(Weights& weights, const Int16Lanes& first, const Int16Lanes* others, const Int16Lanes& misses,
+                  int shift) {
     for (std::size_t tap = 0; tap < kTaps; ++tap) {
+        const Int16Lanes& values = tap == 0 ? first : others[tap - 1];
         std::int32_t sum = 0;
-        for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int32_t{values[tap][lane]} * misses[lane];
+        for (std::size_t lane = 0; lane < kLanes; ++lane) sum += std::int32_t{values[lane]} * misses[lane];
         std::int32_t& exact = weights.exact[tap];
         exact = static_cast<std::int32_t>(static_cast<std::uint32_t>(exact) + static_cast<std::uint32_t>(sum >> shift));
         weights.used[tap] =
@@ -300,7 +331,8 @@ inline Noted noted(const Int32Lanes& values, int shift, const Int32Lanes& expect
         if (mask[lane] == 0) continue;
         const std::int32_t known = std::clamp<std::int32_t>(values[lane] >> shift, -kValueLimit, kValueLimit);
         const std::int32_t miss = std::clamp<std::int32_t>(known * 256 - expected[lane], -kMissLimit, kMissLimit);
-        const auto magnitude = static_cast<std::uint64_t>(std::max<std::int32_t>(miss < 0 ? -miss : miss, kLeastMiss));
+        const auto magnitude =
+            static_cast<std::uint64_t>(std::min<std::int32_t>((miss < 0 ? -miss : miss) + kMissMore, INT16_MAX));
         const std::uint64_t times = magnitude * static_cast<std::uint32_t>(scales[lane]) >> scale_shift;
         noted.known[lane] = static_cast<std::int16_t>(known);
         noted.misses[lane] = static_cast<std::int16_t>(miss);

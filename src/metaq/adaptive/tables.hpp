@@ -3,7 +3,8 @@
 // An index (a symbol, or its place in one of two dependent quantizers), negated where a negative value is predicted, is
 // seen as a cell, of 2^shift indices, less the cell predicted; entries are cells -7 ... 7 and one for all others. Shifts
 // keep one or two cells within the expected magnitude. Where cells are single indices nothing is subtracted; instead
-// the prediction, relative to the expected magnitude, is a context.
+// the prediction, relative to the expected magnitude, is a context. Of symbols that are mostly zero, cells are single indices
+// at every level, since others would hide the zeros.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +18,9 @@
 
 namespace metaq::adaptive {
 
-inline constexpr std::size_t kSets = 3;  // for dependent quantizers 0 and 1, and for symbols that are free
-inline constexpr std::size_t kFree = 2;
+inline constexpr std::size_t kSets =
+    4;  // for dependent quantizers 0 and 1, for symbols that are free, for those mostly zero
+inline constexpr std::size_t kFree = 2, kSparse = 3;
 inline constexpr int kBinShift = 3;  // of levels: two bins an octave
 inline constexpr int kBins = kLevels >> kBinShift;
 inline constexpr int kCentre = 7;        // the entry of cell 0
@@ -27,6 +29,7 @@ inline constexpr std::uint16_t kFirstFarCount = 64;
 
 // log2 of a cell's indices.
 constexpr unsigned shift_of(std::size_t set, int bin) {
+    if (set == kSparse) return 0;
     constexpr int kFirst = 9;  // the bin, of free symbols, whose magnitudes cells of one would be too many for, less 2
     const int above = bin - kFirst - (set == kFree ? 0 : 2);
     return above < 2 ? 0 : static_cast<unsigned>(above) / 2;
@@ -42,8 +45,8 @@ constexpr std::int16_t level_of_cells(std::size_t set) {
 // Two-sided geometric, of the bin's magnitude; quantizer 1 seldom takes zero.
 constexpr Counts first_counts(std::size_t set, int bin) {
     constexpr std::array<std::uint64_t, 2> kHalfOctaves{77936, 110218};  // 2^(1/4) and 2^(3/4) in units of 2^-16
-    constexpr std::uint64_t kCounted = 600;
-    const unsigned octaves = static_cast<unsigned>(bin) / 2, fall = 4u + (set != kFree) + shift_of(set, bin);
+    constexpr std::uint64_t kCounted = 200;
+    const unsigned octaves = static_cast<unsigned>(bin) / 2, fall = 4u + (set < kFree) + shift_of(set, bin);
     const std::uint64_t mean = kHalfOctaves[static_cast<std::size_t>(bin % 2)] << octaves >> fall;  // in cells
     const std::uint64_t ratio = (mean << 16) / (mean + 65536);
     std::array<std::uint64_t, kEntries> weights{};
@@ -116,7 +119,7 @@ inline Place place_of(Tables& tables, std::size_t set, const Expected& expected,
     const unsigned shift = shift_of(set, bin);
     Table* leans = &tables.cells[set][static_cast<std::size_t>(bin) * kLeans];
     if (shift > 0) {
-        const unsigned unit = 8 + shift + (set != kFree);
+        const unsigned unit = 8 + shift + (set < kFree);
         const std::uint64_t rounded = (std::uint64_t{value} << expected.shift) + (std::uint64_t{1} << (unit - 1));
         return {leans, shift, static_cast<std::int64_t>(rounded >> unit), sign};
     }
