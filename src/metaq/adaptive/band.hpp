@@ -182,7 +182,12 @@ private:
         return true;
     }
 
-    [[gnu::always_inline]] bool code_lane(std::size_t lane, const Expected& expected, std::int32_t& value) {
+#ifdef __wasm__  // where size counts
+    [[gnu::noinline]]
+#else
+    [[gnu::always_inline]]
+#endif
+    bool code_lane(std::size_t lane, const Expected& expected, std::int32_t& value) {
         Symbols& symbols = symbols_[lane];
         const std::size_t set = symbols.set();
         const Place place = place_of(*tables_, set, expected, lane);

@@ -101,19 +101,22 @@ public:
         std::copy_n(squares_.begin() + static_cast<std::ptrdiff_t>(size), kTaps, squares_.begin());
     }
 
-    // In 1/256 of the unit.
-    Int32Lanes predict_in_kernel(std::size_t i, std::size_t position) {
+    // The first of the values that the group's i-th is predicted from: the eighth before it.
+    void take_eighth(std::size_t i) {
         first_[i] = known_[i];
         energies_[i] = energy_;
-        return weighted(first_[i], &known_[i + 1], weights_[of(position)], 8 - kUsedShift);
     }
 
-    // The same, given the mean of the column in `lanes` rows, in 1/4 of the unit.
-    Int32Lanes predict_in_row(std::size_t i, std::int64_t mean, std::size_t lanes) {
+    // Or the mean of the column in `lanes` rows, in 1/4 of the unit.
+    void take_mean(std::size_t i, std::int64_t mean, std::size_t lanes) {
         const auto used = static_cast<std::int16_t>(std::clamp<std::int64_t>(mean, -kValueLimit, kValueLimit));
         first_[i].fill(used);
         energies_[i] = energy_ - squares_[i] + static_cast<std::int32_t>(lanes) * used * used;
-        return weighted(first_[i], &known_[i + 1], weights_[0], 8 - kUsedShift);
+    }
+
+    // In 1/256 of the unit, once the first value is taken.
+    Int32Lanes predict(std::size_t i, std::size_t position) const {
+        return weighted(first_[i], &known_[i + 1], weights_[of(position)], 8 - kUsedShift);
     }
 
     void note(std::size_t i, const Noted& noted) {
@@ -207,10 +210,11 @@ public:
         int level = columns_[first_ + i];
         if (kernel_ > 1) {
             level = plus(level, positions_[position_ + i]);
-            expected.value = predictor_.predict_in_kernel(i, position_ + i);
+            predictor_.take_eighth(i);
         } else {
-            expected.value = predictor_.predict_in_row(i, means_[first_ + i] >> (14 + shift_), lanes_);
+            predictor_.take_mean(i, means_[first_ + i] >> (14 + shift_), lanes_);
         }
+        expected.value = predictor_.predict(i, position_ + i);
         expected.level = shortened(plus(base_, recent_), level);
         const auto scale = [&](std::size_t lane) {
             return static_cast<std::int32_t>(kScales[static_cast<std::size_t>(expected.level[lane])]);
