@@ -213,7 +213,7 @@ def memory_of(size: int, count: int) -> dict[str, Any]:
     before_training = resident_kilobytes(resets_peak=True)
     compressor = metaq.Compressor(model, metaq.METaQ(radius=count // 2))
     for _ in range(2):
-        compressor.bound.on_forward(True)
+        compressor.show(True)
         compressor.regularize()
     in_training = resident_kilobytes(resets_peak=False)
     return {
