@@ -19,9 +19,7 @@ from metaq.report.tasks import task_rows, tasks_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-AGAIN = (
-    ROOT / "benchmarks" / "results" / "recipes_again.json"
-)  # of the same recipes, which are named there, not repeated
+AGAIN = ROOT / "benchmarks" / "results" / "recipes_again.json"  # of recipes, which it names and does not repeat
 WITHOUT_RESULT = "recipes of which no result is kept"
 TABLE = re.compile(r"^<!-- table: (.+) -->\n(?:\n(?:\|.*\n)+)?", re.M)
 

@@ -126,6 +126,13 @@ def test_loads_to_other_devices(tmp_path):
     assert found["a"] is found["d"]
 
 
+@pytest.mark.parametrize("device", ["cuuda", "cuda:99"])
+def test_devices_that_are_not_here(tmp_path, device):
+    metaq.save(metaq.CompressedModel({"a": torch.ones(2)}), tmp_path / "x.mtq")
+    with pytest.raises(InputError, match=f"device: expected one that torch can use here, found '{device}'"):
+        metaq.load_file(tmp_path / "x.mtq", device=device)
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [

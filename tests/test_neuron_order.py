@@ -64,6 +64,16 @@ def test_the_network_is_the_same_and_the_file_smaller():
         assert torch.equal(tensor.flatten().sort().values, after.decompress()[name].flatten().sort().values)
 
 
+def test_normalisation_without_weights_moves_along():
+    made = network()
+    made.norm = nn.BatchNorm2d(8, affine=False).eval()
+    made.norm.running_mean.copy_(torch.rand(8))
+    before = compressed(made)
+    after = metaq.order_neurons(before, made, [CHAIN], 5)
+    assert not torch.equal(after.decompress()["norm.running_mean"], before.decompress()["norm.running_mean"])
+    torch.testing.assert_close(outputs(made, after), outputs(made, before), rtol=1e-5, atol=1e-5)
+
+
 def test_inputs_and_outputs_stay_where_they_are():
     made = network()
     before = compressed(made)
@@ -103,6 +113,18 @@ def test_chains_that_are_none(chain, message):
     made.other = nn.BatchNorm1d(5)
     with pytest.raises(InputError, match=message):
         metaq.order_neurons(compressed(made), made, [chain], 1)
+
+
+def test_wrong_calls():
+    made = network()
+    model = compressed(made)
+    with pytest.raises(InputError, match="chains: expected a sequence of layers for each, found the name 'hidden'"):
+        metaq.order_neurons(model, made, ["hidden", "last"])
+    with pytest.raises(InputError, match="moves: expected 0 or more, found -1"):
+        metaq.order_neurons(model, made, [CHAIN], -1)
+    nn.utils.parametrizations.weight_norm(made.hidden)
+    with pytest.raises(InputError, match=r"'hidden': expected a weight of its own, found hidden\.bias"):
+        metaq.order_neurons(model, made, [["hidden", "last"]])
 
 
 @pytest.mark.parametrize("layer", [nn.ConvTranspose2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.Embedding(8, 8)])

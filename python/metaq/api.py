@@ -16,7 +16,7 @@ from metaq.format.applying import apply_to
 from metaq.format.limits import Limits
 from metaq.format.reader import Reader
 from metaq.format.safe_open import OpenFile
-from metaq.tensors import load_tensors, new_tensor
+from metaq.tensors import device_of, load_tensors, new_tensor
 
 
 def save(model: CompressedModel, path: str | os.PathLike[str], coder: str | None = None) -> int:
@@ -42,14 +42,16 @@ def load_file(
     Args:
         path: of the file.
         limits: beyond which it is refused, if it is a stranger's.
-        device: where the tensors are to be. For one that is not the CPU they are decoded there a few at a time, so that
-            its memory never holds all.
+        device: where the tensors are to be. For another than the CPU they are decoded and sent a few at a time, so that
+            the CPU's memory never holds all.
 
     Raises:
-        InputError: the file cannot be read, is beyond the limits, or is a difference, which `load_into` applies.
+        InputError: the file cannot be read, is beyond the limits, or is a difference, which `load_into` applies; or
+            torch has no such device here.
         FormatError: it is not a whole and unchanged `.mtq` file.
     """
-    return load_tensors(Reader(open_bytes(path), str(path), limits=limits), torch.device(device))
+    place = device_of(device)
+    return load_tensors(Reader(open_bytes(path), str(path), limits=limits), place)
 
 
 def load_into(model: nn.Module, path: str | os.PathLike[str], limits: Limits | None = None) -> None:

@@ -77,13 +77,16 @@ def order_neurons(
         >>> torch.allclose(before, after, atol=1e-6)
         True
     """
+    if moves < 0:
+        raise InputError(f"moves: expected 0 or more, found {moves}")
     name = coder_for(model, coder)
     links = [link for chain in chains for link in _links(model, network, chain)]
 
     def size(candidate: CompressedModel) -> int:
         return len(encode(candidate, name))
 
-    best, best_size = model, size(model)
+    first_size = size(model)
+    best, best_size = model, first_size
     ordered = model
     for link in links:
         ordered = link.permuted(ordered, link.by_weights(ordered))
@@ -97,7 +100,7 @@ def order_neurons(
         if candidate_size <= best_size:  # as small a one is a way to others
             best, best_size = candidate, candidate_size
         advance(done + 1, moves)
-    return best if best_size < size(model) else model
+    return best if best_size < first_size else model
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ class _Link:
 
 
 def _links(model: CompressedModel, network: nn.Module, chain: Chain) -> list[_Link]:
+    if isinstance(chain, str):
+        raise InputError(f"chains: expected a sequence of layers for each, found the name {chain!r}")
     parts = [[part] if isinstance(part, str) else list(part) for part in chain]
     if len(parts) < 2 or not all(parts):
         raise InputError(f"chain: expected the names of two layers or more, found {list(chain)}")
@@ -162,6 +167,8 @@ def _links(model: CompressedModel, network: nn.Module, chain: Chain) -> list[_Li
             expected = ", ".join(kind.__name__ for kind in kinds)
             raise InputError(f"chain, {part!r}: expected {expected}, without groups, found {module}")
         state = module.state_dict(keep_vars=True, prefix=f"{part}.")
+        if kinds is _LAYERS and f"{part}.weight" not in state:
+            raise InputError(f"chain, {part!r}: expected a weight of its own, found {', '.join(state) or 'none'}")
         # Counters of batches are no neuron's.
         return {name: _checked(model, name, tensor, tied) for name, tensor in state.items() if tensor.ndim > 0}
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metaq.errors import InputError
 from metaq.format import dtypes
 from metaq.format.dtypes import Dtype
 from metaq.format.reader import Reader
@@ -47,6 +48,19 @@ def new_tensor(dtype: Dtype, shape: tuple[int, ...]) -> tuple[Tensor, np.ndarray
     array = np.empty(shape, _MEMORY[dtype])
     tensor = torch.from_numpy(array)
     return tensor if tensor.dtype is DTYPES[dtype] else tensor.view(DTYPES[dtype]), array
+
+
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        InputError: there is none that torch can use here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises depends on the device
+        found = str(error).splitlines()[0]
+        raise InputError(f"device: expected one that torch can use here, found {str(name)!r} ({found})") from None
 
 
 def load_tensors(reader: Reader, device: torch.device | None = None) -> dict[str, Tensor]:

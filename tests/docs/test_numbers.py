@@ -154,6 +154,8 @@ def test_coders_on_a_resnet():
     for spelled, coder in names.items():
         assert f"{spelled} {sizes[coder]}" in found
     assert f"entropy {rows[0]['zero_order_bytes']:,.0f} bytes" in found
+    speeds = {row["coder"]: row["speeds"][0]["decode_mega_weights_per_second"] for row in rows if row["speeds"]}
+    assert f"adaptive is {speeds['adaptive'] / speeds['mixing']:.0f} times as fast as mixing" in found
 
 
 def test_checkpoints_beside_the_reference():

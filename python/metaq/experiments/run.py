@@ -28,7 +28,7 @@ from metaq.io.safetensors import read_safetensors, write_safetensors
 from metaq.methods import Method
 from metaq.metrics import digest, entropy_of_order
 from metaq.neuron_order import order_neurons
-from metaq.tensors import load_tensors
+from metaq.tensors import device_of, load_tensors
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 _LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
@@ -238,10 +238,7 @@ def usable(name: str) -> torch.device:
     Raises:
         InputError: there is none that torch can use here.
     """
-    try:
-        number = torch.zeros((), device=name)
-        number.item()  # fails on a meta tensor, which holds no numbers
-        return number.device
-    except (RuntimeError, AssertionError, ImportError) as error:  # what torch raises depends on the device
-        found = str(error).splitlines()[0]
-        raise InputError(f"device: expected one that torch can use here, found {name!r} ({found})") from None
+    device = device_of(name)
+    if device.type == "meta":
+        raise InputError("device: expected one that torch can use here, found 'meta' (its tensors hold no numbers)")
+    return device

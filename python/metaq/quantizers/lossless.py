@@ -40,7 +40,7 @@ def compress_losslessly(state: Mapping[str, Tensor]) -> CompressedModel:
     coder = coding.suitable(sum(entry.nbytes for entry in tensors.values() if isinstance(entry, Tensor)), lossless=True)
     return CompressedModel(
         {name: _coded(entry) if isinstance(entry, Tensor) else entry for name, entry in tensors.items()},
-        coder=None if coder == coding.DEFAULT_CODER else coder,
+        coder=None if coder == coding.DEFAULT_CODER else coder,  # for which no symbols were chosen
     )
 
 

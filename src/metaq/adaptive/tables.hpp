@@ -18,9 +18,8 @@
 
 namespace metaq::adaptive {
 
-inline constexpr std::size_t kSets =
-    4;  // for dependent quantizers 0 and 1, for symbols that are free, for those mostly zero
-inline constexpr std::size_t kFree = 2, kSparse = 3;
+// For dependent quantizers 0 and 1, for symbols that are free, and for those that are mostly zero.
+inline constexpr std::size_t kSets = 4, kFree = 2, kSparse = 3;
 inline constexpr int kBinShift = 3;  // of levels: two bins an octave
 inline constexpr int kBins = kLevels >> kBinShift;
 inline constexpr int kCentre = 7;        // the entry of cell 0
