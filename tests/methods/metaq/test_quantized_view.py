@@ -67,7 +67,7 @@ def test_slopes_are_those_of_the_weights_side_and_none_outside():
 
 
 def test_views_of_other_layouts_take_the_general_path():
-    parameter = nn.Parameter(torch.randn(6, 4).t())
+    parameter = nn.Parameter(torch.randn(6, 4).clamp(-3, 3).t())
     view = QuantizedView([parameter], [0.1], 30)
     latent = parameter.detach().clone()
     view.put_quantized()
