@@ -1,4 +1,4 @@
-"""What every test gets: `malformed_files` and `reference_decoder` beside this file, and the same random numbers in every run."""
+"""Every test can import `malformed_files` and `reference_decoder`, and draws the same random numbers in every run."""
 
 import sys
 from pathlib import Path

@@ -6,7 +6,7 @@ from torch import nn
 
 from metaq.experiments.data import Split
 from metaq.experiments.loop import Stage, distillation_loss, evaluate
-from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, Precision, StageSection
 from metaq.methods import HEMP, METaQ
 
 
@@ -131,3 +131,32 @@ def test_distillation_is_the_softened_divergence_and_its_share_replaces_the_labe
     for epoch in range(40):
         stage.run_epoch(epoch, lambda: None)
     torch.testing.assert_close(model(split.inputs).softmax(1), other(split.inputs).softmax(1), atol=0.02, rtol=0)
+
+
+def test_layers_compute_in_bfloat16_and_everything_else_in_float32():
+    seen = []
+
+    class Convolution(nn.Conv2d):
+        def forward(self, inputs):
+            outputs = super().forward(inputs)
+            seen.append((self.training, outputs.dtype, outputs.is_contiguous(memory_format=torch.channels_last)))
+            return outputs
+
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.randn(40, 2, 4, 4, generator=generator), torch.randint(0, 3, (40,), generator=generator))
+    torch.manual_seed(0)
+    models = [nn.Sequential(Convolution(2, 3, 4), nn.Flatten()) for _ in range(3)]
+    models[1].load_state_dict(models[0].state_dict())
+    losses = []
+    for model, precision in zip(models[:2], Precision, strict=True):
+        seen.clear()
+        section = StageSection(2, 10, 0.05, distillation=0.5, precision=precision)
+        stage = Stage(model, section, split, 0, METaQ(), teacher=models[2])
+        losses.append([stage.run_epoch(epoch, lambda: None) for epoch in range(2)])
+        stage.end_epoch(split)
+        assert model[0].weight.dtype == model[0].weight.grad.dtype == torch.float32
+        assert {dtype for training, dtype, _ in seen if not training} >= {torch.float32}
+        assert {dtype for training, dtype, _ in seen if training} == {getattr(torch, precision.value)}
+        assert all(is_last for training, _, is_last in seen if training) or precision is Precision.FLOAT32
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.1, atol=0)

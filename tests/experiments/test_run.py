@@ -203,3 +203,15 @@ def test_two_epochs_on_mnist_shrink_the_file_and_keep_the_accuracy(tmp_path):
     assert sizes[2] < sizes[1] < 177_704 / 15
     assert result["file_bytes"] < 177_704 / 25
     assert result["test_after"]["accuracy"] > result["test_before"]["accuracy"] - 0.02 > 0.94
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_bfloat16_on_a_processor_without_it_is_warned_of(tmp_path, monkeypatch, caplog, multiplies):
+    capabilities = {"avx512_bf16": multiplies, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    short_run(tmp_path, overrides=["training.precision=bfloat16"])
+    assert (
+        [record.message for record in caplog.records] == []
+        if multiplies
+        else ["recipe lenet5-digits: bfloat16 is slow on this processor; faster is --set training.precision=float32"]
+    )

@@ -16,7 +16,7 @@ from metaq.compressor import Compressor
 from metaq.experiments.augmentation import augmented
 from metaq.experiments.averaging import RunningAverage
 from metaq.experiments.data import Split
-from metaq.experiments.recipe import LearningRateSchedule, Optimizer, StageSection
+from metaq.experiments.recipe import LearningRateSchedule, Optimizer, Precision, StageSection
 from metaq.methods import Method
 from metaq.quantizers.recalibration import recalibrate
 
@@ -139,14 +139,25 @@ class Stage:
             self.compressor.begin_last_phase()
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        logits = self.model(inputs)
+        logits = self._logits(self.model, inputs)
         loss = label_loss(logits, labels)
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            teacher_logits = self.teacher(inputs)
+            teacher_logits = self._logits(self.teacher, inputs)
         distance = distillation_loss(logits, teacher_logits, self.section.temperature)
         return loss.lerp(distance, self.section.distillation)
+
+    def _logits(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """Logits in float32, by layers that compute in the section's precision."""
+        if self.section.precision is Precision.FLOAT32:
+            logits: Tensor = model(inputs)
+            return logits
+        if inputs.ndim == 4:  # convolutions of bfloat16 are fastest so
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            logits = model(inputs)
+        return logits.float()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's samples in random order; those at the end that do not fill a batch are left out."""

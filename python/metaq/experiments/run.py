@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from metaq.experiments import checkpoint, data, models
 from metaq.experiments.checkpoint import COMPRESS, FLOAT, RunProgress
 from metaq.experiments.data import Dataset
 from metaq.experiments.loop import Stage, evaluate
-from metaq.experiments.recipe import Recipe, as_tree
+from metaq.experiments.recipe import Precision, Recipe, as_tree
 from metaq.experiments.teacher import trained_teacher
 from metaq.files import write_atomically
 from metaq.format.reader import Reader
@@ -29,6 +30,8 @@ from metaq.methods import Method
 from metaq.metrics import digest, entropy_of_order
 from metaq.neuron_order import order_neurons
 from metaq.tensors import device_of, load_tensors
+
+_log = logging.getLogger(__name__)
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.pt"
 _LOGGED_ORDERS = (1, 2, 4)  # of the entropy of the symbols, in bits per weight
@@ -62,6 +65,7 @@ class Run:
         self._after_epoch: Callable[[], None] = lambda: None
         self.tree = as_tree(recipe)
         torch.set_num_threads(recipe.threads)
+        self._warn_of_slow_bfloat16()
         self.state = self._resumed_state() if resume else None
         if not resume and (folder / CHECKPOINT).exists():
             raise InputError(
@@ -75,6 +79,15 @@ class Run:
             raise InputError(f"{folder}: expected a folder for the run, found {error.strerror}") from None
         self._write_json(CONFIG, {"recipe": recipe.name, **self.tree})
         self._forget_later_metrics()
+
+    def _warn_of_slow_bfloat16(self) -> None:
+        """The recipe's bfloat16, where the processor is one of x86-64 that says it cannot multiply it."""
+        sections = {"float_training": self.recipe.float_training, "training": self.recipe.training}
+        slow = [key for key, section in sections.items() if section.precision is Precision.BFLOAT16]
+        can: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.12 and later
+        if slow and self.device.type == "cpu" and not can.get("avx512_bf16", True) and not can.get("amx_bf16"):
+            instead = " ".join(f"--set {key}.precision=float32" for key in slow)
+            _log.warning("recipe %s: bfloat16 is slow on this processor; faster is %s", self.recipe.name, instead)
 
     def _resumed_state(self) -> dict[str, Any] | None:
         path = self.folder / CHECKPOINT
