@@ -79,6 +79,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strength", type=float, default=1e-6, help="of METaQ, where no size is asked for")
     parser.add_argument("--lora-layers", nargs="+", default=["query", "value"], help="ends of linear layers' names")
     parser.add_argument("--seed", type=int, default=0)
+    precisions = ["float32", "bfloat16"]
+    parser.add_argument("--precision", choices=precisions, default=precisions[0], help="of layers in training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--test", action="store_true", help="measure the rows on the test set, each once")
     return parser.parse_args(arguments)

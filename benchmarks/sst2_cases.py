@@ -53,7 +53,8 @@ class Job:
 
     def fine_tune(self, model: nn.Module, callbacks: Sequence[Any] = ()) -> Row:
         """Train a network with the job's schedule; returns the speed."""
-        schedule = Schedule(self.key["epochs"], self.key["learning_rate"], self.key["seed"])
+        key = self.key
+        schedule = Schedule(key["epochs"], key["learning_rate"], key["seed"], precision=key["precision"])
         return fine_tune(self.bench.task, model, schedule, self.folder, callbacks)
 
     def make(self) -> Row:
@@ -103,7 +104,7 @@ class Workbench:
         """What makes the row of a case."""
         options, default = self.options, CASES[name].schedule
         float_key = {"float_epochs": options.float_epochs, "float_learning_rate": options.float_learning_rate}
-        key = {"case": name, "size": size, "seed": options.seed, **float_key}
+        key = {"case": name, "size": size, "seed": options.seed, "precision": options.precision, **float_key}
         if name == "float":
             key |= {"epochs": options.float_epochs, "learning_rate": options.float_learning_rate}
         elif default is not None:

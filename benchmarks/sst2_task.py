@@ -39,12 +39,17 @@ Sentence = dict[str, Any]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a network is trained; the learning rate rises for a tenth, then falls to 0 in a line."""
+    """How long and how fast a network is trained; the learning rate rises for a tenth, then falls to 0 in a line.
+
+    Attributes:
+        precision: of the layers in training; weights and every evaluation are float32.
+    """
 
     epochs: int
     learning_rate: float
     seed: int = 0
     batch_size: int = 32
+    precision: str = "float32"
 
 
 class Task:
@@ -142,6 +147,7 @@ def fine_tune(
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
+        bf16=schedule.precision == "bfloat16",
         dataloader_pin_memory=False,
     )
     stopwatch = _Stopwatch()

@@ -11,6 +11,7 @@ from torch import nn
 import metaq
 from metaq import coding
 from metaq.errors import FormatError, InputError
+from metaq.format.reader import Reader
 
 DTYPES = [np.bool_, np.uint8, np.int8, np.int16, np.int32, np.int64]
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -113,6 +114,22 @@ def test_save_and_load(tmp_path, coder):
     assert max(float((loaded[name] - tensor).abs().max()) for name, tensor in state_of(model).items()) <= 2.0**-10
     metaq.load_into(model, path)
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+def test_chunks_of_a_size_of_ones_own(tmp_path):
+    model = metaq.compress_losslessly({"w": torch.randn(50, 40), "v": torch.randn(900).bfloat16()})
+    chunks = {}
+    for symbols in (None, 1, 100, 2000, 1 << 26):
+        metaq.save(model, tmp_path / "model.mtq", "rans", symbols)
+        reader = Reader((tmp_path / "model.mtq").read_bytes())
+        chunks[symbols] = max(chunk.symbols for chunk in reader.header.chunks)
+        for name, tensor in metaq.load_file(tmp_path / "model.mtq").items():
+            assert torch.equal(tensor, model.decompress()[name])
+    assert chunks == {None: 2900, 1: 40, 100: 100, 2000: 2000, 1 << 26: 2900}  # a row is never cut
+    for symbols in (0, -1, (1 << 26) + 1):
+        with pytest.raises(InputError, match=rf"^chunk_symbols: expected 1 to 2\^26, found {symbols}$"):
+            metaq.save(model, tmp_path / "other.mtq", "rans", symbols)
+    assert not (tmp_path / "other.mtq").exists()
 
 
 def test_loads_to_other_devices(tmp_path):

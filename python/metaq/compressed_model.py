@@ -209,11 +209,11 @@ def code_integers(tensor: Tensor) -> CodedTensor | Tensor:
     return CodedTensor(tensor.detach().cpu().to(torch.int32), IntegerCodebook(), tensor.dtype)
 
 
-def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
+def encode(model: CompressedModel, coder: str = DEFAULT_CODER, chunk_symbols: int | None = None) -> bytes:
     """A whole `.mtq` file.
 
     Args:
-        coder: as of `metaq.format.writer.encode`.
+        coder, chunk_symbols: as of `metaq.format.writer.encode`.
 
     Raises:
         InputError: an unknown coder, or a tensor, a name or metadata that no file can hold.
@@ -234,7 +234,7 @@ def encode(model: CompressedModel, coder: str = DEFAULT_CODER) -> bytes:
             sources.append(
                 Source(TensorEntry(name, FORMAT_DTYPES[tensor.dtype], tuple(tensor.shape)), words_of(tensor))
             )
-    return encode_sources(sources, model.metadata, coder, model.base)
+    return encode_sources(sources, model.metadata, coder, model.base, chunk_symbols)
 
 
 def read_model(reader: Reader) -> CompressedModel:

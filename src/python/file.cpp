@@ -18,6 +18,7 @@
 #include <string>
 #include <system_error>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,7 @@
 #include "python/arrays.hpp"
 #include "python/in_threads.hpp"
 #include "python/sources.hpp"
+#include "python/streams.hpp"
 
 namespace nb = nanobind;
 
@@ -294,6 +296,33 @@ public:
         return {nb::bytes(image.data(), image.size()), parts.arena_bytes, to_python(error)};
     }
 
+    // All chunks as a GPU decodes them: the fields of each, and one behind the other their frequencies, the first slots of these,
+    // the symbols that are listed, and where units end and their tables begin. The file is in memory.
+    std::tuple<nb::bytes, nb::bytes, nb::bytes, nb::bytes, nb::bytes, nb::bytes> streams(std::size_t threads) const {
+        if (source_ != nullptr) throw std::invalid_argument("expected a file in memory to open the streams of");
+        std::vector<OpenedChunk> chunks(file_.chunks().size());
+        {
+            nb::gil_scoped_release release;
+            InThreads{threads}(chunks.size(), [&](std::size_t i) { chunks[i] = open_chunk(file_, i); });
+        }
+        std::vector<StreamFields> fields;
+        for (const OpenedChunk& chunk : chunks) fields.push_back(chunk.fields);
+        const auto bytes_of = [](const auto& numbers) {
+            return nb::bytes(numbers.data(), numbers.size() * sizeof(numbers[0]));
+        };
+        const auto joined = [&](auto OpenedChunk::*part) {
+            std::remove_reference_t<decltype(chunks[0].*part)> all;
+            for (const OpenedChunk& chunk : chunks) all.insert(all.end(), (chunk.*part).begin(), (chunk.*part).end());
+            return bytes_of(all);
+        };
+        return {bytes_of(fields),
+                joined(&OpenedChunk::frequencies),
+                joined(&OpenedChunk::first_slots),
+                joined(&OpenedChunk::listed),
+                joined(&OpenedChunk::unit_ends),
+                joined(&OpenedChunk::unit_tables)};
+    }
+
     std::size_t decoded_chunks() const { return decoded_chunks_; }
 
 private:
@@ -359,6 +388,7 @@ void bind_file(nb::module_& module) {
              nb::arg("out").noconvert())
         .def("runs", &PythonFile::runs, nb::arg("chunk"))
         .def("pack", &PythonFile::pack)
+        .def("streams", &PythonFile::streams, nb::arg("threads"))
         .def("end_of_group", &PythonFile::end_of_group, nb::arg("first"), nb::arg("threads"))
         // Without conversion: it would fill copies.
         .def("decode_chunk", checked(&PythonFile::decode_chunk), nb::arg("chunk"), nb::arg("arrays").noconvert(),

@@ -202,6 +202,10 @@ class CheckedFile:
             self._fail(error)
         return image, arena_bytes
 
+    def streams(self, threads: int) -> tuple[bytes, ...]:
+        """What `metaq.gpu.streams` takes of the chunks; the file is bytes in memory."""
+        return self._file.streams(threads)
+
     def chunk_runs(self) -> list[list[RowRun]]:
         """The runs that each chunk covers."""
         return [[RowRun(*row) for row in self._file.runs(chunk)] for chunk in range(len(self.header.chunks))]

@@ -13,6 +13,7 @@ from metaq import coding
 from metaq.format.header import TensorEntry
 from metaq.matrix_layout import MatrixLayout
 
+MAX_CHUNK_SYMBOLS = 1 << 26
 _ROW_SYMBOLS = 1 << 20  # in rows of more, coders see each symbol as a row
 _CHANGE_SYMBOLS = 1 << 20  # of a chunk of changes: as many as keep every thread at work
 
@@ -100,8 +101,8 @@ def cut(sequence: Iterable[RowRun], most_symbols: int) -> Iterator[list[RowRun]]
         yield chunk
 
 
-def cut_for(coder: str, sequence: Iterable[RowRun]) -> Iterator[list[RowRun]]:
-    """Chunks as the coder of that name likes them: of quantized weights, and of each plane."""
+def cut_for(coder: str, sequence: Iterable[RowRun], most_symbols: int | None = None) -> Iterator[list[RowRun]]:
+    """Chunks as the coder of that name likes them, or of so many symbols: of quantized weights, and of each plane."""
     for plane, group in groupby(sequence, key=lambda run: run.plane):
         of_group = list(group)
         if plane == CHANGES:
@@ -109,4 +110,4 @@ def cut_for(coder: str, sequence: Iterable[RowRun]) -> Iterator[list[RowRun]]:
                 yield from cut([run], _CHANGE_SYMBOLS)
             continue
         symbols = sum(len(run.elements) for run in of_group)
-        yield from cut(of_group, coding.by_name(coder).chunk_symbols(symbols))
+        yield from cut(of_group, most_symbols or coding.by_name(coder).chunk_symbols(symbols))

@@ -26,7 +26,7 @@ from metaq.format.header import (
     pack,
     varint,
 )
-from metaq.format.sequence import CHANGES, RowRun, cut_for, runs, scanned
+from metaq.format.sequence import CHANGES, MAX_CHUNK_SYMBOLS, RowRun, cut_for, runs, scanned
 from metaq.threads import in_threads
 
 Blocks = list[np.ndarray]
@@ -45,18 +45,28 @@ class Source(NamedTuple):
     elements: Callable[[range], tuple[np.ndarray, np.ndarray]] | None = None
 
 
-def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, base: str | None = None) -> bytes:
+def encode(
+    sources: Sequence[Source],
+    metadata: Mapping[str, str],
+    coder: str,
+    base: str | None = None,
+    chunk_symbols: int | None = None,
+) -> bytes:
     """A whole `.mtq` file.
 
     Args:
         coder: name of the coder for symbols; a chunk that it would not make smaller is stored, and the bytes of kept
             tensors take rANS instead where they are smaller by it than by mixing, or would be coded by adaptive.
         base: of a difference, the checksum of its base (`metaq.format.base_checksum`).
+        chunk_symbols: about how many symbols a chunk has, but for changes; by default as many as suit the coder.
 
     Raises:
-        InputError: an unknown coder, or names or metadata that are no text, or more of either than a file may have.
+        InputError: an unknown coder, chunks that a file cannot have, names or metadata that are no text, or more of
+            either than a file may have.
     """
     coding.by_name(coder)
+    if chunk_symbols is not None and not 1 <= chunk_symbols <= MAX_CHUNK_SYMBOLS:
+        raise InputError(f"chunk_symbols: expected 1 to 2^26, found {chunk_symbols}")
     entries = [source.entry for source in sources]
     check_texts([*metadata.keys(), *metadata.values(), *(entry.name for entry in entries)])
     split: dict[int, np.ndarray] = {}
@@ -78,7 +88,7 @@ def encode(sources: Sequence[Source], metadata: Mapping[str, str], coder: str, b
             return encode_changes(chunk[0], sources[chunk[0].tensor])
         return (*encode_chunk(chunk, [symbols(run) for run in chunk], coder), 0)
 
-    chunks = list(cut_for(coder, runs(entries)))
+    chunks = list(cut_for(coder, runs(entries), chunk_symbols))
     encoded = in_threads(encode_runs, chunks)
     differing = Counter[int]()
     for (run, *_), (_, _, count) in zip(chunks, encoded, strict=True):

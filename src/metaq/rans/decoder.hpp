@@ -20,20 +20,27 @@
 
 namespace metaq::rans {
 
+// The first of the slots of an entry that occurs; those behind it are larger by one each.
+template <class Layout>
+typename Layout::Slot first_slot(const Header& header, std::size_t entry, std::uint32_t frequency) {
+    using Slot = typename Layout::Slot;
+    const unsigned field = Layout::field(header.precision);
+    const Slot slot = Slot{frequency - 1} << field | static_cast<Slot>(entry) << Layout::kEntryShift;
+    const unsigned context = header.contexts.of(entry, header.alphabet.listed.size());
+    return context > 0 ? slot | Slot{context} << 2 * field : slot;
+}
+
 // Fills the slots of all tables. Returns false if there is no memory.
 template <class Layout>
 [[nodiscard]] bool make_slots(const Header& header, Buffer<typename Layout::Slot>& slots) {
     using Slot = typename Layout::Slot;
-    const unsigned field = Layout::field(header.precision);
     if (!slots.resize_for_overwrite(header.slots())) return false;
     Slot* next = slots.data();
     for (std::size_t i = 0; i < header.tables(); ++i) {
         for (std::size_t entry = 0; entry < header.entries(); ++entry) {
             const std::uint32_t frequency = header.table(i)[entry];
             if (frequency == 0) continue;
-            Slot slot = Slot{frequency - 1} << field | static_cast<Slot>(entry) << Layout::kEntryShift;
-            const unsigned context = header.contexts.of(entry, header.alphabet.listed.size());
-            if (context > 0) slot |= Slot{context} << 2 * field;
+            const Slot slot = first_slot<Layout>(header, entry, frequency);
             for (std::uint32_t offset = 0; offset < frequency; ++offset) *next++ = slot + offset;
         }
     }
