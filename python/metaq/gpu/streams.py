@@ -12,6 +12,7 @@ from torch import Tensor
 from metaq.format.reader import Reader
 from metaq.gpu.kernel import decode_chunks
 
+SLOTS_PER_LAUNCH = 1 << 24
 _PLANE_ORIGIN = 128  # what a plane's symbols are smaller by than its bytes
 
 
@@ -90,8 +91,11 @@ class Streams:
         )
         is_left = fields[:, Field.KIND] == _ELSEWHERE
         streams = np.flatnonzero(fields[:, Field.KIND] == _RANS)
-        if streams.size:
-            is_left[streams[~self._launch(chunks[streams], places[streams], out)]] = True
+        # Some at a time, for a chunk of a few bytes may have tables of thousands of slots.
+        launches = np.cumsum(fields[streams, Field.SLOTS]) // SLOTS_PER_LAUNCH
+        for launch in np.unique(launches):
+            of_launch = streams[launches == launch]
+            is_left[of_launch[~self._launch(chunks[of_launch], places[of_launch], out)]] = True
         for index in np.flatnonzero(fields[:, Field.KIND] == _STORED):
             first, size = fields[index, Field.PLACE], fields[index, Field.SYMBOLS]
             torch.bitwise_xor(self.octets[first : first + size], 0x80, out=out[places[index] : places[index] + size])

@@ -13,6 +13,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <span>
@@ -294,22 +295,24 @@ template <class Symbol>
 }
 
 // Which table's entry each symbol is, class * keys + key, and how often each occurs.
+template <class Place>
 struct Places {
-    std::vector<std::uint32_t> places;
+    std::unique_ptr<Place[]> places;
     std::vector<std::uint64_t> counts;
 };
 
-inline Places find_places(Keys& keys, const Header& header, std::span<const std::size_t> ends) {
-    Places result;
-    result.places.resize(ends.back());
+template <class Place>
+Places<Place> find_places(Keys& keys, const Header& header, std::span<const std::size_t> ends) {
+    Places<Place> result;
+    result.places = std::make_unique_for_overwrite<Place[]>(ends.back());
     const std::size_t number = header.classes * keys.count();
     Counter counter(number);
     std::size_t begin = 0;
     for (std::size_t unit = 0; unit < ends.size(); ++unit) {
-        const auto first = static_cast<std::uint32_t>(header.unit_classes[unit] * keys.count());
+        const auto first = static_cast<Place>(header.unit_classes[unit] * keys.count());
         const std::span<const std::uint16_t> found = keys.between(begin, ends[unit]);
-        std::uint32_t* const out = result.places.data() + begin;
-        for (std::size_t i = 0; i < found.size(); ++i) out[i] = first + found[i];
+        Place* const out = result.places.get() + begin;
+        for (std::size_t i = 0; i < found.size(); ++i) out[i] = static_cast<Place>(first + found[i]);
         counter.add(found.size(), [&](std::size_t i) { return out[i]; });
         begin = ends[unit];
     }
@@ -317,21 +320,33 @@ inline Places find_places(Keys& keys, const Header& header, std::span<const std:
     return result;
 }
 
+// The escaped symbols in the order of decoding, which goes across the lanes: some steps at a time, each lane is searched along its
+// share, since few symbols escape.
 template <class Symbol>
 void write_escaped(const Header& header, const Sequence<Symbol>& sequence, BitWriter& writer) {
+    constexpr std::size_t kSteps = 512;
+    static_assert(kLaneLimit <= 32);
     const std::size_t lanes = std::size_t{1} << header.lane_width;
     const std::size_t size = sequence.symbols.size();
     const auto base = static_cast<std::uint32_t>(header.alphabet.escape_base);
-    const std::size_t escape = header.alphabet.listed.size();
-    std::array<std::size_t, kLaneLimit> starts{};
-    for (std::size_t lane = 0; lane < lanes; ++lane) starts[lane] = lane_start(lane, lanes, size);
-    const std::uint16_t* const entries = sequence.entries.data();
-    for (std::size_t step = 0; step * lanes < size; ++step) {
-        const std::size_t active = std::min(lanes, size - step * lanes);
-        for (std::size_t lane = 0; lane < active; ++lane) {
-            if (entries[starts[lane] + step] != escape) continue;
-            const auto symbol = static_cast<std::int32_t>(sequence.symbols[starts[lane] + step]);
-            writer.put(static_cast<std::uint32_t>(symbol) - base, header.alphabet.escape_width);
+    const auto escape = static_cast<std::uint16_t>(header.alphabet.listed.size());
+    std::array<std::uint32_t, kSteps> escaping{};  // a bit for each lane
+    for (std::size_t first = 0; first * lanes < size; first += kSteps) {
+        escaping.fill(0);
+        for (std::size_t lane = 0; lane < lanes; ++lane) {
+            const std::size_t start = lane_start(lane, lanes, size) + first;
+            const std::size_t end = std::min(lane_start(lane + 1, lanes, size), start + kSteps);
+            const std::uint16_t* const entries = sequence.entries.data() + start;
+            for (std::size_t step = 0; start + step < end; ++step)
+                escaping[step] |= std::uint32_t{entries[step] == escape} << lane;
+        }
+        for (std::size_t step = 0; step < kSteps; ++step) {
+            for (std::uint32_t left = escaping[step]; left != 0; left &= left - 1) {
+                const auto lane = static_cast<std::size_t>(std::countr_zero(left));
+                const auto symbol =
+                    static_cast<std::int32_t>(sequence.symbols[lane_start(lane, lanes, size) + first + step]);
+                writer.put(static_cast<std::uint32_t>(symbol) - base, header.alphabet.escape_width);
+            }
         }
     }
     writer.finish();
@@ -345,6 +360,25 @@ void append_little_endian(std::vector<std::uint8_t>& out, std::span<const Intege
         write_little_endian(out.data() + at, value);
         at += sizeof(Integer);
     }
+}
+
+// The stream but for its filler.
+template <class Place, class Symbol>
+[[nodiscard]] Status write_stream(std::span<const BasicBlock<const Symbol>> blocks, const Sequence<Symbol>& sequence,
+                                  Keys& keys, Header& header, std::vector<std::uint8_t>& out) {
+    const Places<Place> places = find_places<Place>(keys, header, unit_ends(blocks, header.unit_width));
+    if (!choose_tables(header, places.counts)) return Status::no_memory;
+    BitWriter writer(out);
+    write_header(writer, header);
+    writer.finish();
+    BitWriter escaped(out);
+    if (header.escapes > 0) write_escaped(header, sequence, escaped);
+    if (header.is_constant()) return Status::ok;
+    Encoder<Place> encoder(header, {places.places.get(), sequence.symbols.size()});
+    encoder.run();
+    append_little_endian(out, encoder.states());
+    append_little_endian(out, encoder.words());
+    return Status::ok;
 }
 
 // Appends the code of `blocks`, of at most 2^32 - 1 symbols of int32 or int8, to `out`. The status is ok, or there is no
@@ -364,20 +398,10 @@ template <class Symbol>
     header.lane_width = choose_lane_width(entropy >> (16 + 3));
     Keys keys(sequence.entries, header, header.contexts);
     if (!choose_model(blocks, sequence, header, keys)) return Status::no_memory;
-    const Places places = find_places(keys, header, unit_ends(blocks, header.unit_width));
-    if (!choose_tables(header, places.counts)) return Status::no_memory;
-
-    BitWriter writer(out);
-    write_header(writer, header);
-    writer.finish();
-    BitWriter escaped(out);
-    if (header.escapes > 0) write_escaped(header, sequence, escaped);
-    if (!header.is_constant()) {
-        Encoder encoder(header, places.places);
-        encoder.run();
-        append_little_endian(out, encoder.states());
-        append_little_endian(out, encoder.words());
-    }
+    const bool is_short = header.classes * keys.count() <= UINT16_MAX;
+    const Status status = is_short ? write_stream<std::uint16_t>(blocks, sequence, keys, header, out)
+                                   : write_stream<std::uint32_t>(blocks, sequence, keys, header, out);
+    if (status != Status::ok) return status;
     const std::size_t least = (size + kSymbolsPerByte - 1) / kSymbolsPerByte;
     if (out.size() < begin + least) out.resize(begin + least, 0);
     return Status::ok;

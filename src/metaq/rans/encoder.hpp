@@ -16,10 +16,11 @@
 namespace metaq::rans {
 
 // Codes the symbols backwards, and so writes the words from the last to the first.
+template <class Place>
 class Encoder {
 public:
     // `places` has for each symbol which of the header's frequencies is its own.
-    Encoder(const Header& header, std::span<const std::uint32_t> places)
+    Encoder(const Header& header, std::span<const Place> places)
         : lanes_(std::size_t{1} << header.lane_width),
           precision_(header.precision),
           places_(places),
@@ -60,7 +61,7 @@ private:
     template <std::size_t kLanes>
     void encode_steps(std::size_t step) {
         std::array<std::uint32_t, kLaneLimit> states = states_;
-        const std::array<const std::uint32_t*, kLaneLimit> shares = shares_;
+        const std::array<const Place*, kLaneLimit> shares = shares_;
         const Interval* const intervals = intervals_.data();
         const unsigned precision = precision_;
         std::uint16_t* words = first_word_;
@@ -76,10 +77,10 @@ private:
 
     std::size_t lanes_;
     unsigned precision_;
-    std::span<const std::uint32_t> places_;
+    std::span<const Place> places_;
     std::vector<Interval> intervals_;  // by class and key
     std::array<std::uint32_t, kLaneLimit> states_{};
-    std::array<const std::uint32_t*, kLaneLimit> shares_{};
+    std::array<const Place*, kLaneLimit> shares_{};
     std::unique_ptr<std::uint16_t[]> words_;
     std::uint16_t* words_end_;
     std::uint16_t* first_word_;
