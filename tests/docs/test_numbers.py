@@ -77,7 +77,13 @@ def test_trained_results(path):
         found = [expected[0], *cells("docs/results.md", "not kept", "metaq", expected[0])]
     assert found == expected
     data = run["config"]["data"]
-    of = {"mnist": " of MNIST", "digits": " of the digits", "tinyshakespeare": ""}[data["name"]]
+    names = {
+        "mnist": " of MNIST",
+        "cifar10-jpeg": " of the JPEG copy",
+        "digits": " of the digits",
+        "tinyshakespeare": "",
+    }
+    of = names[data["name"]]
     assert not of or f"{data['held_out']:,}{of}" in text_of("docs/results.md")
 
 
@@ -119,6 +125,14 @@ def test_characters_without_training(method):
     if method == "metaq-moments":
         best = min(row["loss"] for row in result(SHAKESPEARE)["rows"] if row["setting"] == 1)
         assert f"gives at that size is {best:.4f}" in readme
+
+
+def test_resnet20_trained():
+    run = result("results/resnet20-cifar10-jpeg.json")
+    after, before = (percent(run[f"test_{when}"]["accuracy"]) for when in ("after", "before"))
+    words = f"takes {run['file_bytes']:,} bytes, a fortieth, at {after}; in float it has {before}."
+    assert words in " ".join(text_of("README.md").split())
+    assert run["ratio"] == pytest.approx(40, rel=0.01)
 
 
 def test_published_results():
