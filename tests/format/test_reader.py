@@ -55,7 +55,7 @@ def model():
 @pytest.fixture(params=["planes apart", "all in one chunk", "small chunks"])
 def _chunking(request, monkeypatch):
     if request.param == "all in one chunk":  # as another writer may do it
-        monkeypatch.setattr(writer, "cut_for", lambda coder, sequence: [list(sequence)])
+        monkeypatch.setattr(writer, "cut_for", lambda coder, sequence, most_symbols: [list(sequence)])
     if request.param == "small chunks":
         monkeypatch.setattr(coding_base, "CHUNK_SYMBOLS", 70)
 

@@ -1,4 +1,4 @@
-"""`metaq.gpu` as Triton's interpreter runs it on the CPU: the same bits as the CPU's decoder, whatever is in a file."""
+"""`metaq.gpu` on a GPU or, without one, in Triton's interpreter: the same bits as the CPU's, whatever is in a file."""
 
 import logging
 import os
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 pytest.importorskip("triton")
 
 import metaq
@@ -22,7 +21,7 @@ from metaq.format.reader import Reader
 from metaq.gpu import load_tensors_on, loading
 from metaq.matrix_layout import MatrixLayout
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.fixture
@@ -41,13 +40,13 @@ def launched(monkeypatch):
 
 
 def bits(tensor):
-    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist() if tensor.numel() else []
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8).tolist() if tensor.numel() else []
 
 
 def check(data):
     """Both decoders agree on a file."""
     reader = Reader(data)
-    expected, found = metaq.tensors.load_tensors(reader), load_tensors_on(CPU, reader)
+    expected, found = metaq.tensors.load_tensors(reader), load_tensors_on(DEVICE, reader)
     assert list(found) == list(expected)
     for name, tensor in expected.items():
         assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
@@ -56,7 +55,7 @@ def check(data):
 
 
 def streams_of(data):
-    return streams.Streams(Reader(data), data, CPU)
+    return streams.Streams(Reader(data), data, DEVICE)
 
 
 def symbols(*shape, spread=2.0):
@@ -183,7 +182,7 @@ def test_damaged_streams_are_refused_as_the_cpu_refuses_them(launched):
         damaged = sealed_with(data, flip)
         expected = refusal(Reader(damaged).load)
         refused += expected is not None
-        assert refusal(lambda data=damaged: load_tensors_on(CPU, Reader(data))) == expected
+        assert refusal(lambda data=damaged: load_tensors_on(DEVICE, Reader(data))) == expected
     assert refused > 2
     assert not all(launched)
 
@@ -197,7 +196,7 @@ def test_a_wrong_checksum_and_a_symbol_without_a_level_are_refused_in_the_same_w
     for data, reason in ((without_level, "symbols that stand for values"), (bytes(flipped), "to match its checksum")):
         expected = refusal(Reader(data).load)
         assert reason in expected
-        assert refusal(lambda data=data: load_tensors_on(CPU, Reader(data))) == expected
+        assert refusal(lambda data=data: load_tensors_on(DEVICE, Reader(data))) == expected
 
 
 def test_a_kernel_that_fails_leaves_all_to_the_cpu(monkeypatch, caplog):
@@ -207,7 +206,7 @@ def test_a_kernel_that_fails_leaves_all_to_the_cpu(monkeypatch, caplog):
     monkeypatch.setattr(streams.Streams, "_launch", fail)
     with caplog.at_level(logging.WARNING):
         check(encode(CompressedModel({"w": CodedTensor(symbols(5, 20), UniformCodebook(0.1), torch.float32)}), "rans"))
-    expected = "data: expected to decode on cpu, found no compiler; the CPU has decoded it"
+    expected = f"data: expected to decode on {DEVICE}, found no compiler; the CPU has decoded it"
     assert [record.message for record in caplog.records] == [expected]
 
 

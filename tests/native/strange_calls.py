@@ -273,6 +273,7 @@ def files(given):
         given.call(f"File.{name}", getattr(file, name))
     index, chunk = given.random.choice([0, 0, 1, 2**40]), given.random.choice([0, 0, 1, 2**40])
     out = np.empty(given.random.choice([24, 6, 0]), given.random.choice([np.uint8, np.int32, np.float32]))
+    given.call("File.streams", file.streams, given.random.choice([0, 1, 3, 2**40, 2**64 - 1]))
     given.call("File.runs", file.runs, chunk)
     given.call("File.end_of_group", file.end_of_group, index, given.random.choice([0, 1, 2**40]))
     request = (index, given.random.choice([0, 3, 2**63]), given.random.choice([2**64 - 1, 3, 2**62]), out)

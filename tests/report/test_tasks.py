@@ -28,7 +28,7 @@ def tasks(tmp_path, made_result, write):
 def test_the_results_of_the_repository():
     found = {task.title: task for task in tasks_of(read_results([RESULTS]))}
     networks = ["lenet300 on mnist", "lenet5 on digits", "lenet5 on mnist", "lenet5-caffe on mnist"]
-    assert list(found) == ["char-transformer on tinyshakespeare", *networks]
+    assert list(found) == ["char-transformer on tinyshakespeare", *networks, "resnet20 on cifar10-jpeg"]
     caffe = found["lenet5-caffe on mnist"]
     assert (len(caffe.results), len(caffe.published), caffe.groups) == (7, 6, [])
     rows = task_rows(caffe)
