@@ -131,21 +131,22 @@ class Streams:
         )
         are_good = torch.zeros(len(chunks), dtype=torch.int32, device=self.device)
         is_plane = out.dtype == torch.uint8
-        decode_chunks[(len(chunks),)](
-            self.octets,
-            self._sent(rows),
-            self._slots(chunks, int(slot_counts.sum())),
-            self.listed,
-            self.unit_ends,
-            self.unit_tables,
-            out,
-            are_good,
-            FIELDS=rows.shape[1],
-            ORIGIN=_PLANE_ORIGIN if is_plane else 0,
-            LEAST=-_PLANE_ORIGIN if is_plane else -(1 << 30) + 1,
-            GREATEST=_PLANE_ORIGIN - 1 if is_plane else (1 << 30) - 1,
-            num_warps=1,
-        )
+        with torch.cuda.device_of(out):  # Triton launches on the current one
+            decode_chunks[(len(chunks),)](
+                self.octets,
+                self._sent(rows),
+                self._slots(chunks, int(slot_counts.sum())),
+                self.listed,
+                self.unit_ends,
+                self.unit_tables,
+                out,
+                are_good,
+                FIELDS=rows.shape[1],
+                ORIGIN=_PLANE_ORIGIN if is_plane else 0,
+                LEAST=-_PLANE_ORIGIN if is_plane else -(1 << 30) + 1,
+                GREATEST=_PLANE_ORIGIN - 1 if is_plane else (1 << 30) - 1,
+                num_warps=1,
+            )
         found: np.ndarray = are_good.cpu().numpy().astype(bool)
         return found
 
