@@ -133,6 +133,11 @@ def test_resnet20_trained():
     words = f"takes {run['file_bytes']:,} bytes, a fortieth, at {after}; in float it has {before}."
     assert words in " ".join(text_of("README.md").split())
     assert run["ratio"] == pytest.approx(40, rel=0.01)
+    rows = result("benchmarks/results/post_training_resnet20_trained.json")["rows"]
+    found = [row for row in rows if row["method"] == "metaq-moments" and row["setting"] in (1, 1.5, 2)]
+    one, *others = [f"{row['bytes']:,} bytes at {percent(row['accuracy'])}" for row in found]
+    words = f"{one}, {others[0]} and {others[1]}".replace(" bytes at", " at").replace(" at", " bytes at", 1)
+    assert words in " ".join(text_of("docs/results.md").split())
 
 
 def test_published_results():
