@@ -116,14 +116,14 @@ class CheckedFile:
     ) -> None:
         self.name = name
         self._data = data if isinstance(data, FileBytes) else memoryview(data).cast("B")
-        self._limits = limits or Limits()
+        self.limits = limits or Limits()
         self._file = self._opened(cache_bytes, takes_differences)
         if self._file.error is not None:
             self._fail(self._file.error)
         self.rows = self._file.tensors()
 
     def _opened(self, cache_bytes: int, takes_differences: bool) -> _native.File:
-        how = (coding.identifiers(), cache_bytes, takes_differences, *self._limits.numbers())
+        how = (coding.identifiers(), cache_bytes, takes_differences, *self.limits.numbers())
         if isinstance(self._data, FileBytes):
             return _native.File(self._data.fileno(), self._data.begin, self._data.size_bytes, *how)
         return _native.File(np.frombuffer(self._data, np.uint8), isinstance(self._data.obj, bytes), *how)

@@ -31,7 +31,7 @@ def load_tensors_on(device: torch.device, reader: Reader) -> dict[str, Tensor]:
         FormatError: a chunk is damaged, or a symbol has no value.
     """
     content = reader.read(0, reader.size_bytes)
-    in_memory = Reader(content, reader.name)
+    in_memory = Reader(content, reader.name, limits=reader.limits)  # the file may have changed since it was checked
     try:
         return Loading(in_memory, Streams(in_memory, content, device)).tensors()
     except FormatError:
